@@ -1,0 +1,142 @@
+//! What a mount was asked to do. Names and defaults are virtiofsd's wherever it has the option.
+//! Plain data: the command line fills it in, [`crate::Passthrough`] reads it, nothing changes it
+//! after the mount.
+
+use std::time::Duration;
+
+/// Longest time the kernel may rely on what it cached under `--cache=always|metadata`
+/// (virtiofsd's value).
+pub const LONG_TIMEOUT: Duration = Duration::from_secs(86_400);
+
+/// How much the client kernel may cache (`--cache`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CachePolicy {
+    /// Nothing: timeouts 0 and FOPEN_DIRECT_IO on every file. Several mounts of one SOURCE agree.
+    Never,
+    /// Data until the next open that finds the file changed; metadata for a second.
+    #[default]
+    Auto,
+    /// Everything, until the kernel drops it: for a SOURCE that nobody else changes.
+    Always,
+    /// Metadata as in `Always`, data never (FOPEN_DIRECT_IO).
+    Metadata,
+}
+
+/// How long the kernel may use what a reply said before it asks again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Attributes of an inode (`--attr-timeout`).
+    pub attr: Duration,
+    /// A name that exists (`--entry-timeout`).
+    pub entry: Duration,
+    /// A name that does not exist (`--negative-timeout`).
+    pub negative: Duration,
+    /// A name that exists and is a directory (`--dir-timeout`).
+    pub dir: Duration,
+}
+
+impl CachePolicy {
+    /// The timeouts that go with this policy when none is given separately.
+    pub fn timeouts(self) -> Timeouts {
+        let (entry, negative) = match self {
+            Self::Never => (Duration::ZERO, Duration::ZERO),
+            Self::Auto => (Duration::from_secs(1), Duration::ZERO),
+            Self::Always | Self::Metadata => (LONG_TIMEOUT, Duration::ZERO),
+        };
+        Timeouts {
+            attr: entry,
+            entry,
+            negative,
+            dir: entry,
+        }
+    }
+
+    /// Whether files are opened with FOPEN_DIRECT_IO, so that the kernel caches no data.
+    pub fn is_direct(self) -> bool {
+        match self {
+            Self::Never | Self::Metadata => true,
+            Self::Auto | Self::Always => false,
+        }
+    }
+}
+
+/// Whether POSIX ACLs are served (`--posix-acl`). Needs extended attributes, and implies them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PosixAcl {
+    /// No.
+    #[default]
+    Never,
+    /// If the kernel offers FUSE_POSIX_ACL.
+    Auto,
+    /// Yes, and fail to mount otherwise.
+    Always,
+}
+
+/// How the file system holds inodes that the kernel knows (`--inode-file-handles`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InodeFileHandles {
+    /// An O_PATH descriptor for each.
+    Never,
+    /// A file handle where the backing file system has them and we may open them, else a descriptor.
+    #[default]
+    Prefer,
+    /// A file handle, and an error where there is none.
+    Mandatory,
+}
+
+/// Where advisory locks are kept (`--locks`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Locks {
+    /// In the client kernel: processes that use SOURCE directly do not see them (as virtiofsd).
+    #[default]
+    Local,
+    /// On SOURCE, as OFD locks and flock(2).
+    Host,
+}
+
+/// Everything that decides how a mount behaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// See [`CachePolicy`].
+    pub cache: CachePolicy,
+    /// See [`Timeouts`]; starts as the policy's own.
+    pub timeouts: Timeouts,
+    /// Serve extended attributes (`--xattr`).
+    pub xattr: bool,
+    /// See [`PosixAcl`].
+    pub posix_acl: PosixAcl,
+    /// Refuse every change with EROFS (`--readonly`).
+    pub readonly: bool,
+    /// Answer READDIRPLUS (off with `--no-readdirplus`).
+    pub readdirplus: bool,
+    /// Pass the client's O_DIRECT on to the backing file (`--allow-direct-io`); otherwise it is
+    /// dropped there and the backing file goes through the host's page cache.
+    pub allow_direct_io: bool,
+    /// Let a file that is open with FOPEN_DIRECT_IO be mapped shared (FUSE_DIRECT_IO_ALLOW_MMAP).
+    pub allow_mmap: bool,
+    /// See [`InodeFileHandles`].
+    pub inode_file_handles: InodeFileHandles,
+    /// See [`Locks`].
+    pub locks: Locks,
+    /// Largest WRITE to ask for, in bytes; the kernel grants at most max_pages_limit pages.
+    pub max_write: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let cache = CachePolicy::default();
+        Self {
+            cache,
+            timeouts: cache.timeouts(),
+            xattr: false,
+            posix_acl: PosixAcl::default(),
+            readonly: false,
+            readdirplus: true,
+            allow_direct_io: false,
+            allow_mmap: true,
+            inode_file_handles: InodeFileHandles::default(),
+            locks: Locks::default(),
+            max_write: 1 << 20,
+        }
+    }
+}

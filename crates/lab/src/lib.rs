@@ -1,0 +1,1 @@
+//! Build kernels, boot them, and get a verdict. Knows nothing of FUSE.
