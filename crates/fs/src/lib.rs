@@ -1,5 +1,68 @@
-//! The passthrough file system.
+//! A directory served through FUSE, write-through: a WRITE is answered when its bytes are in the
+//! backing file.
+//!
+//! # One WRITE, top to bottom
+//! ```text
+//! kernel      fuse_perform_write > fuse_send_write_pages
+//! ----------------------------------------------------------- /dev/fuse
+//! fuser       session thread reads and decodes
+//! fuse.rs     FuseAdapter: the only file that sees fuser's requests and replies
+//! ops/        write.rs: finds the handle, decides where the bytes go
+//! backing.rs  trait Backing: the seam where tests inject faults
+//! rustix      pwritev2(2), until all is written
+//! ```
+//! Calls go down, values come back: no operation holds a reply, so a second transport is another
+//! adapter beside `fuse.rs`.
+//!
+//! # What holds what
+//! * [`Passthrough`] owns an inode table and a handle table.
+//! * The inode table has an inode exactly as long as the kernel holds it (`nlookup`). An inode is
+//!   held by a file handle (name_to_handle_at(2)) or an O_PATH descriptor, never by a path.
+//! * The handle table has the open files and directories, by the number given to the kernel.
+//! * Every access goes through such a descriptor and at most one checked name (`component` in
+//!   `passthrough.rs`), never through a path: nothing outside SOURCE can be reached.
+//!
+//! # Who checks what
+//! The kernel checks permissions (mounts of thrufs always have `default_permissions`), applies
+//! ACLs when FUSE_POSIX_ACL is on, and clears set-uid bits by SETATTR. The daemon makes new files
+//! belong to the caller, with its umask (`ops/create.rs`).
+//!
+//! # Locks in the daemon
+//! All are leaf locks: none is held across a system call that may wait for the client kernel, and
+//! none is taken while another is held. The one exception is a directory handle's position, held
+//! across getdents64(2) and the look-ups of READDIRPLUS.
+//!
+//! What fuser cannot carry is listed in [`UNSUPPORTED`].
 
+mod attr;
+mod backing;
+mod caller;
 mod config;
+mod convert;
+mod error;
+mod fuse;
+mod handle_table;
+mod init;
+mod inode;
+mod inode_table;
+mod lock_wait;
+mod mount_fd;
+mod ops;
+mod passthrough;
+mod stats;
+mod unsupported;
 
+pub use attr::{Attr, FileKind};
+pub use backing::{Backing, HostBacking, Position, Span};
 pub use config::{CachePolicy, Config, InodeFileHandles, LONG_TIMEOUT, Locks, PosixAcl, Timeouts};
+pub use error::{Errno, Result};
+pub use fuse::FuseAdapter;
+pub use init::Negotiated;
+pub use inode::ROOT_INO;
+pub use ops::{
+    DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
+    WriteRequest,
+};
+pub use passthrough::{Caller, Entry, Passthrough};
+pub use stats::{Opcode, Stats};
+pub use unsupported::{UNSUPPORTED, Unsupported};

@@ -1,1 +1,8 @@
-//! Safe wrappers, one file per system call family that nix, rustix or libc leave open.
+//! Safe wrappers for the system calls that nix, rustix and libc leave open, one file per family.
+//!
+//! This is the only crate of thrufs with `unsafe`: one operation a block, each with the reason why
+//! it is sound. A wrapper that one of those libraries gains is taken out here.
+
+pub mod creds;
+pub mod file_handle;
+pub mod ioctl;

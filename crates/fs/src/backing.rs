@@ -1,0 +1,140 @@
+//! The file system below: the calls that carry data or make it durable.
+//!
+//! A trait because it is the seam where tests inject faults; everything that only names or
+//! describes files goes to the kernel directly. Counts are whole: an implementation returns less
+//! than it was asked for only at the end of the file or after a failure.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::BorrowedFd;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::ReadWriteFlags;
+
+use crate::error::{Errno, IntoErrno, Result};
+
+/// Where a write goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// At this offset in bytes.
+    At(u64),
+    /// At the end of the file at that moment (O_APPEND), atomically with respect to others.
+    Append,
+}
+
+/// See the module. Every error is the errno of the system call.
+pub trait Backing: Send + Sync + std::fmt::Debug {
+    /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
+    ///
+    /// # Errors
+    /// Of preadv(2), if nothing was read.
+    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize>;
+
+    /// Writes `data`; fewer bytes only if an error stopped it after those (pwritev2(2)).
+    ///
+    /// # Errors
+    /// Of pwritev2(2), if nothing was written.
+    fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize>;
+
+    /// fsync(2), or fdatasync(2) if `datasync`.
+    ///
+    /// # Errors
+    /// Of that call.
+    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
+
+    /// ftruncate(2).
+    ///
+    /// # Errors
+    /// Of that call.
+    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()>;
+
+    /// fallocate(2).
+    ///
+    /// # Errors
+    /// Of that call.
+    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()>;
+
+    /// copy_file_range(2): bytes copied, 0 at the end of the source.
+    ///
+    /// # Errors
+    /// Of that call.
+    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize>;
+}
+
+/// A place in an open file.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// The file.
+    pub fd: BorrowedFd<'a>,
+    /// Offset in bytes.
+    pub offset: u64,
+}
+
+/// The host kernel: the implementation that a mount uses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct HostBacking;
+
+impl Backing for HostBacking {
+    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &mut [IoSliceMut::new(&mut buf[done..])];
+            match rustix::io::preadv(fd, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
+        let (start, flags) = match position {
+            Position::At(offset) => (offset, ReadWriteFlags::empty()),
+            Position::Append => (0, ReadWriteFlags::APPEND),
+        };
+        let mut done = 0;
+        while done < data.len() {
+            let rest = &[IoSlice::new(&data[done..])];
+            match rustix::io::pwritev2(fd, rest, start + done as u64, flags) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
+            }
+        }
+        Ok(done)
+    }
+
+    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        let synced = if datasync {
+            rustix::fs::fdatasync(fd)
+        } else {
+            rustix::fs::fsync(fd)
+        };
+        synced.or_errno()
+    }
+
+    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+        rustix::fs::ftruncate(fd, size).or_errno()
+    }
+
+    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()> {
+        let mode = FallocateFlags::from_bits_retain(mode);
+        rustix::fs::fallocate(fd, mode, offset, length).or_errno()
+    }
+
+    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize> {
+        let (mut off_in, mut off_out) = (from.offset, to.offset);
+        rustix::fs::copy_file_range(
+            from.fd,
+            Some(&mut off_in),
+            to.fd,
+            Some(&mut off_out),
+            length,
+        )
+        .or_errno()
+    }
+}

@@ -1,0 +1,136 @@
+//! Open files and directories, by the number that the kernel was given at OPEN or OPENDIR.
+//!
+//! Invariant: a handle's number is never used again within a mount, so a late request cannot reach
+//! another file; and every request names the inode as well, which must be the handle's own.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::error::{Errno, Result};
+
+/// Locks are per shard, so that files opened by different threads seldom share one.
+const SHARDS: usize = 16;
+
+/// An open file or directory.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    /// Nodeid of the inode that was opened.
+    pub(crate) ino: u64,
+    pub(crate) fd: OwnedFd,
+    pub(crate) kind: HandleKind,
+}
+
+/// What a handle is for.
+#[derive(Debug)]
+pub(crate) enum HandleKind {
+    /// `direct`: the backing file is open with O_DIRECT, so buffers must be aligned.
+    File { direct: bool },
+    /// Holds the descriptor's position from the seek to the end of getdents64(2). A leaf lock.
+    Directory(Mutex<()>),
+}
+
+impl Handle {
+    /// Whether buffers for this file must be aligned.
+    pub(crate) fn is_direct(&self) -> bool {
+        matches!(self.kind, HandleKind::File { direct: true })
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct HandleTable {
+    /// Leaf locks: held for the look-up alone, never across a system call.
+    shards: [RwLock<HashMap<u64, Arc<Handle>>>; SHARDS],
+    next: AtomicU64,
+}
+
+impl Default for HandleTable {
+    fn default() -> Self {
+        Self {
+            shards: Default::default(),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl HandleTable {
+    fn shard(&self, fh: u64) -> &RwLock<HashMap<u64, Arc<Handle>>> {
+        &self.shards[fh as usize % SHARDS]
+    }
+
+    /// Takes the handle in and returns its number.
+    pub(crate) fn insert(&self, handle: Handle) -> u64 {
+        let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shard(fh).write().insert(fh, Arc::new(handle));
+        fh
+    }
+
+    /// The handle `fh` of inode `ino`.
+    ///
+    /// # Errors
+    /// EBADF if there is none, or if it belongs to another inode.
+    pub(crate) fn get(&self, fh: u64, ino: u64) -> Result<Arc<Handle>> {
+        let handle = self.shard(fh).read().get(&fh).cloned();
+        handle
+            .filter(|handle| handle.ino == ino)
+            .ok_or(Errno::EBADF)
+    }
+
+    /// Takes the handle out; the file is closed when the last operation on it has ended.
+    pub(crate) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
+        self.shard(fh).write().remove(&fh)
+    }
+
+    /// Any open handle of this inode. Looks at all of them: for the rare case that the inode
+    /// cannot be reached otherwise.
+    pub(crate) fn any_of(&self, ino: u64) -> Option<Arc<Handle>> {
+        self.shards.iter().find_map(|shard| {
+            shard
+                .read()
+                .values()
+                .find(|handle| handle.ino == ino)
+                .cloned()
+        })
+    }
+
+    /// How many are open.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.read().len()).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn handle(ino: u64) -> Handle {
+        let fd = std::fs::File::open("/dev/null").unwrap().into();
+        Handle {
+            ino,
+            fd,
+            kind: HandleKind::File { direct: false },
+        }
+    }
+
+    #[test]
+    fn get_with_another_inode_is_ebadf() {
+        let table = HandleTable::default();
+        let fh = table.insert(handle(7));
+        assert_eq!(table.get(fh, 7).unwrap().ino, 7);
+        assert_eq!(table.get(fh, 8).unwrap_err(), Errno::EBADF);
+        assert_eq!(table.get(fh + 1, 7).unwrap_err(), Errno::EBADF);
+    }
+
+    #[test]
+    fn insert_after_remove_gives_a_new_number() {
+        let table = HandleTable::default();
+        let fh = table.insert(handle(7));
+        assert!(table.remove(fh).is_some());
+        assert_ne!(table.insert(handle(7)), fh);
+        assert_eq!(table.len(), 1);
+    }
+}

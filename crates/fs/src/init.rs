@@ -1,0 +1,199 @@
+//! INIT: every value that is negotiated with the kernel, with its reason, in one place.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use fuser::{InitFlags, KernelConfig};
+
+use crate::config::{CachePolicy, Config, Locks, PosixAcl};
+
+/// Requests that the kernel may have under way in the background (readahead, asynchronous direct
+/// I/O, FORGET). The kernel's default of 12 starves more than a few readers.
+const MAX_BACKGROUND: u16 = 64;
+/// Kernel's limit on pages in one request where the sysctl does not exist (before Linux 6.13).
+const DEFAULT_MAX_PAGES: u64 = 256;
+
+/// What a capability is asked for, and when.
+struct Wish {
+    flag: InitFlags,
+    /// Whether this mount wants it.
+    wanted: bool,
+    /// Whether the mount must fail without it.
+    required: bool,
+}
+
+impl Wish {
+    fn when(wanted: bool, flag: InitFlags) -> Self {
+        Self {
+            flag,
+            wanted,
+            required: false,
+        }
+    }
+}
+
+/// Never asked for, as fuser 0.18 does not implement them: SETXATTR_EXT, SECURITY_CTX,
+/// CREATE_SUPP_GROUP, SUBMOUNTS, MAP_ALIGNMENT, HAS_INODE_DAX, ALLOW_IDMAP, HAS_RESEND,
+/// REQUEST_TIMEOUT, OVER_IO_URING (see [`crate::UNSUPPORTED`]).
+fn wishes(config: &Config) -> Vec<Wish> {
+    let host_locks = config.locks == Locks::Host;
+    vec![
+        // Several LOOKUPs and READDIRs in one directory at a time: nothing here needs the
+        // kernel's serialization.
+        Wish::when(true, InitFlags::FUSE_PARALLEL_DIROPS),
+        // Asynchronous direct I/O of one file in parallel.
+        Wish::when(true, InitFlags::FUSE_ASYNC_DIO),
+        // The umask comes with the request, for the backing file system to combine with a
+        // directory's default ACL.
+        Wish::when(true, InitFlags::FUSE_DONT_MASK),
+        // Cached data goes when GETATTR shows another mtime or size: SOURCE may be changed by
+        // others. Under `always` it is not.
+        Wish::when(
+            config.cache == CachePolicy::Auto,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+        ),
+        // `ls -l` in one request per buffer instead of one per file; _AUTO only when the caller
+        // looks at the entries.
+        Wish::when(config.readdirplus, InitFlags::FUSE_DO_READDIRPLUS),
+        Wish::when(config.readdirplus, InitFlags::FUSE_READDIRPLUS_AUTO),
+        // A symbolic link's content is as lasting as its attributes.
+        Wish::when(
+            config.cache == CachePolicy::Always,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ),
+        // chattr(1) on directories as on files.
+        Wish::when(true, InitFlags::FUSE_HAS_IOCTL_DIR),
+        // Without these two the kernel keeps locks itself.
+        Wish::when(host_locks, InitFlags::FUSE_POSIX_LOCKS),
+        Wish::when(host_locks, InitFlags::FUSE_FLOCK_LOCKS),
+        // A shared mapping of a file that is open past the page cache; otherwise ENODEV.
+        Wish::when(
+            config.allow_mmap && config.cache.is_direct(),
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ),
+        // The kernel checks and applies ACLs, which it reads as extended attributes.
+        Wish {
+            flag: InitFlags::FUSE_POSIX_ACL,
+            wanted: config.posix_acl != PosixAcl::Never,
+            required: config.posix_acl == PosixAcl::Always,
+        },
+    ]
+}
+
+/// What INIT agreed on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// Protocol version of the kernel.
+    pub kernel_abi: (u32, u32),
+    /// Largest WRITE asked for, in bytes.
+    pub max_write_asked: u32,
+    /// Largest WRITE that comes: what was asked for, within the kernel's pages limit.
+    pub max_write: u32,
+    /// Pages that the kernel allows in one request (fs.fuse.max_pages_limit).
+    pub max_pages_limit: u64,
+    /// Bytes that the kernel reads ahead at most.
+    pub max_readahead: u32,
+    /// Requests in the background at most.
+    pub max_background: u16,
+    /// Names of the capabilities that are on.
+    pub granted: Vec<String>,
+    /// Names of those that were wanted and that this kernel does not have.
+    pub refused: Vec<String>,
+}
+
+impl Negotiated {
+    /// Whether the capability of this name (`FUSE_...`) is on.
+    pub fn has(&self, name: &str) -> bool {
+        self.granted.iter().any(|granted| granted == name)
+    }
+}
+
+impl fmt::Display for Negotiated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "protocol        {}.{}",
+            self.kernel_abi.0, self.kernel_abi.1
+        )?;
+        writeln!(
+            f,
+            "max_write       {} (asked for {}; the kernel's limit is {} pages)",
+            self.max_write, self.max_write_asked, self.max_pages_limit
+        )?;
+        writeln!(f, "max_readahead   {}", self.max_readahead)?;
+        writeln!(f, "max_background  {}", self.max_background)?;
+        write!(f, "capabilities    {}", self.granted.join(" "))?;
+        if !self.refused.is_empty() {
+            write!(f, "\nnot offered     {}", self.refused.join(" "))?;
+        }
+        Ok(())
+    }
+}
+
+/// Tells the kernel what this mount wants.
+pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Result<Negotiated> {
+    let max_pages_limit = max_pages_limit();
+    let page_size = rustix::param::page_size() as u64;
+    let max_write_asked = config.max_write;
+    kernel.set_max_write(max_write_asked).map_err(|nearest| {
+        io::Error::other(format!(
+            "--max-write={max_write_asked}: the nearest size is {nearest}"
+        ))
+    })?;
+    let limit = u32::try_from(max_pages_limit * page_size).unwrap_or(u32::MAX);
+    let _previous = kernel.set_max_background(MAX_BACKGROUND);
+    // Times are the backing file system's own; finer than it keeps does no harm.
+    let _previous = kernel.set_time_granularity(Duration::from_nanos(1));
+    // Always on in fuser: ASYNC_READ, BIG_WRITES and, where the kernel has it, MAX_PAGES.
+    let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
+    let mut granted: Vec<String> = names(always | InitFlags::FUSE_MAX_PAGES);
+    let mut refused = Vec::new();
+    for Wish {
+        flag,
+        wanted,
+        required,
+    } in wishes(config)
+    {
+        if !wanted {
+            continue;
+        }
+        match kernel.add_capabilities(flag) {
+            Ok(()) => granted.extend(names(flag)),
+            Err(_missing) if required => {
+                return Err(io::Error::other(format!(
+                    "this kernel does not offer {}, which --posix-acl=always needs; \
+                     use --posix-acl=auto",
+                    names(flag).join(" ")
+                )));
+            }
+            Err(_missing) => refused.extend(names(flag)),
+        }
+    }
+    let abi = kernel.kernel_abi();
+    // The largest is what the kernel proposes; fuser can only lower it, which never pays.
+    let max_readahead = kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX);
+    Ok(Negotiated {
+        kernel_abi: (abi.0, abi.1),
+        max_write_asked,
+        max_write: max_write_asked.min(limit),
+        max_pages_limit,
+        max_readahead,
+        max_background: MAX_BACKGROUND,
+        granted,
+        refused,
+    })
+}
+
+fn names(flags: InitFlags) -> Vec<String> {
+    flags
+        .iter_names()
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Pages that this kernel allows in one request.
+fn max_pages_limit() -> u64 {
+    let text = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit").unwrap_or_default();
+    text.trim().parse().unwrap_or(DEFAULT_MAX_PAGES)
+}

@@ -1,0 +1,192 @@
+//! GETATTR, SETATTR and ACCESS.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use thrufs_sys::creds::{FsCreds, Power};
+
+use crate::attr::{Attr, FileKind, statx};
+use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::{Inode, ROOT_INO};
+use crate::passthrough::{Caller, Passthrough};
+
+/// A time to set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// To the backing file system's now.
+    Now,
+    /// To this.
+    At(SystemTime),
+}
+
+/// What SETATTR is to change; nothing where it is none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SetAttr {
+    /// Permission bits, with set-uid, set-gid and sticky.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Size in bytes.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<SetTime>,
+    /// Time of last modification.
+    pub mtime: Option<SetTime>,
+    /// The open file that the change is made through, if any.
+    pub fh: Option<u64>,
+}
+
+impl Passthrough {
+    /// Attributes of `ino`, through the open file `fh` if there is one.
+    ///
+    /// # Errors
+    /// ESTALE when the inode is gone; EBADF for a handle of another inode.
+    pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
+        let inode = self.inode(ino)?;
+        let stat = match fh {
+            Some(fh) => statx(&self.handle(fh, ino)?.fd)?,
+            None => statx(self.path_fd(&inode)?)?,
+        };
+        // The root's nodeid is fixed by the protocol, but what it reports is its own.
+        let ino = if ino == ROOT_INO { stat.stx_ino } else { ino };
+        Ok(Attr { ino, stat })
+    }
+
+    /// Changes attributes and returns them as they are then.
+    ///
+    /// # Errors
+    /// EROFS on a read-only mount; else the backing file system's.
+    pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        if let Some(mode) = set.mode {
+            self.set_mode(&inode, mode)?;
+        }
+        if set.uid.is_some() || set.gid.is_some() {
+            let uid = set.uid.map(rustix::fs::Uid::from_raw);
+            let gid = set.gid.map(rustix::fs::Gid::from_raw);
+            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+            rustix::fs::chownat(self.path_fd(&inode)?, c"", uid, gid, flags).or_errno()?;
+        }
+        if let Some(size) = set.size {
+            self.set_size(&inode, size, set.fh)?;
+        }
+        if set.atime.is_some() || set.mtime.is_some() {
+            let times = Timestamps {
+                last_access: timespec(set.atime),
+                last_modification: timespec(set.mtime),
+            };
+            let fd = self.path_fd(&inode)?;
+            let (dir, name) = self.proc_path(fd.as_fd());
+            rustix::fs::utimensat(dir, name, &times, AtFlags::empty()).or_errno()?;
+        }
+        self.getattr(ino, set.fh)
+    }
+
+    fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
+        if inode.kind == FileKind::Symlink {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let fd = self.path_fd(inode)?;
+        let (dir, name) = self.proc_path(fd.as_fd());
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).or_errno()
+    }
+
+    fn set_size(&self, inode: &Inode, size: u64, fh: Option<u64>) -> Result<()> {
+        match inode.kind {
+            FileKind::Regular => {}
+            FileKind::Directory => return Err(Errno::EISDIR),
+            _other => return Err(Errno::EINVAL),
+        }
+        if let Some(fh) = fh {
+            let handle = self.handle(fh, inode.ino)?;
+            match self.backing.truncate(handle.fd.as_fd(), size) {
+                // Opened for reading only: the kernel has checked the right to truncate.
+                Err(Errno::EINVAL | Errno::EBADF) => {}
+                done => return done,
+            }
+        }
+        let fd = self.open_inode(inode, libc::O_WRONLY | libc::O_NONBLOCK)?;
+        self.backing.truncate(fd.as_fd(), size)
+    }
+
+    /// Whether `caller` may do what `mask` (R_OK, W_OK, X_OK) says. The kernel asks only where it
+    /// does not check permissions itself, which a mount of thrufs always has it do.
+    ///
+    /// # Errors
+    /// EACCES; EROFS for writing on a read-only mount.
+    pub fn access(&self, ino: u64, mask: u32, caller: &Caller) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let mask = Access::from_bits_truncate(mask);
+        if mask.contains(Access::WRITE_OK) {
+            self.check_writable()?;
+        }
+        let fd = self.path_fd(&inode)?;
+        let (dir, name) = self.proc_path(fd.as_fd());
+        let _caller = FsCreds::assume(caller.uid, caller.gid, Power::Drop).or_errno()?;
+        rustix::fs::accessat(dir, name, mask, AtFlags::EACCESS).or_errno()
+    }
+}
+
+fn timespec(time: Option<SetTime>) -> Timespec {
+    match time {
+        None => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_OMIT,
+        },
+        Some(SetTime::Now) => Timespec {
+            tv_sec: 0,
+            tv_nsec: UTIME_NOW,
+        },
+        Some(SetTime::At(at)) => match at.duration_since(UNIX_EPOCH) {
+            Ok(after) => Timespec {
+                tv_sec: seconds(after),
+                tv_nsec: nanoseconds(after),
+            },
+            Err(before) => {
+                let before = before.duration();
+                let (secs, nanos) = (seconds(before), nanoseconds(before));
+                if nanos == 0 {
+                    Timespec {
+                        tv_sec: -secs,
+                        tv_nsec: 0,
+                    }
+                } else {
+                    Timespec {
+                        tv_sec: -secs - 1,
+                        tv_nsec: 1_000_000_000 - nanos,
+                    }
+                }
+            }
+        },
+    }
+}
+
+fn seconds(time: Duration) -> i64 {
+    i64::try_from(time.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn nanoseconds(time: Duration) -> i64 {
+    i64::from(time.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timespec_of_half_a_second_before_1970_counts_forward() {
+        let at = UNIX_EPOCH - Duration::from_millis(1_500);
+        let spec = timespec(Some(SetTime::At(at)));
+        assert_eq!((spec.tv_sec, spec.tv_nsec), (-2, 500_000_000));
+    }
+
+    #[test]
+    fn timespec_of_nothing_omits() {
+        assert_eq!(timespec(None).tv_nsec, UTIME_OMIT);
+    }
+}

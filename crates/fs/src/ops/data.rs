@@ -1,0 +1,48 @@
+//! READ, and the buffers that READ and direct WRITE use.
+
+use std::cell::RefCell;
+use std::os::fd::AsFd;
+
+use crate::error::{Errno, Result};
+use crate::passthrough::Passthrough;
+
+/// Alignment that every file system accepts for O_DIRECT, in bytes.
+const ALIGNMENT: usize = 4096;
+/// Largest request that is served, in bytes; fs.fuse.max_pages_limit cannot be set above it.
+const MAX_REQUEST: usize = 65_535 * 4096;
+
+thread_local! {
+    /// Grown once to the largest request of this thread, so that a READ allocates nothing.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `act` with `size` bytes of this thread's buffer, aligned for O_DIRECT.
+///
+/// # Errors
+/// EINVAL for a size that no kernel asks for; else what `act` returns.
+pub(crate) fn with_read_buffer<T>(
+    size: usize,
+    act: impl FnOnce(&mut [u8]) -> Result<T>,
+) -> Result<T> {
+    if size > MAX_REQUEST {
+        return Err(Errno::EINVAL);
+    }
+    BUFFER.with_borrow_mut(|buffer| {
+        if buffer.len() < size + ALIGNMENT {
+            buffer.resize(size + ALIGNMENT, 0);
+        }
+        let start = buffer.as_ptr().align_offset(ALIGNMENT);
+        act(&mut buffer[start..start + size])
+    })
+}
+
+impl Passthrough {
+    /// Fills `buf` from `offset` of the open file; fewer bytes only at the end of the file.
+    ///
+    /// # Errors
+    /// EBADF; EISDIR; else the backing file's.
+    pub fn read(&self, ino: u64, fh: u64, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let handle = self.handle(fh, ino)?;
+        self.backing.read(handle.fd.as_fd(), buf, offset)
+    }
+}

@@ -1,0 +1,129 @@
+//! READDIR and READDIRPLUS.
+
+use std::ffi::OsStr;
+use std::mem::MaybeUninit;
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::{FileType, RawDir, SeekFrom};
+
+use crate::attr::FileKind;
+use crate::error::{Errno, IntoErrno, Result};
+use crate::handle_table::HandleKind;
+use crate::inode::{Inode, InodeKey};
+use crate::passthrough::{Entry, Passthrough};
+
+/// Bytes of getdents64(2) at a time.
+const BUFFER_SIZE: usize = 32 * 1024;
+
+/// One name in a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct DirEntry<'a> {
+    /// Number under which the client sees the inode.
+    pub ino: u64,
+    /// Where to go on after this entry: the backing file system's own cookie.
+    pub next_offset: u64,
+    /// Type.
+    pub kind: FileKind,
+    /// Name.
+    pub name: &'a OsStr,
+}
+
+impl DirEntry<'_> {
+    /// `.` or `..`, which READDIRPLUS does not look up.
+    pub fn is_dot(&self) -> bool {
+        self.name == "." || self.name == ".."
+    }
+}
+
+impl Passthrough {
+    /// Hands the entries from `offset` on to `emit` until that returns true: it is full.
+    ///
+    /// # Errors
+    /// EBADF, ENOTDIR; else the backing file system's.
+    pub fn readdir(
+        &self,
+        ino: u64,
+        fh: u64,
+        offset: u64,
+        mut emit: impl FnMut(&DirEntry<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let inode = self.inode(ino)?;
+        let handle = self.handle(fh, ino)?;
+        let HandleKind::Directory(position) = &handle.kind else {
+            return Err(Errno::ENOTDIR);
+        };
+        let _position = position.lock();
+        rustix::fs::seek(&handle.fd, SeekFrom::Start(offset)).or_errno()?;
+        let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_SIZE];
+        let mut entries = RawDir::new(&handle.fd, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let entry = entry.or_errno()?;
+            let full = emit(&DirEntry {
+                ino: self.seen_number(&inode, entry.ino(), entry.file_name().to_bytes()),
+                next_offset: entry.next_entry_cookie(),
+                kind: kind_of(entry.file_type()),
+                name: OsStr::from_bytes(entry.file_name().to_bytes()),
+            })?;
+            if full {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`,
+    /// and returns true if it did not take the one it got; that lookup is taken back then.
+    ///
+    /// # Errors
+    /// As there; an entry that cannot be looked up ends the listing before it, and is an error
+    /// when it is the first.
+    pub fn readdirplus(
+        &self,
+        ino: u64,
+        fh: u64,
+        offset: u64,
+        mut emit: impl FnMut(&DirEntry<'_>, Option<&Entry>) -> bool,
+    ) -> Result<()> {
+        let handle = self.handle(fh, ino)?;
+        let mut emitted = 0_usize;
+        self.readdir(ino, fh, offset, |found| {
+            let entry = match found.is_dot() {
+                true => None,
+                false => match self.lookup_at(&handle.fd, found.name) {
+                    Ok(entry) => Some(entry),
+                    // Removed since it was listed.
+                    Err(Errno::ENOENT) => return Ok(false),
+                    Err(error) if emitted == 0 => return Err(error),
+                    Err(_later) => return Ok(true),
+                },
+            };
+            let full = emit(found, entry.as_ref());
+            if full && let Some(entry) = entry {
+                self.forget(entry.ino, 1);
+            }
+            emitted += 1;
+            Ok(full)
+        })
+    }
+
+    /// The number under which the client sees entry `name` of `parent`. A mount point shows the
+    /// number of the directory it covers, as everywhere.
+    fn seen_number(&self, parent: &Inode, ino: u64, name: &[u8]) -> u64 {
+        if name == b".." && parent.ino == crate::inode::ROOT_INO {
+            return parent.key.ino;
+        }
+        self.inodes.number_of(&InodeKey { ino, ..parent.key })
+    }
+}
+
+fn kind_of(kind: FileType) -> FileKind {
+    match kind {
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Symlink,
+        FileType::Fifo => FileKind::Fifo,
+        FileType::Socket => FileKind::Socket,
+        FileType::CharacterDevice => FileKind::CharDevice,
+        FileType::BlockDevice => FileKind::BlockDevice,
+        FileType::RegularFile | FileType::Unknown => FileKind::Regular,
+    }
+}

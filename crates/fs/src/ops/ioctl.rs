@@ -1,0 +1,23 @@
+//! IOCTL: the few requests that a passthrough file system can hand on.
+//!
+//! FICLONE and FICLONERANGE never come: the kernel turns them into a remap, which FUSE lacks.
+
+use thrufs_sys::ioctl::FileIoctl;
+
+use crate::error::{Errno, IntoErrno, Result};
+use crate::passthrough::Passthrough;
+
+impl Passthrough {
+    /// Makes the ioctl `number` on an open file or directory; returns its output.
+    ///
+    /// # Errors
+    /// ENOTTY for one that is not handed on; EROFS; else the backing file system's.
+    pub fn ioctl(&self, ino: u64, fh: u64, number: u32, input: &[u8]) -> Result<Vec<u8>> {
+        let request = FileIoctl::from_number(number).ok_or(Errno::ENOTTY)?;
+        if request.is_write() {
+            self.check_writable()?;
+        }
+        let handle = self.handle(fh, ino)?;
+        request.call(&handle.fd, input).or_errno()
+    }
+}

@@ -1,0 +1,80 @@
+//! LINK, UNLINK, RMDIR, RENAME and READLINK: names, and what they stand for.
+
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, RenameFlags};
+
+use crate::error::{Errno, IntoErrno, Result};
+use crate::passthrough::{Entry, Passthrough, component};
+
+/// A name in a directory.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// Nodeid of the directory.
+    pub parent: u64,
+    /// The name.
+    pub name: &'a OsStr,
+}
+
+impl Passthrough {
+    /// Gives `ino` one more name.
+    ///
+    /// # Errors
+    /// EEXIST, EXDEV, EMLINK, EROFS, and the backing file system's others.
+    pub fn link(&self, ino: u64, to: Place<'_>) -> Result<Entry> {
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        let parent = self.inode(to.parent)?;
+        let (fd, dir) = (self.path_fd(&inode)?, self.path_fd(&parent)?);
+        let (proc_self_fd, number) = self.proc_path(fd.as_fd());
+        let name = component(to.name)?;
+        rustix::fs::linkat(proc_self_fd, number, &dir, name, AtFlags::SYMLINK_FOLLOW).or_errno()?;
+        self.lookup_at(&dir, to.name)
+    }
+
+    /// Removes a name of something that is no directory.
+    ///
+    /// # Errors
+    /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
+    pub fn unlink(&self, at: Place<'_>) -> Result<()> {
+        self.remove(at, AtFlags::empty())
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
+    pub fn rmdir(&self, at: Place<'_>) -> Result<()> {
+        self.remove(at, AtFlags::REMOVEDIR)
+    }
+
+    fn remove(&self, at: Place<'_>, flags: AtFlags) -> Result<()> {
+        self.check_writable()?;
+        let parent = self.inode(at.parent)?;
+        rustix::fs::unlinkat(self.path_fd(&parent)?, component(at.name)?, flags).or_errno()
+    }
+
+    /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
+    ///
+    /// # Errors
+    /// EINVAL for other flags or where the backing file system lacks these; else its own.
+    pub fn rename(&self, from: Place<'_>, to: Place<'_>, flags: u32) -> Result<()> {
+        self.check_writable()?;
+        let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+        let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
+        let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
+        let (from, to) = (component(from.name)?, component(to.name)?);
+        rustix::fs::renameat_with(old, from, new, to, flags).or_errno()
+    }
+
+    /// Content of a symbolic link.
+    ///
+    /// # Errors
+    /// EINVAL for anything else.
+    pub fn readlink(&self, ino: u64) -> Result<Vec<u8>> {
+        let inode = self.inode(ino)?;
+        let target = rustix::fs::readlinkat(self.path_fd(&inode)?, c"", Vec::new()).or_errno()?;
+        Ok(target.into_bytes())
+    }
+}

@@ -1,0 +1,125 @@
+//! OPEN, OPENDIR, RELEASE, RELEASEDIR, FLUSH, FSYNC and FSYNCDIR.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use parking_lot::Mutex;
+
+use crate::config::CachePolicy;
+use crate::error::{Errno, IntoErrno, Result};
+use crate::handle_table::{Handle, HandleKind};
+use crate::passthrough::Passthrough;
+
+/// An open file or directory, and what the kernel may do with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Number of the handle.
+    pub fh: u64,
+    /// Data goes past the page cache (FOPEN_DIRECT_IO).
+    pub direct_io: bool,
+    /// What the kernel has cached stays valid (FOPEN_KEEP_CACHE).
+    pub keep_cache: bool,
+}
+
+/// Flags of open(2) that mean something to the backing file.
+///
+/// Not O_APPEND: the kernel may write pages that were changed through a mapping by any handle, at
+/// their own offset; WRITE says which writes append. Not O_TRUNC: the kernel sends SETATTR. Not
+/// O_NOFOLLOW: what is opened is an inode.
+const KEPT_FLAGS: i32 =
+    libc::O_ACCMODE | libc::O_SYNC | libc::O_DSYNC | libc::O_NOATIME | libc::O_LARGEFILE;
+
+impl Passthrough {
+    /// Opens a regular file.
+    ///
+    /// # Errors
+    /// EROFS for writing on a read-only mount; else the backing file system's.
+    pub fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+        if flags & libc::O_ACCMODE != libc::O_RDONLY {
+            self.check_writable()?;
+        }
+        let inode = self.inode(ino)?;
+        let wanted = self.backing_flags(flags) | libc::O_NONBLOCK;
+        let file = match self.open_inode(&inode, wanted) {
+            // O_NOATIME is for owners; the client's kernel has checked that it was one.
+            Err(Errno::EPERM) if wanted & libc::O_NOATIME != 0 => {
+                self.open_inode(&inode, wanted & !libc::O_NOATIME)?
+            }
+            opened => opened?,
+        };
+        Ok(self.opened(ino, file, flags))
+    }
+
+    /// The flags for the backing file of a file that a client opens with `flags`.
+    pub(crate) fn backing_flags(&self, flags: i32) -> i32 {
+        let direct = if self.config.allow_direct_io {
+            libc::O_DIRECT
+        } else {
+            0
+        };
+        flags & (KEPT_FLAGS | direct)
+    }
+
+    /// Takes in a file that was just opened.
+    pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32) -> Opened {
+        let direct = self.backing_flags(flags) & libc::O_DIRECT != 0;
+        let fh = self.handles.insert(Handle {
+            ino,
+            fd: file,
+            kind: HandleKind::File { direct },
+        });
+        Opened {
+            fh,
+            direct_io: self.config.cache.is_direct(),
+            keep_cache: self.config.cache == CachePolicy::Always,
+        }
+    }
+
+    /// Opens a directory.
+    ///
+    /// # Errors
+    /// The backing file system's.
+    pub fn opendir(&self, ino: u64) -> Result<Opened> {
+        let inode = self.inode(ino)?;
+        let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        let kind = HandleKind::Directory(Mutex::new(()));
+        let fh = self.handles.insert(Handle { ino, fd, kind });
+        let keep_cache = match self.config.cache {
+            CachePolicy::Always | CachePolicy::Metadata => true,
+            CachePolicy::Never | CachePolicy::Auto => false,
+        };
+        Ok(Opened {
+            fh,
+            direct_io: false,
+            keep_cache,
+        })
+    }
+
+    /// Closes a handle, with the locks that were taken through it.
+    pub fn release(&self, ino: u64, fh: u64) {
+        self.locks.release_handle(fh);
+        if self.handles.remove(fh).is_none() {
+            tracing::debug!(ino, fh, "RELEASE of a handle that is not open");
+        }
+    }
+
+    /// One of the descriptors on this handle was closed: reports what the backing file system
+    /// reports at close(2), and drops the owner's POSIX locks.
+    ///
+    /// # Errors
+    /// The backing file system's: EIO, ENOSPC, EDQUOT.
+    pub fn flush(&self, ino: u64, fh: u64, owner: u64) -> Result<()> {
+        let handle = self.handle(fh, ino)?;
+        self.locks.release_owner(ino, owner);
+        let duplicate = handle.fd.try_clone().or_errno()?;
+        nix::unistd::close(duplicate)
+    }
+
+    /// Brings a file or directory to stable storage; only data and size if `datasync`.
+    ///
+    /// # Errors
+    /// The backing file system's.
+    pub fn fsync(&self, ino: u64, fh: u64, datasync: bool) -> Result<()> {
+        let handle = self.handle(fh, ino)?;
+        self.backing.sync(handle.fd.as_fd(), datasync)
+    }
+}

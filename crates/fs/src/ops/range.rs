@@ -1,0 +1,65 @@
+//! FALLOCATE, LSEEK and COPY_FILE_RANGE.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::SeekFrom;
+
+use crate::backing::Span;
+use crate::error::{Errno, IntoErrno, Result};
+use crate::passthrough::Passthrough;
+
+impl Passthrough {
+    /// fallocate(2) with the modes that the backing file system has.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP for a mode that it lacks; else its own.
+    pub fn fallocate(&self, ino: u64, fh: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
+        self.check_writable()?;
+        let handle = self.handle(fh, ino)?;
+        self.backing
+            .allocate(handle.fd.as_fd(), mode, offset, length)
+    }
+
+    /// lseek(2) with SEEK_DATA or SEEK_HOLE; the kernel does the others itself.
+    ///
+    /// # Errors
+    /// ENXIO beyond the end; EINVAL for another `whence`.
+    pub fn lseek(&self, ino: u64, fh: u64, offset: i64, whence: i32) -> Result<u64> {
+        let handle = self.handle(fh, ino)?;
+        let start = u64::try_from(offset).map_err(|_negative| Errno::ENXIO)?;
+        let to = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(start),
+            libc::SEEK_HOLE => SeekFrom::Hole(start),
+            libc::SEEK_SET => SeekFrom::Start(start),
+            libc::SEEK_END => SeekFrom::End(offset),
+            _unknown => return Err(Errno::EINVAL),
+        };
+        rustix::fs::seek(&handle.fd, to).or_errno()
+    }
+
+    /// copy_file_range(2) from one open file (`ino`, `fh`, `offset`) to another: bytes copied.
+    ///
+    /// # Errors
+    /// EXDEV where the backing kernel cannot; else its own.
+    pub fn copy_file_range(
+        &self,
+        (ino_in, fh_in, offset_in): (u64, u64, u64),
+        (ino_out, fh_out, offset_out): (u64, u64, u64),
+        length: u64,
+    ) -> Result<usize> {
+        self.check_writable()?;
+        let (from, to) = (self.handle(fh_in, ino_in)?, self.handle(fh_out, ino_out)?);
+        let length = usize::try_from(length).unwrap_or(usize::MAX);
+        let from = Span {
+            fd: from.fd.as_fd(),
+            offset: offset_in,
+        };
+        let to = Span {
+            fd: to.fd.as_fd(),
+            offset: offset_out,
+        };
+        // The answer has 32 bits (struct fuse_write_out); a multiple of the page size keeps a
+        // reflink possible.
+        self.backing.copy_range(from, to, length.min(0x7fff_f000))
+    }
+}

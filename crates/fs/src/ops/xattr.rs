@@ -1,0 +1,150 @@
+//! GETXATTR, SETXATTR, LISTXATTR and REMOVEXATTR.
+//!
+//! By path through /proc/self/fd: there is no call that takes an O_PATH descriptor before Linux
+//! 6.13, and files other than regular ones and directories are not to be opened. That link leads
+//! to the inode itself, even when it is a symbolic link.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
+
+use rustix::fs::XattrFlags;
+use rustix::thread::CapabilitySet;
+use thrufs_sys::creds::{FsCreds, Power};
+
+use crate::attr::statx;
+use crate::config::PosixAcl;
+use crate::error::{Errno, IntoErrno, Result};
+use crate::passthrough::{Caller, Passthrough};
+
+/// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
+const XATTR_MAX: usize = 65_536;
+const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
+const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
+
+impl Passthrough {
+    /// Value of an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA; ENOSYS when extended attributes are off, after which the kernel no longer asks.
+    pub fn getxattr(&self, ino: u64, name: &OsStr) -> Result<Vec<u8>> {
+        let name = self.xattr_name(name)?;
+        let inode = self.inode(ino)?;
+        let fd = self.path_fd(&inode)?;
+        let mut value = vec![0; XATTR_MAX];
+        let len = rustix::fs::getxattr(proc_link(&fd), name, &mut value[..]).or_errno()?;
+        value.truncate(len);
+        Ok(value)
+    }
+
+    /// Sets an extended attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
+    ///
+    /// # Errors
+    /// EEXIST, ENODATA, ENOSPC, EROFS, ENOSYS when extended attributes are off.
+    pub fn setxattr(
+        &self,
+        ino: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        caller: &Caller,
+    ) -> Result<()> {
+        let name = self.xattr_name(name)?;
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        let fd = self.path_fd(&inode)?;
+        let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
+        let set = || rustix::fs::setxattr(proc_link(&fd), &name, value, flags).or_errno();
+        if name.as_bytes() != ACL_ACCESS || caller.uid == 0 {
+            return set();
+        }
+        // Setting an ACL clears set-gid unless the caller is in the file's group. The protocol
+        // says so in a flag that fuser does not carry, so the backing file system decides, and
+        // must not find our CAP_FSETID.
+        let gid = statx(&fd)?.stx_gid;
+        if caller.gid == gid || supplementary_groups(caller.pid).contains(&gid) {
+            return set();
+        }
+        let creds = FsCreds::assume(caller.uid, caller.gid, Power::Keep).or_errno()?;
+        let _dropped = creds.without(CapabilitySet::FSETID).or_errno()?;
+        set()
+    }
+
+    /// Names of the extended attributes, each ended by a NUL.
+    ///
+    /// # Errors
+    /// ENOSYS when extended attributes are off.
+    pub fn listxattr(&self, ino: u64) -> Result<Vec<u8>> {
+        if !self.has_xattr() {
+            return Err(Errno::ENOSYS);
+        }
+        let inode = self.inode(ino)?;
+        let fd = self.path_fd(&inode)?;
+        let mut names = vec![0; XATTR_MAX];
+        let len = rustix::fs::listxattr(proc_link(&fd), &mut names[..]).or_errno()?;
+        names.truncate(len);
+        if self.serves_acl() {
+            return Ok(names);
+        }
+        let visible = names
+            .split_inclusive(|byte| *byte == 0)
+            .filter(|name| !is_acl(name.strip_suffix(b"\0").unwrap_or(name)));
+        Ok(visible.flatten().copied().collect())
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// ENODATA, EROFS, ENOSYS when extended attributes are off.
+    pub fn removexattr(&self, ino: u64, name: &OsStr) -> Result<()> {
+        let name = self.xattr_name(name)?;
+        self.check_writable()?;
+        let inode = self.inode(ino)?;
+        rustix::fs::removexattr(proc_link(self.path_fd(&inode)?), name).or_errno()
+    }
+
+    fn has_xattr(&self) -> bool {
+        self.config.xattr || self.serves_acl()
+    }
+
+    /// Whether the kernel was told to check ACLs: without that they must not be seen or set, as
+    /// they would not be obeyed.
+    fn serves_acl(&self) -> bool {
+        match self.config.posix_acl {
+            PosixAcl::Never => false,
+            PosixAcl::Auto | PosixAcl::Always => self
+                .negotiated
+                .get()
+                .is_none_or(|negotiated| negotiated.has("FUSE_POSIX_ACL")),
+        }
+    }
+
+    fn xattr_name(&self, name: &OsStr) -> Result<CString> {
+        if !self.has_xattr() {
+            return Err(Errno::ENOSYS);
+        }
+        if is_acl(name.as_bytes()) && !self.serves_acl() {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        CString::new(name.as_bytes()).map_err(|_nul| Errno::EINVAL)
+    }
+}
+
+fn is_acl(name: &[u8]) -> bool {
+    name == ACL_ACCESS || name == ACL_DEFAULT
+}
+
+fn proc_link(fd: impl AsFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// Supplementary groups of a thread, from /proc; none when it cannot be seen from here.
+fn supplementary_groups(pid: u32) -> Vec<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
+    groups
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|gid| gid.parse().ok())
+        .collect()
+}

@@ -1,0 +1,287 @@
+//! The file system itself: what an operation needs to find its inode, its handle and its
+//! descriptor. The operations are in `ops/`, one file per family.
+
+use std::ffi::{CString, OsStr};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use thrufs_sys::file_handle::FileHandle;
+
+use crate::attr::{Attr, FileKind, key_of, statx};
+use crate::backing::{Backing, HostBacking};
+use crate::config::{Config, InodeFileHandles};
+use crate::error::{Errno, IntoErrno, Result, errno};
+use crate::handle_table::{Handle, HandleTable};
+use crate::init::Negotiated;
+use crate::inode::{Held, Inode, PathFd};
+use crate::inode_table::InodeTable;
+use crate::mount_fd::MountFds;
+use crate::ops::lock::HostLocks;
+use crate::stats::Stats;
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// File system uid.
+    pub uid: u32,
+    /// File system gid.
+    pub gid: u32,
+    /// Thread id in the daemon's pid namespace; 0 when it has none there.
+    pub pid: u32,
+}
+
+/// What LOOKUP and the creating operations answer.
+#[derive(Clone, Debug)]
+pub struct Entry {
+    /// Nodeid; one more lookup of it is now the kernel's to forget.
+    pub ino: u64,
+    /// Tells successive users of one nodeid apart.
+    pub generation: u64,
+    /// Attributes.
+    pub attr: Attr,
+    /// How long the name may be used without asking again.
+    pub entry_timeout: Duration,
+}
+
+/// A directory served through FUSE; see the crate's page.
+#[derive(Debug)]
+pub struct Passthrough {
+    pub(crate) config: Config,
+    pub(crate) backing: Arc<dyn Backing>,
+    pub(crate) inodes: InodeTable,
+    pub(crate) handles: HandleTable,
+    pub(crate) locks: HostLocks,
+    pub(crate) stats: Stats,
+    pub(crate) negotiated: OnceLock<Negotiated>,
+    mounts: MountFds,
+    /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
+    proc_self_fd: OwnedFd,
+}
+
+impl Passthrough {
+    /// Serves `source`, an O_PATH descriptor of a directory.
+    ///
+    /// # Errors
+    /// When `source` is not a directory, /proc is not mounted, or file handles are mandatory and
+    /// cannot be had.
+    pub fn new(source: OwnedFd, config: Config) -> io::Result<Self> {
+        Self::with_backing(source, config, Arc::new(HostBacking))
+    }
+
+    /// As [`Passthrough::new`], with the data calls going through `backing`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_backing(
+        source: OwnedFd,
+        mut config: Config,
+        backing: Arc<dyn Backing>,
+    ) -> io::Result<Self> {
+        let stat = statx(&source)?;
+        if FileKind::from_mode(u32::from(stat.stx_mode)) != FileKind::Directory {
+            return Err(io::Error::other("SOURCE is not a directory"));
+        }
+        if config.inode_file_handles != InodeFileHandles::Never
+            && let Err(error) = probe_file_handles(&source)
+        {
+            if config.inode_file_handles == InodeFileHandles::Mandatory {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!(
+                        "SOURCE gives no file handles ({error}): they need a backing file system \
+                         that has them and CAP_DAC_READ_SEARCH; use --inode-file-handles=prefer"
+                    ),
+                ));
+            }
+            tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
+            config.inode_file_handles = InodeFileHandles::Never;
+        }
+        let proc_self_fd = rustix::fs::open(
+            "/proc/self/fd",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| io::Error::new(e.kind(), format!("/proc/self/fd: {e}; mount /proc")))?;
+        Ok(Self {
+            inodes: InodeTable::new(key_of(&stat), Held::Fd(source)),
+            config,
+            backing,
+            handles: HandleTable::default(),
+            locks: HostLocks::default(),
+            stats: Stats::default(),
+            negotiated: OnceLock::new(),
+            mounts: MountFds::default(),
+            proc_self_fd,
+        })
+    }
+
+    /// What the mount was asked to do.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What INIT agreed on; none before it.
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.get()
+    }
+
+    /// Requests served so far.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// Inodes that the kernel holds now.
+    pub fn known_inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Files and directories open now.
+    pub fn open_handles(&self) -> usize {
+        self.handles.len()
+    }
+
+    /// The inode `ino`.
+    pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
+        self.inodes.get(ino).ok_or(Errno::ESTALE)
+    }
+
+    /// An O_PATH descriptor on `inode`. An unlinked file that some file systems no longer open by
+    /// handle is reached through a handle that a client still has open.
+    pub(crate) fn path_fd<'a>(&self, inode: &'a Inode) -> Result<PathFd<'a>> {
+        match inode.path_fd() {
+            Err(Errno::ESTALE) => {
+                let open = self.handles.any_of(inode.ino).ok_or(Errno::ESTALE)?;
+                open.fd.try_clone().or_errno().map(PathFd::Owned)
+            }
+            found => found,
+        }
+    }
+
+    /// Opens a regular file or directory. Nothing else is ever opened by the daemon: a FIFO would
+    /// block it and a device would act.
+    pub(crate) fn open_inode(&self, inode: &Inode, flags: i32) -> Result<OwnedFd> {
+        match inode.kind {
+            FileKind::Regular | FileKind::Directory => {}
+            FileKind::Symlink => return Err(Errno::ELOOP),
+            FileKind::Fifo | FileKind::Socket => return Err(Errno::ENXIO),
+            FileKind::CharDevice | FileKind::BlockDevice => return Err(Errno::ENXIO),
+        }
+        if let Held::Handle { mount, fid } = &inode.held {
+            match fid.open(mount.as_fd(), flags) {
+                Err(error) if errno(&error) == Errno::ESTALE => {}
+                opened => return opened.or_errno(),
+            }
+        }
+        self.reopen(self.path_fd(inode)?, flags)
+    }
+
+    /// Opens what `fd` stands for, by way of /proc, which resolves no name of the client's.
+    pub(crate) fn reopen(&self, fd: impl AsFd, flags: i32) -> Result<OwnedFd> {
+        let flags = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
+        let name = fd.as_fd().as_raw_fd().to_string();
+        rustix::fs::openat(
+            &self.proc_self_fd,
+            name,
+            flags | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .or_errno()
+    }
+
+    /// Descriptor of /proc/self/fd and the name there of `fd`: for calls that take no O_PATH
+    /// descriptor but follow this link to exactly that inode, symlinks included.
+    pub(crate) fn proc_path(&self, fd: impl AsFd) -> (&OwnedFd, CString) {
+        (&self.proc_self_fd, decimal(fd.as_fd().as_raw_fd()))
+    }
+
+    /// The open handle `fh` of `ino`.
+    pub(crate) fn handle(&self, fh: u64, ino: u64) -> Result<Arc<Handle>> {
+        self.handles.get(fh, ino)
+    }
+
+    /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
+    pub(crate) fn enter(&self, fd: OwnedFd) -> Result<Entry> {
+        let stat = statx(&fd)?;
+        let kind = FileKind::from_mode(u32::from(stat.stx_mode));
+        let key = key_of(&stat);
+        let held = self.hold(fd, key.mnt_id, kind)?;
+        let inode = self.inodes.look_up(key, kind, held);
+        let timeouts = &self.config.timeouts;
+        let entry_timeout = match kind {
+            FileKind::Directory => timeouts.dir,
+            _other => timeouts.entry,
+        };
+        let attr = Attr {
+            ino: inode.ino,
+            stat,
+        };
+        Ok(Entry {
+            ino: inode.ino,
+            generation: inode.generation,
+            attr,
+            entry_timeout,
+        })
+    }
+
+    fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<Held> {
+        let mandatory = match self.config.inode_file_handles {
+            InodeFileHandles::Never => return Ok(Held::Fd(fd)),
+            InodeFileHandles::Prefer => false,
+            InodeFileHandles::Mandatory => true,
+        };
+        let by_handle = FileHandle::of(&fd).or_errno().and_then(|fid| {
+            let mount = self.mounts.get(mnt_id, || match kind {
+                FileKind::Regular | FileKind::Directory => self.reopen(&fd, libc::O_RDONLY),
+                _unopenable => Err(Errno::EOPNOTSUPP),
+            })?;
+            Ok(Held::Handle { mount, fid })
+        });
+        match by_handle {
+            Err(error) if mandatory => Err(error),
+            Err(_none) => Ok(Held::Fd(fd)),
+            held => held,
+        }
+    }
+
+    /// EROFS on a mount that is read-only.
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        if self.config.readonly {
+            Err(Errno::EROFS)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// One name in a directory: the only form in which a name of the client reaches a system call.
+///
+/// # Errors
+/// EINVAL for what is not one component (invariant 5); the kernel never sends such a name.
+pub(crate) fn component(name: &OsStr) -> Result<CString> {
+    let bytes = name.as_bytes();
+    if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
+        return Err(Errno::EINVAL);
+    }
+    CString::new(bytes).map_err(|_nul| Errno::EINVAL)
+}
+
+fn decimal(number: i32) -> CString {
+    CString::new(number.to_string()).expect("digits have no NUL")
+}
+
+/// Whether a handle of `source` can be had and opened again.
+fn probe_file_handles(source: &OwnedFd) -> io::Result<()> {
+    let real = rustix::fs::openat(
+        source,
+        c".",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?;
+    FileHandle::of(source)?
+        .open(real.as_fd(), libc::O_PATH)
+        .map(drop)
+}

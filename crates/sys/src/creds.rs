@@ -1,0 +1,167 @@
+//! Acting for a caller: the file system credentials and the umask of the calling thread.
+//!
+//! Invariant: whatever a guard changed is back when the guard is dropped, on the same thread (the
+//! guards are not `Send`). Why not create as root and chown: quota, setgid directories and the
+//! order in which others see the file would be wrong in between.
+
+use std::io;
+use std::marker::PhantomData;
+
+use nix::sched::CloneFlags;
+use nix::sys::stat::Mode;
+use nix::unistd::{Gid, Uid};
+use rustix::thread::CapabilitySet;
+
+/// Keeps a guard on the thread that made it.
+type NotSend = PhantomData<*const ()>;
+
+/// The thread's file system uid and gid are the caller's while this lives.
+///
+/// With [`Power::Keep`] the thread's effective capabilities stay as they were: setfsuid(2) drops
+/// the file system ones when it leaves 0, which would refuse what the client kernel has already
+/// allowed (say, by a supplementary group that FUSE does not tell us).
+#[derive(Debug)]
+pub struct FsCreds {
+    changed: bool,
+    _thread: NotSend,
+}
+
+/// What becomes of the effective capabilities when the file system uid changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Power {
+    /// They stay: for operations that the client kernel has already permitted.
+    Keep,
+    /// The kernel drops the file system ones: permission checks are the caller's own.
+    Drop,
+}
+
+impl FsCreds {
+    /// Becomes `uid` and `gid` for file system operations. Without the privilege to do so (a
+    /// daemon of an ordinary user) nothing changes: that daemon serves only its own user.
+    ///
+    /// # Errors
+    /// From capset(2), with everything put back.
+    pub fn assume(uid: u32, gid: u32, power: Power) -> io::Result<Self> {
+        let root = nix::unistd::geteuid().is_root();
+        let mut guard = Self {
+            changed: false,
+            _thread: PhantomData,
+        };
+        if !root || (uid == 0 && gid == 0) {
+            return Ok(guard);
+        }
+        guard.changed = true;
+        nix::unistd::setfsgid(Gid::from_raw(gid));
+        if uid != 0 {
+            let before = rustix::thread::capabilities(None)?;
+            nix::unistd::setfsuid(Uid::from_raw(uid));
+            if power == Power::Keep {
+                rustix::thread::set_capabilities(None, before)?;
+            }
+        }
+        Ok(guard)
+    }
+
+    /// Takes one capability out of the effective set until the guard is dropped.
+    ///
+    /// # Errors
+    /// From capget(2) and capset(2).
+    pub fn without(&self, capability: CapabilitySet) -> io::Result<DroppedCapability<'_>> {
+        let before = rustix::thread::capabilities(None)?;
+        let mut sets = before;
+        sets.effective.remove(capability);
+        rustix::thread::set_capabilities(None, sets)?;
+        Ok(DroppedCapability {
+            before: Some(before),
+            _within: PhantomData,
+        })
+    }
+}
+
+impl Drop for FsCreds {
+    fn drop(&mut self) {
+        if self.changed {
+            // Back to 0 raises the file system capabilities again by itself (capabilities(7)).
+            nix::unistd::setfsuid(Uid::from_raw(0));
+            nix::unistd::setfsgid(Gid::from_raw(0));
+        }
+    }
+}
+
+/// A capability is out of the thread's effective set while this lives; see [`FsCreds::without`].
+#[derive(Debug)]
+pub struct DroppedCapability<'a> {
+    before: Option<rustix::thread::CapabilitySets>,
+    _within: PhantomData<&'a FsCreds>,
+}
+
+impl Drop for DroppedCapability<'_> {
+    fn drop(&mut self) {
+        if let Some(before) = self.before.take() {
+            // Raising what is still in the permitted set cannot fail.
+            let _ = rustix::thread::set_capabilities(None, before);
+        }
+    }
+}
+
+/// The thread's umask is the caller's while this lives, so that the backing file system combines
+/// it with default ACLs as it would for the caller itself.
+#[derive(Debug)]
+pub struct Umask {
+    before: Mode,
+    _thread: NotSend,
+}
+
+impl Umask {
+    /// Sets the calling thread's umask (permission bits).
+    ///
+    /// The first use on a thread gives it a root, current directory and umask of its own
+    /// (unshare(2) with CLONE_FS, which needs no privilege).
+    ///
+    /// # Errors
+    /// From unshare(2).
+    pub fn assume(umask: u32) -> io::Result<Self> {
+        thread_local! {
+            static OWN_FS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+        }
+        if !OWN_FS.get() {
+            nix::sched::unshare(CloneFlags::CLONE_FS)?;
+            OWN_FS.set(true);
+        }
+        let before = nix::sys::stat::umask(Mode::from_bits_truncate(umask & 0o777));
+        Ok(Self {
+            before,
+            _thread: PhantomData,
+        })
+    }
+}
+
+impl Drop for Umask {
+    fn drop(&mut self) {
+        nix::sys::stat::umask(self.before);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn umask_of_one_thread_leaves_the_others_alone() {
+        let probe = || {
+            let now = nix::sys::stat::umask(Mode::empty());
+            nix::sys::stat::umask(now);
+            now
+        };
+        let outside = probe();
+        std::thread::spawn(move || {
+            let guard = Umask::assume(0o123).unwrap();
+            assert_eq!(probe(), Mode::from_bits_truncate(0o123));
+            drop(guard);
+            assert_eq!(probe(), outside);
+        })
+        .join()
+        .unwrap();
+        assert_eq!(probe(), outside);
+    }
+}
