@@ -5,4 +5,7 @@
 
 pub mod creds;
 pub mod file_handle;
+pub mod fork;
 pub mod ioctl;
+pub mod mapping;
+pub mod mountinfo;

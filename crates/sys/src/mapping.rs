@@ -1,0 +1,150 @@
+//! A shared file mapping that is read and written through plain copies, and handed to pwritev(2)
+//! as the source.
+//!
+//! Invariant: no `&[u8]` to mapped memory ever leaves this file. Other processes change the pages
+//! at any time, which a Rust reference forbids; copies through raw pointers, and a kernel that
+//! reads the pages itself, do not mind. A crate for memory maps hands out slices.
+
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::ptr::NonNull;
+
+use nix::sys::mman::{MapFlags, ProtFlags};
+
+/// `len` bytes of a file, mapped MAP_SHARED from offset 0, readable and writable.
+#[derive(Debug)]
+pub struct SharedMapping {
+    start: NonNull<libc::c_void>,
+    len: NonZeroUsize,
+}
+
+impl SharedMapping {
+    /// Maps the first `len` bytes of `file`.
+    ///
+    /// # Errors
+    /// What mmap(2) says (ENODEV: the file system does not allow shared mappings of this file).
+    pub fn new(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing.
+        let start = unsafe { nix::sys::mman::mmap(None, len, prot, MapFlags::MAP_SHARED, file, 0) }?;
+        Ok(Self { start, len })
+    }
+
+    /// Copies `range` of the mapping out.
+    ///
+    /// # Errors
+    /// `range` is not inside the mapping.
+    pub fn read(&self, range: Range<usize>) -> io::Result<Vec<u8>> {
+        let source = self.at(&range)?;
+        let mut data = vec![0_u8; range.len()];
+        // SAFETY: `at` has checked that the range lies in the mapping, and `data` is as long and
+        // cannot overlap it.
+        unsafe { std::ptr::copy_nonoverlapping(source, data.as_mut_ptr(), data.len()) };
+        Ok(data)
+    }
+
+    /// Stores `data` at `offset` of the mapping.
+    ///
+    /// # Errors
+    /// The bytes do not fit into the mapping.
+    pub fn write(&self, offset: usize, data: &[u8]) -> io::Result<()> {
+        let target = self.at(&(offset..offset.saturating_add(data.len())))?;
+        // SAFETY: `at` has checked that the bytes lie in the mapping, which is writable and
+        // cannot overlap `data`.
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) };
+        Ok(())
+    }
+
+    /// pwritev(2) to `file` at `offset`, reading straight from `ranges` of this mapping: the
+    /// kernel takes the page faults in the middle of the write. One call, no retry when short.
+    ///
+    /// # Errors
+    /// A range outside of the mapping, or what pwritev(2) says.
+    pub fn pwritev_to(
+        &self,
+        file: impl AsFd,
+        ranges: &[Range<usize>],
+        offset: i64,
+    ) -> io::Result<usize> {
+        let mut iovecs = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            let start = self.at(range)?;
+            iovecs.push(libc::iovec { iov_base: start.cast(), iov_len: range.len() });
+        }
+        let count = libc::c_int::try_from(iovecs.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: every iovec was checked to lie in the mapping, which outlives the call; the
+        // kernel only reads from them.
+        let written = unsafe { libc::pwritev(fd, iovecs.as_ptr(), count, offset) };
+        usize::try_from(written).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// The address of `range`, which must lie in the mapping.
+    fn at(&self, range: &Range<usize>) -> io::Result<*mut u8> {
+        if range.start > range.end || range.end > self.len.get() {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("bytes {range:?} are not inside a mapping of {} bytes", self.len),
+            ));
+        }
+        // SAFETY: start <= end <= len, so the result is inside the mapping or one past its end.
+        Ok(unsafe { self.start.as_ptr().cast::<u8>().add(range.start) })
+    }
+}
+
+impl Drop for SharedMapping {
+    fn drop(&mut self) {
+        // SAFETY: the mapping was made by `new` with this length, and no pointer to it is left.
+        let result = unsafe { nix::sys::mman::munmap(self.start, self.len.get()) };
+        debug_assert!(result.is_ok(), "munmap of a mapping of our own: {result:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    fn two_pages() -> (std::fs::File, SharedMapping) {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(8192).unwrap();
+        let mapping = SharedMapping::new(&file, NonZeroUsize::new(8192).unwrap()).unwrap();
+        (file, mapping)
+    }
+
+    #[test]
+    fn write_to_the_mapping_shows_in_the_file() {
+        let (file, mapping) = two_pages();
+        mapping.write(4094, b"over").unwrap();
+        let mut data = [0; 4];
+        file.read_exact_at(&mut data, 4094).unwrap();
+        assert_eq!(&data, b"over");
+        assert_eq!(mapping.read(4094..4098).unwrap(), b"over");
+    }
+
+    #[test]
+    fn pwritev_to_reads_from_both_ranges() {
+        let (file, mapping) = two_pages();
+        mapping.write(0, b"ab").unwrap();
+        mapping.write(4096, b"cd").unwrap();
+        assert_eq!(mapping.pwritev_to(&file, &[0..2, 4096..4098], 8190).unwrap(), 4);
+        let mut data = [0; 4];
+        file.read_exact_at(&mut data, 8190).unwrap();
+        assert_eq!(&data, b"abcd");
+    }
+
+    #[test]
+    fn access_outside_of_the_mapping_is_refused() {
+        let (file, mapping) = two_pages();
+        assert!(mapping.read(8190..8193).is_err());
+        assert!(mapping.write(8192, b"x").is_err());
+        assert!(mapping.write(usize::MAX, b"x").is_err());
+        #[expect(clippy::reversed_empty_ranges, reason = "that is what must be refused")]
+        let backwards = 5..3;
+        assert!(mapping.read(backwards).is_err());
+        assert!(mapping.pwritev_to(&file, std::slice::from_ref(&(0..9000)), 0).is_err());
+    }
+}
