@@ -28,7 +28,8 @@ impl SharedMapping {
     pub fn new(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing.
-        let start = unsafe { nix::sys::mman::mmap(None, len, prot, MapFlags::MAP_SHARED, file, 0) }?;
+        let start =
+            unsafe { nix::sys::mman::mmap(None, len, prot, MapFlags::MAP_SHARED, file, 0) }?;
         Ok(Self { start, len })
     }
 
@@ -71,7 +72,10 @@ impl SharedMapping {
         let mut iovecs = Vec::with_capacity(ranges.len());
         for range in ranges {
             let start = self.at(range)?;
-            iovecs.push(libc::iovec { iov_base: start.cast(), iov_len: range.len() });
+            iovecs.push(libc::iovec {
+                iov_base: start.cast(),
+                iov_len: range.len(),
+            });
         }
         let count = libc::c_int::try_from(iovecs.len())
             .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -87,7 +91,10 @@ impl SharedMapping {
         if range.start > range.end || range.end > self.len.get() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("bytes {range:?} are not inside a mapping of {} bytes", self.len),
+                format!(
+                    "bytes {range:?} are not inside a mapping of {} bytes",
+                    self.len
+                ),
             ));
         }
         // SAFETY: start <= end <= len, so the result is inside the mapping or one past its end.
@@ -130,7 +137,12 @@ mod tests {
         let (file, mapping) = two_pages();
         mapping.write(0, b"ab").unwrap();
         mapping.write(4096, b"cd").unwrap();
-        assert_eq!(mapping.pwritev_to(&file, &[0..2, 4096..4098], 8190).unwrap(), 4);
+        assert_eq!(
+            mapping
+                .pwritev_to(&file, &[0..2, 4096..4098], 8190)
+                .unwrap(),
+            4
+        );
         let mut data = [0; 4];
         file.read_exact_at(&mut data, 8190).unwrap();
         assert_eq!(&data, b"abcd");
@@ -145,6 +157,10 @@ mod tests {
         #[expect(clippy::reversed_empty_ranges, reason = "that is what must be refused")]
         let backwards = 5..3;
         assert!(mapping.read(backwards).is_err());
-        assert!(mapping.pwritev_to(&file, std::slice::from_ref(&(0..9000)), 0).is_err());
+        assert!(
+            mapping
+                .pwritev_to(&file, std::slice::from_ref(&(0..9000)), 0)
+                .is_err()
+        );
     }
 }

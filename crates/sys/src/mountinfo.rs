@@ -40,7 +40,13 @@ impl MountEntry {
         fields.by_ref().find(|field| field == b"-")?;
         let fs_type = text(fields.next()?)?.to_owned();
         let source = unescape(fields.next()?);
-        Some(Self { mount_id, device, mount_point, fs_type, source })
+        Some(Self {
+            mount_id,
+            device,
+            mount_point,
+            fs_type,
+            source,
+        })
     }
 }
 
@@ -53,7 +59,10 @@ fn unescape(field: &[u8]) -> OsString {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.first_chunk::<3>().filter(|_| first == b'\\').and_then(octal_byte);
+        let octal = tail
+            .first_chunk::<3>()
+            .filter(|_| first == b'\\')
+            .and_then(octal_byte);
         match octal {
             Some(byte) => {
                 bytes.push(byte);
@@ -82,9 +91,15 @@ fn octal_byte(digits: &[u8; 3]) -> Option<u8> {
 /// /proc is not mounted or not readable.
 pub fn all() -> io::Result<Vec<MountEntry>> {
     let table = std::fs::read("/proc/self/mountinfo").map_err(|error| {
-        io::Error::new(error.kind(), format!("/proc/self/mountinfo: {error} (is /proc mounted?)"))
+        io::Error::new(
+            error.kind(),
+            format!("/proc/self/mountinfo: {error} (is /proc mounted?)"),
+        )
     })?;
-    Ok(table.split(|&byte| byte == b'\n').filter_map(MountEntry::parse).collect())
+    Ok(table
+        .split(|&byte| byte == b'\n')
+        .filter_map(MountEntry::parse)
+        .collect())
 }
 
 /// A place in the tree, held without a request to its file system. Holding it keeps the mount
@@ -132,9 +147,12 @@ impl Place {
     /// /proc is not mounted, or the mount left the namespace meanwhile.
     pub fn entry(&self) -> io::Result<MountEntry> {
         let mount_id = self.mount_id()?;
-        all()?.into_iter().find(|entry| entry.mount_id == mount_id).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, format!("mount {mount_id} is gone"))
-        })
+        all()?
+            .into_iter()
+            .find(|entry| entry.mount_id == mount_id)
+            .ok_or_else(|| {
+                io::Error::new(io::ErrorKind::NotFound, format!("mount {mount_id} is gone"))
+            })
     }
 }
 
@@ -151,7 +169,9 @@ pub fn mount_id(file: impl AsFd) -> io::Result<u64> {
 
 /// The `mnt_id:` line of a text from /proc/PID/fdinfo.
 pub fn mount_id_of(fdinfo: &str) -> Option<u64> {
-    fdinfo.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+    fdinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 #[cfg(test)]
@@ -177,7 +197,12 @@ mod tests {
 
     #[test]
     fn parse_of_a_broken_line_gives_none() {
-        for line in ["", "36", "x 35 0:98 / / rw - ext4 a rw", "36 35 0:98 / / rw shared:1"] {
+        for line in [
+            "",
+            "36",
+            "x 35 0:98 / / rw - ext4 a rw",
+            "36 35 0:98 / / rw shared:1",
+        ] {
             assert_eq!(MountEntry::parse(line.as_bytes()), None, "{line:?}");
         }
     }

@@ -1,0 +1,95 @@
+//! The daemon's main thread: starts the session, tells who waits that it is ready, and ends it.
+//!
+//! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
+//! unmounts. Data never passes through here; fuser's threads serve it.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::background::Readiness;
+use crate::places::Places;
+use crate::request::MountRequest;
+use crate::session::{self, Running};
+
+/// How long a busy mount keeps the daemon after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The signals that end a daemon, and the one that does not.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// A terminal that closes must not take the mount along. A handler, not SIG_IGN, which
+    /// programs started from here would inherit.
+    _hangup: Signal,
+}
+
+impl Signals {
+    /// Installs the handlers. Needs a tokio runtime.
+    pub(crate) fn install() -> anyhow::Result<Self> {
+        let install = |kind| signal(kind).context("install a signal handler");
+        Ok(Self {
+            terminate: install(SignalKind::terminate())?,
+            interrupt: install(SignalKind::interrupt())?,
+            _hangup: install(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for SIGTERM or SIGINT, and returns which.
+    pub(crate) async fn stop(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Runs `work` on this thread with signals and timers.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start the control plane")?
+        .block_on(work)
+}
+
+/// Serves until told to stop or until somebody unmounts.
+pub(crate) fn serve(
+    places: Places,
+    request: &MountRequest,
+    readiness: &mut Readiness,
+) -> anyhow::Result<()> {
+    block_on(async {
+        let mut signals = Signals::install()?;
+        let mut running = session::start(places, request)?;
+        readiness.announce(running.mountpoint())?;
+        notify_systemd(&[NotifyState::Ready]);
+        tokio::select! {
+            name = signals.stop() => {
+                tracing::info!("{name}: unmounting");
+                notify_systemd(&[NotifyState::Stopping]);
+                running.stop(PATIENCE).await
+            }
+            result = running.ended() => finished(running, result),
+        }
+    })
+}
+
+fn finished(running: Running, result: anyhow::Result<()>) -> anyhow::Result<()> {
+    notify_systemd(&[NotifyState::Stopping]);
+    if result.is_ok() {
+        tracing::info!("{} was unmounted", running.mountpoint().display());
+    }
+    drop(running);
+    result
+}
+
+/// Does nothing without NOTIFY_SOCKET.
+fn notify_systemd(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!("tell systemd ({state:?}): {error}");
+    }
+}

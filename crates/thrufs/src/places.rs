@@ -1,0 +1,70 @@
+//! SOURCE and MOUNTPOINT, opened once and checked before anything is changed.
+//!
+//! Invariant: SOURCE is held by descriptor from here on, so that it stays what was checked even if
+//! the mount covers it (MOUNTPOINT may be SOURCE itself, or below it, or above it).
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno;
+use thrufs_sys::mountinfo::Place;
+
+/// What a mount needs of the file systems that are there.
+#[derive(Debug)]
+pub(crate) struct Places {
+    /// SOURCE, as O_PATH.
+    pub(crate) source: OwnedFd,
+    /// MOUNTPOINT, absolute and without symlinks.
+    pub(crate) mountpoint: PathBuf,
+}
+
+impl Places {
+    /// Opens and checks both.
+    pub(crate) fn open(source: &Path, mountpoint: &Path) -> anyhow::Result<Self> {
+        let source = open_directory("SOURCE", source)?;
+        if let Err(error) = check_not_dead(mountpoint) {
+            bail!(error);
+        }
+        drop(open_directory("MOUNTPOINT", mountpoint)?);
+        let place = Place::open(mountpoint)
+            .with_context(|| format!("MOUNTPOINT {}", mountpoint.display()))?;
+        let mountpoint = place
+            .path()
+            .with_context(|| format!("where MOUNTPOINT {} is", mountpoint.display()))?;
+        Ok(Self { source, mountpoint })
+    }
+}
+
+/// A mount point whose daemon died answers everything with ENOTCONN, which tells nobody what to do.
+fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
+    match rustix::fs::stat(mountpoint) {
+        Err(Errno::NOTCONN) => bail!(
+            "MOUNTPOINT {0} is a FUSE mount whose daemon is gone: run `thrufs umount {0}` \
+             (or `umount -l {0}`) first",
+            mountpoint.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd> {
+    let shown = path.display();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => anyhow!("{role} {shown} does not exist: create it, or correct the path"),
+        Errno::ACCESS => anyhow!(
+            "{role} {shown}: no permission to reach it (a directory above it is closed to you)"
+        ),
+        Errno::NOTDIR => anyhow!("{role} {shown}: something on the way is not a directory"),
+        Errno::LOOP => anyhow!("{role} {shown}: too many symbolic links"),
+        other => anyhow!("{role} {shown}: {other}"),
+    })?;
+    let stat = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
+        .with_context(|| format!("{role} {shown}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        bail!("{role} {shown} is not a directory, and only directories can be served or covered");
+    }
+    Ok(fd)
+}

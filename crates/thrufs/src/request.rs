@@ -1,0 +1,204 @@
+//! From what was typed to what is to be done: one validated [`MountRequest`].
+//!
+//! Invariant: a request that exists is possible as far as can be known without touching the system;
+//! contradictions between options are found here and nowhere else.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use nix::mount::MsFlags;
+use thrufs_fs::{Config, PosixAcl};
+use tracing::level_filters::LevelFilter;
+
+use crate::mount_options::MountOptions;
+use crate::options::{FileOptions, MountArgs};
+
+/// Who may use the mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// The user who mounts.
+    Owner,
+    /// That user and root (`allow_root`); the kernel lets everybody in, the session refuses.
+    OwnerAndRoot,
+    /// Everybody (`allow_other`).
+    Everybody,
+}
+
+/// What the kernel is told.
+#[derive(Clone, Debug)]
+pub(crate) struct KernelRequest {
+    pub(crate) flags: MsFlags,
+    pub(crate) fsname: OsString,
+    pub(crate) subtype: String,
+    pub(crate) max_read: Option<u32>,
+    pub(crate) access: Access,
+}
+
+/// How the session is run.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionRequest {
+    pub(crate) threads: usize,
+    pub(crate) clone_fd: bool,
+    pub(crate) access: Access,
+}
+
+/// How the daemon logs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogRequest {
+    pub(crate) level: LevelFilter,
+    pub(crate) syslog: bool,
+}
+
+/// One mount, as asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct MountRequest {
+    pub(crate) source: PathBuf,
+    pub(crate) mountpoint: PathBuf,
+    pub(crate) config: Config,
+    pub(crate) kernel: KernelRequest,
+    pub(crate) session: SessionRequest,
+    pub(crate) log: LogRequest,
+    pub(crate) foreground: bool,
+    /// `None`: as much as can be had. `Some(0)`: leave it.
+    pub(crate) rlimit_nofile: Option<u64>,
+}
+
+/// Reads the arguments after `thrufs mount` (or `mount.thrufs`), with those in `-o`.
+///
+/// `-o` items become long options in front of the typed ones, so clap checks both alike, and the
+/// typed ones win.
+pub(crate) fn parse(
+    program: &str,
+    arguments: &[OsString],
+    is_root: bool,
+) -> Result<MountRequest, clap::Error> {
+    let whole_line = |from_o: &[String]| -> Vec<OsString> {
+        let from_o = from_o.iter().map(OsString::from);
+        std::iter::once(program.into())
+            .chain(from_o)
+            .chain(arguments.iter().cloned())
+            .collect()
+    };
+    let typed = MountArgs::try_parse_from(whole_line(&[]))?;
+    let options = MountOptions::parse(&typed.mount_options)
+        .map_err(|error| usage_error(&error.to_string()))?;
+    let merged = MountArgs::try_parse_from(whole_line(&options.arguments))?;
+    build(merged, options, is_root).map_err(|message| usage_error(&message))
+}
+
+/// An error that clap prints, and exits for, like its own.
+fn usage_error(message: &str) -> clap::Error {
+    clap::Error::raw(
+        clap::error::ErrorKind::ValueValidation,
+        format!("{message}\n"),
+    )
+}
+
+fn build(
+    args: MountArgs,
+    mut options: MountOptions,
+    is_root: bool,
+) -> Result<MountRequest, String> {
+    if args.helper.read_only {
+        options.set_flag(MsFlags::MS_RDONLY, true);
+    }
+    if args.helper.read_write {
+        options.set_flag(MsFlags::MS_RDONLY, false);
+    }
+    if args.files.readonly {
+        if options.mentioned.contains(MsFlags::MS_RDONLY)
+            && !options.flags.contains(MsFlags::MS_RDONLY)
+        {
+            return Err("--readonly and rw contradict each other: leave one out".to_owned());
+        }
+        options.set_flag(MsFlags::MS_RDONLY, true);
+    }
+    let access = if args.mount.allow_root {
+        Access::OwnerAndRoot
+    } else if args.mount.allow_other || is_root {
+        Access::Everybody
+    } else {
+        Access::Owner
+    };
+    let fsname = match args.mount.fsname {
+        Some(name) => OsString::from(name),
+        None => absolute(&args.source).into_os_string(),
+    };
+    Ok(MountRequest {
+        config: config(&args.files),
+        kernel: KernelRequest {
+            flags: options.flags_over(MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
+            fsname,
+            subtype: args.mount.subtype,
+            max_read: args.mount.max_read,
+            access,
+        },
+        session: SessionRequest {
+            threads: args.process.thread_pool_size,
+            clone_fd: args.process.clone_fd,
+            access,
+        },
+        log: LogRequest {
+            level: if args.process.debug {
+                LevelFilter::DEBUG
+            } else {
+                args.process.log_level
+            },
+            syslog: args.process.syslog,
+        },
+        foreground: args.process.foreground || args.process.debug,
+        rlimit_nofile: args.process.rlimit_nofile,
+        source: args.source,
+        mountpoint: args.mountpoint,
+    })
+}
+
+fn config(files: &FileOptions) -> Config {
+    let mut timeouts = files.cache.timeouts();
+    timeouts.attr = files.attr_timeout.unwrap_or(timeouts.attr);
+    timeouts.negative = files.negative_timeout.unwrap_or(timeouts.negative);
+    timeouts.entry = files.entry_timeout.unwrap_or(timeouts.entry);
+    timeouts.dir = files
+        .dir_timeout
+        .or(files.entry_timeout)
+        .unwrap_or(timeouts.dir);
+    Config {
+        cache: files.cache,
+        timeouts,
+        xattr: files.xattr || files.posix_acl != PosixAcl::Never,
+        posix_acl: files.posix_acl,
+        readonly: files.readonly,
+        readdirplus: !files.no_readdirplus,
+        allow_direct_io: files.allow_direct_io,
+        allow_mmap: files.allow_mmap,
+        inode_file_handles: files.inode_file_handles,
+        locks: files.locks,
+        max_write: files.max_write,
+    }
+}
+
+/// A relative SOURCE means nothing to who reads the mount table; an absolute one is shown exactly
+/// as typed, because programs look for it.
+fn absolute(source: &Path) -> PathBuf {
+    if source.is_absolute() {
+        return source.to_owned();
+    }
+    source.canonicalize().unwrap_or_else(|_| source.to_owned())
+}
+
+/// The option string for fusermount3, where commas separate and backslashes escape.
+pub(crate) fn escape_commas(value: OsString) -> OsString {
+    let mut escaped = Vec::new();
+    for byte in value.into_vec() {
+        if matches!(byte, b',' | b'\\') {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsString::from_vec(escaped)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,248 @@
+//! Every option's way from the command line into the request, and the contradictions.
+
+use std::time::Duration;
+
+use thrufs_fs::{CachePolicy, InodeFileHandles, LONG_TIMEOUT, Locks};
+
+use super::*;
+
+fn try_request(options: &[&str], is_root: bool) -> Result<MountRequest, String> {
+    let line = ["/srv/source", "/mnt/point"].iter().chain(options);
+    let arguments: Vec<OsString> = line.map(OsString::from).collect();
+    parse("thrufs mount", &arguments, is_root).map_err(|error| error.to_string())
+}
+
+fn request(options: &[&str]) -> MountRequest {
+    try_request(options, true).unwrap_or_else(|error| panic!("{options:?}: {error}"))
+}
+
+fn refusal(options: &[&str]) -> String {
+    match try_request(options, true) {
+        Ok(_) => panic!("{options:?} is accepted"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn parse_without_options_has_virtiofsd_s_defaults() {
+    let request = request(&[]);
+    assert_eq!(request.config, Config::default());
+    assert_eq!(request.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+    assert_eq!(request.kernel.fsname, "/srv/source");
+    assert_eq!(request.kernel.subtype, "thrufs");
+    assert_eq!(request.kernel.access, Access::Everybody);
+    assert_eq!(request.kernel.max_read, None);
+    assert!(!request.foreground && !request.log.syslog && !request.session.clone_fd);
+    assert_eq!(request.log.level, LevelFilter::INFO);
+    assert!((2..=4).contains(&request.session.threads));
+}
+
+#[test]
+fn parse_by_a_user_lets_only_the_owner_in() {
+    assert_eq!(
+        try_request(&[], false).unwrap().kernel.access,
+        Access::Owner
+    );
+    let asked = try_request(&["-o", "allow_other"], false).unwrap();
+    assert_eq!(asked.kernel.access, Access::Everybody);
+    assert_eq!(
+        request(&["-o", "allow_root"]).session.access,
+        Access::OwnerAndRoot
+    );
+}
+
+/// A change to the default configuration.
+type Change = fn(&mut Config);
+
+#[test]
+fn parse_of_each_file_option_changes_its_field_only() {
+    let table: &[(&str, Change)] = &[
+        ("cache=auto", |_| {}),
+        ("cache=metadata", |config| {
+            config.cache = CachePolicy::Metadata;
+            config.timeouts = CachePolicy::Metadata.timeouts();
+        }),
+        ("attr-timeout=2.5", |config| {
+            config.timeouts.attr = Duration::from_millis(2500)
+        }),
+        ("entry-timeout=3", |config| {
+            config.timeouts.entry = Duration::from_secs(3);
+            config.timeouts.dir = Duration::from_secs(3);
+        }),
+        ("negative-timeout=4", |config| {
+            config.timeouts.negative = Duration::from_secs(4)
+        }),
+        ("dir-timeout=5", |config| {
+            config.timeouts.dir = Duration::from_secs(5)
+        }),
+        ("xattr", |config| config.xattr = true),
+        ("posix-acl", |config| {
+            (config.posix_acl, config.xattr) = (PosixAcl::Always, true)
+        }),
+        ("posix-acl=auto", |config| {
+            (config.posix_acl, config.xattr) = (PosixAcl::Auto, true)
+        }),
+        ("posix-acl=never", |_| {}),
+        ("no-readdirplus", |config| config.readdirplus = false),
+        ("allow-direct-io", |config| config.allow_direct_io = true),
+        ("allow-mmap=no", |config| config.allow_mmap = false),
+        ("allow-mmap", |_| {}),
+        ("inode-file-handles=never", |config| {
+            config.inode_file_handles = InodeFileHandles::Never
+        }),
+        ("locks=host", |config| config.locks = Locks::Host),
+        ("max-write=64K", |config| config.max_write = 65536),
+        ("readonly", |config| config.readonly = true),
+    ];
+    for (option, change) in table {
+        let mut expected = Config::default();
+        change(&mut expected);
+        assert_eq!(
+            request(&[&format!("--{option}")]).config,
+            expected,
+            "--{option}"
+        );
+        assert_eq!(request(&["-o", option]).config, expected, "-o {option}");
+        let underscored = option.replace('-', "_");
+        assert_eq!(
+            request(&["-o", &underscored]).config,
+            expected,
+            "-o {underscored}"
+        );
+    }
+}
+
+#[test]
+fn parse_of_each_cache_policy_brings_its_timeouts() {
+    for (name, attr) in [
+        ("never", Duration::ZERO),
+        ("auto", Duration::from_secs(1)),
+        ("always", LONG_TIMEOUT),
+        ("metadata", LONG_TIMEOUT),
+    ] {
+        let timeouts = request(&["--cache", name]).config.timeouts;
+        assert_eq!(
+            (timeouts.attr, timeouts.entry, timeouts.dir),
+            (attr, attr, attr),
+            "{name}"
+        );
+    }
+    let mixed = request(&["--attr-timeout=7", "--cache=always"])
+        .config
+        .timeouts;
+    assert_eq!(
+        (mixed.attr, mixed.entry),
+        (Duration::from_secs(7), LONG_TIMEOUT)
+    );
+}
+
+#[test]
+fn parse_of_each_other_option_reaches_the_request() {
+    assert_eq!(request(&["--thread-pool-size=7"]).session.threads, 7);
+    assert_eq!(request(&["-o", "max_threads=3"]).session.threads, 3);
+    assert!(request(&["-o", "clone_fd"]).session.clone_fd);
+    assert_eq!(
+        request(&["-o", "max_read=128K"]).kernel.max_read,
+        Some(131_072)
+    );
+    assert_eq!(request(&["--rlimit-nofile", "0"]).rlimit_nofile, Some(0));
+    assert_eq!(request(&["--subtype=mine"]).kernel.subtype, "mine");
+    assert_eq!(request(&["-o", r"fsname=a\,b"]).kernel.fsname, "a,b");
+    assert!(request(&["--syslog"]).log.syslog);
+    assert!(request(&["-f"]).foreground);
+    assert_eq!(
+        request(&["--log-level=trace"]).log.level,
+        LevelFilter::TRACE
+    );
+    let debug = request(&["-d"]);
+    assert!(debug.foreground && debug.log.level == LevelFilter::DEBUG);
+}
+
+#[test]
+fn parse_of_an_option_given_twice_takes_the_last_and_the_typed_one() {
+    assert_eq!(
+        request(&["--cache=never", "--cache=always"]).config.cache,
+        CachePolicy::Always
+    );
+    assert_eq!(
+        request(&["-o", "cache=never,cache=auto"]).config.cache,
+        CachePolicy::Auto
+    );
+    let both = request(&["--cache=never", "-o", "cache=always"]);
+    assert_eq!(both.config.cache, CachePolicy::Never);
+}
+
+#[test]
+fn parse_of_mount8_s_flags_honours_r_and_w() {
+    assert!(
+        request(&["-n", "-s", "-v", "-r"])
+            .kernel
+            .flags
+            .contains(MsFlags::MS_RDONLY)
+    );
+    assert!(
+        !request(&["-o", "ro", "-w"])
+            .kernel
+            .flags
+            .contains(MsFlags::MS_RDONLY)
+    );
+    request(&["-t", "fuse.thrufs"]);
+}
+
+#[test]
+fn parse_of_readonly_mounts_read_only_and_ro_leaves_the_daemon_alone() {
+    let readonly = request(&["--readonly"]);
+    assert!(readonly.config.readonly && readonly.kernel.flags.contains(MsFlags::MS_RDONLY));
+    let ro = request(&["-o", "ro"]);
+    assert!(!ro.config.readonly && ro.kernel.flags.contains(MsFlags::MS_RDONLY));
+}
+
+#[test]
+fn parse_of_bad_values_and_contradictions_is_refused_by_name() {
+    let table: &[(&[&str], &str)] = &[
+        (
+            &["--cache=sometimes"],
+            "possible values: never, auto, always, metadata",
+        ),
+        (&["-o", "cache=sometimes"], "'--cache <POLICY>'"),
+        (&["--attr-timeout=-1"], "expected seconds from 0"),
+        (&["--attr-timeout=inf"], "expected seconds from 0"),
+        (&["--entry-timeout=1e300"], "expected seconds from 0"),
+        (&["--max-write=5000"], "multiple of 4096 from 4K to 16M"),
+        (&["--max-write=32M"], "multiple of 4096 from 4K to 16M"),
+        (&["--max-write=99999999999999999999"], "expected bytes"),
+        (&["--max-write=18446744073709551615M"], "too large"),
+        (&["-o", "max_read=100"], "from 4K to 4095M"),
+        (&["--thread-pool-size=0"], "from 1 to 256"),
+        (&["--thread-pool-size=257"], "from 1 to 256"),
+        (&["--rlimit-nofile=many"], "invalid digit"),
+        (&["--subtype=a,b"], "letters, digits"),
+        (&["-o", "allow_other,allow_root"], "cannot be used with"),
+        (&["-d", "--log-level=warn"], "cannot be used with"),
+        (&["--readonly", "-o", "rw"], "contradict"),
+        (&["--cahce=never"], "similar argument exists: '--cache'"),
+        (&["-o", "xattr=yes"], "unexpected value 'yes' for '--xattr'"),
+        (&["-o", "rw=1"], "takes no value"),
+    ];
+    for (options, wanted) in table {
+        let text = refusal(options);
+        assert!(
+            text.contains(wanted),
+            "{options:?}: expected `{wanted}` in: {text}"
+        );
+    }
+}
+
+#[test]
+fn parse_with_options_before_the_positionals_reads_both() {
+    let line = [
+        "-o", "ro", "--cache", "never", "/a", "-n", "/b", "-o", "nodev",
+    ];
+    let arguments: Vec<OsString> = line.iter().map(OsString::from).collect();
+    let request = parse("mount.thrufs", &arguments, true).unwrap();
+    assert_eq!(
+        (request.source, request.mountpoint),
+        ("/a".into(), "/b".into())
+    );
+    assert!(request.kernel.flags.contains(MsFlags::MS_RDONLY));
+}

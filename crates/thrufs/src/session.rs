@@ -1,0 +1,129 @@
+//! One mounted file system: the mount, the session threads that answer it, and its end.
+//!
+//! Invariant: from the moment the mount exists, a value owns it whose drop detaches it, so no error
+//! on the way to a running session can leave it behind.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use fuser::SessionACL;
+use thrufs_fs::{FuseAdapter, Passthrough};
+use tokio::sync::oneshot;
+
+use crate::attach;
+use crate::places::Places;
+use crate::request::{Access, MountRequest, SessionRequest};
+use crate::teardown::{Detached, OurMount};
+
+/// A mount with its connection. Detaches when dropped.
+#[derive(Debug)]
+struct Attached {
+    ours: OurMount,
+    /// Tells whether the mount is still ours; the session has a duplicate.
+    device: OwnedFd,
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Err(error) = self.ours.detach(&self.device) {
+            tracing::error!("{error:#}");
+        }
+    }
+}
+
+/// A file system that is being served.
+#[derive(Debug)]
+pub(crate) struct Running {
+    fs: Arc<Passthrough>,
+    attached: Attached,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+/// Mounts, negotiates INIT and starts the session threads.
+pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
+    let shown = request.source.display();
+    let fs = Passthrough::new(places.source, request.config.clone())
+        .with_context(|| format!("SOURCE {shown}"))?;
+    let fs = Arc::new(fs);
+    let (device, ours) = attach::attach(&places.mountpoint, &request.kernel)?;
+    let attached = Attached { ours, device };
+    let device = attached
+        .device
+        .try_clone()
+        .context("duplicate the FUSE descriptor")?;
+    let (acl, config) = session_config(request.session);
+    let session = fuser::Session::from_fd(FuseAdapter::new(Arc::clone(&fs)), device, acl, config)
+        .context("INIT, the handshake with the kernel")?;
+    fs.set_notifier(session.notifier());
+    let (sender, ended) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("session".to_owned())
+        .spawn(move || {
+            // The receiver is gone only when the process ends anyway.
+            let _ = sender.send(session.run());
+        })
+        .context("start the session's thread")?;
+    let mountpoint = attached.ours.mountpoint().display();
+    tracing::info!("{shown} is mounted at {mountpoint}");
+    if let Some(negotiated) = fs.negotiated() {
+        tracing::info!("INIT negotiated: {negotiated}");
+    }
+    Ok(Running {
+        fs,
+        attached,
+        ended,
+    })
+}
+
+fn session_config(request: SessionRequest) -> (SessionACL, fuser::Config) {
+    let acl = match request.access {
+        Access::Owner => SessionACL::Owner,
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::Everybody => SessionACL::All,
+    };
+    let mut config = fuser::Config::default();
+    config.acl = acl;
+    config.n_threads = Some(request.threads);
+    config.clone_fd = request.clone_fd;
+    (acl, config)
+}
+
+impl Running {
+    /// The file system, for what INIT negotiated and for its counters.
+    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
+        &self.fs
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn mountpoint(&self) -> &Path {
+        self.attached.ours.mountpoint()
+    }
+
+    /// Waits until the session ends by itself: somebody unmounted it (`Ok`), or it failed.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        match (&mut self.ended).await {
+            Ok(result) => result.context("the session failed"),
+            Err(_) => anyhow::bail!("the session's thread is gone without a result"),
+        }
+    }
+
+    /// Detaches the mount and gives the session up to `patience` to finish. A mount that is still
+    /// in use afterwards loses its connection when this process ends.
+    pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
+        match self.attached.ours.detach(&self.attached.device)? {
+            Detached::Now => {}
+            Detached::WasGone => tracing::info!("somebody else has unmounted it"),
+        }
+        match tokio::time::timeout(patience, self.ended()).await {
+            Ok(result) => result,
+            Err(_) => {
+                tracing::warn!("the mount is still in use; its users lose the connection now");
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Removes the mount that this process made, and never another one.
+//!
+//! Invariant: a mount is detached only after it was shown to be the one that [`crate::attach`] made.
+//! The id of a mount and the device number of a file system are used again after an unmount, so both
+//! are compared while the connection is still alive: then our device number cannot belong to anybody
+//! else. The place is held by descriptor meanwhile and unmounted through it, so whatever is mounted
+//! over the path in between is not hit. fuser's own unmount takes the path, at any later time.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, anyhow};
+use nix::mount::MntFlags;
+use rustix::event::{PollFd, PollFlags};
+use thrufs_sys::mountinfo::{MountEntry, Place};
+
+use crate::attach;
+
+/// The mount of this process.
+#[derive(Clone, Debug)]
+pub(crate) struct OurMount {
+    mountpoint: PathBuf,
+    mount_id: u64,
+    device: String,
+}
+
+impl OurMount {
+    pub(crate) fn new(mountpoint: PathBuf, entry: &MountEntry) -> Self {
+        Self {
+            mountpoint,
+            mount_id: entry.mount_id,
+            device: entry.device.clone(),
+        }
+    }
+
+    pub(crate) fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Whether `entry` is this mount.
+    fn is(&self, entry: &MountEntry) -> bool {
+        entry.mount_id == self.mount_id && entry.device == self.device
+    }
+
+    /// Takes the mount out of the tree, also if it is busy: then the users keep it until they
+    /// close their files or this process ends. Does nothing if it is gone or covered already.
+    ///
+    /// `device` is the /dev/fuse descriptor, or a duplicate of it.
+    pub(crate) fn detach(&self, device: &OwnedFd) -> anyhow::Result<Detached> {
+        let Ok(place) = Place::open(&self.mountpoint) else {
+            return Ok(Detached::WasGone);
+        };
+        let Ok(entry) = place.entry() else {
+            return Ok(Detached::WasGone);
+        };
+        if !self.is(&entry) || !is_connected(device) {
+            return Ok(Detached::WasGone);
+        }
+        if attach::is_root() {
+            nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
+                .map_err(|errno| anyhow!("unmount {}: {errno}", self.mountpoint.display()))?;
+        } else {
+            // The helper takes a path and nothing else; it refuses what is not this user's own
+            // FUSE mount, so even the small gap after the check above harms nobody else.
+            drop(place);
+            attach::fusermount_unmount(&self.mountpoint, true)
+                .with_context(|| format!("unmount {}", self.mountpoint.display()))?;
+        }
+        Ok(Detached::Now)
+    }
+}
+
+/// What [`OurMount::detach`] found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Detached {
+    /// It was there, and is no longer.
+    Now,
+    /// Somebody else had unmounted it, or mounted over it.
+    WasGone,
+}
+
+/// Whether the kernel still has a file system on this connection (else poll(2) reports an error).
+fn is_connected(device: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(device, PollFlags::IN)];
+    let now = rustix::event::Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match rustix::event::poll(&mut fds, Some(&now)) {
+        Ok(_) => !fds[0]
+            .revents()
+            .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
+        Err(_) => false,
+    }
+}
+
+/// Asks the mount a first question, as any program would, in a thread of its own, since a daemon
+/// that does not answer would hold the caller as long.
+pub(crate) fn wait_for_answer(mountpoint: &Path, deadline: Duration) -> anyhow::Result<()> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let path = mountpoint.to_owned();
+    let started = Instant::now();
+    std::thread::Builder::new()
+        .name("first-question".to_owned())
+        .spawn(move || sender.send(std::fs::metadata(path)))
+        .context("start a thread")?;
+    let shown = mountpoint.display();
+    match receiver.recv_timeout(deadline) {
+        Ok(Ok(_)) => {
+            tracing::debug!(elapsed = ?started.elapsed(), "the mount answers");
+            Ok(())
+        }
+        Ok(Err(error)) => Err(anyhow!(
+            "the mount at {shown} answers with an error: {error}"
+        )),
+        Err(_) => Err(anyhow!(
+            "the mount at {shown} does not answer within {deadline:?}"
+        )),
+    }
+}

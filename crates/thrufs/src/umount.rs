@@ -1,0 +1,88 @@
+//! `thrufs umount`: unmounts what thrufs mounted, also when its daemon is dead.
+//!
+//! Invariant: only a mount of type fuse.thrufs is ever unmounted here, and no request is sent to it
+//! (a dead daemon would answer with an error, a hung one never).
+
+mod busy;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use nix::errno::Errno;
+use nix::mount::MntFlags;
+use thrufs_sys::mountinfo::Place;
+
+use crate::attach;
+use crate::options::thrufs_subtype;
+
+/// What `thrufs umount` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct UmountArgs {
+    /// Where it is mounted
+    mountpoint: PathBuf,
+    /// Take it out of the tree now, although files in it are open
+    #[arg(short = 'l', long)]
+    lazy: bool,
+}
+
+/// Unmounts the topmost mount at MOUNTPOINT.
+pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
+    let shown = args.mountpoint.display();
+    let place = Place::open(&args.mountpoint).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow!("{shown} does not exist"),
+        _ => anyhow!("{shown}: {error}"),
+    })?;
+    let entry = place.entry().with_context(|| format!("{shown}"))?;
+    if place.path()? != entry.mount_point {
+        bail!(
+            "{shown} is not a mount point (it lies in the {} mount at {})",
+            entry.fs_type,
+            entry.mount_point.display()
+        );
+    }
+    let wanted = attach::fs_type(thrufs_subtype());
+    if entry.fs_type != wanted {
+        bail!(
+            "{shown} is a mount of type {}, not {wanted}: use umount(8)",
+            entry.fs_type
+        );
+    }
+    if args.lazy {
+        return detach_place(&place, &entry.mount_point);
+    }
+    // A held place keeps the mount busy.
+    drop(place);
+    unmount(&entry.mount_point, entry.mount_id)
+}
+
+fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {
+    let shown = mountpoint.display();
+    let refused = if attach::is_root() {
+        match nix::mount::umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
+            Ok(()) => return Ok(()),
+            Err(Errno::EBUSY) => None,
+            Err(errno) => Some(anyhow!("unmount {shown}: {errno}")),
+        }
+    } else {
+        match attach::fusermount_unmount(mountpoint, false) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.to_string().contains("busy") => None,
+            Err(error) => Some(error),
+        }
+    };
+    Err(refused.unwrap_or_else(|| {
+        let users = busy::users(mount_id, mountpoint);
+        anyhow!("{shown} is busy: {users}; end them, or use `thrufs umount --lazy {shown}`")
+    }))
+}
+
+/// Takes exactly the mount that `place` is in out of the tree, busy or not.
+pub(crate) fn detach_place(place: &Place, mountpoint: &Path) -> anyhow::Result<()> {
+    let shown = mountpoint.display();
+    if attach::is_root() {
+        nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
+            .map_err(|errno| anyhow!("unmount {shown}: {errno}"))
+    } else {
+        attach::fusermount_unmount(mountpoint, true)
+    }
+}
