@@ -14,6 +14,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::Side;
@@ -228,7 +229,14 @@ fn remove_dead_mount(mountpoint: &Path, before: u64) {
         return;
     };
     let is_new = place.mount_id().is_ok_and(|now| now != before);
-    let is_dead = rustix::fs::stat(place.link()).is_err_and(|errno| errno == Errno::NOTCONN);
+    // Asked past the cache: the daemon may have answered before it died.
+    let is_dead = statx(
+        CWD,
+        place.link(),
+        AtFlags::STATX_FORCE_SYNC,
+        StatxFlags::BASIC_STATS,
+    )
+    .is_err_and(|errno| errno == Errno::NOTCONN);
     if is_new && is_dead {
         if let Err(error) = crate::umount::detach_place(&place, mountpoint) {
             eprintln!("thrufs: {error:#}");

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use thrufs_sys::mountinfo::Place;
 
@@ -24,9 +24,7 @@ impl Places {
     /// Opens and checks both.
     pub(crate) fn open(source: &Path, mountpoint: &Path) -> anyhow::Result<Self> {
         let source = open_directory("SOURCE", source)?;
-        if let Err(error) = check_not_dead(mountpoint) {
-            bail!(error);
-        }
+        check_not_dead(mountpoint)?;
         drop(open_directory("MOUNTPOINT", mountpoint)?);
         let place = Place::open(mountpoint)
             .with_context(|| format!("MOUNTPOINT {}", mountpoint.display()))?;
@@ -39,7 +37,9 @@ impl Places {
 
 /// A mount point whose daemon died answers everything with ENOTCONN, which tells nobody what to do.
 fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
-    match rustix::fs::stat(mountpoint) {
+    // Attributes that the kernel still has cached would hide it for their lifetime.
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    match rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::BASIC_STATS) {
         Err(Errno::NOTCONN) => bail!(
             "MOUNTPOINT {0} is a FUSE mount whose daemon is gone: run `thrufs umount {0}` \
              (or `umount -l {0}`) first",

@@ -116,7 +116,9 @@ impl Running {
     pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
         match self.attached.ours.detach(&self.attached.device)? {
             Detached::Now => {}
-            Detached::WasGone => tracing::info!("somebody else has unmounted it"),
+            Detached::WasGone => {
+                tracing::info!("the mount is unmounted or covered already; it is left alone");
+            }
         }
         match tokio::time::timeout(patience, self.ended()).await {
             Ok(result) => result,

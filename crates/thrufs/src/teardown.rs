@@ -103,7 +103,7 @@ pub(crate) fn wait_for_answer(mountpoint: &Path, deadline: Duration) -> anyhow::
     let started = Instant::now();
     std::thread::Builder::new()
         .name("first-question".to_owned())
-        .spawn(move || sender.send(std::fs::metadata(path)))
+        .spawn(move || sender.send(std::fs::metadata(path).map(drop)))
         .context("start a thread")?;
     let shown = mountpoint.display();
     match receiver.recv_timeout(deadline) {

@@ -8,15 +8,18 @@ fn thrufs(arguments: &[&str]) -> Output {
 }
 
 fn run(program: &Path, arguments: &[&str]) -> Output {
-    Command::new(program).args(arguments).output().unwrap()
+    Command::new(program)
+        .args(arguments)
+        .output()
+        .expect("the program starts")
 }
 
 fn stdout(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
+    String::from_utf8(output.stdout.clone()).expect("the program prints UTF-8")
 }
 
 fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+    String::from_utf8(output.stderr.clone()).expect("the program prints UTF-8")
 }
 
 #[track_caller]
@@ -88,7 +91,7 @@ fn subcommand_with_a_typing_error_is_corrected() {
     assert_refused(
         &thrufs(&["monut", "a", "b"]),
         2,
-        "similar subcommand exists: 'mount'",
+        "similar subcommands exist: 'umount', 'mount'",
     );
 }
 

@@ -115,6 +115,8 @@ fn refused(mountpoint: &Path, said: &str) -> String {
     };
     let remedy = if said.contains("user_allow_other") {
         ": add the line `user_allow_other` to /etc/fuse.conf, or leave allow_other and allow_root out"
+    } else if said.contains("/dev/fuse: Permission denied") {
+        ": users may not open the device here: `chmod 0666 /dev/fuse` as root (udev's default)"
     } else if said.contains("/dev/fuse") {
         ": load the kernel module (`modprobe fuse`) or pass /dev/fuse into the container"
     } else if said.contains("no write access") || said.contains("not owned") {

@@ -63,36 +63,50 @@ fn parse_of_each_file_option_changes_its_field_only() {
             config.timeouts = CachePolicy::Metadata.timeouts();
         }),
         ("attr-timeout=2.5", |config| {
-            config.timeouts.attr = Duration::from_millis(2500)
+            config.timeouts.attr = Duration::from_millis(2500);
         }),
         ("entry-timeout=3", |config| {
             config.timeouts.entry = Duration::from_secs(3);
             config.timeouts.dir = Duration::from_secs(3);
         }),
         ("negative-timeout=4", |config| {
-            config.timeouts.negative = Duration::from_secs(4)
+            config.timeouts.negative = Duration::from_secs(4);
         }),
         ("dir-timeout=5", |config| {
-            config.timeouts.dir = Duration::from_secs(5)
+            config.timeouts.dir = Duration::from_secs(5);
         }),
-        ("xattr", |config| config.xattr = true),
+        ("xattr", |config| {
+            config.xattr = true;
+        }),
         ("posix-acl", |config| {
-            (config.posix_acl, config.xattr) = (PosixAcl::Always, true)
+            (config.posix_acl, config.xattr) = (PosixAcl::Always, true);
         }),
         ("posix-acl=auto", |config| {
-            (config.posix_acl, config.xattr) = (PosixAcl::Auto, true)
+            (config.posix_acl, config.xattr) = (PosixAcl::Auto, true);
         }),
         ("posix-acl=never", |_| {}),
-        ("no-readdirplus", |config| config.readdirplus = false),
-        ("allow-direct-io", |config| config.allow_direct_io = true),
-        ("allow-mmap=no", |config| config.allow_mmap = false),
+        ("no-readdirplus", |config| {
+            config.readdirplus = false;
+        }),
+        ("allow-direct-io", |config| {
+            config.allow_direct_io = true;
+        }),
+        ("allow-mmap=no", |config| {
+            config.allow_mmap = false;
+        }),
         ("allow-mmap", |_| {}),
         ("inode-file-handles=never", |config| {
-            config.inode_file_handles = InodeFileHandles::Never
+            config.inode_file_handles = InodeFileHandles::Never;
         }),
-        ("locks=host", |config| config.locks = Locks::Host),
-        ("max-write=64K", |config| config.max_write = 65536),
-        ("readonly", |config| config.readonly = true),
+        ("locks=host", |config| {
+            config.locks = Locks::Host;
+        }),
+        ("max-write=64K", |config| {
+            config.max_write = 65536;
+        }),
+        ("readonly", |config| {
+            config.readonly = true;
+        }),
     ];
     for (option, change) in table {
         let mut expected = Config::default();

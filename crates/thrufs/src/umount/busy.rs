@@ -45,10 +45,7 @@ fn processes(mount_id: u64, mountpoint: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for entry in proc.flatten() {
         let file_name = entry.file_name();
-        let Some(pid) = file_name
-            .to_str()
-            .filter(|name| name.parse::<u32>().is_ok())
-        else {
+        let Some(pid) = file_name.to_str().filter(|name| is_other_process(name)) else {
             continue;
         };
         if uses(&entry.path(), mount_id, mountpoint) {
