@@ -157,7 +157,7 @@ fn everything(fs: &thrufs_fs::Passthrough, scratch: &Scratch) -> anyhow::Result<
         .negotiated()
         .context("the session runs, but INIT was not answered")?;
     for line in negotiated.to_string().lines() {
-        println!("  {line}");
+        print_wrapped(line);
     }
     println!("\nWRITE requests for one write(2)");
     shapes::table(fs, scratch)
@@ -166,4 +166,24 @@ fn everything(fs: &thrufs_fs::Passthrough, scratch: &Scratch) -> anyhow::Result<
 /// One line of the report.
 fn done(what: &str) {
     println!("  ok  {what}");
+}
+
+/// A name and its values, over as many lines as it takes.
+fn print_wrapped(line: &str) {
+    const WIDTH: usize = 78;
+    const INDENT: usize = 18;
+    if line.len() + 2 <= WIDTH {
+        println!("  {line}");
+        return;
+    }
+    let mut current = String::from(" ");
+    for word in line.split(' ') {
+        if current.len() > INDENT && current.len() + 1 + word.len() > WIDTH {
+            println!("{current}");
+            current = " ".repeat(INDENT - 1);
+        }
+        current.push(' ');
+        current.push_str(word);
+    }
+    println!("{current}");
 }

@@ -58,7 +58,6 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let (acl, config) = session_config(request.session);
     let session = fuser::Session::from_fd(FuseAdapter::new(Arc::clone(&fs)), device, acl, config)
         .context("INIT, the handshake with the kernel")?;
-    fs.set_notifier(session.notifier());
     let (sender, ended) = oneshot::channel();
     std::thread::Builder::new()
         .name("session".to_owned())
@@ -70,7 +69,9 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let mountpoint = attached.ours.mountpoint().display();
     tracing::info!("{shown} is mounted at {mountpoint}");
     if let Some(negotiated) = fs.negotiated() {
-        tracing::info!("INIT negotiated: {negotiated}");
+        for line in negotiated.to_string().lines() {
+            tracing::info!("INIT: {line}");
+        }
     }
     Ok(Running {
         fs,

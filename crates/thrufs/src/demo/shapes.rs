@@ -59,7 +59,7 @@ const SHAPES: &[Shape] = &[
 
 /// Prints the table.
 pub(super) fn table(fs: &Passthrough, scratch: &Scratch) -> anyhow::Result<()> {
-    println!("  {:<14} {:<5} {:>5}  ", "write(2)", "cache", "WRITE");
+    println!("  {:<14} {:<5} {:>5}", "write(2)", "cache", "WRITE");
     for (number, shape) in SHAPES.iter().enumerate() {
         let requests =
             measure(fs, scratch, number, shape).with_context(|| format!("write {}", shape.name))?;
