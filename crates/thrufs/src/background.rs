@@ -237,9 +237,10 @@ fn remove_dead_mount(mountpoint: &Path, before: u64) {
         StatxFlags::BASIC_STATS,
     )
     .is_err_and(|errno| errno == Errno::NOTCONN);
-    if is_new && is_dead {
-        if let Err(error) = crate::umount::detach_place(&place, mountpoint) {
-            eprintln!("thrufs: {error:#}");
-        }
+    if !is_new || !is_dead {
+        return;
+    }
+    if let Err(error) = crate::umount::detach_place(&place, mountpoint) {
+        crate::complain(&error);
     }
 }

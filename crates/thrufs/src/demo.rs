@@ -11,6 +11,7 @@ mod reproducer;
 mod shapes;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -67,17 +68,17 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     if is_mounted(directory.path(), &scratch.mountpoint) {
         let kept = directory.keep();
         let advice = format!("`thrufs umount --lazy {}`", scratch.mountpoint.display());
-        eprintln!(
-            "thrufs: {} is kept, because it is still mounted: {advice}",
+        crate::complain(&format!(
+            "{} is kept, because it is still mounted: {advice}",
             kept.display()
-        );
+        ));
         return Err(result
             .err()
             .unwrap_or_else(|| anyhow!("the mount could not be removed")));
     }
     directory.close().context("remove the scratch directory")?;
     if result.is_ok() {
-        println!("\nunmounted, scratch removed");
+        say("\nunmounted, scratch removed")?;
     }
     result
 }
@@ -117,11 +118,11 @@ fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
     control::block_on(async {
         let mut signals = Signals::install()?;
         let running = session::start(places, request)?;
-        println!(
+        say(&format!(
             "{} is mounted at {}",
             scratch.source.display(),
             scratch.mountpoint.display()
-        );
+        ))?;
         let worked = tokio::select! {
             result = work(&running, scratch) => result,
             name = signals.stop() => Err(anyhow!("stopped by {name}")),
@@ -149,41 +150,45 @@ async fn work(running: &Running, scratch: &Scratch) -> anyhow::Result<()> {
 }
 
 fn everything(fs: &thrufs_fs::Passthrough, scratch: &Scratch) -> anyhow::Result<()> {
-    println!("\nWork through the mount");
+    say("\nWork through the mount")?;
     files::work(scratch)?;
     reproducer::run(&scratch.mountpoint)?;
-    println!("\nWhat INIT negotiated");
+    say("\nWhat INIT negotiated")?;
     let negotiated = fs
         .negotiated()
         .context("the session runs, but INIT was not answered")?;
     for line in negotiated.to_string().lines() {
-        print_wrapped(line);
+        say_wrapped(line)?;
     }
-    println!("\nWRITE requests for one write(2)");
+    say("\nWRITE requests for one write(2)")?;
     shapes::table(fs, scratch)
 }
 
 /// One line of the report.
-fn done(what: &str) {
-    println!("  ok  {what}");
+fn done(what: &str) -> anyhow::Result<()> {
+    say(&format!("  ok  {what}"))
+}
+
+/// Prints a line. `println!` would panic where standard output is closed.
+fn say(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("write to standard output")
 }
 
 /// A name and its values, over as many lines as it takes.
-fn print_wrapped(line: &str) {
+fn say_wrapped(line: &str) -> anyhow::Result<()> {
     const WIDTH: usize = 78;
     const INDENT: usize = 18;
     if line.len() + 2 <= WIDTH {
-        println!("  {line}");
-        return;
+        return say(&format!("  {line}"));
     }
     let mut current = String::from(" ");
     for word in line.split(' ') {
         if current.len() > INDENT && current.len() + 1 + word.len() > WIDTH {
-            println!("{current}");
+            say(&current)?;
             current = " ".repeat(INDENT - 1);
         }
         current.push(' ');
         current.push_str(word);
     }
-    println!("{current}");
+    say(&current)
 }

@@ -28,15 +28,27 @@ pub(crate) fn init(request: LogRequest) -> anyhow::Result<()> {
         let syslog = syslog_tracing::Syslog::new(c"thrufs", options, facility)
             .ok_or_else(|| anyhow!("the system log is open already"))?;
         if !std::path::Path::new(SYSLOG_SOCKET).exists() {
-            eprintln!("thrufs: {SYSLOG_SOCKET} does not exist: until a syslog daemon runs, log lines are lost");
+            crate::complain(&format!(
+                "{SYSLOG_SOCKET} does not exist: until a syslog daemon runs, log lines are lost"
+            ));
         }
         // The system log adds time and severity itself.
-        let lines = fmt::layer().with_writer(syslog).with_ansi(false).without_time().with_level(false);
-        tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+        let lines = fmt::layer()
+            .with_writer(syslog)
+            .with_ansi(false)
+            .without_time()
+            .with_level(false);
+        tracing_subscriber::registry()
+            .with(lines.with_filter(filter))
+            .try_init()
     } else {
         let is_terminal = std::io::stderr().is_terminal();
-        let lines = fmt::layer().with_writer(std::io::stderr).with_ansi(is_terminal);
-        tracing_subscriber::registry().with(lines.with_filter(filter)).try_init()
+        let lines = fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(is_terminal);
+        tracing_subscriber::registry()
+            .with(lines.with_filter(filter))
+            .try_init()
     }
     .context("start logging")
 }

@@ -20,6 +20,7 @@ mod teardown;
 mod umount;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -59,7 +60,7 @@ fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("thrufs: {error:#}");
+            complain(&error);
             ExitCode::from(failure)
         }
     }
@@ -67,7 +68,7 @@ fn main() -> ExitCode {
 
 fn subcommand(cli: Cli) -> anyhow::Result<()> {
     if cli.print_capabilities {
-        println!("{}", cli::CAPABILITIES);
+        writeln!(std::io::stdout(), "{}", cli::CAPABILITIES)?;
         return Ok(());
     }
     match cli.command {
@@ -109,4 +110,10 @@ fn check(request: &MountRequest) -> anyhow::Result<places::Places> {
     let places = places::Places::open(&request.source, &request.mountpoint)?;
     attach::check_prerequisites()?;
     Ok(places)
+}
+
+/// Says what went wrong, as far as there is somebody to hear it: `eprintln!` would panic where
+/// standard error is closed.
+fn complain(message: &dyn std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "thrufs: {message:#}");
 }

@@ -28,7 +28,12 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 
 /// What `thrufs mount` takes.
 #[derive(Clone, Debug, clap::Parser)]
-#[command(version, args_override_self = true, disable_help_subcommand = true)]
+#[command(
+    version,
+    about = "Make SOURCE appear at MOUNTPOINT",
+    args_override_self = true,
+    disable_help_subcommand = true
+)]
 #[command(
     after_help = "Each long option is also a key of -o, with - or _ between the words: \
     -o cache=never,attr_timeout=0.5. A long option on the command line wins over -o."
@@ -38,9 +43,11 @@ pub(crate) struct MountArgs {
     pub(crate) source: PathBuf,
     /// Directory where it shall appear
     pub(crate) mountpoint: PathBuf,
-    /// Mount options, comma-separated: ro rw [no]dev [no]suid [no]exec [no]atime sync dirsync, and
-    /// every long option; `\,` is a comma inside a value
     #[arg(short = 'o', value_name = "OPTION,...", action = clap::ArgAction::Append)]
+    #[arg(
+        help = "Mount options, comma-separated: ro rw [no]dev [no]suid [no]exec [no]atime sync \
+        dirsync, and every long option; `\\,` is a comma inside a value"
+    )]
     pub(crate) mount_options: Vec<String>,
 
     #[command(flatten)]

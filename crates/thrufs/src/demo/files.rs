@@ -44,8 +44,7 @@ fn many_files(scratch: &Scratch) -> anyhow::Result<()> {
     ensure!(listed == FILES, "{listed} of {FILES} files are listed");
     done(&format!(
         "{FILES} files in nested directories, each in SOURCE as soon as written"
-    ));
-    Ok(())
+    ))
 }
 
 fn rename_open_file(scratch: &Scratch) -> anyhow::Result<()> {
@@ -73,8 +72,7 @@ fn rename_open_file(scratch: &Scratch) -> anyhow::Result<()> {
     let mut data = [0; 8];
     file.read_exact_at(&mut data, 0)?;
     ensure!(&data == b"unlinked", "an unlinked open file lost its data");
-    done("an open file written after its rename, and after its unlink");
-    Ok(())
+    done("an open file written after its rename, and after its unlink")
 }
 
 fn mapping(scratch: &Scratch) -> anyhow::Result<()> {
@@ -101,8 +99,7 @@ fn mapping(scratch: &Scratch) -> anyhow::Result<()> {
         native.get(4094..4104) == Some(b"by a store"),
         "SOURCE lacks the store after fsync"
     );
-    done("a shared mapping: coherent with read(2) and write(2), in SOURCE after fsync");
-    Ok(())
+    done("a shared mapping: coherent with read(2) and write(2), in SOURCE after fsync")
 }
 
 fn links_and_modes(scratch: &Scratch) -> anyhow::Result<()> {
@@ -127,8 +124,7 @@ fn links_and_modes(scratch: &Scratch) -> anyhow::Result<()> {
         through.ino() == native.ino(),
         "the inode number is not the one of SOURCE"
     );
-    done("hard link, symbolic link, mode, and the inode number of SOURCE");
-    Ok(())
+    done("hard link, symbolic link, mode, and the inode number of SOURCE")
 }
 
 fn remove(scratch: &Scratch) -> anyhow::Result<()> {
@@ -136,6 +132,5 @@ fn remove(scratch: &Scratch) -> anyhow::Result<()> {
     if scratch.source.join("tree").exists() {
         bail!("the removed tree is still in SOURCE");
     }
-    done("the tree removed");
-    Ok(())
+    done("the tree removed")
 }

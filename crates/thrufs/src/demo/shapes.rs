@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, ensure};
 use thrufs_fs::{Opcode, Passthrough};
 
-use super::Scratch;
+use super::{Scratch, say};
 
 /// Longer than every shape reaches.
 const FILE_SIZE: usize = 3 << 20;
@@ -59,15 +59,18 @@ const SHAPES: &[Shape] = &[
 
 /// Prints the table.
 pub(super) fn table(fs: &Passthrough, scratch: &Scratch) -> anyhow::Result<()> {
-    println!("  {:<14} {:<5} {:>5}", "write(2)", "cache", "WRITE");
+    say(&format!(
+        "  {:<14} {:<5} {:>5}",
+        "write(2)", "cache", "WRITE"
+    ))?;
     for (number, shape) in SHAPES.iter().enumerate() {
         let requests =
             measure(fs, scratch, number, shape).with_context(|| format!("write {}", shape.name))?;
         let cache = if shape.warm { "warm" } else { "cold" };
-        println!(
+        say(&format!(
             "  {:<14} {cache:<5} {requests:>5}  {}",
             shape.name, shape.remark
-        );
+        ))?;
     }
     Ok(())
 }

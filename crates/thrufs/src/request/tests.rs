@@ -54,61 +54,63 @@ fn parse_by_a_user_lets_only_the_owner_in() {
 /// A change to the default configuration.
 type Change = fn(&mut Config);
 
+/// Each option of the file system, and what it does to the defaults.
+const FILE_OPTIONS: &[(&str, Change)] = &[
+    ("cache=auto", |_| {}),
+    ("cache=metadata", |config| {
+        config.cache = CachePolicy::Metadata;
+        config.timeouts = CachePolicy::Metadata.timeouts();
+    }),
+    ("attr-timeout=2.5", |config| {
+        config.timeouts.attr = Duration::from_millis(2500);
+    }),
+    ("entry-timeout=3", |config| {
+        config.timeouts.entry = Duration::from_secs(3);
+        config.timeouts.dir = Duration::from_secs(3);
+    }),
+    ("negative-timeout=4", |config| {
+        config.timeouts.negative = Duration::from_secs(4);
+    }),
+    ("dir-timeout=5", |config| {
+        config.timeouts.dir = Duration::from_secs(5);
+    }),
+    ("xattr", |config| {
+        config.xattr = true;
+    }),
+    ("posix-acl", |config| {
+        (config.posix_acl, config.xattr) = (PosixAcl::Always, true);
+    }),
+    ("posix-acl=auto", |config| {
+        (config.posix_acl, config.xattr) = (PosixAcl::Auto, true);
+    }),
+    ("posix-acl=never", |_| {}),
+    ("no-readdirplus", |config| {
+        config.readdirplus = false;
+    }),
+    ("allow-direct-io", |config| {
+        config.allow_direct_io = true;
+    }),
+    ("allow-mmap=no", |config| {
+        config.allow_mmap = false;
+    }),
+    ("allow-mmap", |_| {}),
+    ("inode-file-handles=never", |config| {
+        config.inode_file_handles = InodeFileHandles::Never;
+    }),
+    ("locks=host", |config| {
+        config.locks = Locks::Host;
+    }),
+    ("max-write=64K", |config| {
+        config.max_write = 65536;
+    }),
+    ("readonly", |config| {
+        config.readonly = true;
+    }),
+];
+
 #[test]
 fn parse_of_each_file_option_changes_its_field_only() {
-    let table: &[(&str, Change)] = &[
-        ("cache=auto", |_| {}),
-        ("cache=metadata", |config| {
-            config.cache = CachePolicy::Metadata;
-            config.timeouts = CachePolicy::Metadata.timeouts();
-        }),
-        ("attr-timeout=2.5", |config| {
-            config.timeouts.attr = Duration::from_millis(2500);
-        }),
-        ("entry-timeout=3", |config| {
-            config.timeouts.entry = Duration::from_secs(3);
-            config.timeouts.dir = Duration::from_secs(3);
-        }),
-        ("negative-timeout=4", |config| {
-            config.timeouts.negative = Duration::from_secs(4);
-        }),
-        ("dir-timeout=5", |config| {
-            config.timeouts.dir = Duration::from_secs(5);
-        }),
-        ("xattr", |config| {
-            config.xattr = true;
-        }),
-        ("posix-acl", |config| {
-            (config.posix_acl, config.xattr) = (PosixAcl::Always, true);
-        }),
-        ("posix-acl=auto", |config| {
-            (config.posix_acl, config.xattr) = (PosixAcl::Auto, true);
-        }),
-        ("posix-acl=never", |_| {}),
-        ("no-readdirplus", |config| {
-            config.readdirplus = false;
-        }),
-        ("allow-direct-io", |config| {
-            config.allow_direct_io = true;
-        }),
-        ("allow-mmap=no", |config| {
-            config.allow_mmap = false;
-        }),
-        ("allow-mmap", |_| {}),
-        ("inode-file-handles=never", |config| {
-            config.inode_file_handles = InodeFileHandles::Never;
-        }),
-        ("locks=host", |config| {
-            config.locks = Locks::Host;
-        }),
-        ("max-write=64K", |config| {
-            config.max_write = 65536;
-        }),
-        ("readonly", |config| {
-            config.readonly = true;
-        }),
-    ];
-    for (option, change) in table {
+    for (option, change) in FILE_OPTIONS {
         let mut expected = Config::default();
         change(&mut expected);
         assert_eq!(
