@@ -80,15 +80,14 @@ impl LockRange {
     }
 
     fn as_fcntl(self, kind: LockKind) -> Result<libc::flock> {
+        if self.end < self.start {
+            return Err(Errno::EINVAL);
+        }
         let start = i64::try_from(self.start).map_err(|_big| Errno::EINVAL)?;
-        let len = if self.end >= Self::OFFSET_MAX {
-            0
-        } else {
-            i64::try_from(self.end)
-                .ok()
-                .and_then(|end| end.checked_sub(start))
-                .ok_or(Errno::EINVAL)?
-                + 1
+        let len = match self.end {
+            Self::OFFSET_MAX.. => 0,
+            // Both below OFFSET_MAX, so the length fits.
+            end => (end - self.start + 1) as i64,
         };
         Ok(libc::flock {
             l_type: kind.as_fcntl() as i16,
