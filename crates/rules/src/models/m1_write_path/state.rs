@@ -1,0 +1,319 @@
+//! The state of M1: pages, writers, the reader, and the requests at the server.
+//!
+//! Content is one bit a page: whether the bytes of the write are in it. `uptodate && !new` after
+//! the write has returned is what nobody may see.
+
+use std::fmt;
+
+pub(super) const WRITERS: [&str; 2] = ["W1", "W2"];
+/// The reader's number beside the two writers'.
+pub(super) const READER: usize = 2;
+
+#[derive(Clone, Copy, Debug, Default, Hash, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) locked: Option<usize>,
+    pub(super) uptodate: bool,
+    pub(super) new: bool,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum At {
+    /// About to lock the next page.
+    Fill,
+    /// Holds its lock, about to copy.
+    Copy,
+    Fault,
+    Send,
+    Wait,
+    Done,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum Fetch {
+    Look,
+    Reply,
+    RangeInFlight,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Writer {
+    /// False for a second writer that is not there.
+    pub(super) writes: bool,
+    /// File whose page 0 is the source of the second page.
+    source: usize,
+    pub(super) mapped: bool,
+    pub(super) at: At,
+    pub(super) fetch: Fetch,
+    /// First page of the request being filled, and the next one to fill.
+    pub(super) first: usize,
+    pub(super) next: usize,
+    /// Whether the folio that was copied into still has the bytes; the WRITE carries what it has.
+    pub(super) filled: [bool; 2],
+    /// Pages that readers must wait for (rule B').
+    pub(super) range: [bool; 2],
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum Stage {
+    Queued,
+    /// Applied, and the handler is about to invalidate this page.
+    Notify(usize),
+    Applied,
+}
+
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum Request {
+    Write {
+        who: usize,
+        pages: (usize, usize),
+        stage: Stage,
+    },
+    /// What the server read, once a worker has taken the request.
+    Read {
+        who: usize,
+        page: (usize, usize),
+        seen: Option<bool>,
+    },
+}
+
+impl Request {
+    pub(super) fn taken(&self) -> bool {
+        match self {
+            Self::Write { stage, .. } => *stage != Stage::Queued,
+            Self::Read { seen, .. } => seen.is_some(),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) pages: [[Page; 2]; 2],
+    /// Whether the server's file has the bytes of the write.
+    server: [[bool; 2]; 2],
+    /// Whether the writes cover each page wholly.
+    pub(super) whole: [bool; 2],
+    pub(super) writers: [Writer; 2],
+    pub(super) reader: Option<Fetch>,
+    reads: usize,
+    pub(super) requests: Vec<Request>,
+    /// Next page that N invalidates.
+    pub(super) notifying: Option<usize>,
+}
+
+impl State {
+    pub(super) fn new(own: bool, whole: [bool; 2], reads: usize, notifies: bool) -> Self {
+        let writer = |who: usize| Writer {
+            writes: who == 0 || !own,
+            source: if own { who } else { 1 - who },
+            mapped: false,
+            at: if who == 1 && own { At::Done } else { At::Fill },
+            fetch: Fetch::Look,
+            first: 0,
+            next: 0,
+            filled: [false; 2],
+            range: [false; 2],
+        };
+        Self {
+            pages: Default::default(),
+            server: Default::default(),
+            whole,
+            writers: [writer(0), writer(1)],
+            reader: Some(Fetch::Look),
+            reads,
+            requests: Vec::new(),
+            notifying: notifies.then_some(0),
+        }
+    }
+
+    /// Name, file, page and progress of what the thread fetches.
+    pub(super) fn fetching(&self, who: usize) -> (&'static str, usize, usize, Fetch) {
+        match self.reader {
+            Some(fetch) if who == READER => ("R", 0, self.reads, fetch),
+            _ => (
+                WRITERS[who],
+                self.writers[who].source,
+                0,
+                self.writers[who].fetch,
+            ),
+        }
+    }
+
+    pub(super) fn set_fetch(&mut self, who: usize, fetch: Fetch) {
+        if who == READER {
+            self.reader = Some(fetch);
+        } else {
+            self.writers[who].fetch = fetch;
+        }
+    }
+
+    pub(super) fn fetched(&mut self, who: usize) {
+        if who == READER {
+            self.reader = None;
+        } else {
+            self.writers[who].mapped = true;
+            self.writers[who].at = At::Fill;
+        }
+    }
+
+    /// A worker takes the request; a WRITE is applied with it.
+    pub(super) fn take(&mut self, index: usize, notifies: bool) -> String {
+        match &mut self.requests[index] {
+            Request::Write { who, pages, stage } => {
+                for page in pages.0..pages.1 {
+                    self.server[*who][page] |= self.writers[*who].filled[page];
+                }
+                *stage = if notifies {
+                    Stage::Notify(0)
+                } else {
+                    Stage::Applied
+                };
+                format!("worker applies the WRITE of {}", WRITERS[*who])
+            }
+            Request::Read {
+                page: (file, page),
+                seen,
+                ..
+            } => {
+                *seen = Some(self.server[*file][*page]);
+                format!("worker reads {} from its file", page_name(*file, *page))
+            }
+        }
+    }
+
+    pub(super) fn notified(&mut self, index: usize, page: usize) {
+        if let Request::Write { stage, .. } = &mut self.requests[index] {
+            *stage = if page == 0 {
+                Stage::Notify(1)
+            } else {
+                Stage::Applied
+            };
+        }
+    }
+
+    /// The reply arrives: the requester goes on.
+    pub(super) fn reply(&mut self, index: usize, marks_uptodate: bool) -> String {
+        match self.requests.remove(index) {
+            Request::Read {
+                who,
+                page: (file, number),
+                seen,
+            } => {
+                let page = &mut self.pages[file][number];
+                let overwritten = page.new && seen == Some(false);
+                self.writers[file].filled[number] &= !overwritten;
+                page.new = seen == Some(true);
+                page.uptodate = true;
+                page.locked = None;
+                let bytes = if page.new { "new" } else { "old" };
+                self.set_fetch(who, Fetch::Look);
+                let name = page_name(file, number);
+                format!("READ reply: {name} uptodate with the {bytes} bytes, unlocked")
+            }
+            Request::Write {
+                who,
+                pages: (from, to),
+                ..
+            } => {
+                for number in from..to {
+                    let page = &mut self.pages[who][number];
+                    if page.locked == Some(who) {
+                        page.locked = None;
+                        page.uptodate |= marks_uptodate && self.whole[number];
+                    }
+                }
+                let writer = &mut self.writers[who];
+                writer.range = [false; 2];
+                writer.first = writer.next;
+                writer.at = if writer.next == 2 { At::Done } else { At::Fill };
+                format!("WRITE reply: {} unlocks what it holds", WRITERS[who])
+            }
+        }
+    }
+
+    /// Whether the server has all that the writer wrote.
+    pub(super) fn arrived(&self, who: usize) -> bool {
+        self.server[who] == [true; 2]
+    }
+
+    /// Who waits for what, for the end of a deadlock's trace.
+    pub(super) fn waiting(&self) -> Vec<String> {
+        let mut waiting = Vec::new();
+        for who in [0, 1, READER] {
+            let (name, file, page, fetch) = self.fetching(who);
+            let faults = who == READER || self.writers[who].at == At::Fault;
+            if who == READER && self.reader.is_none() {
+                continue;
+            }
+            let called = page_name(file, page);
+            match self.writers.get(who).map(|writer| writer.at) {
+                Some(At::Fill) => {
+                    let next = self.writers[who].next;
+                    waiting.push(format!(
+                        "{name} waits for the lock of {}",
+                        page_name(who, next)
+                    ));
+                }
+                Some(At::Wait) => waiting.push(format!("{name} waits for its WRITE's reply")),
+                _ if faults && fetch == Fetch::Look => {
+                    waiting.push(format!("{name} waits for the lock of {called}"));
+                }
+                _ if faults && fetch == Fetch::RangeInFlight => {
+                    let owner = WRITERS[file];
+                    waiting.push(format!(
+                        "{name} waits for {owner}'s range in flight at {called}"
+                    ));
+                }
+                _ => {}
+            }
+        }
+        for request in &self.requests {
+            if let Request::Write {
+                who,
+                stage: Stage::Notify(page),
+                ..
+            } = request
+            {
+                let called = page_name(*who, *page);
+                waiting.push(format!(
+                    "the WRITE handler's NOTIFY_INVAL_INODE waits for {called}"
+                ));
+            }
+        }
+        waiting
+    }
+
+    /// The page leaves the cache and all page tables.
+    pub(super) fn remove(&mut self, file: usize, number: usize) {
+        self.pages[file][number] = Page::default();
+        for writer in &mut self.writers {
+            writer.mapped &= (writer.source, 0) != (file, number);
+        }
+    }
+}
+
+pub(super) fn page_name(file: usize, page: usize) -> String {
+    format!("{}{page}", if file == 0 { 'A' } else { 'B' })
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (file, pages) in self.pages.iter().enumerate() {
+            if !self.writers[file].writes {
+                continue;
+            }
+            for (number, page) in pages.iter().enumerate() {
+                let lock = page
+                    .locked
+                    .map_or("-", |who| if who == READER { "R" } else { WRITERS[who] });
+                let content = match (page.uptodate, page.new) {
+                    (true, true) => "new",
+                    (true, false) => "old",
+                    (false, true) => "part",
+                    (false, false) => "none",
+                };
+                write!(f, "{}:{lock}/{content} ", page_name(file, number))?;
+            }
+        }
+        write!(f, "(lock/content)")
+    }
+}
