@@ -3,6 +3,8 @@
 
 use clap::Parser;
 
+mod rules;
+
 /// The harness of thrufs: runs against thrufs and against any FUSE or virtiofs mount.
 #[derive(Parser)]
 #[command(name = "xtests", arg_required_else_help = true)]
@@ -12,8 +14,12 @@ struct Cli {
 }
 
 #[derive(clap::Subcommand)]
-enum Command {}
+enum Command {
+    Rules(rules::Args),
+}
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
-    match Cli::parse().command {}
+    match Cli::parse().command {
+        Command::Rules(args) => rules::run(&args),
+    }
 }
