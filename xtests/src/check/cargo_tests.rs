@@ -68,6 +68,8 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
         .args(["--kill-after=10", LIMIT])
         .arg(cargo.get_program())
         .args(cargo.get_args());
+    // An error says where it comes from; a backtrace of the test harness would hide it.
+    command.env("RUST_BACKTRACE", "0");
     command
         .current_dir(install::root())
         .env(SKIP_LOG, &skips)

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
@@ -14,9 +15,13 @@ use crate::support::mount::BIN;
 use crate::support::{Backing, Mount};
 
 const FILES: usize = 50_000;
+/// Two such trees and a tar file of one; an image, so that the disk below sees no fsync.
+const ROOM_MIB: u32 = 4096;
+/// For all that one stage does on its mount.
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// A mount of the binary that this checkout builds.
-fn mount(options: &[&str]) -> Result<Mount> {
+fn mount(backing: Backing, options: &[&str]) -> Result<Mount> {
     if std::env::var_os(BIN).is_none() {
         succeed(&mut cargo(&[
             "build",
@@ -26,7 +31,7 @@ fn mount(options: &[&str]) -> Result<Mount> {
             "thrufs",
         ]))?;
     }
-    Mount::new(Backing::Here, options)
+    Ok(Mount::new(backing, options)?.allow(LIMIT))
 }
 
 fn program(name: &str, args: &[&str], dir: &Path) -> Command {
@@ -50,8 +55,11 @@ pub(super) fn demo(report: &mut Report) -> Result<()> {
 
 /// cp -a, diff -r, getfattr, tar and rm of 50,000 files; the first failure ends it.
 pub(super) fn tree(report: &mut Report) -> Result<()> {
-    let mount = mount(&["--xattr", "--inode-file-handles=prefer"])?;
-    let original = mount.scratch().path().join("original");
+    let mount = mount(
+        Backing::Ext4(ROOM_MIB),
+        &["--xattr", "--inode-file-handles=prefer"],
+    )?;
+    let original = mount.source("original");
     std::fs::create_dir(&original)?;
     trees::make(&original, FILES)?;
     for step in ["cp", "diff", "getfattr", "modes", "tar", "rm"] {
@@ -122,7 +130,7 @@ fn same_output(command: &[&str], one: &Path, other: &Path) -> Result<()> {
 }
 
 pub(super) fn git(report: &mut Report) -> Result<()> {
-    let mount = mount(&[])?;
+    let mount = mount(Backing::Here, &[])?;
     let work = mount.path("work");
     std::fs::create_dir(&work)?;
     trees::make_plain(&work, 2000)?;
@@ -170,7 +178,7 @@ pub(super) fn sqlite(report: &mut Report) -> Result<()> {
 }
 
 fn sqlite_with(cache: &str) -> Result<()> {
-    let mount = mount(&[cache])?;
+    let mount = mount(Backing::Here, &[cache])?;
     let sql = |dir: &Path, text: &str| {
         succeed(&mut program("sqlite3", &["-bail", "db", text], dir))
             .map(|out| out.trim().to_owned())

@@ -135,8 +135,17 @@ impl Mount {
             watchdog: None,
         };
         mount.wait_for_answer()?;
-        mount.watchdog = Some(watch(&mount.dir));
+        mount.watchdog = Some(watch(&mount.dir, LIMIT));
         Ok(mount)
+    }
+
+    /// Gives whoever uses this mount so long from now, instead of what a test gets.
+    pub fn allow(mut self, limit: Duration) -> Self {
+        if self.watchdog.is_some() {
+            self.stop_watching();
+            self.watchdog = Some(watch(&self.dir, limit));
+        }
+        self
     }
 
     fn wait_for_answer(&mut self) -> Result<()> {
@@ -303,14 +312,14 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     Ok(command)
 }
 
-fn watch(dir: &Path) -> (mpsc::Sender<()>, JoinHandle<()>) {
+fn watch(dir: &Path, limit: Duration) -> (mpsc::Sender<()>, JoinHandle<()>) {
     let (stop, stopped) = mpsc::channel();
     let dir = dir.to_owned();
     let name = std::thread::current().name().unwrap_or("a test").to_owned();
     let thread = std::thread::spawn(move || {
-        if stopped.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+        if stopped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
             eprintln!(
-                "{name}: not done after {LIMIT:?}: aborting {}",
+                "{name}: not done after {limit:?}: aborting {}",
                 dir.display()
             );
             abort(&dir);
