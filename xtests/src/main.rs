@@ -2,6 +2,8 @@
 //! its own with an `Args` (clap) and a `run` that returns the process's exit code.
 
 use clap::Parser;
+use xtests::support::lock_holder;
+use xtests::{check, suite};
 
 mod rules;
 
@@ -16,10 +18,20 @@ struct Cli {
 #[derive(clap::Subcommand)]
 enum Command {
     Rules(rules::Args),
+    /// Run all checks of this repository: what must hold before a change goes in.
+    Check(check::Args),
+    /// Run another project's test suite on a mount.
+    Suite(suite::Args),
+    /// Take a file lock and keep it until stdin ends (the tests' second process).
+    #[command(hide = true)]
+    HoldLock(lock_holder::Args),
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
     match Cli::parse().command {
         Command::Rules(args) => rules::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Suite(args) => suite::run(&args),
+        Command::HoldLock(args) => lock_holder::run(&args),
     }
 }

@@ -97,7 +97,7 @@ impl InodeTable {
                 dead.generation + 1,
                 dead.nlookup.load(Ordering::Relaxed),
             ),
-            None => (maps.number_for(&key, self.root.key.ino), 0, 0),
+            None => (maps.number_for(&key, &self.root.key), 0, 0),
         };
         let nlookup = AtomicU64::new(nlookup + 1);
         let inode = Arc::new(Inode {
@@ -120,7 +120,7 @@ impl InodeTable {
         }
         let maps = self.maps.read();
         let known = maps.by_key.get(key).copied();
-        known.unwrap_or_else(|| maps.number_for(key, self.root.key.ino))
+        known.unwrap_or_else(|| maps.number_for(key, &self.root.key))
     }
 
     /// The kernel gives `count` lookups of `ino` back. More than it holds counts as all of them.
@@ -152,13 +152,15 @@ impl InodeTable {
 }
 
 impl Maps {
-    /// The backing file system's own number where no other inode has it; else one made up from
-    /// the key, the same each time unless that is taken too. `root_ino` is what the root reports.
-    fn number_for(&self, key: &InodeKey, root_ino: u64) -> u64 {
+    /// The backing file system's own number on SOURCE's device; else one made up from the key, the
+    /// same each time unless that is taken too. A number of another device that is free now may
+    /// be in use again when the kernel has forgotten one file and looks up the other: then two
+    /// files would have shown the same number.
+    fn number_for(&self, key: &InodeKey, root: &InodeKey) -> u64 {
         let free = |ino: u64| {
-            ino > ROOT_INO && ino != root_ino && ino != u64::MAX && !self.by_ino.contains_key(&ino)
+            ino > ROOT_INO && ino != root.ino && ino != u64::MAX && !self.by_ino.contains_key(&ino)
         };
-        if free(key.ino) {
+        if key.dev == root.dev && free(key.ino) {
             return key.ino;
         }
         let mut ino = SYNTHETIC | mix(mix(key.dev ^ key.mnt_id.rotate_left(32)) ^ key.ino);
@@ -216,6 +218,15 @@ mod tests {
         assert_ne!(other.ino, 77);
         table.forget(other.ino, 1);
         assert_eq!(look_up(&table, key(2, 77)).ino, other.ino);
+    }
+
+    #[test]
+    fn look_up_on_another_device_never_uses_a_number_again() {
+        // Two tmpfs below SOURCE count alike; forgetting one file must not free its number.
+        let table = table();
+        let first = look_up(&table, key(2, 77)).ino;
+        table.forget(first, 1);
+        assert_ne!(look_up(&table, key(3, 77)).ino, first);
     }
 
     #[test]

@@ -86,6 +86,56 @@ impl SharedMapping {
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 
+    /// preadv(2) from `file` at `offset` straight into `ranges` of this mapping: the kernel takes
+    /// the page faults in the middle of the read. One call, no retry when short.
+    ///
+    /// # Errors
+    /// A range outside of the mapping, or what preadv(2) says.
+    pub fn preadv_from(
+        &self,
+        file: impl AsFd,
+        ranges: &[Range<usize>],
+        offset: i64,
+    ) -> io::Result<usize> {
+        let mut iovecs = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            iovecs.push(libc::iovec {
+                iov_base: self.at(range)?.cast(),
+                iov_len: range.len(),
+            });
+        }
+        let count = libc::c_int::try_from(iovecs.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let fd = file.as_fd().as_raw_fd();
+        // SAFETY: every iovec was checked to lie in the mapping, to whose bytes no reference
+        // exists, and which outlives the call.
+        let read = unsafe { libc::preadv(fd, iovecs.as_ptr(), count, offset) };
+        usize::try_from(read).map_err(|_| io::Error::last_os_error())
+    }
+
+    /// msync(MS_SYNC) of the whole mapping.
+    ///
+    /// # Errors
+    /// What msync(2) says (EIO: a page could not be written).
+    pub fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is exactly the mapping.
+        unsafe {
+            nix::sys::mman::msync(self.start, self.len.get(), nix::sys::mman::MsFlags::MS_SYNC)
+        }?;
+        Ok(())
+    }
+
+    /// madvise(MADV_DONTNEED): the next access, also one by the kernel, faults every page again.
+    ///
+    /// # Errors
+    /// What madvise(2) says.
+    pub fn discard(&self) -> io::Result<()> {
+        let advice = nix::sys::mman::MmapAdvise::MADV_DONTNEED;
+        // SAFETY: the range is exactly the mapping; the bytes of a shared one stay in the file.
+        unsafe { nix::sys::mman::madvise(self.start, self.len.get(), advice) }?;
+        Ok(())
+    }
+
     /// The address of `range`, which must lie in the mapping.
     fn at(&self, range: &Range<usize>) -> io::Result<*mut u8> {
         if range.start > range.end || range.end > self.len.get() {
@@ -101,6 +151,12 @@ impl SharedMapping {
         Ok(unsafe { self.start.as_ptr().cast::<u8>().add(range.start) })
     }
 }
+
+// SAFETY: the addresses belong to the process, not to a thread.
+unsafe impl Send for SharedMapping {}
+// SAFETY: every access copies through raw pointers or is made by the kernel; no reference to the
+// bytes exists that a race could invalidate.
+unsafe impl Sync for SharedMapping {}
 
 impl Drop for SharedMapping {
     fn drop(&mut self) {
@@ -146,6 +202,22 @@ mod tests {
         let mut data = [0; 4];
         file.read_exact_at(&mut data, 8190).unwrap();
         assert_eq!(&data, b"abcd");
+    }
+
+    #[test]
+    fn preadv_from_fills_a_discarded_mapping() {
+        let (file, mapping) = two_pages();
+        mapping.write(0, b"abcd").unwrap();
+        mapping.sync().unwrap();
+        mapping.discard().unwrap();
+        assert_eq!(
+            mapping
+                .preadv_from(&file, &[8000..8002, 5000..5002], 0)
+                .unwrap(),
+            4
+        );
+        assert_eq!(mapping.read(8000..8002).unwrap(), b"ab");
+        assert_eq!(mapping.read(5000..5002).unwrap(), b"cd");
     }
 
     #[test]

@@ -44,6 +44,10 @@ impl Passthrough {
             Err(Errno::EPERM) if wanted & libc::O_NOATIME != 0 => {
                 self.open_inode(&inode, wanted & !libc::O_NOATIME)?
             }
+            // An append-only inode (chattr +a) opens no other way, and then WRITE only appends.
+            Err(Errno::EPERM) if flags & libc::O_APPEND != 0 => {
+                self.open_inode(&inode, wanted | libc::O_APPEND)?
+            }
             opened => opened?,
         };
         Ok(self.opened(ino, file, flags))

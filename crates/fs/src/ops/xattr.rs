@@ -100,7 +100,9 @@ impl Passthrough {
         let name = self.xattr_name(name)?;
         self.check_writable()?;
         let inode = self.inode(ino)?;
-        rustix::fs::removexattr(proc_link(self.path_fd(&inode)?), name).or_errno()
+        // Bound to a name: the descriptor must be open until the call is over.
+        let fd = self.path_fd(&inode)?;
+        rustix::fs::removexattr(proc_link(&fd), name).or_errno()
     }
 
     fn has_xattr(&self) -> bool {
@@ -134,7 +136,8 @@ fn is_acl(name: &[u8]) -> bool {
     name == ACL_ACCESS || name == ACL_DEFAULT
 }
 
-fn proc_link(fd: impl AsFd) -> String {
+/// A link that leads to the inode while `fd` is open, which is why it borrows it.
+fn proc_link(fd: &impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
 

@@ -1,0 +1,88 @@
+//! `xtests check`: everything that must hold before a change goes in, in one command. Stages are a
+//! table ([`stages::STAGES`]); this file runs them one by one with a line of progress each.
+//!
+//! Invariant: a stage that cannot run is reported as skipped with what is missing, and with
+//! CI=true a skip that `check/skips.toml` does not list with a reason is a failure.
+
+mod build;
+mod cargo_tests;
+mod expected;
+mod stages;
+mod trees;
+mod workloads;
+
+use std::io::Write;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+
+use crate::report::Report;
+use stages::{STAGES, Stage};
+
+/// Arguments of `xtests check`.
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    /// Run just this stage (may be given several times).
+    #[arg(long, value_name = "NAME")]
+    stage: Vec<String>,
+    /// List the stages and end.
+    #[arg(long)]
+    list: bool,
+}
+
+/// The subcommand; the last line it prints is `N passed, N failed, N skipped`.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.list {
+        for stage in STAGES {
+            println!("{:18} {}", stage.name, stage.about);
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    for name in &args.stage {
+        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        let known = names.contains(&name.as_str());
+        ensure!(
+            known,
+            "no stage is called {name:?}; there are: {}",
+            names.join(", ")
+        );
+    }
+    let wanted =
+        |stage: &&Stage| args.stage.is_empty() || args.stage.iter().any(|n| n == stage.name);
+    let stages: Vec<&Stage> = STAGES.iter().filter(wanted).collect();
+    let mut all = Report::default();
+    for (index, stage) in stages.iter().enumerate() {
+        print!("[{:2}/{}] {:18} ", index + 1, stages.len(), stage.name);
+        std::io::stdout().flush()?;
+        let start = Instant::now();
+        let report = expected::judge(run_stage(stage));
+        println!("{} ({:.0?})", report.summary(), start.elapsed());
+        print_details(&report);
+        all.merge(report);
+    }
+    println!("{}", all.summary());
+    Ok(if all.failed.is_empty() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn run_stage(stage: &Stage) -> Report {
+    let mut report = Report::default();
+    let outcome = stages::provide(stage).and_then(|()| (stage.run)(&mut report));
+    if let Err(error) = outcome {
+        report.record(stage.name, Err(error));
+    }
+    report
+}
+
+fn print_details(report: &Report) {
+    for entry in &report.skipped {
+        println!("        skipped {}: {}", entry.name, entry.why);
+    }
+    for entry in &report.failed {
+        println!("        FAILED  {}: {}", entry.name, entry.why);
+    }
+}

@@ -1,0 +1,104 @@
+//! Stages that look at the source and the binaries, and mount nothing.
+
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use crate::install;
+use crate::report::Report;
+use crate::support::command::{output, succeed};
+use crate::support::skip::missing;
+
+/// cargo in the repository's top directory.
+pub(super) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new("cargo");
+    command.current_dir(install::root()).args(args);
+    // Set by the cargo that runs us; they would make the inner one rebuild the world.
+    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(super) fn fmt(report: &mut Report) -> Result<()> {
+    let outcome = succeed(&mut cargo(&["fmt", "--all", "--check"])).map(|_| ());
+    report.record("fmt", outcome);
+    Ok(())
+}
+
+pub(super) fn clippy(report: &mut Report) -> Result<()> {
+    let args = [
+        "clippy",
+        "--quiet",
+        "--workspace",
+        "--all-targets",
+        "--",
+        "-D",
+        "warnings",
+    ];
+    report.record("clippy", succeed(&mut cargo(&args)).map(|_| ()));
+    Ok(())
+}
+
+pub(super) fn rustdoc(report: &mut Report) -> Result<()> {
+    let mut doc = cargo(&["doc", "--quiet", "--workspace", "--no-deps"]);
+    report.record(
+        "rustdoc",
+        succeed(doc.env("RUSTDOCFLAGS", "-D warnings")).map(|_| ()),
+    );
+    Ok(())
+}
+
+/// Uses a cargo-deny that is there; building it takes four minutes on two CPUs, too long for this.
+pub(super) fn deny(report: &mut Report) -> Result<()> {
+    if !output(&mut cargo(&["deny", "--version"])).is_ok_and(|output| output.status.success()) {
+        return Err(missing("cargo-deny: `cargo install --locked cargo-deny`"));
+    }
+    let args = [
+        "deny",
+        "--workspace",
+        "check",
+        "licenses",
+        "bans",
+        "sources",
+    ];
+    report.record("deny", succeed(&mut cargo(&args)).map(|_| ()));
+    Ok(())
+}
+
+/// Without arguments each binary says what it can do.
+pub(super) fn help(report: &mut Report) -> Result<()> {
+    succeed(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "thrufs",
+    ]))?;
+    let binaries = [("xtests", "check"), ("thrufs", "mount")];
+    for (name, subcommand) in binaries {
+        let outcome = explains_itself(name, subcommand);
+        report.record(&format!("help::{name}"), outcome);
+    }
+    Ok(())
+}
+
+fn explains_itself(name: &str, subcommand: &str) -> Result<()> {
+    let binary = install::target().join("release").join(name);
+    let said = output(&mut Command::new(&binary))?;
+    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    ensure!(
+        text.contains("Usage:"),
+        "{name} without arguments prints no usage:\n{text}"
+    );
+    ensure!(
+        text.contains(subcommand),
+        "{name} without arguments does not name {subcommand}"
+    );
+    ensure!(
+        said.status.code() == Some(2),
+        "{name} without arguments exits {}",
+        said.status
+    );
+    Ok(())
+}

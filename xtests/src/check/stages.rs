@@ -1,0 +1,181 @@
+//! The stages of `xtests check`, cheapest first: name, what each needs, what it runs.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::{build, cargo_tests, workloads};
+use crate::install;
+use crate::report::Report;
+use crate::suite;
+use crate::support::skip::missing;
+
+/// Something a stage cannot do without.
+pub(super) enum Need {
+    /// Effective user id 0.
+    Root,
+    /// /dev/fuse.
+    FuseDevice,
+    /// A Debian package: what it brings (a program, or a file by its path), and its name.
+    Apt(&'static str, &'static str),
+}
+
+/// A row of the table.
+pub(super) struct Stage {
+    /// For `--stage`.
+    pub(super) name: &'static str,
+    /// For `--list`.
+    pub(super) about: &'static str,
+    /// Checked, and installed where possible, before `run`.
+    pub(super) needs: &'static [Need],
+    /// Records a verdict per test.
+    pub(super) run: fn(&mut Report) -> Result<()>,
+}
+
+/// What a real mount needs.
+const MOUNT: &[Need] = &[Need::Root, Need::FuseDevice];
+
+const MOUNT_TIER: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("fusermount3", "fuse3"),
+    Need::Apt("setfacl", "acl"),
+    Need::Apt("getfattr", "attr"),
+    Need::Apt("mkfs.ext4", "e2fsprogs"),
+    Need::Apt("mkfs.btrfs", "btrfs-progs"),
+];
+
+const TREE: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("getfattr", "attr"),
+    Need::Apt("setfacl", "acl"),
+];
+
+const PJDFSTEST: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("/usr/include/sys/acl.h", "libacl1-dev"),
+];
+
+/// All stages in order.
+pub(super) const STAGES: &[Stage] = &[
+    Stage {
+        name: "fmt",
+        about: "rustfmt",
+        needs: &[],
+        run: build::fmt,
+    },
+    Stage {
+        name: "clippy",
+        about: "clippy, warnings denied",
+        needs: &[],
+        run: build::clippy,
+    },
+    Stage {
+        name: "rustdoc",
+        about: "rustdoc, warnings denied",
+        needs: &[],
+        run: build::rustdoc,
+    },
+    Stage {
+        name: "deny",
+        about: "cargo-deny: licences, advisories",
+        needs: &[],
+        run: build::deny,
+    },
+    Stage {
+        name: "help",
+        about: "the binaries explain themselves",
+        needs: &[],
+        run: build::help,
+    },
+    Stage {
+        name: "library",
+        about: "cargo test",
+        needs: &[],
+        run: cargo_tests::library,
+    },
+    Stage {
+        name: "native",
+        about: "mount tests on SOURCE itself",
+        needs: MOUNT_TIER,
+        run: cargo_tests::native,
+    },
+    Stage {
+        name: "mount-auto",
+        about: "mount tests, --cache=auto",
+        needs: MOUNT_TIER,
+        run: cargo_tests::auto,
+    },
+    Stage {
+        name: "mount-never",
+        about: "mount tests, --cache=never",
+        needs: MOUNT_TIER,
+        run: cargo_tests::never,
+    },
+    Stage {
+        name: "mount-always",
+        about: "mount tests, --cache=always",
+        needs: MOUNT_TIER,
+        run: cargo_tests::always,
+    },
+    Stage {
+        name: "demo",
+        about: "thrufs demo",
+        needs: MOUNT,
+        run: workloads::demo,
+    },
+    Stage {
+        name: "pjdfstest",
+        about: "POSIX suite, as natively",
+        needs: PJDFSTEST,
+        run: suite::pjdfstest::check,
+    },
+    Stage {
+        name: "fsx",
+        about: "fsx, 100,000 operations a mode",
+        needs: MOUNT,
+        run: suite::fsx::check,
+    },
+    Stage {
+        name: "tree",
+        about: "50,000 files: cp, diff, tar, rm",
+        needs: TREE,
+        run: workloads::tree,
+    },
+    Stage {
+        name: "git",
+        about: "git init, add, commit, fsck",
+        needs: &[Need::Root, Need::FuseDevice, Need::Apt("git", "git")],
+        run: workloads::git,
+    },
+    Stage {
+        name: "sqlite",
+        about: "SQLite in WAL mode",
+        needs: &[
+            Need::Root,
+            Need::FuseDevice,
+            Need::Apt("sqlite3", "sqlite3"),
+        ],
+        run: workloads::sqlite,
+    },
+];
+
+/// Provides what a stage needs; what cannot be had is the error that skips it.
+pub(super) fn provide(stage: &Stage) -> Result<()> {
+    let mut packages = Vec::new();
+    for need in stage.needs {
+        match need {
+            Need::Root if !nix::unistd::geteuid().is_root() => {
+                return Err(missing("root: run it as root (sudo)"));
+            }
+            Need::FuseDevice if !Path::new("/dev/fuse").exists() => {
+                return Err(missing("/dev/fuse: load the fuse module (modprobe fuse)"));
+            }
+            Need::Root | Need::FuseDevice => {}
+            Need::Apt(thing, package) => packages.push((*thing, *package)),
+        }
+    }
+    install::apt(&packages)
+}

@@ -1,0 +1,93 @@
+//! Programs that a check needs and a fresh machine lacks: installed where we may (apt as root,
+//! Rust tools into `target/tools`), otherwise named with the command that installs them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::support::command::{output, succeed};
+use crate::support::skip::missing;
+
+/// The repository's top directory.
+pub fn root() -> PathBuf {
+    let manifest = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let manifest = manifest.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    manifest
+        .parent()
+        .map_or_else(|| manifest.clone(), Path::to_owned)
+}
+
+/// cargo's target directory.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+}
+
+/// Whether a program is on PATH (or in the directories of root's PATH).
+fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    places.extend(["/usr/sbin".into(), "/sbin".into()]);
+    places
+        .into_iter()
+        .map(|dir| dir.join(program))
+        .find(|file| file.is_file())
+}
+
+/// Makes sure of these Debian packages: `(a file or program it brings, package)`.
+pub fn apt(wanted: &[(&str, &str)]) -> Result<()> {
+    let have = |thing: &str| {
+        if thing.starts_with('/') {
+            Path::new(thing).exists()
+        } else {
+            find(thing).is_some()
+        }
+    };
+    let lacking: Vec<&str> = wanted
+        .iter()
+        .filter(|(thing, _)| !have(thing))
+        .map(|(_, package)| *package)
+        .collect();
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let list = lacking.join(" ");
+    let remedy = format!("{list}: as root, `apt-get install {list}`");
+    if !nix::unistd::geteuid().is_root() || find("apt-get").is_none() {
+        return Err(missing(remedy));
+    }
+    let mut install = Command::new("apt-get");
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    install
+        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(&lacking);
+    if !output(&mut install)?.status.success() {
+        succeed(Command::new("apt-get").args(["update", "-qq"]))
+            .and_then(|_| succeed(&mut install))
+            .map_err(|error| missing(format!("{remedy} ({error:#})")))?;
+    }
+    Ok(())
+}
+
+/// A program from the Rust package registry, at exactly this version, in `target/tools`.
+pub fn tool(krate: &str, version: &str) -> Result<PathBuf> {
+    let tools = target().join("tools");
+    let program = tools.join("bin").join(krate);
+    let stamp = tools.join(format!("{krate}-{version}.installed"));
+    if program.is_file() && stamp.is_file() {
+        return Ok(program);
+    }
+    let mut install = Command::new("cargo");
+    install
+        .args(["install", "--locked", "--quiet", "--force", "--root"])
+        .arg(&tools);
+    install.arg("--target-dir").arg(tools.join("build"));
+    install.arg(format!("{krate}@{version}"));
+    succeed(&mut install).map_err(|error| {
+        missing(format!(
+            "{krate} {version}: `cargo install {krate}@{version}` ({error:#})"
+        ))
+    })?;
+    std::fs::write(&stamp, "")?;
+    Ok(program)
+}

@@ -1,0 +1,18 @@
+//! What the tests of a real mount share: mounts that never stay behind, other users, other
+//! processes, waiting with a deadline, and skipping by name.
+//!
+//! A library and not a `tests/common` module, so that each test file compiles it once and the
+//! suites and checks of the binary use the same mounts.
+
+pub mod command;
+pub mod lock_holder;
+pub mod mount;
+pub mod scratch;
+pub mod skip;
+pub mod user;
+pub mod wait;
+
+pub use mount::{Mount, ino, on_backing, on_mount};
+pub use scratch::{Backing, Scratch};
+pub use skip::{Outcome, case, missing};
+pub use user::User;

@@ -1,0 +1,167 @@
+//! A scratch directory with a SOURCE and a mount point, on the file system a test asks for.
+//!
+//! Invariant: everything mounted below it is unmounted, last first, before the directory is
+//! removed; if that fails the directory stays, since removing it would reach into a mount.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+use anyhow::{Context, Result};
+use nix::mount::{MntFlags, umount2};
+use tempfile::TempDir;
+
+use super::command::succeed;
+use super::skip::missing;
+
+/// The file system that holds SOURCE.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// Whatever holds the temporary directory.
+    Here,
+    /// A tmpfs.
+    Tmpfs,
+    /// A fresh ext4 of so many MiB on a loop device.
+    Ext4(u32),
+    /// A fresh btrfs of so many MiB on a loop device (reflinks).
+    Btrfs(u32),
+}
+
+/// The directory; see the module's invariant.
+#[derive(Debug)]
+pub struct Scratch {
+    root: Option<TempDir>,
+    path: PathBuf,
+    source: PathBuf,
+    mounted: Mutex<Vec<PathBuf>>,
+}
+
+impl Scratch {
+    /// Another mount point for a SOURCE that belongs to somebody else, who keeps it long enough.
+    pub fn sharing(source: PathBuf) -> Result<Self> {
+        let mut scratch = Self::new(Backing::Here)?;
+        scratch.source = source;
+        Ok(scratch)
+    }
+
+    /// Makes it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
+    pub fn new(backing: Backing) -> Result<Self> {
+        let root = tempfile::Builder::new()
+            .prefix("thrufs-test-")
+            .tempdir()
+            .context("cannot make a scratch directory; set TMPDIR to one that can be written")?;
+        let path = root.path().to_owned();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+        let source = path.join("source");
+        let scratch = Self {
+            root: Some(root),
+            path,
+            source,
+            mounted: Mutex::default(),
+        };
+        for name in ["source", "mnt"] {
+            std::fs::create_dir(scratch.path().join(name))?;
+        }
+        match backing {
+            Backing::Here => {}
+            Backing::Tmpfs => scratch.mount_tmpfs(&scratch.source())?,
+            Backing::Ext4(mib) => scratch.mount_image("ext4", &["-q", "-F"], mib)?,
+            Backing::Btrfs(mib) => scratch.mount_image("btrfs", &["-q"], mib)?,
+        }
+        std::fs::set_permissions(scratch.source(), PermissionsExt::from_mode(0o755))?;
+        Ok(scratch)
+    }
+
+    /// The directory itself, outside SOURCE.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// SOURCE.
+    pub fn source(&self) -> PathBuf {
+        self.source.clone()
+    }
+
+    /// The empty directory to mount on.
+    pub fn mountpoint(&self) -> PathBuf {
+        self.path.join("mnt")
+    }
+
+    /// Mounts a tmpfs on `directory`, until the scratch directory goes.
+    pub fn mount_tmpfs(&self, directory: &Path) -> Result<()> {
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", "mode=0755", "tmpfs"])
+            .arg(directory);
+        succeed(&mut mount).map_err(|error| missing(format!("mounting a tmpfs: {error:#}")))?;
+        self.adopt(directory);
+        Ok(())
+    }
+
+    fn mount_image(&self, kind: &str, options: &[&str], mib: u32) -> Result<()> {
+        let image = self.path.join("image");
+        std::fs::File::create(&image)?.set_len(u64::from(mib) << 20)?;
+        let mkfs = format!("mkfs.{kind}");
+        let made = Command::new(&mkfs).args(options).arg(&image).output();
+        let made = made.map_err(|error| missing(format!("{mkfs}: {error}")))?;
+        anyhow::ensure!(
+            made.status.success(),
+            "{mkfs}: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", kind, "-o", "loop"])
+            .arg(&image)
+            .arg(self.source());
+        succeed(&mut mount)
+            .map_err(|error| missing(format!("a loop device with {kind}: {error:#}")))?;
+        self.adopt(&self.source());
+        Ok(())
+    }
+
+    /// Unmounts `directory` with the scratch directory.
+    pub fn adopt(&self, directory: &Path) {
+        let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
+        mounted.push(directory.to_owned());
+    }
+
+    /// Unmounts now what [`Scratch::mount_tmpfs`] mounted last.
+    pub fn unmount_last(&self) -> Result<()> {
+        let last = self
+            .mounted
+            .lock()
+            .expect("no holder of this lock panics")
+            .pop();
+        let last = last.context("nothing is mounted in this scratch directory")?;
+        umount2(&last, MntFlags::empty()).with_context(|| format!("umount {}", last.display()))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let mounted = self
+            .mounted
+            .get_mut()
+            .expect("no holder of this lock panics");
+        let mut clean = true;
+        for directory in mounted.drain(..).rev() {
+            if umount2(&directory, MntFlags::empty()).is_ok() {
+                continue;
+            }
+            // A lazy unmount frees the loop device once the last user is gone.
+            if let Err(error) = umount2(&directory, MntFlags::MNT_DETACH) {
+                eprintln!("{} stays mounted: {error}", directory.display());
+                clean = false;
+            }
+        }
+        clean &= !super::mount::is_mounted(&self.mountpoint());
+        if let (false, Some(root)) = (clean, self.root.take()) {
+            eprintln!(
+                "kept because something is still mounted there: {}",
+                root.keep().display()
+            );
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! From the command line to a clean unmount, by every way in and out.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use xtests::support::command::{output, succeed};
+use xtests::support::mount::{Leftover, is_mounted, mount_line, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn mounted() -> Result<Mount> {
+    let mount = Mount::new(Backing::Here, &[])?;
+    mount.require_mount()?;
+    std::fs::write(mount.source("f"), "content")?;
+    Ok(mount)
+}
+
+/// A scratch directory for tests that call thrufs by themselves.
+fn scratch() -> Result<(Scratch, Leftover)> {
+    if xtests::support::mount::is_native() {
+        return Err(missing("a mount (this is a native run)"));
+    }
+    let scratch = Scratch::new(Backing::Here)?;
+    std::fs::write(scratch.source().join("f"), "content")?;
+    let leftover = Leftover(scratch.mountpoint());
+    Ok((scratch, leftover))
+}
+
+fn wait_for_unmounted(path: &Path) -> Outcome {
+    wait_until("the mount to be gone", SOON, || Ok(!is_mounted(path)))
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
+}
+
+#[test]
+fn daemon_with_sigterm_or_sigint_unmounts_and_exits_0() -> Outcome {
+    case(|| {
+        for signal in [Signal::SIGTERM, Signal::SIGINT] {
+            let mut m = mounted()?;
+            kill(m.pid()?, signal)?;
+            let code = m.wait_for_daemon()?;
+            ensure!(code == 0, "{signal}: exit code {code}\n{}", m.log());
+            ensure!(!is_mounted(m.dir()), "{signal}: still mounted");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
+    case(|| {
+        let mut m = mounted()?;
+        let open = File::open(m.path("f"))?;
+        kill(m.pid()?, Signal::SIGTERM)?;
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 0, "exit code {code}\n{}", m.log());
+        ensure!(!is_mounted(m.dir()), "still mounted");
+        drop(open);
+        Ok(())
+    })
+}
+
+#[test]
+fn daemon_with_sighup_keeps_serving() -> Outcome {
+    case(|| {
+        let m = mounted()?;
+        for _ in 0..3 {
+            kill(m.pid()?, Signal::SIGHUP)?;
+            ensure!(std::fs::read(m.path("f"))? == b"content");
+        }
+        m.unmount()
+    })
+}
+
+#[test]
+fn umount_of_a_busy_mount_is_refused_and_serves_on() -> Outcome {
+    case(|| {
+        let m = mounted()?;
+        let open = File::open(m.path("f"))?;
+        ensure!(umount2(m.dir(), MntFlags::empty()) == Err(nix::errno::Errno::EBUSY));
+        ensure!(std::fs::read(m.path("f"))? == b"content");
+        drop(open);
+        m.unmount()
+    })
+}
+
+#[test]
+fn umount_by_each_program_ends_the_daemon() -> Outcome {
+    case(|| {
+        let programs: [&[&str]; 3] = [&["umount"], &["fusermount3", "-u"], &["thrufs", "umount"]];
+        for words in programs {
+            let mut m = mounted()?;
+            let program = if words[0] == "thrufs" {
+                thrufs()?
+            } else {
+                words[0].into()
+            };
+            succeed(Command::new(program).args(&words[1..]).arg(m.dir()))?;
+            wait_for_unmounted(m.dir())?;
+            let code = m.wait_for_daemon()?;
+            ensure!(code == 0, "{words:?}: the daemon exits {code}\n{}", m.log());
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
+    case(|| {
+        let mut m = mounted()?;
+        let _leftover = Leftover(m.dir().to_owned());
+        kill(m.pid()?, Signal::SIGKILL)?;
+        ensure!(
+            m.wait_for_daemon().is_err(),
+            "a killed daemon has no exit code"
+        );
+        let error = std::fs::read(m.path("f")).unwrap_err();
+        ensure!(error.raw_os_error() == Some(libc::ENOTCONN), "{error}");
+        succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
+        wait_for_unmounted(m.dir())
+    })
+}
+
+#[test]
+fn mount_in_the_background_returns_when_it_answers() -> Outcome {
+    case(|| {
+        let (s, _leftover) = scratch()?;
+        for _ in 0..5 {
+            let mut mount = Command::new(thrufs()?);
+            succeed(mount.arg("mount").args([s.source(), s.mountpoint()]))?;
+            ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+            succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
+            ensure!(
+                !is_mounted(&s.mountpoint()),
+                "umount returned before it was done"
+            );
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_that_cannot_start_names_the_reason_and_leaves_nothing() -> Outcome {
+    case(|| {
+        let (s, _leftover) = scratch()?;
+        let (source, dir) = (s.source(), s.mountpoint());
+        let (none, file) = (s.path().join("none"), s.source().join("f"));
+        let cases: [(&[&Path], &[&str], &str); 6] = [
+            (&[&none, &dir], &[], "none"),
+            (&[&source, &none], &[], "none"),
+            (&[&file, &dir], &[], "f"),
+            (&[&source, &dir], &["--cache=sometimes"], "sometimes"),
+            (&[&source, &dir], &["-o", "cahce=auto"], "cache"),
+            (&[&source], &[], "MOUNTPOINT"),
+        ];
+        for (paths, options, named) in cases {
+            for foreground in [false, true] {
+                let mut mount = Command::new("timeout");
+                mount
+                    .arg("10")
+                    .arg(thrufs()?)
+                    .arg("mount")
+                    .args(options)
+                    .args(paths);
+                let result = output(mount.args(foreground.then_some("-f")))?;
+                ensure!(!result.status.success(), "{paths:?} {options:?}: success");
+                ensure!(
+                    result.status.code() != Some(124),
+                    "{paths:?} {options:?}: hangs"
+                );
+                let text = said(&result);
+                ensure!(
+                    text.contains(named),
+                    "{paths:?} {options:?}: {named} is not in:\n{text}"
+                );
+                ensure!(!text.contains("panicked"), "{text}");
+                ensure!(!is_mounted(&dir), "{paths:?} {options:?}: left mounted");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_shows_type_source_and_safe_flags() -> Outcome {
+    case(|| {
+        let m = mounted()?;
+        let line = mount_line(m.dir()).unwrap_or_default();
+        let source = m.source("");
+        let source = source.to_str().unwrap_or_default().trim_end_matches('/');
+        ensure!(
+            line.contains(&format!(" - fuse.thrufs {source} ")),
+            "{line}"
+        );
+        for flag in ["nosuid", "nodev", "allow_other", "default_permissions"] {
+            ensure!(line.contains(flag), "{flag}: {line}");
+        }
+        m.unmount()
+    })
+}
+
+/// The binary under the name that mount(8) calls.
+fn helper(s: &Scratch, name: &str) -> Result<PathBuf> {
+    let link = s.path().join(name);
+    std::os::unix::fs::symlink(std::fs::canonicalize(thrufs()?)?, &link)?;
+    Ok(link)
+}
+
+#[test]
+fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
+    case(|| {
+        let (s, _leftover) = scratch()?;
+        let options = "rw,nofail,_netdev,x-systemd.automount,cache=never,noatime,comment=x";
+        for name in ["mount.thrufs", "mount.fuse.thrufs"] {
+            let program = helper(&s, name)?;
+            let (source, dir) = (s.source(), s.mountpoint());
+            succeed(
+                Command::new(&program)
+                    .args([&source, &dir])
+                    .args(["-o", options]),
+            )?;
+            ensure!(std::fs::read(dir.join("f"))? == b"content", "{name}");
+            ensure!(
+                mount_line(&dir).unwrap_or_default().contains("noatime"),
+                "{name}: noatime"
+            );
+            succeed(Command::new("umount").arg(&dir))?;
+            let mut before = Command::new(&program);
+            succeed(before.args(["-o", "ro,xattr"]).args([&source, &dir]))?;
+            let error = std::fs::write(dir.join("g"), "").unwrap_err();
+            ensure!(error.raw_os_error() == Some(libc::EROFS), "{name}: {error}");
+            succeed(Command::new("umount").arg(&dir))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
+    case(|| {
+        let (s, _leftover) = scratch()?;
+        if !Path::new("/sbin/mount.fuse").exists() {
+            return Err(missing("/sbin/mount.fuse (fuse3)"));
+        }
+        // With `PROGRAM#SOURCE` the program need not be installed where mount.fuse looks for it.
+        let program = std::fs::canonicalize(thrufs()?)?;
+        let device = format!("{}#{}", program.display(), s.source().display());
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "fuse", "-o", "nofail,cache=never", &device])
+            .arg(s.mountpoint());
+        succeed(&mut mount)?;
+        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        let line = mount_line(&s.mountpoint()).unwrap_or_default();
+        ensure!(line.contains(" - fuse.thrufs "), "{line}");
+        succeed(Command::new("umount").arg(s.mountpoint())).map(|_| ())
+    })
+}
