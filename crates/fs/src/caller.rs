@@ -1,5 +1,12 @@
 //! What /proc tells of the thread that waits for an answer, where the protocol or fuser does not.
 
+use rustix::thread::CapabilitySet;
+
+use crate::passthrough::Caller;
+
+/// In the masks of /proc/TID/status.
+const CAP_FSETID: u64 = CapabilitySet::FSETID.bits();
+
 /// The system call a caller is in, as far as it matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum System {
@@ -53,9 +60,42 @@ pub(crate) fn is_interrupted(tid: u32) -> bool {
     (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
 }
 
+/// Supplementary groups of a thread, from /proc; none when it cannot be seen from here.
+pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
+    let groups = status_field(tid, "Groups:");
+    groups
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|gid| gid.parse().ok())
+        .collect()
+}
+
+/// Whether the caller may change a file that is set-uid or set-gid and leave it so. One that is
+/// not root counts as without: a capability that it shows in /proc may be its user namespace's.
+pub(crate) fn has_fsetid(caller: &Caller) -> bool {
+    if caller.uid != 0 {
+        return false;
+    }
+    let effective = status_field(caller.pid, "CapEff:")
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    effective.is_none_or(|caps| caps & CAP_FSETID != 0)
+}
+
+fn status_field(tid: u32, name: &str) -> Option<String> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let mut lines = status.lines();
+    lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn has_fsetid_of_another_user_is_false() {
+        let (uid, gid, pid) = (12345, 0, std::process::id());
+        assert!(!has_fsetid(&Caller { uid, gid, pid }));
+    }
 
     #[test]
     fn is_interrupted_of_a_thread_that_is_gone_is_true() {

@@ -193,6 +193,7 @@ impl Filesystem for FuseAdapter {
             atime: atime.map(set_time),
             mtime: mtime.map(set_time),
             fh: fh.map(|fh| fh.0),
+            caller: Some(caller(req)),
         };
         match self.run(Opcode::SetAttr, req, ino, |fs| fs.setattr(ino.0, &set)) {
             Ok(attr) => reply.attr(&self.attr_timeout(), &file_attr(&attr)),
@@ -414,10 +415,14 @@ impl Filesystem for FuseAdapter {
             flags: flags.0,
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
-        reply_written(
-            self.run(Opcode::Write, req, ino, |fs| fs.write(&request)),
-            reply,
-        );
+        let kill_suidgid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let done = self.run(Opcode::Write, req, ino, |fs| {
+            if kill_suidgid {
+                fs.kill_suidgid(ino.0, fh.0, &caller(req))?;
+            }
+            fs.write(&request)
+        });
+        reply_written(done, reply);
     }
 
     fn flush(
@@ -714,7 +719,9 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(req);
         let done = self.run(Opcode::Fallocate, req, ino, |fs| {
+            fs.kill_suidgid_unless_privileged(ino.0, fh.0, &caller)?;
             fs.fallocate(ino.0, fh.0, offset, length, mode as u32)
         });
         reply_empty(done, reply);
@@ -752,7 +759,9 @@ impl Filesystem for FuseAdapter {
     ) {
         let from = (ino_in.0, fh_in.0, offset_in);
         let to = (ino_out.0, fh_out.0, offset_out);
+        let caller = caller(req);
         let done = self.run(Opcode::CopyFileRange, req, ino_in, |fs| {
+            fs.kill_suidgid_unless_privileged(to.0, to.1, &caller)?;
             fs.copy_file_range(from, to, len)
         });
         reply_written(done, reply);

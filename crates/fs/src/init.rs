@@ -62,6 +62,9 @@ fn wishes(config: &Config) -> Vec<Wish> {
             config.cache == CachePolicy::Always,
             InitFlags::FUSE_CACHE_SYMLINKS,
         ),
+        // Set-uid and set-gid bits are removed here (`ops/privs.rs`). Otherwise the kernel asks for
+        // security.capability before every write(2), as soon as extended attributes are served.
+        Wish::when(true, InitFlags::FUSE_HANDLE_KILLPRIV_V2),
         // chattr(1) on directories as on files.
         Wish::when(true, InitFlags::FUSE_HAS_IOCTL_DIR),
         // Without these two the kernel keeps locks itself.

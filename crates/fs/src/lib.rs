@@ -24,8 +24,9 @@
 //!
 //! # Who checks what
 //! The kernel checks permissions (mounts of thrufs always have `default_permissions`), applies
-//! ACLs when FUSE_POSIX_ACL is on, and clears set-uid bits by SETATTR. The daemon makes new files
-//! belong to the caller, with its umask (`ops/create.rs`).
+//! ACLs when FUSE_POSIX_ACL is on, and leaves it to the daemon when set-uid bits go
+//! (`ops/privs.rs`). The daemon makes new files belong to the caller, with its umask
+//! (`ops/create.rs`).
 //!
 //! # Locks in the daemon
 //! All are leaf locks: none is held across a system call that may wait for the client kernel, and

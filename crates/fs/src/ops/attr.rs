@@ -7,8 +7,10 @@ use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_O
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::attr::{Attr, FileKind, statx};
+use crate::caller::has_fsetid;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::{Inode, ROOT_INO};
+use crate::ops::privs;
 use crate::passthrough::{Caller, Passthrough};
 
 /// A time to set.
@@ -37,6 +39,20 @@ pub struct SetAttr {
     pub mtime: Option<SetTime>,
     /// The open file that the change is made through, if any.
     pub fh: Option<u64>,
+    /// Who makes it, if that is not the daemon itself: without CAP_FSETID it may cost the file its
+    /// set-uid and set-gid bits.
+    pub caller: Option<Caller>,
+}
+
+impl SetAttr {
+    fn is_empty(&self) -> bool {
+        self.mode.is_none()
+            && self.uid.is_none()
+            && self.gid.is_none()
+            && self.size.is_none()
+            && self.atime.is_none()
+            && self.mtime.is_none()
+    }
 }
 
 impl Passthrough {
@@ -66,10 +82,15 @@ impl Passthrough {
             self.set_mode(&inode, mode)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
-            let uid = set.uid.map(rustix::fs::Uid::from_raw);
-            let gid = set.gid.map(rustix::fs::Gid::from_raw);
-            let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::chownat(self.path_fd(&inode)?, c"", uid, gid, flags).or_errno()?;
+            self.set_owner(&inode, set)?;
+        }
+        // fuser does not hand on FATTR_KILL_SUIDGID, so the caller is looked at.
+        if let Some(caller) = set.caller.filter(|caller| !has_fsetid(caller)) {
+            if set.size.is_some() {
+                privs::kill(self.path_fd(&inode)?, &caller)?;
+            } else if set.is_empty() {
+                privs::kill_if_permitted(self.path_fd(&inode)?, &caller)?;
+            }
         }
         if let Some(size) = set.size {
             self.set_size(&inode, size, set.fh)?;
@@ -84,6 +105,25 @@ impl Passthrough {
             rustix::fs::utimensat(dir, name, &times, AtFlags::empty()).or_errno()?;
         }
         self.getattr(ino, set.fh)
+    }
+
+    /// chown(2). The backing file system removes set-uid and, but for one case, set-gid.
+    fn set_owner(&self, inode: &Inode, set: &SetAttr) -> Result<()> {
+        let uid = set.uid.map(rustix::fs::Uid::from_raw);
+        let gid = set.gid.map(rustix::fs::Gid::from_raw);
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let fd = self.path_fd(inode)?;
+        let before = privs::mode_and_owner(&fd)?;
+        rustix::fs::chownat(&fd, c"", uid, gid, flags).or_errno()?;
+        match set.caller.filter(|caller| !has_fsetid(caller)) {
+            Some(caller)
+                if inode.kind != FileKind::Directory
+                    && privs::loses_plain_set_gid(&before, &caller) =>
+            {
+                privs::clear(&fd, u32::from(before.stx_mode))
+            }
+            _unchanged => Ok(()),
+        }
     }
 
     fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {

@@ -96,7 +96,7 @@ impl Passthrough {
             // Somebody made it since the kernel looked, by way of SOURCE or another mount.
             Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => {
                 let entry = self.lookup_at(&dir, new.name)?;
-                let opened = self.open_existing(entry.ino, flags);
+                let opened = self.open_existing(entry.ino, flags, &new.caller);
                 if opened.is_err() {
                     self.forget(entry.ino, 1);
                 }
@@ -114,11 +114,12 @@ impl Passthrough {
         new.as_caller(|| rustix::fs::openat(dir, &name, flags, mode).or_errno())
     }
 
-    fn open_existing(&self, ino: u64, flags: i32) -> Result<Opened> {
+    fn open_existing(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
         let opened = self.open(ino, flags)?;
         if flags & libc::O_TRUNC != 0 {
             let truncated = self
-                .handle(opened.fh, ino)
+                .kill_suidgid_unless_privileged(ino, opened.fh, caller)
+                .and_then(|()| self.handle(opened.fh, ino))
                 .and_then(|handle| self.backing.truncate(handle.fd.as_fd(), 0));
             if truncated.is_err() {
                 self.release(ino, opened.fh);

@@ -10,6 +10,7 @@ pub(crate) mod lock;
 mod lookup;
 mod namespace;
 mod open;
+mod privs;
 mod range;
 mod statfs;
 mod write;
@@ -23,3 +24,10 @@ pub use lock::{LockKind, LockRange, LockRequest, LockWait};
 pub use namespace::Place;
 pub use open::Opened;
 pub use write::WriteRequest;
+
+/// The name in /proc that stands for `fd`, for calls that take no O_PATH descriptor. It
+/// leads nowhere once `fd` is closed.
+fn proc_link(fd: &impl std::os::fd::AsFd) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
+}

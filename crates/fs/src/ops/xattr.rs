@@ -5,7 +5,6 @@
 //! to the inode itself, even when it is a symbolic link.
 
 use std::ffi::{CString, OsStr};
-use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::XattrFlags;
@@ -13,8 +12,10 @@ use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::attr::statx;
+use crate::caller::supplementary_groups;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::ops::proc_link;
 use crate::passthrough::{Caller, Passthrough};
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
@@ -134,20 +135,4 @@ impl Passthrough {
 
 fn is_acl(name: &[u8]) -> bool {
     name == ACL_ACCESS || name == ACL_DEFAULT
-}
-
-/// A link that leads to the inode while `fd` is open, which is why it borrows it.
-fn proc_link(fd: &impl AsFd) -> String {
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
-}
-
-/// Supplementary groups of a thread, from /proc; none when it cannot be seen from here.
-fn supplementary_groups(pid: u32) -> Vec<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let groups = status.lines().find_map(|line| line.strip_prefix("Groups:"));
-    groups
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|gid| gid.parse().ok())
-        .collect()
 }

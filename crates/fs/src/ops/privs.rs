@@ -1,0 +1,105 @@
+//! Set-uid and set-gid bits go when a caller without CAP_FSETID changes a file.
+//!
+//! Invariant: under FUSE_HANDLE_KILLPRIV_V2 the kernel leaves them to the file system, and they go
+//! before the change is made, so that nobody can execute the caller's bytes with the owner's
+//! rights. security.capability needs nothing here: the backing file system removes it on every
+//! write, truncate, fallocate and chown, whoever makes it.
+//!
+//! Why not let the backing file system see a thread without CAP_FSETID: that is three system calls
+//! more for each WRITE of an ordinary user, is bound to one thread, and decides about set-gid by the
+//! daemon's groups instead of the caller's. Here a WRITE pays one statx(2), and one of root nothing.
+
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, Mode, Statx, StatxFlags};
+
+use crate::attr::FileKind;
+use crate::caller::{has_fsetid, supplementary_groups};
+use crate::error::{Errno, IntoErrno, Result};
+use crate::passthrough::{Caller, Passthrough};
+
+const SET_UID: u32 = libc::S_ISUID;
+const SET_GID: u32 = libc::S_ISGID;
+const GROUP_EXEC: u32 = libc::S_IXGRP;
+
+impl Passthrough {
+    /// Before a WRITE of a caller that the kernel has found to lack CAP_FSETID.
+    ///
+    /// # Errors
+    /// EBADF; EROFS; else the backing file system's.
+    pub fn kill_suidgid(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
+        self.check_writable()?;
+        let handle = self.handle(fh, ino)?;
+        kill(&handle.fd, caller)
+    }
+
+    /// Before FALLOCATE or COPY_FILE_RANGE into the file, which do not say what the caller lacks.
+    ///
+    /// # Errors
+    /// As [`Passthrough::kill_suidgid`].
+    pub fn kill_suidgid_unless_privileged(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
+        if has_fsetid(caller) {
+            return Ok(());
+        }
+        self.kill_suidgid(ino, fh, caller)
+    }
+}
+
+/// Removes from the regular file `fd` the bits that a write by `caller`, which lacks CAP_FSETID,
+/// removes.
+pub(crate) fn kill(fd: impl AsFd, caller: &Caller) -> Result<()> {
+    let stat = mode_and_owner(&fd)?;
+    let mode = u32::from(stat.stx_mode);
+    if mode & (SET_UID | SET_GID) == 0 || FileKind::from_mode(mode) != FileKind::Regular {
+        return Ok(());
+    }
+    if loses_plain_set_gid(&stat, caller) {
+        return clear(&fd, mode);
+    }
+    if mode & SET_UID != 0 || mode & GROUP_EXEC != 0 {
+        // A chown(2) to nobody removes what a write would, under the inode's lock, where a
+        // chmod(2) could undo another's.
+        let flags = AtFlags::EMPTY_PATH;
+        rustix::fs::chownat(&fd, c"", None, None, flags).or_errno()?;
+    }
+    Ok(())
+}
+
+/// What the kernel wants of a SETATTR that sets nothing: `caller` is about to write past the daemon
+/// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file.
+pub(crate) fn kill_if_permitted(fd: impl AsFd, caller: &Caller) -> Result<()> {
+    let stat = mode_and_owner(&fd)?;
+    let mode = u32::from(stat.stx_mode);
+    let may = caller.uid == stat.stx_uid
+        || mode & libc::S_IWOTH != 0
+        || mode & libc::S_IWGRP != 0 && is_member(&stat, caller);
+    if may { kill(fd, caller) } else { Ok(()) }
+}
+
+fn is_member(stat: &Statx, caller: &Caller) -> bool {
+    caller.gid == stat.stx_gid || supplementary_groups(caller.pid).contains(&stat.stx_gid)
+}
+
+/// Set-gid without group execution stays for a member of the file's group alone, which the backing
+/// file system cannot judge.
+pub(crate) fn loses_plain_set_gid(stat: &Statx, caller: &Caller) -> bool {
+    let mode = u32::from(stat.stx_mode);
+    mode & SET_GID != 0 && mode & GROUP_EXEC == 0 && !is_member(stat, caller)
+}
+
+/// Clears both bits of the file `fd`, an O_PATH descriptor or not, that has this mode.
+pub(crate) fn clear(fd: impl AsFd, mode: u32) -> Result<()> {
+    let mode = Mode::from_raw_mode(mode & 0o7777 & !(SET_UID | SET_GID));
+    let link = crate::ops::proc_link(&fd);
+    match rustix::fs::chmod(link, mode).or_errno() {
+        // A daemon that may not change modes has no CAP_FSETID either: its write removes them.
+        Err(Errno::EPERM) => Ok(()),
+        done => done,
+    }
+}
+
+/// What the decision needs, of an O_PATH descriptor or any other.
+pub(crate) fn mode_and_owner(fd: impl AsFd) -> Result<Statx> {
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted).or_errno()
+}
