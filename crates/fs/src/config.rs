@@ -94,6 +94,19 @@ pub enum Locks {
     Host,
 }
 
+/// Whether READ and WRITE of regular files go from the kernel to the backing file, past the daemon
+/// (`--passthrough`). Not with direct I/O or the writeback cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KernelPassthrough {
+    /// No: every WRITE is answered by the daemon.
+    #[default]
+    Never,
+    /// Where the kernel, the privilege and the file allow it.
+    Auto,
+    /// Yes, and fail to mount or to open otherwise.
+    Always,
+}
+
 /// Everything that decides how a mount behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -118,7 +131,13 @@ pub struct Config {
     pub inode_file_handles: InodeFileHandles,
     /// See [`Locks`].
     pub locks: Locks,
-    /// Largest WRITE to ask for, in bytes; the kernel grants at most max_pages_limit pages.
+    /// See [`KernelPassthrough`].
+    pub passthrough: KernelPassthrough,
+    /// The kernel answers write(2) from its cache and writes back later (`--writeback`).
+    pub writeback: bool,
+    /// Largest WRITE to ask for, in bytes; the kernel grants at most max_pages_limit pages. The
+    /// default is the kernel's default limit: 64 KiB already gives most of the speed, from 256 KiB
+    /// on nothing changes, but each write(2) of up to 1 MiB is then one request.
     pub max_write: u32,
 }
 
@@ -136,6 +155,8 @@ impl Default for Config {
             allow_mmap: true,
             inode_file_handles: InodeFileHandles::default(),
             locks: Locks::default(),
+            passthrough: KernelPassthrough::default(),
+            writeback: false,
             max_write: 1 << 20,
         }
     }

@@ -5,20 +5,24 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
-    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags,
+    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
+    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
+    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
 };
 
+use crate::backing_ids::BackingIds;
+use crate::config::KernelPassthrough;
 use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
-use crate::error::{Errno, Result};
+use crate::error::{Errno, Result, errno};
 use crate::init::negotiate;
 use crate::lock_wait::LockWaiters;
 use crate::ops::{
@@ -31,6 +35,7 @@ use crate::stats::Opcode;
 /// Serves a [`Passthrough`] to fuser.
 pub struct FuseAdapter {
     fs: Arc<Passthrough>,
+    backing_ids: BackingIds<BackingId>,
     lock_waiters: Arc<LockWaiters>,
 }
 
@@ -39,6 +44,7 @@ impl FuseAdapter {
     pub fn new(fs: Arc<Passthrough>) -> Self {
         Self {
             fs,
+            backing_ids: BackingIds::default(),
             lock_waiters: Arc::default(),
         }
     }
@@ -66,6 +72,29 @@ impl FuseAdapter {
             self.fs.stats.count_error(opcode);
             tracing::debug!(opcode = opcode.name(), ino = ino.0, %error);
             fuser_errno(error)
+        })
+    }
+
+    /// The backing id for a file that was just opened, if the kernel is to have one; `register`
+    /// gives it the file. After an error the file is closed again.
+    fn backing_id(
+        &self,
+        ino: u64,
+        opened: &Opened,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> std::result::Result<Option<Arc<BackingId>>, fuser::Errno> {
+        if !opened.passthrough {
+            return Ok(None);
+        }
+        let fallback = self.fs.config.passthrough == KernelPassthrough::Auto;
+        let found = self.backing_ids.open(ino, fallback, || {
+            let handle = self.fs.handle(opened.fh, ino)?;
+            register(handle.fd.as_fd())
+        });
+        found.map_err(|error| {
+            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
+            self.fs.release(ino, opened.fh);
+            fuser_errno(errno(&error))
         })
     }
 
@@ -334,7 +363,14 @@ impl Filesystem for FuseAdapter {
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         match self.run(Opcode::Open, req, ino, |fs| fs.open(ino.0, flags.0)) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh), file_flags(&opened)),
+            Ok(opened) => {
+                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+                match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
+                    Ok(Some(id)) => reply.opened_passthrough(fh, flags, &id),
+                    Ok(None) => reply.opened(fh, flags),
+                    Err(error) => reply.error(error),
+                }
+            }
             Err(error) => reply.error(error),
         }
     }
@@ -357,14 +393,22 @@ impl Filesystem for FuseAdapter {
             caller: caller(req),
         };
         match self.run(Opcode::Create, req, parent, |fs| fs.create(&new, flags)) {
-            // fuser has one timeout for the attributes and the name.
-            Ok((entry, opened)) => reply.created(
-                &self.attr_timeout().min(entry.entry_timeout),
-                &file_attr(&entry.attr),
-                Generation(entry.generation),
-                FileHandle(opened.fh),
-                file_flags(&opened),
-            ),
+            Ok((entry, opened)) => {
+                // fuser has one timeout for the attributes and the name.
+                let ttl = self.attr_timeout().min(entry.entry_timeout);
+                let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
+                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+                match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
+                    Ok(Some(id)) => {
+                        reply.created_passthrough(&ttl, &attr, generation, fh, flags, &id);
+                    }
+                    Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
+                    Err(error) => {
+                        self.fs.forget(entry.ino, 1);
+                        reply.error(error);
+                    }
+                }
+            }
             Err(error) => reply.error(error),
         }
     }
@@ -450,6 +494,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let done = self.run(Opcode::Release, req, ino, |fs| {
+            self.backing_ids.release(ino.0);
             fs.release(ino.0, fh.0);
             Ok(())
         });

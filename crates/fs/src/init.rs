@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
 
-use crate::config::{CachePolicy, Config, Locks, PosixAcl};
+use crate::config::{CachePolicy, Config, KernelPassthrough, Locks, PosixAcl};
 
 /// Requests that the kernel may have under way in the background (readahead, asynchronous direct
 /// I/O, FORGET). The kernel's default of 12 starves more than a few readers.
@@ -14,13 +14,18 @@ const MAX_BACKGROUND: u16 = 64;
 /// Kernel's limit on pages in one request where the sysctl does not exist (before Linux 6.13).
 const DEFAULT_MAX_PAGES: u64 = 256;
 
+/// File systems that may be stacked up to and including this one when kernel passthrough is on. With
+/// 1 the mount can still be a layer of overlayfs (the kernel's limit is 2); a SOURCE that is itself
+/// stacked, such as one on overlayfs, is then not passed through.
+const MAX_STACK_DEPTH: u32 = 1;
+
 /// What a capability is asked for, and when.
 struct Wish {
     flag: InitFlags,
     /// Whether this mount wants it.
     wanted: bool,
-    /// Whether the mount must fail without it.
-    required: bool,
+    /// The option that the mount must fail for without it, and what to use instead.
+    required_by: Option<(&'static str, &'static str)>,
 }
 
 impl Wish {
@@ -28,7 +33,14 @@ impl Wish {
         Self {
             flag,
             wanted,
-            required: false,
+            required_by: None,
+        }
+    }
+
+    fn required_by(self, is: bool, option: &'static str, remedy: &'static str) -> Self {
+        Self {
+            required_by: is.then_some((option, remedy)),
+            ..self
         }
     }
 }
@@ -76,11 +88,32 @@ fn wishes(config: &Config) -> Vec<Wish> {
             InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
         ),
         // The kernel checks and applies ACLs, which it reads as extended attributes.
-        Wish {
-            flag: InitFlags::FUSE_POSIX_ACL,
-            wanted: config.posix_acl != PosixAcl::Never,
-            required: config.posix_acl == PosixAcl::Always,
-        },
+        Wish::when(
+            config.posix_acl != PosixAcl::Never,
+            InitFlags::FUSE_POSIX_ACL,
+        )
+        .required_by(
+            config.posix_acl == PosixAcl::Always,
+            "--posix-acl=always",
+            "use --posix-acl=auto",
+        ),
+        // READ and WRITE of a regular file past the daemon, by backing id.
+        Wish::when(
+            config.passthrough != KernelPassthrough::Never,
+            InitFlags::FUSE_PASSTHROUGH,
+        )
+        .required_by(
+            config.passthrough == KernelPassthrough::Always,
+            "--passthrough=always",
+            "use --passthrough=auto, or Linux 6.9 or later with CONFIG_FUSE_PASSTHROUGH",
+        ),
+        // write(2) returns when the bytes are in the client's cache: what this file system is not
+        // for, but somebody may want.
+        Wish::when(config.writeback, InitFlags::FUSE_WRITEBACK_CACHE).required_by(
+            true,
+            "--writeback",
+            "leave it out",
+        ),
     ]
 }
 
@@ -146,6 +179,8 @@ pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
     })?;
     let limit = u32::try_from(max_pages_limit * page_size).unwrap_or(u32::MAX);
     let _previous = kernel.set_max_background(MAX_BACKGROUND);
+    // The kernel looks at it only when FUSE_PASSTHROUGH is granted.
+    let _previous = kernel.set_max_stack_depth(MAX_STACK_DEPTH);
     // Times are the backing file system's own; finer than it keeps does no harm.
     let _previous = kernel.set_time_granularity(Duration::from_nanos(1));
     // Always on in fuser: ASYNC_READ, BIG_WRITES and, where the kernel has it, MAX_PAGES.
@@ -155,7 +190,7 @@ pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
     for Wish {
         flag,
         wanted,
-        required,
+        required_by,
     } in wishes(config)
     {
         if !wanted {
@@ -163,14 +198,15 @@ pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
         }
         match kernel.add_capabilities(flag) {
             Ok(()) => granted.extend(names(flag)),
-            Err(_missing) if required => {
-                return Err(io::Error::other(format!(
-                    "this kernel does not offer {}, which --posix-acl=always needs; \
-                     use --posix-acl=auto",
-                    names(flag).join(" ")
-                )));
-            }
-            Err(_missing) => refused.extend(names(flag)),
+            Err(_missing) => match required_by {
+                Some((option, remedy)) => {
+                    return Err(io::Error::other(format!(
+                        "this kernel does not offer {}, which {option} needs; {remedy}",
+                        names(flag).join(" ")
+                    )));
+                }
+                None => refused.extend(names(flag)),
+            },
         }
     }
     let abi = kernel.kernel_abi();

@@ -37,6 +37,7 @@
 
 mod attr;
 mod backing;
+mod backing_ids;
 mod caller;
 mod config;
 mod convert;
@@ -55,7 +56,10 @@ mod unsupported;
 
 pub use attr::{Attr, FileKind};
 pub use backing::{Backing, HostBacking, Position, Span};
-pub use config::{CachePolicy, Config, InodeFileHandles, LONG_TIMEOUT, Locks, PosixAcl, Timeouts};
+pub use config::{
+    CachePolicy, Config, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks, PosixAcl,
+    Timeouts,
+};
 pub use error::{Errno, Result};
 pub use fuse::FuseAdapter;
 pub use init::Negotiated;

@@ -13,6 +13,7 @@ mod limits;
 mod logging;
 mod mount_options;
 mod options;
+mod pages_limit;
 mod places;
 mod request;
 mod session;

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use thrufs_fs::{CachePolicy, InodeFileHandles, Locks, PosixAcl};
+use thrufs_fs::{CachePolicy, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 /// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this
@@ -107,9 +107,23 @@ pub(crate) struct FileOptions {
     /// other processes see them
     #[arg(long, value_name = "WHERE", default_value = "local", value_parser = choice(LOCKS))]
     pub(crate) locks: Locks,
+    /// Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root):
+    /// auto = where it can be, always = or fail
+    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = choice(PASSTHROUGH))]
+    pub(crate) passthrough: KernelPassthrough,
+    /// Let write(2) return when the bytes are in the kernel's cache; a failure shows at fsync(2)
+    #[arg(long)]
+    pub(crate) writeback: bool,
     /// Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = max_write)]
     pub(crate) max_write: u32,
+    /// One page in each WRITE: the slow way, to compare with
+    #[arg(long, conflicts_with = "max_write")]
+    pub(crate) one_page_writes: bool,
+    /// Raise fs.fuse.max_pages_limit for as long as mounting takes, so that --max-write is granted
+    /// (root)
+    #[arg(long)]
+    pub(crate) raise_max_pages_limit: bool,
 }
 
 /// What the kernel is told when mounting.
@@ -194,6 +208,11 @@ const POSIX_ACL: Choices<PosixAcl> = &[
     ("never", PosixAcl::Never),
     ("auto", PosixAcl::Auto),
     ("always", PosixAcl::Always),
+];
+const PASSTHROUGH: Choices<KernelPassthrough> = &[
+    ("never", KernelPassthrough::Never),
+    ("auto", KernelPassthrough::Auto),
+    ("always", KernelPassthrough::Always),
 ];
 const FILE_HANDLES: Choices<InodeFileHandles> = &[
     ("never", InodeFileHandles::Never),

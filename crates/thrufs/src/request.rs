@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, PosixAcl};
+use thrufs_fs::{Config, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
@@ -60,6 +60,8 @@ pub(crate) struct MountRequest {
     pub(crate) kernel: KernelRequest,
     pub(crate) session: SessionRequest,
     pub(crate) log: LogRequest,
+    /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
+    pub(crate) raise_max_pages_limit: bool,
     pub(crate) foreground: bool,
     /// `None`: as much as can be had. `Some(0)`: leave it.
     pub(crate) rlimit_nofile: Option<u64>,
@@ -115,6 +117,7 @@ fn build(
         }
         options.set_flag(MsFlags::MS_RDONLY, true);
     }
+    check_modes(&args.files, is_root)?;
     let access = if args.mount.allow_root {
         Access::OwnerAndRoot
     } else if args.mount.allow_other || is_root {
@@ -148,11 +151,42 @@ fn build(
             },
             syslog: args.process.syslog,
         },
+        raise_max_pages_limit: args.files.raise_max_pages_limit,
         foreground: args.process.foreground || args.process.debug,
         rlimit_nofile: args.process.rlimit_nofile,
         source: args.source,
         mountpoint: args.mountpoint,
     })
+}
+
+/// The ways to serve data that exclude each other, and what they need.
+fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if files.writeback && files.cache.is_direct() {
+        return Err("--writeback needs a cache: use --cache=auto or --cache=always".to_owned());
+    }
+    if files.writeback && files.passthrough != KernelPassthrough::Never {
+        return Err("--writeback and --passthrough exclude each other: leave one out".to_owned());
+    }
+    if files.passthrough == KernelPassthrough::Always {
+        if files.cache.is_direct() {
+            return Err(
+                "--passthrough=always is not for --cache=never and --cache=metadata: use \
+                 --cache=auto or --cache=always"
+                    .to_owned(),
+            );
+        }
+        if !is_root {
+            return Err("--passthrough=always needs root: use --passthrough=auto".to_owned());
+        }
+    }
+    if files.raise_max_pages_limit && !is_root {
+        return Err(
+            "--raise-max-pages-limit needs root: leave it out, or have root set \
+             fs.fuse.max_pages_limit"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 fn config(files: &FileOptions) -> Config {
@@ -175,7 +209,13 @@ fn config(files: &FileOptions) -> Config {
         allow_mmap: files.allow_mmap,
         inode_file_handles: files.inode_file_handles,
         locks: files.locks,
-        max_write: files.max_write,
+        passthrough: files.passthrough,
+        writeback: files.writeback,
+        max_write: if files.one_page_writes {
+            4096
+        } else {
+            files.max_write
+        },
     }
 }
 

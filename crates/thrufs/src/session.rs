@@ -15,6 +15,7 @@ use thrufs_fs::{FuseAdapter, Passthrough};
 use tokio::sync::oneshot;
 
 use crate::attach;
+use crate::pages_limit;
 use crate::places::Places;
 use crate::request::{Access, MountRequest, SessionRequest};
 use crate::teardown::{Detached, OurMount};
@@ -49,6 +50,11 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let fs = Passthrough::new(places.source, request.config.clone())
         .with_context(|| format!("SOURCE {shown}"))?;
     let fs = Arc::new(fs);
+    // Put back when it is dropped, after INIT.
+    let _raised = match request.raise_max_pages_limit {
+        true => Some(pages_limit::raise_for(request.config.max_write)?),
+        false => None,
+    };
     let (device, ours) = attach::attach(&places.mountpoint, &request.kernel)?;
     let attached = Attached { ours, device };
     let device = attached

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use parking_lot::Mutex;
 
-use crate::config::CachePolicy;
+use crate::config::{CachePolicy, KernelPassthrough};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind};
 use crate::passthrough::Passthrough;
@@ -18,6 +18,8 @@ pub struct Opened {
     pub direct_io: bool,
     /// What the kernel has cached stays valid (FOPEN_KEEP_CACHE).
     pub keep_cache: bool,
+    /// The kernel is to be given the backing file, for READ and WRITE past the daemon.
+    pub passthrough: bool,
 }
 
 /// Flags of open(2) that mean something to the backing file.
@@ -60,7 +62,12 @@ impl Passthrough {
         } else {
             0
         };
-        flags & (KEPT_FLAGS | direct)
+        let kept = flags & (KEPT_FLAGS | direct);
+        // A page that is written in part is read first, by way of any handle.
+        if self.config.writeback && kept & libc::O_ACCMODE == libc::O_WRONLY {
+            return kept & !libc::O_ACCMODE | libc::O_RDWR;
+        }
+        kept
     }
 
     /// Takes in a file that was just opened.
@@ -75,6 +82,7 @@ impl Passthrough {
             fh,
             direct_io: self.config.cache.is_direct(),
             keep_cache: self.config.cache == CachePolicy::Always,
+            passthrough: self.may_pass_through(),
         }
     }
 
@@ -95,7 +103,19 @@ impl Passthrough {
             fh,
             direct_io: false,
             keep_cache,
+            passthrough: false,
         })
+    }
+
+    /// Whether files of this mount are tried to be passed through. A mount that must have it has
+    /// failed at INIT if the kernel does not offer it.
+    fn may_pass_through(&self) -> bool {
+        self.config.passthrough != KernelPassthrough::Never
+            && !self.config.cache.is_direct()
+            && self
+                .negotiated
+                .get()
+                .is_some_and(|negotiated| negotiated.has("FUSE_PASSTHROUGH"))
     }
 
     /// Closes a handle, with the locks that were taken through it.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use thrufs_fs::{CachePolicy, InodeFileHandles, LONG_TIMEOUT, Locks};
+use thrufs_fs::{CachePolicy, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks};
 
 use super::*;
 
@@ -236,6 +236,20 @@ fn parse_of_bad_values_and_contradictions_is_refused_by_name() {
         (&["-o", "allow_other,allow_root"], "cannot be used with"),
         (&["-d", "--log-level=warn"], "cannot be used with"),
         (&["--readonly", "-o", "rw"], "contradict"),
+        (&["--passthrough=maybe"], "never, auto, always"),
+        (
+            &["--passthrough=always", "--cache=never"],
+            "use --cache=auto or --cache=always",
+        ),
+        (
+            &["--writeback", "-o", "passthrough=auto"],
+            "exclude each other",
+        ),
+        (&["--writeback", "--cache=metadata"], "needs a cache"),
+        (
+            &["--one-page-writes", "--max-write=64K"],
+            "cannot be used with",
+        ),
         (&["--cahce=never"], "similar argument exists: '--cache'"),
         (&["-o", "xattr=yes"], "unexpected value 'yes' for '--xattr'"),
         (&["-o", "rw=1"], "takes no value"),
@@ -261,4 +275,25 @@ fn parse_with_options_before_the_positionals_reads_both() {
         ("/a".into(), "/b".into())
     );
     assert!(request.kernel.flags.contains(MsFlags::MS_RDONLY));
+}
+
+#[test]
+fn parse_of_the_data_modes_fills_the_config() {
+    let parse = |options: &[&str], is_root| {
+        let words = options.iter().chain(&["/a", "/b"]);
+        let arguments: Vec<OsString> = words.map(OsString::from).collect();
+        parse("mount.thrufs", &arguments, is_root)
+    };
+    let plain = parse(&[], false).unwrap();
+    assert_eq!(plain.config.passthrough, KernelPassthrough::Never);
+    assert!(!plain.config.writeback && !plain.raise_max_pages_limit);
+    let one_page = parse(&["-o", "one_page_writes,passthrough=auto"], false).unwrap();
+    assert_eq!(one_page.config.max_write, 4096);
+    assert_eq!(one_page.config.passthrough, KernelPassthrough::Auto);
+    assert!(parse(&["-o", "writeback"], false).unwrap().config.writeback);
+    for root_only in ["--passthrough=always", "--raise-max-pages-limit"] {
+        assert!(parse(&[root_only], true).is_ok());
+        let text = parse(&[root_only], false).unwrap_err().to_string();
+        assert!(text.contains("needs root"), "{text}");
+    }
 }
