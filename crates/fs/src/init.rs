@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{CachePolicy, Config, Locks, PosixAcl};
 
@@ -82,7 +83,7 @@ fn wishes(config: &Config) -> Vec<Wish> {
 }
 
 /// What INIT agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Negotiated {
     /// Protocol version of the kernel.
     pub kernel_abi: (u32, u32),
