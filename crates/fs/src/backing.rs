@@ -11,6 +11,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
 use crate::error::{Errno, IntoErrno, Result};
+use crate::stats::note_pwritev2;
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ impl Backing for HostBacking {
         let mut done = 0;
         while done < data.len() {
             let rest = &[IoSlice::new(&data[done..])];
+            note_pwritev2();
             match rustix::io::pwritev2(fd, rest, start + done as u64, flags) {
                 Ok(0) => break,
                 Ok(count) => done += count,

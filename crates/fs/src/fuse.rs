@@ -49,28 +49,32 @@ impl FuseAdapter {
         }
     }
 
-    /// Runs one operation: counts it, logs its failure, and turns a panic into EIO.
+    /// Runs one operation: counts it, times it, logs its failure, and turns a panic into EIO.
     fn run<T>(
         &self,
         opcode: Opcode,
         req: &Request,
-        ino: INodeNo,
+        target: impl Into<Target>,
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> std::result::Result<T, fuser::Errno> {
-        self.fs.stats.count(opcode);
-        let _span = tracing::trace_span!("request", req = req.unique().0, ino = ino.0).entered();
+        let began = self.fs.stats.begin(opcode);
+        let (name, req) = (opcode.name(), req.unique().0);
+        let Target {
+            ino,
+            fh,
+            offset,
+            size,
+        } = target.into();
+        let _span = tracing::trace_span!("request", name, req, ino, fh, offset, size).entered();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| operation(&self.fs)));
         let result = done.unwrap_or_else(|_panic| {
-            tracing::error!(
-                opcode = opcode.name(),
-                ino = ino.0,
-                "panic in an operation: a bug"
-            );
+            tracing::error!(name, ino, "panic in an operation: a bug");
             Err(Errno::EIO)
         });
+        self.fs.stats.end(opcode, began);
         result.map_err(|error| {
             self.fs.stats.count_error(opcode);
-            tracing::debug!(opcode = opcode.name(), ino = ino.0, %error);
+            tracing::debug!(name, req, ino, fh, offset, size, %error);
             fuser_errno(error)
         })
     }
@@ -111,6 +115,45 @@ impl FuseAdapter {
                 Generation(entry.generation),
             ),
             Err(error) => reply.error(error),
+        }
+    }
+}
+
+/// What a request is about, for the log.
+struct Target {
+    ino: u64,
+    fh: Option<u64>,
+    offset: Option<u64>,
+    size: Option<u64>,
+}
+
+impl From<INodeNo> for Target {
+    fn from(ino: INodeNo) -> Self {
+        Self {
+            ino: ino.0,
+            fh: None,
+            offset: None,
+            size: None,
+        }
+    }
+}
+
+impl From<(INodeNo, FileHandle)> for Target {
+    fn from((ino, fh): (INodeNo, FileHandle)) -> Self {
+        Self {
+            fh: Some(fh.0),
+            ..ino.into()
+        }
+    }
+}
+
+/// A range of a file: offset and size.
+impl From<(INodeNo, FileHandle, u64, u64)> for Target {
+    fn from((ino, fh, offset, size): (INodeNo, FileHandle, u64, u64)) -> Self {
+        Self {
+            offset: Some(offset),
+            size: Some(size),
+            ..(ino, fh).into()
         }
     }
 }
@@ -184,8 +227,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.fs.stats.count(Opcode::Forget);
+        let began = self.fs.stats.begin(Opcode::Forget);
         self.fs.forget(ino.0, nlookup);
+        self.fs.stats.end(Opcode::Forget, began);
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -425,9 +469,11 @@ impl Filesystem for FuseAdapter {
         reply: ReplyData,
     ) {
         let mut reply = Some(reply);
-        let done = self.run(Opcode::Read, req, ino, |fs| {
+        let target = (ino, fh, offset, u64::from(size));
+        let done = self.run(Opcode::Read, req, target, |fs| {
             with_read_buffer(size as usize, |buf| {
                 let count = fs.read(ino.0, fh.0, offset, buf)?;
+                fs.stats.count_read(count);
                 if let Some(reply) = reply.take() {
                     reply.data(&buf[..count]);
                 }
@@ -459,8 +505,9 @@ impl Filesystem for FuseAdapter {
             flags: flags.0,
             from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
         };
+        let target = (ino, fh, offset, data.len() as u64);
         let kill_suidgid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        let done = self.run(Opcode::Write, req, ino, |fs| {
+        let done = self.run(Opcode::Write, req, target, |fs| {
             if kill_suidgid {
                 fs.kill_suidgid(ino.0, fh.0, &caller(req))?;
             }
@@ -477,7 +524,7 @@ impl Filesystem for FuseAdapter {
         lock_owner: LockOwner,
         reply: ReplyEmpty,
     ) {
-        let done = self.run(Opcode::Flush, req, ino, |fs| {
+        let done = self.run(Opcode::Flush, req, (ino, fh), |fs| {
             fs.flush(ino.0, fh.0, lock_owner.0)
         });
         reply_empty(done, reply);
@@ -493,7 +540,7 @@ impl Filesystem for FuseAdapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let done = self.run(Opcode::Release, req, ino, |fs| {
+        let done = self.run(Opcode::Release, req, (ino, fh), |fs| {
             self.backing_ids.release(ino.0);
             fs.release(ino.0, fh.0);
             Ok(())
@@ -509,7 +556,7 @@ impl Filesystem for FuseAdapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let done = self.run(Opcode::Fsync, req, ino, |fs| {
+        let done = self.run(Opcode::Fsync, req, (ino, fh), |fs| {
             fs.fsync(ino.0, fh.0, datasync)
         });
         reply_empty(done, reply);
@@ -530,7 +577,7 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let done = self.run(Opcode::ReadDir, req, ino, |fs| {
+        let done = self.run(Opcode::ReadDir, req, (ino, fh), |fs| {
             fs.readdir(ino.0, fh.0, offset, |entry| {
                 let kind = file_type(entry.kind);
                 Ok(reply.add(INodeNo(entry.ino), entry.next_offset, kind, entry.name))
@@ -550,7 +597,7 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let done = self.run(Opcode::ReadDirPlus, req, ino, |fs| {
+        let done = self.run(Opcode::ReadDirPlus, req, (ino, fh), |fs| {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, generation, timeout) = match entry {
                     Some(entry) => (
@@ -580,7 +627,7 @@ impl Filesystem for FuseAdapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        let done = self.run(Opcode::ReleaseDir, req, ino, |fs| {
+        let done = self.run(Opcode::ReleaseDir, req, (ino, fh), |fs| {
             fs.release(ino.0, fh.0);
             Ok(())
         });
@@ -595,7 +642,7 @@ impl Filesystem for FuseAdapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let done = self.run(Opcode::FsyncDir, req, ino, |fs| {
+        let done = self.run(Opcode::FsyncDir, req, (ino, fh), |fs| {
             fs.fsync(ino.0, fh.0, datasync)
         });
         reply_empty(done, reply);
@@ -635,6 +682,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == "security.capability" {
+            self.fs.stats.count_capability_getxattr();
+        }
         let value = self.run(Opcode::GetXattr, req, ino, |fs| fs.getxattr(ino.0, name));
         reply_xattr(value, size, reply);
     }
@@ -674,7 +724,7 @@ impl Filesystem for FuseAdapter {
     ) {
         let (owner, caller) = (lock_owner.0, caller(req));
         let range = LockRange { start, end };
-        let found = self.run(Opcode::GetLk, req, ino, |fs| {
+        let found = self.run(Opcode::GetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
             fs.getlk(&LockRequest {
                 ino: ino.0,
@@ -708,7 +758,7 @@ impl Filesystem for FuseAdapter {
     ) {
         let (owner, caller) = (lock_owner.0, caller(req));
         let range = LockRange { start, end };
-        let tried = self.run(Opcode::SetLk, req, ino, |fs| {
+        let tried = self.run(Opcode::SetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
             let request = LockRequest {
                 ino: ino.0,
@@ -728,7 +778,13 @@ impl Filesystem for FuseAdapter {
         match tried {
             Ok(None) => reply.ok(),
             Ok(Some(request)) => {
-                let answer = |outcome: Result<()>| reply_empty(outcome.map_err(fuser_errno), reply);
+                let fs = self.fs.clone();
+                let answer = move |outcome: Result<()>| {
+                    if outcome.is_err() {
+                        fs.stats.count_error(Opcode::SetLk);
+                    }
+                    reply_empty(outcome.map_err(fuser_errno), reply);
+                };
                 self.lock_waiters.wait(&self.fs, request, Box::new(answer));
             }
             Err(error) => reply.error(error),
@@ -746,7 +802,7 @@ impl Filesystem for FuseAdapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        match self.run(Opcode::Ioctl, req, ino, |fs| {
+        match self.run(Opcode::Ioctl, req, (ino, fh), |fs| {
             fs.ioctl(ino.0, fh.0, cmd, in_data)
         }) {
             Ok(output) => reply.ioctl(0, &output),
@@ -765,7 +821,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let caller = caller(req);
-        let done = self.run(Opcode::Fallocate, req, ino, |fs| {
+        let done = self.run(Opcode::Fallocate, req, (ino, fh, offset, length), |fs| {
             fs.kill_suidgid_unless_privileged(ino.0, fh.0, &caller)?;
             fs.fallocate(ino.0, fh.0, offset, length, mode as u32)
         });
@@ -781,7 +837,7 @@ impl Filesystem for FuseAdapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self.run(Opcode::Lseek, req, ino, |fs| {
+        match self.run(Opcode::Lseek, req, (ino, fh), |fs| {
             fs.lseek(ino.0, fh.0, offset, whence)
         }) {
             Ok(at) => reply.offset(at as i64),
@@ -805,7 +861,8 @@ impl Filesystem for FuseAdapter {
         let from = (ino_in.0, fh_in.0, offset_in);
         let to = (ino_out.0, fh_out.0, offset_out);
         let caller = caller(req);
-        let done = self.run(Opcode::CopyFileRange, req, ino_in, |fs| {
+        let target = (ino_out, fh_out, offset_out, len);
+        let done = self.run(Opcode::CopyFileRange, req, target, |fs| {
             fs.kill_suidgid_unless_privileged(to.0, to.1, &caller)?;
             fs.copy_file_range(from, to, len)
         });

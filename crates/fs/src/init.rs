@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use fuser::{InitFlags, KernelConfig};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{CachePolicy, Config, KernelPassthrough, Locks, PosixAcl};
 
@@ -118,7 +119,7 @@ fn wishes(config: &Config) -> Vec<Wish> {
 }
 
 /// What INIT agreed on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Negotiated {
     /// Protocol version of the kernel.
     pub kernel_abi: (u32, u32),

@@ -69,5 +69,5 @@ pub use ops::{
     WriteRequest,
 };
 pub use passthrough::{Caller, Entry, Passthrough};
-pub use stats::{Opcode, Stats};
+pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use unsupported::{UNSUPPORTED, Unsupported};

@@ -25,6 +25,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// What is mounted (for FUSE: the fsname), unescaped.
     pub source: OsString,
+    /// Who mounted it, if it is FUSE (`user_id=`).
+    pub owner: Option<u32>,
 }
 
 impl MountEntry {
@@ -40,12 +42,19 @@ impl MountEntry {
         fields.by_ref().find(|field| field == b"-")?;
         let fs_type = text(fields.next()?)?.to_owned();
         let source = unescape(fields.next()?);
+        let mut options = fields
+            .next()
+            .unwrap_or_default()
+            .split(|&byte| byte == b',');
+        let owner = options.find_map(|option| option.strip_prefix(b"user_id="));
+        let owner = owner.and_then(|uid| text(uid)?.parse().ok());
         Some(Self {
             mount_id,
             device,
             mount_point,
             fs_type,
             source,
+            owner,
         })
     }
 }
@@ -180,19 +189,21 @@ mod tests {
 
     #[test]
     fn parse_with_optional_fields_and_escapes_finds_every_field() {
-        let line = br"36 35 0:98 /mnt1 /mnt\0402/a\134b rw,noatime shared:1 master:2 - fuse.thrufs a\011b rw";
+        let line = br"36 35 0:98 /mnt1 /mnt\0402/a\134b rw,noatime shared:1 master:2 - fuse.thrufs a\011b rw,user_id=7,group_id=8";
         let entry = MountEntry::parse(line).unwrap();
         assert_eq!(entry.mount_id, 36);
         assert_eq!(entry.device, "0:98");
         assert_eq!(entry.mount_point, Path::new("/mnt 2/a\\b"));
         assert_eq!(entry.fs_type, "fuse.thrufs");
         assert_eq!(entry.source, "a\tb");
+        assert_eq!(entry.owner, Some(7));
     }
 
     #[test]
     fn parse_without_optional_fields_finds_the_type() {
         let entry = MountEntry::parse(b"1 1 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
         assert_eq!((entry.fs_type.as_str(), entry.mount_id), ("ext4", 1));
+        assert_eq!(entry.owner, None);
     }
 
     #[test]

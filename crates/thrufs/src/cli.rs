@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::demo::{DemoArgs, ReproduceArgs};
 use crate::options::MountArgs;
+use crate::status::StatusArgs;
 use crate::umount::UmountArgs;
 
 /// Serve a directory through FUSE, write-through, in as few WRITE requests as the limits allow.
@@ -31,6 +32,8 @@ pub(crate) enum Command {
     Mount(Box<MountArgs>),
     /// Unmount MOUNTPOINT
     Umount(UmountArgs),
+    /// Show what a mount is doing
+    Status(StatusArgs),
     /// Mount a scratch directory, work in it, show what the kernel sent, and clean up
     Demo(DemoArgs),
     /// The program that used to deadlock, which `demo` runs with a deadline
@@ -86,7 +89,7 @@ pub(crate) fn form(line: &[OsString]) -> Form {
 /// `thrufs SOURCE MOUNTPOINT ...`, options anywhere. A word that is neither a subcommand nor a path
 /// is left to clap, which knows the near matches.
 fn is_helper_call(first: &OsStr, arguments: &[OsString]) -> bool {
-    const SUBCOMMANDS: &[&str] = &["umount", "demo", "reproduce", "help"];
+    const SUBCOMMANDS: &[&str] = &["umount", "status", "demo", "reproduce", "help"];
     const QUESTIONS: &[&str] = &["-h", "--help", "-V", "--version", "--print-capabilities"];
     let first_text = first.to_string_lossy();
     if SUBCOMMANDS.contains(&&*first_text) || QUESTIONS.contains(&&*first_text) {
@@ -152,6 +155,7 @@ mod tests {
             &["thrufs"][..],
             &["thrufs", "monut", "a", "b"],
             &["thrufs", "umount", "/mnt"],
+            &["thrufs", "status", "/mnt"],
             &["thrufs", "demo"],
             &["thrufs", "--help"],
             &["thrufs", "-V"],

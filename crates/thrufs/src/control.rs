@@ -3,6 +3,7 @@
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
 //! unmounts. Data never passes through here; fuser's threads serve it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -13,6 +14,7 @@ use crate::background::Readiness;
 use crate::places::Places;
 use crate::request::MountRequest;
 use crate::session::{self, Running};
+use crate::status::{Reporter, StatusSocket};
 
 /// How long a busy mount keeps the daemon after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -65,17 +67,28 @@ pub(crate) fn serve(
     block_on(async {
         let mut signals = Signals::install()?;
         let mut running = session::start(places, request)?;
+        // Gone before the mount is, so that nobody finds the socket of a number that is free again.
+        let status = open_status_socket(&request.source, &running);
         readiness.announce(running.mountpoint())?;
         notify_systemd(&[NotifyState::Ready]);
         tokio::select! {
             name = signals.stop() => {
                 tracing::info!("{name}: unmounting");
                 notify_systemd(&[NotifyState::Stopping]);
+                drop(status);
                 running.stop(PATIENCE).await
             }
             result = running.ended() => finished(running, result),
         }
     })
+}
+
+/// A mount works without it, so that it cannot be had is no reason to fail.
+fn open_status_socket(source: &Path, running: &Running) -> Option<StatusSocket> {
+    let reporter = Reporter::new(source, running);
+    StatusSocket::open(reporter)
+        .inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
+        .ok()
 }
 
 fn finished(running: Running, result: anyhow::Result<()>) -> anyhow::Result<()> {

@@ -17,6 +17,7 @@ mod pages_limit;
 mod places;
 mod request;
 mod session;
+mod status;
 mod teardown;
 mod umount;
 
@@ -74,6 +75,7 @@ fn subcommand(cli: Cli) -> anyhow::Result<()> {
     }
     match cli.command {
         Some(Command::Umount(args)) => umount::run(&args),
+        Some(Command::Status(args)) => status::run(&args),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Reproduce(args)) => demo::reproduce(&args),
         Some(Command::Mount(_)) => anyhow::bail!("write `mount` as the first argument"),

@@ -110,6 +110,11 @@ impl Running {
         self.attached.ours.mountpoint()
     }
 
+    /// Device of the file system, as `major:minor`.
+    pub(crate) fn device(&self) -> &str {
+        self.attached.ours.device()
+    }
+
     /// Waits until the session ends by itself: somebody unmounted it (`Ok`), or it failed.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
         match (&mut self.ended).await {

@@ -38,6 +38,11 @@ impl OurMount {
         &self.mountpoint
     }
 
+    /// Device of the file system, as `major:minor`.
+    pub(crate) fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Whether `entry` is this mount.
     fn is(&self, entry: &MountEntry) -> bool {
         entry.mount_id == self.mount_id && entry.device == self.device

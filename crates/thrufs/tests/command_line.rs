@@ -198,6 +198,24 @@ fn umount_of_what_is_not_ours_names_its_type() {
 }
 
 #[test]
+fn status_of_what_is_no_thrufs_mount_names_the_mount_it_is_in() {
+    let refused = "/proc is not a thrufs mount: it is in the proc mount at /proc";
+    assert_refused(&thrufs(&["status", "/proc"]), 1, refused);
+    assert_refused(&thrufs(&["status", "/proc", "--json"]), 1, refused);
+    assert_refused(&thrufs(&["status", "/proc", "--watch"]), 1, refused);
+    assert_refused(
+        &thrufs(&["status", "/nonexistent"]),
+        1,
+        "/nonexistent does not exist",
+    );
+    assert_refused(
+        &thrufs(&["status", "/proc", "--watch=0"]),
+        2,
+        "expected seconds from 0.1 to 3600",
+    );
+}
+
+#[test]
 fn mount_with_more_open_files_than_nr_open_is_refused() {
     let scratch = tempfile::tempdir().unwrap();
     let point = scratch.path().to_str().unwrap();

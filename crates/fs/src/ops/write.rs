@@ -30,6 +30,7 @@ impl Passthrough {
     /// # Errors
     /// EBADF; EROFS; else the backing file's.
     pub fn write(&self, request: &WriteRequest<'_>) -> Result<usize> {
+        self.stats.count_write_size(request.data.len());
         self.check_writable()?;
         let handle = self.handle(request.fh, request.ino)?;
         let append = request.flags & libc::O_APPEND != 0 && !request.from_cache;

@@ -1,0 +1,142 @@
+//! Everything that can be said of a mount at one moment, as data that survives JSON: what
+//! `thrufs status` shows and `--metrics` serves.
+//!
+//! Durations are nanoseconds and sizes are bytes throughout.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Histogram, Opcode};
+use crate::init::Negotiated;
+use crate::passthrough::Passthrough;
+
+/// See the module. Each number was true within the time that it took to collect them.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// The requests that came at least once, in the order of [`Opcode::ALL`].
+    pub opcodes: Vec<OpcodeCounts>,
+    /// What the WRITEs came to.
+    pub writes: Writes,
+    /// Bytes that READs returned.
+    pub bytes_read: u64,
+    /// Requests that are being served now.
+    pub in_flight: u64,
+    /// Inodes that the kernel holds.
+    pub inodes: usize,
+    /// Files and directories that are open.
+    pub handles: usize,
+    /// The daemon.
+    pub process: Process,
+    /// What INIT agreed on; none before it.
+    pub negotiated: Option<Negotiated>,
+}
+
+/// One kind of request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OpcodeCounts {
+    /// The kernel's name, without `FUSE_`.
+    pub opcode: String,
+    /// How many came.
+    pub requests: u64,
+    /// How many were answered with an error.
+    pub errors: u64,
+    /// Nanoseconds from the request's decoding to its result: the time in the daemon and the
+    /// backing file system, without the kernel's queue and the wake-up. A READ's includes the
+    /// reply.
+    pub latency: Histogram,
+}
+
+/// The WRITEs. A file system does not see write(2): it sees the requests that the kernel made of
+/// them, so bytes for each WRITE is the figure that shows how well writes were gathered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Writes {
+    /// WRITE requests.
+    pub requests: u64,
+    /// Bytes that they brought into backing files.
+    pub bytes: u64,
+    /// Sizes as requested.
+    pub sizes: Histogram,
+    /// pwritev2(2) calls made for them: as many as WRITEs, more after short writes and EINTR, less
+    /// where WRITEs were joined.
+    pub pwritev2_calls: u64,
+    /// WRITEs that shared a pwritev2(2) with another.
+    pub joined: u64,
+    /// GETXATTRs of `security.capability`: the kernel's question before a write(2) to a file
+    /// when extended attributes are on and it has to clear privileges itself.
+    pub capability_getxattrs: u64,
+}
+
+impl Writes {
+    /// Bytes for each WRITE; none without a WRITE.
+    pub fn average_size(&self) -> Option<u64> {
+        self.sizes.sum.checked_div(self.sizes.count())
+    }
+}
+
+/// What the daemon takes of the machine, from /proc.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Process {
+    /// Open descriptors.
+    pub descriptors: u64,
+    /// How many it may have (RLIMIT_NOFILE).
+    pub descriptors_limit: u64,
+    /// Resident memory (VmRSS) in bytes.
+    pub resident_bytes: u64,
+}
+
+impl Process {
+    /// Of this process.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    fn read() -> io::Result<Self> {
+        let at = |path: &'static str| {
+            move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
+        };
+        let listed = std::fs::read_dir("/proc/self/fd").map_err(at("/proc/self/fd"))?;
+        let statm = std::fs::read_to_string("/proc/self/statm").map_err(at("/proc/self/statm"))?;
+        let pages: u64 = statm
+            .split(' ')
+            .nth(1)
+            .and_then(|pages| pages.parse().ok())
+            .ok_or_else(|| io::Error::other("/proc/self/statm: no resident pages"))?;
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Ok(Self {
+            // One of them is the listing's own.
+            descriptors: (listed.count() as u64).saturating_sub(1),
+            descriptors_limit: limit.unwrap_or(u64::MAX),
+            resident_bytes: pages * rustix::param::page_size() as u64,
+        })
+    }
+}
+
+impl Passthrough {
+    /// All that can be said of this file system now. Takes no lock for longer than reading a
+    /// number needs.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn snapshot(&self) -> io::Result<Snapshot> {
+        let stats = &self.stats;
+        let counted = Opcode::ALL.iter().map(|&opcode| OpcodeCounts {
+            opcode: opcode.name().to_owned(),
+            requests: stats.requests(opcode),
+            errors: stats.errors(opcode),
+            latency: stats.latency(opcode),
+        });
+        let opcodes: Vec<OpcodeCounts> = counted.filter(|counts| counts.requests > 0).collect();
+        let begun: u64 = opcodes.iter().map(|counts| counts.requests).sum();
+        let ended: u64 = opcodes.iter().map(|counts| counts.latency.count()).sum();
+        Ok(Snapshot {
+            opcodes,
+            writes: stats.writes(),
+            bytes_read: stats.bytes_read(),
+            in_flight: begun.saturating_sub(ended),
+            inodes: self.known_inodes(),
+            handles: self.open_handles(),
+            process: Process::read()?,
+            negotiated: self.negotiated().cloned(),
+        })
+    }
+}

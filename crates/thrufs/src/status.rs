@@ -1,0 +1,119 @@
+//! `thrufs status`: what a mount is doing, asked of its daemon through a unix socket.
+//!
+//! Invariant: the mounted file system itself is asked nothing (it may hang, and that is when one
+//! wants to know); which daemon serves it follows from the mount table. Only where no daemon can
+//! be found is the mount asked whether it is dead, with a deadline.
+
+mod find;
+mod report;
+mod runtime_dir;
+mod server;
+mod table;
+mod watch;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+
+pub(crate) use report::Reporter;
+pub(crate) use server::StatusSocket;
+
+use crate::control;
+use crate::status::find::Found;
+use crate::status::report::Status;
+
+/// What `thrufs status` takes.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct StatusArgs {
+    /// Where it is mounted, or any file below [default: list all mounts]
+    mountpoint: Option<PathBuf>,
+    /// Print JSON: durations in nanoseconds, sizes in bytes
+    #[arg(long)]
+    json: bool,
+    /// Show it again and again, with rates; ends on ^C
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, require_equals = true,
+        default_missing_value = "1", value_parser = interval)]
+    watch: Option<Duration>,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|s| (0.1..=3600.0).contains(s));
+    let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    duration.ok_or_else(|| "expected seconds from 0.1 to 3600".to_owned())
+}
+
+/// Runs `thrufs status`.
+pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
+    control::block_on(async {
+        match (&args.mountpoint, args.watch) {
+            (Some(path), None) => one(&find::mount_of(path)?, args.json).await,
+            (None, None) => all(args.json).await,
+            (Some(path), Some(every)) => watch::run(&find::mount_of(path)?, every, args.json).await,
+            (None, Some(every)) => watch::run(&only_mount()?, every, args.json).await,
+        }
+    })
+}
+
+async fn one(mount: &Found, json: bool) -> anyhow::Result<()> {
+    let status = find::ask(mount).await?;
+    if json {
+        print(&serde_json::to_string_pretty(&status)?)
+    } else {
+        print(&table::of_mount(&status))
+    }
+}
+
+/// A mount in the list of all.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Listed {
+    Served(Box<Status>),
+    Failed { mountpoint: String, error: String },
+}
+
+async fn all(json: bool) -> anyhow::Result<()> {
+    let mut listed = Vec::new();
+    for mount in find::mounts()? {
+        listed.push(match find::ask(&mount).await {
+            Ok(status) => Listed::Served(Box::new(status)),
+            Err(error) => Listed::Failed {
+                mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
+                error: format!("{error:#}"),
+            },
+        });
+    }
+    if json {
+        return print(&serde_json::to_string_pretty(&listed)?);
+    }
+    if listed.is_empty() {
+        return print("nothing is mounted by thrufs here");
+    }
+    let mut lines = Vec::new();
+    for mount in &listed {
+        lines.push(match mount {
+            Listed::Served(status) => table::line_of_list(status),
+            Listed::Failed { error, .. } => table::plain(error),
+        });
+    }
+    print(&lines.join("\n"))
+}
+
+fn only_mount() -> anyhow::Result<Found> {
+    let mut mounts = find::mounts()?;
+    match (mounts.pop(), mounts.is_empty()) {
+        (Some(mount), true) => Ok(mount),
+        (None, _) => bail!("nothing is mounted by thrufs here"),
+        (Some(_), false) => bail!("there are several mounts: name the one to watch"),
+    }
+}
+
+/// Prints text and a newline. `println!` would panic where standard output is closed.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}")
+        .and_then(|()| out.flush())
+        .context("write to standard output")
+}

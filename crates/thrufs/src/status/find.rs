@@ -1,0 +1,231 @@
+//! From a path to the daemon that serves it, and asking that daemon.
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail, ensure};
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
+use thrufs_sys::mountinfo::{self, MountEntry, Place};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+
+use super::report::{FORMAT, Status};
+use super::runtime_dir;
+use super::table::plain;
+use crate::attach;
+use crate::options::thrufs_subtype;
+
+/// How long a daemon may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A status is some tens of KiB; more than this is none.
+const STATUS_MAX: u64 = 16 << 20;
+
+/// A FUSE mount.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) mountpoint: PathBuf,
+    fs_type: String,
+    device: String,
+    /// Who mounted it, and whose the daemon is.
+    owner: u32,
+}
+
+impl Found {
+    /// None if it is not FUSE.
+    fn from_entry(entry: MountEntry) -> Option<Self> {
+        Some(Self {
+            owner: entry.owner?,
+            mountpoint: entry.mount_point,
+            fs_type: entry.fs_type,
+            device: entry.device,
+        })
+    }
+
+    fn is_named_thrufs(&self) -> bool {
+        self.fs_type == attach::fs_type(thrufs_subtype())
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = PathBuf> {
+        let name = runtime_dir::socket_name(&self.device);
+        let places = runtime_dir::of(self.owner).into_iter();
+        places.map(move |directory| directory.join(&name))
+    }
+}
+
+/// The mount that `path` is in.
+pub(super) fn mount_of(path: &Path) -> anyhow::Result<Found> {
+    let shown = path.display();
+    let place = Place::open(path).map_err(|error| match error.raw_os_error() {
+        Some(libc_errno) if libc_errno == Errno::NOENT.raw_os_error() => {
+            anyhow!("{shown} does not exist")
+        }
+        Some(libc_errno) if libc_errno == Errno::NOTCONN.raw_os_error() => {
+            anyhow!("{shown} is in a FUSE mount whose daemon is dead")
+        }
+        _ => anyhow!("{shown}: {error}"),
+    })?;
+    let entry = place.entry().with_context(|| format!("{shown}"))?;
+    let (fs_type, mountpoint) = (entry.fs_type.clone(), entry.mount_point.clone());
+    let not_ours = || {
+        anyhow!(
+            "{shown} is not a thrufs mount: it is in the {fs_type} mount at {}",
+            mountpoint.display()
+        )
+    };
+    let found = Found::from_entry(entry).ok_or_else(not_ours)?;
+    // With --subtype it has another type, but the socket shows what it is.
+    if !found.is_named_thrufs() && !found.sockets().any(|socket| socket.exists()) {
+        return Err(not_ours());
+    }
+    Ok(found)
+}
+
+/// Every mount of thrufs in the mount table, once each.
+pub(super) fn mounts() -> anyhow::Result<Vec<Found>> {
+    let mut found: Vec<Found> = Vec::new();
+    for mount in mountinfo::all()?.into_iter().filter_map(Found::from_entry) {
+        let is_ours = mount.is_named_thrufs() || mount.sockets().any(|socket| socket.exists());
+        if is_ours && !found.iter().any(|known| known.device == mount.device) {
+            found.push(mount);
+        }
+    }
+    Ok(found)
+}
+
+/// What the daemon of `mount` says.
+pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
+    let shown = mount.mountpoint.display();
+    let me = runtime_dir::uid();
+    if me != 0 && me != mount.owner {
+        bail!(
+            "{shown} was mounted by uid {}: only that user and root may ask",
+            mount.owner
+        );
+    }
+    for socket in mount.sockets() {
+        match fetch(&socket, mount.owner).await {
+            Ok(None) => {}
+            Ok(Some(status)) => return Ok(status),
+            Err(error) if is_refused(&error) => bail!(dead(mount)),
+            Err(error) => return Err(error).with_context(|| format!("{shown}")),
+        }
+    }
+    if is_dead(&mount.mountpoint) {
+        bail!(dead(mount));
+    }
+    let places: Vec<String> = mount
+        .sockets()
+        .map(|path| path.display().to_string())
+        .collect();
+    bail!(
+        "{shown}: its daemon is alive or hangs, but has no status socket at {}: it could not make \
+         one (its log says why), or was started with another XDG_RUNTIME_DIR",
+        places.join(" or ")
+    )
+}
+
+fn dead(mount: &Found) -> String {
+    let shown = mount.mountpoint.display();
+    format!("{shown}: its daemon is dead; run `thrufs umount {shown}`")
+}
+
+/// Whether nobody listens on the socket.
+pub(super) fn is_refused(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused)
+}
+
+/// The answer at `socket`, which must be served by `owner` or root; none if there is no socket.
+pub(super) async fn fetch(socket: &Path, owner: u32) -> anyhow::Result<Option<Status>> {
+    let shown = socket.display();
+    let stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(error.into()),
+        Err(error) => return Err(error).with_context(|| format!("{shown}")),
+    };
+    let server = stream
+        .peer_cred()
+        .with_context(|| format!("{shown}"))?
+        .uid();
+    ensure!(
+        is_believed(server, owner),
+        "{shown} is not its owner's: uid {server} listens there, not uid {owner}"
+    );
+    let mut text = Vec::new();
+    tokio::time::timeout(PATIENCE, stream.take(STATUS_MAX).read_to_end(&mut text))
+        .await
+        .map_err(|_| anyhow!("{shown}: the daemon does not answer within {PATIENCE:?}"))?
+        .with_context(|| format!("{shown}"))?;
+    ensure!(
+        !text.is_empty(),
+        "{shown}: the daemon closed without an answer"
+    );
+    parse(&text).with_context(|| format!("{shown}")).map(Some)
+}
+
+/// Root can make any socket anyway.
+fn is_believed(server: u32, owner: u32) -> bool {
+    server == owner || server == 0
+}
+
+fn parse(text: &[u8]) -> anyhow::Result<Status> {
+    let value: serde_json::Value = serde_json::from_slice(text).context("no status")?;
+    let format = value.get("format").and_then(serde_json::Value::as_u64);
+    if format != Some(u64::from(FORMAT)) {
+        let version = value.get("version").and_then(serde_json::Value::as_str);
+        bail!(
+            "the daemon is thrufs {}, whose answer this thrufs {} does not understand: use that one",
+            plain(version.unwrap_or("of an unknown version")),
+            env!("CARGO_PKG_VERSION")
+        );
+    }
+    serde_json::from_value(value).context("no status")
+}
+
+/// Whether the kernel says that nobody serves the mount. Asked in a thread, since a daemon that
+/// hangs would hold who asks.
+fn is_dead(mountpoint: &Path) -> bool {
+    let (sender, answer) = std::sync::mpsc::channel();
+    let path = mountpoint.to_owned();
+    std::thread::spawn(move || {
+        let asked = statx(
+            CWD,
+            path,
+            AtFlags::STATX_FORCE_SYNC,
+            StatxFlags::BASIC_STATS,
+        );
+        sender.send(asked.is_err_and(|errno| errno == Errno::NOTCONN))
+    });
+    answer.recv_timeout(PATIENCE).unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_of_what_is_not_fuse_names_the_mount_it_is_in() {
+        let error = mount_of(Path::new("/proc/self")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "/proc/self is not a thrufs mount: it is in the proc mount at /proc"
+        );
+    }
+
+    #[test]
+    fn is_believed_is_for_the_mount_s_owner_and_root() {
+        assert!(is_believed(1000, 1000) && is_believed(0, 1000));
+        assert!(!is_believed(1001, 1000) && !is_believed(1000, 0));
+    }
+
+    #[test]
+    fn parse_of_another_format_names_the_versions() {
+        let error = parse(br#"{"format": 99, "version": "7.0\u001b"}"#).unwrap_err();
+        assert!(error.to_string().contains("thrufs 7.0?, whose"), "{error}");
+        assert!(parse(b"{}").is_err());
+        assert!(parse(b"\xff").is_err());
+    }
+}

@@ -1,0 +1,69 @@
+//! What a daemon says of its mount: the document that goes through the socket, and that `--json`
+//! prints as it came.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use thrufs_fs::{Passthrough, Snapshot};
+
+use crate::session::Running;
+
+/// Raised when a field changes its meaning or goes; new fields do not raise it.
+pub(super) const FORMAT: u32 = 1;
+
+/// One mount at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// [`FORMAT`] of who wrote it.
+    pub(super) format: u32,
+    /// The daemon's version.
+    pub(super) version: String,
+    pub(super) pid: u32,
+    pub(super) source: String,
+    pub(super) mountpoint: String,
+    /// Device of the mounted file system, as `major:minor`.
+    pub(super) device: String,
+    pub(super) uptime_seconds: f64,
+    #[serde(flatten)]
+    pub(super) snapshot: Snapshot,
+}
+
+/// Where a [`Status`] comes from.
+#[derive(Clone, Debug)]
+pub(crate) struct Reporter {
+    pub(super) fs: Arc<Passthrough>,
+    pub(super) source: String,
+    pub(super) mountpoint: String,
+    pub(super) device: String,
+    pub(super) started: Instant,
+}
+
+impl Reporter {
+    /// Reports on `running`, which began now.
+    pub(crate) fn new(source: &Path, running: &Running) -> Self {
+        Self {
+            fs: Arc::clone(running.fs()),
+            source: source.to_string_lossy().into_owned(),
+            mountpoint: running.mountpoint().to_string_lossy().into_owned(),
+            device: running.device().to_owned(),
+            started: Instant::now(),
+        }
+    }
+
+    /// The mount now.
+    pub(crate) fn status(&self) -> io::Result<Status> {
+        Ok(Status {
+            format: FORMAT,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            source: self.source.clone(),
+            mountpoint: self.mountpoint.clone(),
+            device: self.device.clone(),
+            uptime_seconds: self.started.elapsed().as_secs_f64(),
+            snapshot: self.fs.snapshot()?,
+        })
+    }
+}

@@ -1,0 +1,326 @@
+//! How a status is shown to a person: pure functions from numbers to text.
+//!
+//! Everything that comes from outside goes through [`plain`], so that a name with control
+//! characters cannot act on the terminal.
+
+use std::time::Duration;
+
+use thrufs_fs::{Histogram, OpcodeCounts, Writes};
+
+use super::report::Status;
+
+/// Widest bar of a histogram.
+const BAR: u64 = 30;
+
+/// `text` without control characters.
+pub(crate) fn plain(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect()
+}
+
+/// Nanoseconds, in three digits or so.
+fn time(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => digits(ns as f64 / 1e3, "µs"),
+        1_000_000..1_000_000_000 => digits(ns as f64 / 1e6, "ms"),
+        _ => digits(ns as f64 / 1e9, "s"),
+    }
+}
+
+/// Bytes, in three digits or so.
+pub(super) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut value, mut unit) = (count as f64, "B");
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        (value, unit) = (value / 1024.0, next);
+    }
+    if unit == "B" {
+        format!("{count} B")
+    } else {
+        digits(value, unit)
+    }
+}
+
+fn digits(value: f64, unit: &str) -> String {
+    let after = match value {
+        ..10.0 => 2,
+        10.0..100.0 => 1,
+        _ => 0,
+    };
+    format!("{value:.after$} {unit}")
+}
+
+/// A rate in three digits or so.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        ..0.05 => "0".to_owned(),
+        ..1e4 => format!("{per_second:.0}"),
+        ..1e7 => format!("{:.1}k", per_second / 1e3),
+        _ => format!("{:.1}M", per_second / 1e6),
+    }
+}
+
+fn uptime(seconds: f64) -> String {
+    let all = Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .as_secs();
+    let (days, hours, minutes) = (all / 86_400, all / 3600 % 24, all / 60 % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes} min {} s", all % 60),
+        (0, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+/// One line of `thrufs status`.
+pub(super) fn line_of_list(status: &Status) -> String {
+    let snapshot = &status.snapshot;
+    let errors: u64 = snapshot.opcodes.iter().map(|counts| counts.errors).sum();
+    let requests: u64 = snapshot.opcodes.iter().map(|counts| counts.requests).sum();
+    format!(
+        "{}: {}, pid {}, up {}, {requests} requests, {errors} errors, {} in {} WRITEs",
+        plain(&status.mountpoint),
+        plain(&status.source),
+        status.pid,
+        uptime(status.uptime_seconds),
+        bytes(snapshot.writes.bytes),
+        snapshot.writes.requests,
+    )
+}
+
+/// What `thrufs status MOUNTPOINT` prints.
+pub(super) fn of_mount(status: &Status) -> String {
+    let mut lines = head(status);
+    if let Some(negotiated) = &status.snapshot.negotiated {
+        lines.extend(negotiated.to_string().lines().flat_map(wrapped));
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "{:<16}{:>10}{:>9}{LATENCIES}",
+        "request", "total", "errors"
+    ));
+    for counts in &status.snapshot.opcodes {
+        lines.push(format!(
+            "{:<16}{:>10}{:>9}{}",
+            plain(&counts.opcode),
+            counts.requests,
+            counts.errors,
+            latencies(&counts.latency)
+        ));
+    }
+    lines.push(String::new());
+    lines.extend(of_writes(&status.snapshot.writes));
+    lines.extend(sizes(&status.snapshot.writes.sizes));
+    lines.join("\n")
+}
+
+const LATENCIES: &str = "       p50       p90       p99       max";
+
+fn latencies(latency: &Histogram) -> String {
+    let shares = [0.5, 0.9, 0.99, 1.0];
+    let columns = shares.map(|share| {
+        let found = latency.percentile(share);
+        format!("{:>10}", found.map_or("-".to_owned(), time))
+    });
+    columns.concat()
+}
+
+fn head(status: &Status) -> Vec<String> {
+    let snapshot = &status.snapshot;
+    let process = &snapshot.process;
+    vec![
+        format!(
+            "{} at {}, up {}",
+            plain(&status.source),
+            plain(&status.mountpoint),
+            uptime(status.uptime_seconds)
+        ),
+        format!(
+            "daemon          thrufs {}, pid {}, {} resident, {} of {} descriptors",
+            plain(&status.version),
+            status.pid,
+            bytes(process.resident_bytes),
+            process.descriptors,
+            process.descriptors_limit
+        ),
+        format!(
+            "kernel holds    {} inodes, {} open handles; {} requests in flight",
+            snapshot.inodes, snapshot.handles, snapshot.in_flight
+        ),
+    ]
+}
+
+/// A name and its values, over as many lines as it takes.
+fn wrapped(line: &str) -> Vec<String> {
+    const WIDTH: usize = 79;
+    const INDENT: usize = 16;
+    let mut lines = vec![String::new()];
+    for word in plain(line).split(' ') {
+        let current = lines.last_mut().expect("begins with one");
+        if current.len() > INDENT && current.len() + 1 + word.len() > WIDTH {
+            lines.push(format!("{:INDENT$}{word}", ""));
+        } else {
+            if !current.is_empty() {
+                current.push(' ');
+            }
+            current.push_str(word);
+        }
+    }
+    lines
+}
+
+/// The daemon sees WRITEs and not write(2), and that is what is named.
+fn of_writes(writes: &Writes) -> Vec<String> {
+    let each = |count: u64| match writes.requests {
+        0 => String::new(),
+        requests => format!(" ({:.2} a WRITE)", count as f64 / requests as f64),
+    };
+    let average = writes.average_size().map_or("-".to_owned(), bytes);
+    vec![
+        format!(
+            "writes          {} in {} WRITE requests, {average} a WRITE",
+            bytes(writes.bytes),
+            writes.requests
+        ),
+        format!(
+            "pwritev2 calls  {}{}; {} WRITEs joined",
+            writes.pwritev2_calls,
+            each(writes.pwritev2_calls),
+            writes.joined
+        ),
+        format!(
+            "GETXATTR of security.capability: {}{}",
+            writes.capability_getxattrs,
+            each(writes.capability_getxattrs)
+        ),
+    ]
+}
+
+fn sizes(sizes: &Histogram) -> Vec<String> {
+    let most = sizes.buckets.iter().map(|b| b.count).max().unwrap_or(0);
+    let lines = sizes.buckets.iter().map(|bucket| {
+        let bar = "#".repeat(((bucket.count * BAR).div_ceil(most.max(1))) as usize);
+        let size = bytes(bucket.up_to.min(16 << 20));
+        format!("  up to {size:<10}{:>10}  {bar}", bucket.count)
+    });
+    lines.collect()
+}
+
+/// One frame of `--watch`: what came between two answers of the same daemon.
+pub(super) fn of_interval(before: &Status, now: &Status) -> Vec<String> {
+    let seconds = (now.uptime_seconds - before.uptime_seconds).max(1e-3);
+    let mut lines = head(now);
+    lines.push(String::new());
+    let title = format!("in {seconds:.1} s");
+    lines.push(format!(
+        "{title:<16}{:>10}{:>9}{LATENCIES}",
+        "a second", "errors"
+    ));
+    for counts in &now.snapshot.opcodes {
+        let old = before
+            .snapshot
+            .opcodes
+            .iter()
+            .find(|old| old.opcode == counts.opcode);
+        lines.push(interval_line(counts, old, seconds));
+    }
+    lines.push(String::new());
+    lines.extend(of_writes(&writes_since(
+        &before.snapshot.writes,
+        &now.snapshot.writes,
+    )));
+    let read = now
+        .snapshot
+        .bytes_read
+        .saturating_sub(before.snapshot.bytes_read);
+    let written = now
+        .snapshot
+        .writes
+        .bytes
+        .saturating_sub(before.snapshot.writes.bytes);
+    let each_second = |count: u64| bytes((count as f64 / seconds) as u64);
+    lines.push(format!(
+        "throughput      {} a second written, {} read",
+        each_second(written),
+        each_second(read)
+    ));
+    lines
+}
+
+fn interval_line(counts: &OpcodeCounts, old: Option<&OpcodeCounts>, seconds: f64) -> String {
+    let none = OpcodeCounts {
+        opcode: String::new(),
+        requests: 0,
+        errors: 0,
+        latency: Histogram::default(),
+    };
+    let old = old.unwrap_or(&none);
+    let requests = counts.requests.saturating_sub(old.requests);
+    format!(
+        "{:<16}{:>10}{:>9}{}",
+        plain(&counts.opcode),
+        rate(requests as f64 / seconds),
+        counts.errors.saturating_sub(old.errors),
+        latencies(&counts.latency.since(&old.latency))
+    )
+}
+
+fn writes_since(before: &Writes, now: &Writes) -> Writes {
+    let between = |now: u64, before: u64| now.saturating_sub(before);
+    Writes {
+        requests: between(now.requests, before.requests),
+        bytes: between(now.bytes, before.bytes),
+        sizes: now.sizes.since(&before.sizes),
+        pwritev2_calls: between(now.pwritev2_calls, before.pwritev2_calls),
+        joined: between(now.joined, before.joined),
+        capability_getxattrs: between(now.capability_getxattrs, before.capability_getxattrs),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_and_bytes_have_three_digits() {
+        let shown = [999, 1000, 12_345, 999_000, 1_500_000, 2_000_000_000].map(time);
+        assert_eq!(
+            shown,
+            [
+                "999 ns", "1.00 µs", "12.3 µs", "999 µs", "1.50 ms", "2.00 s"
+            ]
+        );
+        let shown = [0, 1023, 1024, 65_536, 1 << 20, 3 << 30].map(bytes);
+        assert_eq!(
+            shown,
+            [
+                "0 B", "1023 B", "1.00 KiB", "64.0 KiB", "1.00 MiB", "3.00 GiB"
+            ]
+        );
+    }
+
+    #[test]
+    fn plain_leaves_nothing_that_acts_on_a_terminal() {
+        assert_eq!(plain("/mnt/\u{1b}[2J\n\u{9b}x ä"), "/mnt/?[2J??x ä");
+    }
+
+    #[test]
+    fn uptime_has_two_units() {
+        let shown = [59.9, 3_599.0, 7_260.0, 90_000.0].map(uptime);
+        assert_eq!(shown, ["0 min 59 s", "59 min 59 s", "2 h 1 min", "1 d 1 h"]);
+    }
+
+    #[test]
+    fn wrapped_lines_fit_a_terminal() {
+        let long = format!("capabilities    {}", "FUSE_SOMETHING ".repeat(20));
+        let lines = wrapped(&long);
+        assert!(lines.len() > 3);
+        assert!(lines.iter().all(|line| line.len() <= 79), "{lines:?}");
+        assert!(lines[0].starts_with("capabilities    FUSE_"), "{lines:?}");
+    }
+}

@@ -1,0 +1,106 @@
+//! `thrufs status --watch`: a table that is drawn again at each interval, until ^C.
+//!
+//! Plain ANSI: the cursor goes home and each line is overwritten, so nothing flickers and the
+//! last table stays on the screen. Where standard output is no terminal the tables follow one
+//! another.
+
+use std::io::{IsTerminal, Write};
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::time::MissedTickBehavior;
+
+use super::report::Status;
+use super::{find, print, table};
+use crate::control::Signals;
+use crate::status::find::Found;
+
+const CLEAR: &str = "\x1b[2J";
+const HIDE_CURSOR: &str = "\x1b[?25l";
+const SHOW_CURSOR: &str = "\x1b[?25h";
+/// Where the terminal does not tell its height.
+const ROWS: usize = 24;
+
+/// Puts the cursor back, however the watching ends.
+struct Screen;
+
+impl Screen {
+    fn open() -> anyhow::Result<Self> {
+        draw(&format!("{CLEAR}{HIDE_CURSOR}"))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs no cursor.
+        let _ = draw(&format!("{SHOW_CURSOR}\n"));
+    }
+}
+
+fn draw(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .context("write to standard output")
+}
+
+/// Shows `mount` until ^C (which is success), or until its daemon is gone (which is not).
+pub(super) async fn run(mount: &Found, every: Duration, json: bool) -> anyhow::Result<()> {
+    let mut signals = Signals::install()?;
+    let mut before = find::ask(mount).await?;
+    let is_terminal = std::io::stdout().is_terminal() && !json;
+    let _screen = is_terminal.then(Screen::open).transpose()?;
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // The first is at once.
+    ticks.tick().await;
+    loop {
+        let now = tokio::select! {
+            _ = signals.stop() => return Ok(()),
+            now = async { ticks.tick().await; find::ask(mount).await } => now?,
+        };
+        show(&before, &now, is_terminal, json)?;
+        before = now;
+    }
+}
+
+fn show(before: &Status, now: &Status, is_terminal: bool, json: bool) -> anyhow::Result<()> {
+    if json {
+        return print(&serde_json::to_string(now)?);
+    }
+    let lines = table::of_interval(before, now);
+    if is_terminal {
+        draw(&frame(&lines, rows()))
+    } else {
+        print(&(lines.join("\n") + "\n"))
+    }
+}
+
+/// As many lines as fit, so that the terminal does not scroll.
+fn frame(lines: &[String], rows: usize) -> String {
+    let fitting = lines.iter().take(rows.saturating_sub(1).max(1));
+    let drawn: String = fitting.map(|line| format!("{line}\x1b[K\r\n")).collect();
+    format!("\x1b[H{drawn}\x1b[J")
+}
+
+fn rows() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout());
+    size.map_or(ROWS, |size| match size.ws_row {
+        0 => ROWS,
+        rows => usize::from(rows),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frame_is_no_longer_than_the_terminal() {
+        let lines: Vec<String> = (0..50).map(|line| line.to_string()).collect();
+        let drawn = frame(&lines, 10);
+        assert_eq!(drawn.matches("\r\n").count(), 9);
+        assert!(drawn.starts_with("\x1b[H0\x1b[K") && drawn.ends_with("\x1b[J"));
+    }
+}
