@@ -45,6 +45,7 @@ mod handle_table;
 mod init;
 mod inode;
 mod inode_table;
+mod inval;
 mod lock_wait;
 mod mount_fd;
 mod ops;
@@ -56,9 +57,10 @@ pub use attr::{Attr, FileKind};
 pub use backing::{Backing, HostBacking, Position, Span};
 pub use config::{CachePolicy, Config, InodeFileHandles, LONG_TIMEOUT, Locks, PosixAcl, Timeouts};
 pub use error::{Errno, Result};
-pub use fuse::FuseAdapter;
+pub use fuse::{FuseAdapter, send_inval};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
+pub use inval::SendInval;
 pub use ops::{
     DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
     WriteRequest,

@@ -58,12 +58,18 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let (acl, config) = session_config(request.session);
     let session = fuser::Session::from_fd(FuseAdapter::new(Arc::clone(&fs)), device, acl, config)
         .context("INIT, the handshake with the kernel")?;
+    fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+        .context("start the thread that invalidates the kernel's cache")?;
     let (sender, ended) = oneshot::channel();
+    let served = Arc::clone(&fs);
     std::thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || {
+            let result = session.run();
+            // With its sender, the last user of the connection beside the mount goes.
+            served.stop_invalidating();
             // The receiver is gone only when the process ends anyway.
-            let _ = sender.send(session.run());
+            let _ = sender.send(result);
         })
         .context("start the session's thread")?;
     let mountpoint = attached.ours.mountpoint().display();
