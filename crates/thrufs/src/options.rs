@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use thrufs_fs::{CachePolicy, InodeFileHandles, Locks, PosixAcl};
+use thrufs_fs::{CachePolicy, Fault, InodeFileHandles, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 /// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this
@@ -110,6 +110,9 @@ pub(crate) struct FileOptions {
     /// Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = max_write)]
     pub(crate) max_write: u32,
+    /// For tests: make calls on SOURCE fail, fall short or take long
+    #[arg(long, value_name = "SPEC", hide = true, action = clap::ArgAction::Append)]
+    pub(crate) fault: Vec<Fault>,
 }
 
 /// What the kernel is told when mounting.

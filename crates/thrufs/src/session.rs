@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FuseAdapter, Passthrough};
+use thrufs_fs::{FaultyBacking, FuseAdapter, Passthrough};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -46,9 +46,15 @@ pub(crate) struct Running {
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
     let shown = request.source.display();
-    let fs = Passthrough::new(places.source, request.config.clone())
-        .with_context(|| format!("SOURCE {shown}"))?;
-    let fs = Arc::new(fs);
+    let config = request.config.clone();
+    let fs = if request.faults.is_empty() {
+        Passthrough::new(places.source, config)
+    } else {
+        tracing::warn!("--fault: calls on SOURCE fail on purpose");
+        let backing = Arc::new(FaultyBacking::new(request.faults.clone()));
+        Passthrough::with_backing(places.source, config, backing)
+    };
+    let fs = Arc::new(fs.with_context(|| format!("SOURCE {shown}"))?);
     let (device, ours) = attach::attach(&places.mountpoint, &request.kernel)?;
     let attached = Attached { ours, device };
     let device = attached
