@@ -24,6 +24,7 @@ use crate::config::KernelPassthrough;
 use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
 use crate::error::{Errno, Result, errno};
 use crate::init::negotiate;
+use crate::inval::SendInval;
 use crate::lock_wait::LockWaiters;
 use crate::ops::{
     LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, WriteRequest,
@@ -31,6 +32,12 @@ use crate::ops::{
 };
 use crate::passthrough::{Entry, Passthrough};
 use crate::stats::Opcode;
+
+/// The sender of notifications that [`Passthrough::start_invalidating`] takes.
+pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
+    // ENOENT, an inode that the kernel has forgotten, is success to fuser.
+    Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
+}
 
 /// Serves a [`Passthrough`] to fuser.
 pub struct FuseAdapter {
@@ -514,6 +521,10 @@ impl Filesystem for FuseAdapter {
             fs.write(&request)
         });
         reply_written(done, reply);
+        if done.ok() != Some(data.len()) {
+            // After the reply: until then the kernel may hold a folio of the range locked.
+            self.fs.distrust(&request);
+        }
     }
 
     fn flush(

@@ -62,6 +62,11 @@ impl InodeTable {
         self.maps.read().by_ino.len() + 1
     }
 
+    /// The numbers of all inodes but the root.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.maps.read().by_ino.keys().copied().collect()
+    }
+
     /// The inode with this key, counted as one more lookup, unless `held` shows that its number
     /// was given to another file.
     fn find(&self, key: &InodeKey, held: &Held) -> Option<Arc<Inode>> {

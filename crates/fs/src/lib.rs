@@ -42,11 +42,13 @@ mod caller;
 mod config;
 mod convert;
 mod error;
+mod fault;
 mod fuse;
 mod handle_table;
 mod init;
 mod inode;
 mod inode_table;
+mod inval;
 mod lock_wait;
 mod mount_fd;
 mod ops;
@@ -61,9 +63,11 @@ pub use config::{
     Timeouts,
 };
 pub use error::{Errno, Result};
-pub use fuse::FuseAdapter;
+pub use fault::{Fault, FaultError, FaultyBacking};
+pub use fuse::{FuseAdapter, send_inval};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
+pub use inval::SendInval;
 pub use ops::{
     DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
     WriteRequest,

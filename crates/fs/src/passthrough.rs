@@ -19,6 +19,7 @@ use crate::handle_table::{Handle, HandleTable};
 use crate::init::Negotiated;
 use crate::inode::{Held, Inode, PathFd};
 use crate::inode_table::InodeTable;
+use crate::inval::{Invalidations, SendInval};
 use crate::mount_fd::MountFds;
 use crate::ops::lock::HostLocks;
 use crate::stats::Stats;
@@ -56,6 +57,7 @@ pub struct Passthrough {
     pub(crate) handles: HandleTable,
     pub(crate) locks: HostLocks,
     pub(crate) stats: Stats,
+    pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
@@ -113,6 +115,7 @@ impl Passthrough {
             handles: HandleTable::default(),
             locks: HostLocks::default(),
             stats: Stats::default(),
+            invalidations: Arc::default(),
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
             proc_self_fd,
@@ -127,6 +130,22 @@ impl Passthrough {
     /// What INIT agreed on; none before it.
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.get()
+    }
+
+    /// From now on, has the kernel drop what it cached of a WRITE that fails or is short.
+    ///
+    /// # Errors
+    /// When there can be no thread that sends the notifications.
+    pub fn start_invalidating(self: &Arc<Self>, send: SendInval) -> io::Result<()> {
+        // Weak: the thread must not keep the file system, and all it has open, alive.
+        let fs = Arc::downgrade(self);
+        let all = move || fs.upgrade().map_or_else(Vec::new, |fs| fs.inodes.numbers());
+        self.invalidations.start(send, all)
+    }
+
+    /// Sends no more notifications: the session has ended.
+    pub fn stop_invalidating(&self) {
+        self.invalidations.stop();
     }
 
     /// Requests served so far.

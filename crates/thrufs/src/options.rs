@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use thrufs_fs::{CachePolicy, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
+use thrufs_fs::{CachePolicy, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 /// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this
@@ -124,6 +124,9 @@ pub(crate) struct FileOptions {
     /// (root)
     #[arg(long)]
     pub(crate) raise_max_pages_limit: bool,
+    /// For tests: make calls on SOURCE fail, fall short or take long
+    #[arg(long, value_name = "SPEC", hide = true, action = clap::ArgAction::Append)]
+    pub(crate) fault: Vec<Fault>,
 }
 
 /// What the kernel is told when mounting.

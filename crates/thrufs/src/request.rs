@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, KernelPassthrough, PosixAcl};
+use thrufs_fs::{Config, Fault, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
@@ -57,6 +57,8 @@ pub(crate) struct MountRequest {
     pub(crate) source: PathBuf,
     pub(crate) mountpoint: PathBuf,
     pub(crate) config: Config,
+    /// For tests; empty otherwise.
+    pub(crate) faults: Vec<Fault>,
     pub(crate) kernel: KernelRequest,
     pub(crate) session: SessionRequest,
     pub(crate) log: LogRequest,
@@ -131,6 +133,7 @@ fn build(
     };
     Ok(MountRequest {
         config: config(&args.files),
+        faults: args.files.fault,
         kernel: KernelRequest {
             flags: options.flags_over(MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
             fsname,

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FuseAdapter, Passthrough};
+use thrufs_fs::{FaultyBacking, FuseAdapter, Passthrough};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -47,9 +47,15 @@ pub(crate) struct Running {
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
     let shown = request.source.display();
-    let fs = Passthrough::new(places.source, request.config.clone())
-        .with_context(|| format!("SOURCE {shown}"))?;
-    let fs = Arc::new(fs);
+    let config = request.config.clone();
+    let fs = if request.faults.is_empty() {
+        Passthrough::new(places.source, config)
+    } else {
+        tracing::warn!("--fault: calls on SOURCE fail on purpose");
+        let backing = Arc::new(FaultyBacking::new(request.faults.clone()));
+        Passthrough::with_backing(places.source, config, backing)
+    };
+    let fs = Arc::new(fs.with_context(|| format!("SOURCE {shown}"))?);
     // Put back when it is dropped, after INIT.
     let _raised = match request.raise_max_pages_limit {
         true => Some(pages_limit::raise_for(request.config.max_write)?),
@@ -64,12 +70,18 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let (acl, config) = session_config(request.session);
     let session = fuser::Session::from_fd(FuseAdapter::new(Arc::clone(&fs)), device, acl, config)
         .context("INIT, the handshake with the kernel")?;
+    fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+        .context("start the thread that invalidates the kernel's cache")?;
     let (sender, ended) = oneshot::channel();
+    let served = Arc::clone(&fs);
     std::thread::Builder::new()
         .name("session".to_owned())
         .spawn(move || {
+            let result = session.run();
+            // With its sender, the last user of the connection beside the mount goes.
+            served.stop_invalidating();
             // The receiver is gone only when the process ends anyway.
-            let _ = sender.send(session.run());
+            let _ = sender.send(result);
         })
         .context("start the session's thread")?;
     let mountpoint = attached.ours.mountpoint().display();

@@ -1,9 +1,10 @@
 //! WRITE: the bytes are in the backing file before it is answered (invariant 1).
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::backing::Position;
-use crate::error::{Errno, Result};
+use crate::error::{Errno, IntoErrno, Result};
+use crate::inval::Stale;
 use crate::ops::data::with_read_buffer;
 use crate::passthrough::Passthrough;
 
@@ -26,6 +27,8 @@ pub struct WriteRequest<'a> {
 
 impl Passthrough {
     /// Writes, and returns how many bytes were written: all, unless an error stopped it midway.
+    /// For pages that the kernel writes back it is all or an error: the kernel looks at no count
+    /// there, so a short one would be lost without anybody being told.
     ///
     /// # Errors
     /// EBADF; EROFS; else the backing file's.
@@ -44,15 +47,50 @@ impl Passthrough {
             // fuser's payload is never page-aligned.
             with_read_buffer(request.data.len(), |aligned| {
                 aligned.copy_from_slice(request.data);
-                self.backing.write(fd, aligned, position)
+                self.write_at(fd, aligned, position, request.from_cache)
             })?
         } else {
-            self.backing.write(fd, request.data, position)?
+            self.write_at(fd, request.data, position, request.from_cache)?
         };
         if written == 0 && !request.data.is_empty() {
             return Err(Errno::EIO);
         }
         self.stats.count_written(written);
         Ok(written)
+    }
+
+    /// One call to the backing file; with `whole`, as many as it takes to learn what stopped it.
+    fn write_at(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: &[u8],
+        position: Position,
+        whole: bool,
+    ) -> Result<usize> {
+        let mut written = self.backing.write(fd, data, position)?;
+        while let (true, Position::At(offset)) = (whole && written < data.len(), position) {
+            let rest = Position::At(offset + written as u64);
+            match self.backing.write(fd, &data[written..], rest)? {
+                0 => return Err(Errno::EIO),
+                count => written += count,
+            }
+        }
+        Ok(written)
+    }
+
+    /// After the reply to a WRITE that failed or was short: has the kernel drop what it cached of
+    /// the range, because the backing file may hold something else (`inval.rs`).
+    pub fn distrust(&self, request: &WriteRequest<'_>) {
+        let end = request.offset.saturating_add(request.data.len() as u64);
+        let append = request.flags & libc::O_APPEND != 0 && !request.from_cache;
+        // Beyond the end of the file the kernel may have kept bytes that a later extension would
+        // show. A file that cannot be asked for its size is treated as short.
+        let size = self
+            .handle(request.fh, request.ino)
+            .and_then(|handle| rustix::fs::fstat(&handle.fd).or_errno())
+            .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        let end = (end < size && !append).then_some(end);
+        let start = request.offset;
+        self.invalidations.push(request.ino, Stale { start, end });
     }
 }

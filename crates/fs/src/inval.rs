@@ -1,0 +1,175 @@
+//! After a WRITE that failed or was short: makes the kernel drop what it cached of that range, so
+//! that the next reader, by read(2) or through a mapping, gets what the backing file holds.
+//!
+//! Invariant: NOTIFY_INVAL_INODE is sent after the reply, from a thread that serves no request and
+//! holds no lock of ours. The kernel waits for the folio locks of the range, and the writer may
+//! hold one until it has the reply (a partial page); a page that was changed through a mapping is
+//! written back before it is dropped, so no store is lost, and that WRITE needs a session thread.
+//! From the WRITE handler either wait would never end.
+//!
+//! What remains: up to Linux 7.2 the kernel itself distrusts the pages of a failed WRITE before
+//! write(2) returns. From 7.3 on it does not, so between the reply and the notification, usually
+//! some 10 microseconds, a reader can see the refused bytes, and a store through a mapping of the
+//! same page in that time makes them durable with the rest of the page. Sending the notification
+//! first would close that gap and deadlock on every write that starts or ends within a page.
+//! Should the daemon be killed while the thread waits for a folio that an unanswered WRITE holds,
+//! the connection ends only by /sys/fs/fuse/connections/N/abort: that wait cannot be interrupted.
+//!
+//! Memory is bounded: one range per inode (the hull of those that failed), and beyond
+//! [`MAX_PENDING`] inodes all that the kernel knows are invalidated instead.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Inodes with a range that is still to be invalidated.
+const MAX_PENDING: usize = 256;
+
+/// Sends NOTIFY_INVAL_INODE(ino, offset, len); `len` 0 means to the end of the file. An inode that
+/// the kernel no longer has is no error.
+pub type SendInval = Box<dyn Fn(u64, i64, i64) -> io::Result<()> + Send>;
+
+/// Bytes of a file from `start`; `None` as the end is beyond any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stale {
+    pub(crate) start: u64,
+    pub(crate) end: Option<u64>,
+}
+
+impl Stale {
+    const WHOLE: Self = Self {
+        start: 0,
+        end: None,
+    };
+
+    fn hull(self, other: Self) -> Self {
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.zip(other.end).map(|(a, b)| a.max(b)),
+        }
+    }
+
+    /// As the notification has it. The kernel rounds to pages.
+    fn offset_and_len(self) -> (i64, i64) {
+        // A negative offset would mean "attributes only".
+        let Ok(offset) = i64::try_from(self.start) else {
+            return (0, 0);
+        };
+        let len = self.end.map_or(0, |end| end.saturating_sub(self.start));
+        (offset, i64::try_from(len).unwrap_or(0))
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// First in, first out, each inode once.
+    pending: VecDeque<(u64, Stale)>,
+    overflowed: bool,
+    running: bool,
+}
+
+/// What is still to be invalidated.
+#[derive(Debug, Default)]
+pub(crate) struct Invalidations {
+    /// A leaf lock, never held while a notification is sent.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What the thread does next.
+enum Next {
+    One(u64, Stale),
+    All,
+    End,
+}
+
+impl Invalidations {
+    /// Starts the thread. `all` lists the inodes that the kernel knows.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        send: SendInval,
+        all: impl Fn() -> Vec<u64> + Send + 'static,
+    ) -> io::Result<()> {
+        self.state.lock().running = true;
+        let queue = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("thrufs-inval".into());
+        thread
+            .spawn(move || queue.serve(&send, &all))
+            .map(|_detached| ())
+            .inspect_err(|_| self.stop())
+    }
+
+    /// Ends the thread when it has sent what it is sending; it is not waited for, since it may be
+    /// waiting for the kernel.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.lock();
+        *state = State::default();
+        self.changed.notify_all();
+    }
+
+    /// Has `stale` of `ino` invalidated soon. Without a thread (no kernel, no cache) does nothing.
+    pub(crate) fn push(&self, ino: u64, stale: Stale) {
+        let mut state = self.state.lock();
+        if !state.running || state.overflowed {
+            return;
+        }
+        if let Some((_, known)) = state.pending.iter_mut().find(|(known, _)| *known == ino) {
+            *known = known.hull(stale);
+        } else if state.pending.len() < MAX_PENDING {
+            state.pending.push_back((ino, stale));
+        } else {
+            state.pending.clear();
+            state.overflowed = true;
+        }
+        self.changed.notify_one();
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.state.lock();
+        loop {
+            if !state.running {
+                return Next::End;
+            }
+            if std::mem::take(&mut state.overflowed) {
+                return Next::All;
+            }
+            if let Some((ino, stale)) = state.pending.pop_front() {
+                return Next::One(ino, stale);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn serve(&self, send: &SendInval, all: &dyn Fn() -> Vec<u64>) {
+        let invalidate = |ino: u64, stale: Stale| {
+            let (offset, len) = stale.offset_and_len();
+            tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE after a failed WRITE");
+            if let Err(error) = send(ino, offset, len)
+                && self.state.lock().running
+            {
+                tracing::warn!(
+                    ino, offset, len, %error,
+                    "the kernel may go on showing bytes of a failed WRITE: its cache cannot be \
+                     invalidated; --cache=never does without it"
+                );
+            }
+        };
+        loop {
+            match self.next() {
+                Next::One(ino, stale) => invalidate(ino, stale),
+                Next::All => all()
+                    .into_iter()
+                    .for_each(|ino| invalidate(ino, Stale::WHOLE)),
+                Next::End => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,101 @@
+//! The queue with a recording sender instead of a kernel.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use std::sync::mpsc;
+use std::time::Duration;
+
+use super::*;
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+type Sent = (u64, i64, i64);
+
+fn stale(start: u64, end: u64) -> Stale {
+    let end = Some(end);
+    Stale { start, end }
+}
+
+/// A running queue whose sender waits for a permit before each notification.
+fn gated(all: Vec<u64>) -> (Arc<Invalidations>, mpsc::Sender<()>, mpsc::Receiver<Sent>) {
+    let (permit, permits) = mpsc::channel::<()>();
+    let (sender, sent) = mpsc::channel();
+    let queue = Arc::new(Invalidations::default());
+    let send = move |ino, offset, len| {
+        sender.send((ino, offset, len)).unwrap();
+        permits.recv_timeout(DEADLINE).unwrap();
+        Ok(())
+    };
+    queue.start(Box::new(send), move || all.clone()).unwrap();
+    (queue, permit, sent)
+}
+
+#[test]
+fn push_while_the_thread_waits_for_the_kernel_joins_the_ranges_of_an_inode() {
+    let (queue, permit, sent) = gated(Vec::new());
+    queue.push(7, stale(0, 10));
+    assert_eq!(sent.recv_timeout(DEADLINE), Ok((7, 0, 10)));
+    // The thread is inside the notification now; nothing here waits for it.
+    queue.push(7, stale(8192, 8200));
+    queue.push(9, stale(5, 6));
+    queue.push(7, stale(100, 200));
+    for _ in 0..3 {
+        permit.send(()).unwrap();
+    }
+    assert_eq!(sent.recv_timeout(DEADLINE), Ok((7, 100, 8100)));
+    assert_eq!(sent.recv_timeout(DEADLINE), Ok((9, 5, 1)));
+    queue.stop();
+}
+
+#[test]
+fn push_to_the_end_stays_to_the_end_when_joined() {
+    let to_the_end = Stale {
+        start: 4096,
+        end: None,
+    };
+    assert_eq!(to_the_end.hull(stale(10, 20)).offset_and_len(), (10, 0));
+    let beyond = Stale {
+        start: u64::MAX,
+        end: None,
+    };
+    assert_eq!(
+        beyond.offset_and_len(),
+        (0, 0),
+        "never an attributes-only one"
+    );
+}
+
+#[test]
+fn push_of_too_many_inodes_invalidates_all_of_them() {
+    let (queue, permit, sent) = gated(vec![1, 2, 3]);
+    queue.push(7, stale(0, 10));
+    sent.recv_timeout(DEADLINE).unwrap();
+    for ino in 0..=MAX_PENDING as u64 {
+        queue.push(100 + ino, stale(0, 1));
+    }
+    for _ in 0..4 {
+        permit.send(()).unwrap();
+    }
+    for ino in 1..=3 {
+        assert_eq!(sent.recv_timeout(DEADLINE), Ok((ino, 0, 0)));
+    }
+    queue.stop();
+    let gone = sent.recv_timeout(DEADLINE);
+    assert_eq!(gone, Err(mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn stop_ends_the_thread_and_forgets_what_was_pending() {
+    let (queue, permit, sent) = gated(Vec::new());
+    queue.push(7, stale(0, 10));
+    sent.recv_timeout(DEADLINE).unwrap();
+    queue.push(8, stale(0, 10));
+    queue.stop();
+    permit.send(()).unwrap();
+    let gone = sent.recv_timeout(DEADLINE);
+    assert_eq!(gone, Err(mpsc::RecvTimeoutError::Disconnected));
+    queue.push(9, stale(0, 10));
+    assert!(
+        queue.state.lock().pending.is_empty(),
+        "nobody would send it"
+    );
+}
