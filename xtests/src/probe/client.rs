@@ -38,6 +38,11 @@ pub(crate) enum Order {
         offset: u64,
         len: usize,
     },
+    /// Reads, and answers with the count alone: a MiB is slow to send as JSON.
+    Fetch {
+        offset: u64,
+        len: usize,
+    },
     Map(usize),
     Store {
         offset: usize,
@@ -132,6 +137,9 @@ impl Hands {
                 bytes.truncate(count);
                 Ok(Answer::Bytes(bytes))
             }
+            Order::Fetch { offset, len } => Ok(Answer::Count(
+                self.file()?.read_at(&mut vec![0; len], offset)?,
+            )),
             Order::Map(len) => {
                 self.map = Some(Mapping::of_file(self.file()?, len, true, true)?);
                 Ok(Answer::Done)

@@ -124,7 +124,10 @@ fn limits(context: &Context<'_>) -> anyhow::Result<String> {
         value: b'B',
     })?;
     client.call(Order::Evict)?;
-    client.bytes(4 << 20, 1 << 20)?;
+    client.call(Order::Fetch {
+        offset: 4 << 20,
+        len: 1 << 20,
+    })?;
     let largest = |opcode| {
         let log = mounted.shared.log(ino);
         log.iter()
@@ -153,7 +156,9 @@ fn large_folios(context: &Context<'_>) -> anyhow::Result<String> {
     const COMPOUND: u64 = (1 << 15) | (1 << 16);
     let len = 1 << 20;
     let mounted = context.mount(Options::default())?;
-    let (_ino, mut client) = warm(context, &mounted, len)?;
+    mounted.shared.add("file", vec![b'A'; len]);
+    let mut client = context.client(&mounted, "file")?;
+    client.call(Order::Fetch { offset: 0, len })?;
     client.call(Order::Map(len))?;
     let mut large = 0;
     for page in (0..len).step_by(4096) {

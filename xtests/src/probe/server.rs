@@ -99,6 +99,14 @@ impl Shared {
             .unwrap_or_default()
     }
 
+    /// The part of the range that the file has.
+    fn part(&self, ino: u64, offset: u64, size: usize) -> Vec<u8> {
+        let state = self.state.lock();
+        let content = state.files.get(&ino).map_or(&[][..], |file| &file.content);
+        let start = content.len().min(offset as usize);
+        content[start..content.len().min(start + size)].to_vec()
+    }
+
     pub(crate) fn once(&self, action: Action) {
         let mut state = self.state.lock();
         state.once = Some(action);

@@ -114,9 +114,7 @@ impl Filesystem for Server {
     ) {
         self.shared
             .record("READ", ino, offset, size as usize, false);
-        let content = self.shared.content(ino.0);
-        let start = content.len().min(offset as usize);
-        reply.data(&content[start..content.len().min(start + size as usize)]);
+        reply.data(&self.shared.part(ino.0, offset, size as usize));
     }
 
     #[allow(clippy::too_many_arguments, reason = "the trait's signature")]
@@ -171,10 +169,8 @@ impl Filesystem for Server {
         _flags: fuser::CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let content = self.shared.content(ino.0);
-        let start = content.len().min(offset as usize);
-        let part = &content[start..content.len().min(start + len as usize)];
-        self.shared.apply(out.0, out_offset as usize, part);
+        let part = self.shared.part(ino.0, offset, len as usize);
+        self.shared.apply(out.0, out_offset as usize, &part);
         reply.written(part.len() as u32);
     }
 
