@@ -5,6 +5,8 @@ use clap::Parser;
 use xtests::support::lock_holder;
 use xtests::{check, suite};
 
+mod probe;
+mod repro;
 mod rules;
 
 /// The harness of thrufs: runs against thrufs and against any FUSE or virtiofs mount.
@@ -17,6 +19,17 @@ struct Cli {
 
 #[derive(clap::Subcommand)]
 enum Command {
+    Probe(probe::Args),
+    /// A process that uses the probe's mount.
+    #[command(hide = true)]
+    ProbeClient,
+    /// A server that misbehaves on purpose: the reproducer's negative control.
+    #[command(hide = true)]
+    Misbehave(probe::misbehave::MisbehaveArgs),
+    Repro(repro::Args),
+    /// What a case's child process runs.
+    #[command(hide = true)]
+    ReproWorker(repro::worker::WorkerArgs),
     Rules(rules::Args),
     /// Run all checks of this repository: what must hold before a change goes in.
     Check(check::Args),
@@ -29,6 +42,11 @@ enum Command {
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
     match Cli::parse().command {
+        Command::Probe(args) => probe::run(&args),
+        Command::ProbeClient => probe::serve_client(),
+        Command::Misbehave(args) => probe::misbehave::run(&args),
+        Command::Repro(args) => repro::run(&args),
+        Command::ReproWorker(args) => repro::worker::run(&args),
         Command::Rules(args) => rules::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Suite(args) => suite::run(&args),

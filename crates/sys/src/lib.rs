@@ -7,5 +7,8 @@ pub mod creds;
 pub mod file_handle;
 pub mod fork;
 pub mod ioctl;
+pub mod mapped_io;
 pub mod mapping;
 pub mod mountinfo;
+pub mod range_io;
+pub mod uring;
