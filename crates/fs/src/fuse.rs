@@ -39,6 +39,10 @@ pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
     Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
 }
 
+/// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
+/// would fail with EIO.
+const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
+
 /// Serves a [`Passthrough`] to fuser.
 pub struct FuseAdapter {
     fs: Arc<Passthrough>,
@@ -417,7 +421,7 @@ impl Filesystem for FuseAdapter {
             Ok(opened) => {
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
-                    Ok(Some(id)) => reply.opened_passthrough(fh, flags, &id),
+                    Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
                     Ok(None) => reply.opened(fh, flags),
                     Err(error) => reply.error(error),
                 }
@@ -451,6 +455,7 @@ impl Filesystem for FuseAdapter {
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
                     Ok(Some(id)) => {
+                        let flags = PASSED_THROUGH;
                         reply.created_passthrough(&ttl, &attr, generation, fh, flags, &id);
                     }
                     Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
