@@ -65,7 +65,10 @@ const OPERATIONS: &[Operation] = &[
         Ok(file.write_all_at(&room[start..start + 4096], 0)?)
     }),
     ("truncate", |path| Ok(for_writing(path)?.set_len(100)?)),
-    ("O_TRUNC", |path| Ok(drop(File::create(path)?))),
+    ("O_TRUNC", |path| {
+        File::create(path)?;
+        Ok(())
+    }),
     ("fallocate", |path| {
         let flags = FallocateFlags::empty();
         Ok(rustix::fs::fallocate(for_writing(path)?, flags, 0, 20_000)?)

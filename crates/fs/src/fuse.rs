@@ -43,6 +43,10 @@ pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
     Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
 }
 
+/// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
+/// would fail with EIO.
+const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
+
 /// Serves a [`Passthrough`] to fuser.
 pub struct FuseAdapter {
     fs: Arc<Passthrough>,
