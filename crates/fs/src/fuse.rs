@@ -80,16 +80,17 @@ impl FuseAdapter {
             offset,
             size,
         } = target.into();
-        let _span = tracing::trace_span!("request", name, req, ino, fh, offset, size).entered();
+        let _span =
+            tracing::trace_span!("request", opcode = name, req, ino, fh, offset, size).entered();
         let done = std::panic::catch_unwind(AssertUnwindSafe(|| operation(&self.fs)));
         let result = done.unwrap_or_else(|_panic| {
-            tracing::error!(name, ino, "panic in an operation: a bug");
+            tracing::error!(opcode = name, ino, "panic in an operation: a bug");
             Err(Errno::EIO)
         });
         self.fs.stats.end(opcode, began);
         result.map_err(|error| {
             self.fs.stats.count_error(opcode);
-            tracing::debug!(name, req, ino, fh, offset, size, %error);
+            tracing::debug!(opcode = name, req, ino, fh, offset, size, %error);
             fuser_errno(error)
         })
     }

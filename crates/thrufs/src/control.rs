@@ -66,9 +66,10 @@ pub(crate) fn serve(
 ) -> anyhow::Result<()> {
     block_on(async {
         let mut signals = Signals::install()?;
+        let source = places.source_path();
         let mut running = session::start(places, request)?;
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
-        let status = open_status_socket(&request.source, &running);
+        let status = open_status_socket(&source, &running);
         readiness.announce(running.mountpoint())?;
         notify_systemd(&[NotifyState::Ready]);
         tokio::select! {

@@ -3,7 +3,7 @@
 //! Invariant: SOURCE is held by descriptor from here on, so that it stays what was checked even if
 //! the mount covers it (MOUNTPOINT may be SOURCE itself, or below it, or above it).
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
@@ -32,6 +32,12 @@ impl Places {
             .path()
             .with_context(|| format!("where MOUNTPOINT {} is", mountpoint.display()))?;
         Ok(Self { source, mountpoint })
+    }
+
+    /// SOURCE, absolute: what was typed may be relative to a directory that the daemon has left.
+    pub(crate) fn source_path(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.source.as_raw_fd());
+        std::fs::read_link(link).unwrap_or_default()
     }
 }
 

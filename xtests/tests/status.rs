@@ -1,0 +1,198 @@
+//! `thrufs status` of mounts that live, are dead, and were never ours.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use xtests::support::command::{output, wait_for_exit};
+use xtests::support::mount::{mount_line, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, case, on_mount};
+
+const SOON: Duration = Duration::from_secs(10);
+const RUNTIME: &str = "/run/thrufs";
+
+fn status(arguments: &[&str], path: &Path) -> Result<Output> {
+    let mut command = Command::new(thrufs()?);
+    output(command.arg("status").args(arguments).arg(path))
+}
+
+fn json(path: &Path) -> Result<Value> {
+    let output = status(&["--json"], path)?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "thrufs status --json: {said}");
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+fn opcode<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    let opcodes = status["opcodes"].as_array()?;
+    opcodes.iter().find(|counts| counts["opcode"] == name)
+}
+
+/// The socket of the mount at `dir`, by the mount table.
+fn socket(dir: &Path) -> Result<PathBuf> {
+    let line = mount_line(dir).context("not in the mount table")?;
+    let device = line.split(' ').nth(2).context("a device in mountinfo")?;
+    Ok(Path::new(RUNTIME).join(format!("{}.sock", device.replace(':', "-"))))
+}
+
+fn wait_for_socket(dir: &Path) -> Result<PathBuf> {
+    let path = socket(dir)?;
+    let what = format!("{} to exist", path.display());
+    wait_until(&what, SOON, || Ok(path.exists()))?;
+    Ok(path)
+}
+
+#[test]
+fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
+    on_mount(&[], |m| {
+        m.require_mount()?;
+        wait_for_socket(m.dir())?;
+        std::fs::write(m.path("f"), vec![7; 65_536])?;
+        ensure!(std::fs::metadata(m.path("missing")).is_err());
+        let status = json(m.dir())?;
+        ensure!(status["pid"] == m.pid()?.as_raw(), "{status}");
+        ensure!(status["mountpoint"] == m.dir().to_str().unwrap_or_default());
+        ensure!(status["source"] == m.source("").canonicalize()?.to_str().unwrap_or_default());
+        ensure!(status["writes"]["bytes"] == 65_536, "{}", status["writes"]);
+        ensure!(status["writes"]["requests"] == 1, "{}", status["writes"]);
+        ensure!(
+            status["writes"]["pwritev2_calls"] == 1,
+            "{}",
+            status["writes"]
+        );
+        let lookups = opcode(&status, "LOOKUP").context("no LOOKUP")?;
+        ensure!(lookups["errors"].as_u64() >= Some(1), "{lookups}");
+        ensure!(status["negotiated"]["max_write"].as_u64() >= Some(4096));
+        let descriptors = status["process"]["descriptors"].as_u64();
+        let counted = m.daemon_descriptors()? as u64;
+        // The daemon also has the connection that asked.
+        ensure!(
+            descriptors.is_some_and(|said| said.abs_diff(counted) <= 2),
+            "{descriptors:?} descriptors by status, {counted} by /proc"
+        );
+        let text = String::from_utf8(status_text(m.dir())?)?;
+        ensure!(text.contains("64.0 KiB in 1 WRITE requests"), "{text}");
+        Ok(())
+    })
+}
+
+fn status_text(dir: &Path) -> Result<Vec<u8>> {
+    Ok(status(&[], dir)?.stdout)
+}
+
+#[test]
+fn status_of_a_path_in_the_mount_finds_the_mount() -> Outcome {
+    on_mount(&[], |m| {
+        m.require_mount()?;
+        wait_for_socket(m.dir())?;
+        std::fs::create_dir(m.path("d"))?;
+        ensure!(json(&m.path("d"))?["pid"] == m.pid()?.as_raw());
+        Ok(())
+    })
+}
+
+#[test]
+fn status_socket_is_private_and_goes_with_the_mount() -> Outcome {
+    case(|| {
+        let m = Mount::new(Backing::Here, &[])?;
+        m.require_mount()?;
+        let path = wait_for_socket(m.dir())?;
+        let mode = |path: &Path| Ok::<_, std::io::Error>(path.metadata()?.permissions().mode());
+        ensure!(mode(&path)? & 0o777 == 0o600, "the socket's mode");
+        ensure!(
+            mode(Path::new(RUNTIME))? & 0o777 == 0o700,
+            "the directory's mode"
+        );
+        let ino = path.metadata()?.ino();
+        m.unmount()?;
+        // Another test may have got the same device number meanwhile, and made its own.
+        let left = path.metadata().is_ok_and(|meta| meta.ino() == ino);
+        ensure!(!left, "{} is left behind", path.display());
+        Ok(())
+    })
+}
+
+#[test]
+fn status_of_a_dead_daemon_says_so_and_the_next_daemon_cleans_up() -> Outcome {
+    case(|| {
+        let m = Mount::new(Backing::Here, &[])?;
+        m.require_mount()?;
+        let path = wait_for_socket(m.dir())?;
+        kill(m.pid()?, Signal::SIGKILL)?;
+        let dead = format!(
+            "{}: its daemon is dead; run `thrufs umount",
+            m.dir().display()
+        );
+        wait_until("status to call the daemon dead", SOON, || {
+            let output = status(&[], m.dir())?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            Ok(output.status.code() == Some(1) && said.contains(&dead))
+        })?;
+        let next = Mount::new(Backing::Here, &[])?;
+        wait_for_socket(next.dir())?;
+        ensure!(!path.exists(), "{} is left behind", path.display());
+        // Without its socket as well, since the kernel knows.
+        let output = status(&[], m.dir())?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(said.contains(&dead), "{said}");
+        next.unmount()
+    })
+}
+
+#[test]
+fn status_of_all_lists_live_and_dead_mounts() -> Outcome {
+    case(|| {
+        let (live, dead) = (
+            Mount::new(Backing::Here, &[])?,
+            Mount::new(Backing::Here, &[])?,
+        );
+        live.require_mount()?;
+        wait_for_socket(live.dir())?;
+        kill(dead.pid()?, Signal::SIGKILL)?;
+        wait_until("the list to show both", SOON, || {
+            let said = output(Command::new(thrufs()?).arg("status"))?;
+            let said = String::from_utf8_lossy(&said.stdout);
+            let lists_live = said
+                .lines()
+                .any(|line| line.starts_with(&format!("{}: /", live.dir().display())));
+            let lists_dead = said.lines().any(|line| {
+                line.starts_with(&format!("{}: its daemon is dead", dead.dir().display()))
+            });
+            Ok(lists_live && lists_dead)
+        })?;
+        live.unmount()
+    })
+}
+
+#[test]
+fn status_watch_ends_well_on_interrupt() -> Outcome {
+    on_mount(&[], |m| {
+        m.require_mount()?;
+        wait_for_socket(m.dir())?;
+        let shown = m.scratch().path().join("watched");
+        let mut command = Command::new(thrufs()?);
+        command
+            .args(["status", "--watch=0.1", "--json"])
+            .arg(m.dir())
+            .stdout(std::fs::File::create(&shown)?)
+            .stdin(Stdio::null());
+        let mut watching = command.spawn()?;
+        wait_until("two lines", SOON, || {
+            Ok(std::fs::read_to_string(&shown)?.lines().count() >= 2)
+        })?;
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(watching.id())?);
+        kill(pid, Signal::SIGINT)?;
+        let ended = wait_for_exit(&mut watching, "the watching to end", SOON)?;
+        ensure!(ended.success(), "{ended}");
+        for line in std::fs::read_to_string(&shown)?.lines() {
+            let frame: Value = serde_json::from_str(line)?;
+            ensure!(frame["device"].is_string());
+        }
+        Ok(())
+    })
+}
