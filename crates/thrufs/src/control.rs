@@ -19,7 +19,7 @@ use crate::status::{Reporter, StatusSocket};
 /// How long a busy mount keeps the daemon after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The signals that end a daemon, and the one that does not.
+/// The signals that end a daemon, and those that do not.
 #[derive(Debug)]
 pub(crate) struct Signals {
     terminate: Signal,
@@ -27,6 +27,9 @@ pub(crate) struct Signals {
     /// A terminal that closes must not take the mount along. A handler, not SIG_IGN, which
     /// programs started from here would inherit.
     _hangup: Signal,
+    /// A WRITE beyond the daemon's RLIMIT_FSIZE is EFBIG for its caller and must not end the
+    /// daemon, which is what this signal does by default.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -37,6 +40,9 @@ impl Signals {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
             _hangup: install(SignalKind::hangup())?,
+            _file_size: install(SignalKind::from_raw(
+                nix::sys::signal::Signal::SIGXFSZ as i32,
+            ))?,
         })
     }
 
