@@ -23,7 +23,8 @@ use stages::{STAGES, Stage};
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Run just this stage (may be given several times).
+    /// Run just this stage, or those whose names begin so: `mount` is all three cache modes
+    /// (may be given several times).
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
     /// List the stages and end.
@@ -41,15 +42,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     for name in &args.stage {
         let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-        let known = names.contains(&name.as_str());
+        let known = STAGES.iter().any(|stage| stage.is_called(name));
         ensure!(
             known,
             "no stage is called {name:?}; there are: {}",
             names.join(", ")
         );
     }
-    let wanted =
-        |stage: &&Stage| args.stage.is_empty() || args.stage.iter().any(|n| n == stage.name);
+    let wanted = |stage: &&Stage| {
+        args.stage.is_empty() || args.stage.iter().any(|name| stage.is_called(name))
+    };
     let stages: Vec<&Stage> = STAGES.iter().filter(wanted).collect();
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {

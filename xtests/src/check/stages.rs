@@ -32,6 +32,15 @@ pub(super) struct Stage {
     pub(super) run: fn(&mut Report) -> Result<()>,
 }
 
+impl Stage {
+    /// `mount` calls every stage `mount-…`.
+    pub(super) fn is_called(&self, name: &str) -> bool {
+        self.name
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+}
+
 /// What a real mount needs.
 const MOUNT: &[Need] = &[Need::Root, Need::FuseDevice];
 
