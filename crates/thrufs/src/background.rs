@@ -39,7 +39,9 @@ const FAILED: u8 = b'E';
 /// How the daemon tells that it serves.
 #[derive(Debug)]
 pub(crate) enum Readiness {
-    /// In the foreground: check that the mount answers, and log.
+    /// In the foreground: the log has told. INIT is answered, so the mount serves; no question is
+    /// put to it from here, since a process that is killed while it asks itself cannot end: the
+    /// thread that asks waits for the connection to go, and holds it by its descriptors.
     Foreground,
     /// In the background: tell the parent, which checks; then let go of the terminal.
     Background(File),
@@ -49,15 +51,14 @@ pub(crate) enum Readiness {
 
 impl Readiness {
     /// Tells it, once.
-    pub(crate) fn announce(&mut self, mountpoint: &Path) -> anyhow::Result<()> {
+    pub(crate) fn announce(&mut self) -> anyhow::Result<()> {
         match std::mem::replace(self, Self::Announced) {
-            Self::Foreground => wait_for_answer(mountpoint, ANSWER_DEADLINE),
             Self::Background(mut pipe) => {
                 pipe.write_all(&[READY])
                     .context("the program that started the mount is gone")?;
                 leave_the_terminal()
             }
-            Self::Announced => Ok(()),
+            Self::Foreground | Self::Announced => Ok(()),
         }
     }
 

@@ -76,7 +76,7 @@ pub(crate) fn serve(
         let mut running = session::start(places, request)?;
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
         let status = open_status_socket(&source, &running);
-        readiness.announce(running.mountpoint())?;
+        readiness.announce()?;
         notify_systemd(&[NotifyState::Ready]);
         tokio::select! {
             name = signals.stop() => {
