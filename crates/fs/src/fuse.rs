@@ -33,10 +33,6 @@ use crate::ops::{
 use crate::passthrough::{Entry, Passthrough};
 use crate::stats::Opcode;
 
-/// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
-/// would fail with EIO.
-const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
-
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
     // ENOENT, an inode that the kernel has forgotten, is success to fuser.
