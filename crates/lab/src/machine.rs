@@ -81,8 +81,9 @@ impl Machine {
                 .arg("seccomp=on");
         }
         command.args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
+        // Without a console= User Mode Linux appends one to the line, where it becomes init's argument.
         command
-            .args(["con=null", "con0=null,fd:1"])
+            .args(["console=tty0", "con=null", "con0=null,fd:1"])
             .args(&self.kernel_arguments);
         if let [program, arguments @ ..] = self.init.as_slice() {
             command

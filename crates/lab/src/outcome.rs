@@ -15,7 +15,7 @@ pub(crate) const VERDICT: &str = "LAB-VERDICT ";
 pub(crate) const END: &str = "LAB-END";
 
 /// How many lines of a kernel's complaint are kept.
-const REPORT_LINES: usize = 120;
+const REPORT_LINES: usize = 400;
 
 /// What the kernel says when something is wrong with it.
 const COMPLAINTS: &[&str] = &[

@@ -23,7 +23,7 @@ pub(super) struct Args {
 }
 
 /// A test that has not ended by then is taken to hang. The harness itself gives up after 30 seconds.
-const HANGS_AFTER: Duration = Duration::from_secs(10);
+const HANGS_AFTER: Duration = Duration::from_secs(15);
 
 /// Where the kernel lists FUSE connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
@@ -58,19 +58,22 @@ fn run_program(args: &Args) -> std::io::Result<()> {
         "PATH",
         "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     );
-    let mut child = command
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let output = child.stdout.take().expect("it was asked to be piped");
+    // The harness prints results to its standard output, and what a test has to say to the other one.
+    let (output, input) = nix::unistd::pipe()?;
+    command.stdout(input.try_clone()?).stderr(input);
+    let mut child = command.current_dir("/").stdin(Stdio::null()).spawn()?;
+    // It holds the writing ends, and as long as it does there is no end of the output.
+    drop(command);
+    let output = std::fs::File::from(output);
     let (sender, lines) = channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
         lines.map(|line| sender.send(line)).all(|sent| sent.is_ok())
     });
     follow(&lines)?;
-    child.wait().map(|_| ())
+    // It fails if a test does, which the verdicts say; but it is to be seen if it has said nothing.
+    println!("{}: {}", args.program.display(), child.wait()?);
+    Ok(())
 }
 
 /// Passes on what the program says, until it says no more.
@@ -82,7 +85,7 @@ fn follow(lines: &Receiver<Vec<u8>>) -> std::io::Result<()> {
             at.saturating_duration_since(Instant::now())
         });
         match lines.recv_timeout(patience) {
-            Ok(line) => match reader.line(&String::from_utf8_lossy(&line)) {
+            Ok(line) => match reader.line(&show(&line)) {
                 Some(Event::Start(test)) => {
                     guest::start(&test);
                     hangs_at = Some(Instant::now() + HANGS_AFTER);
@@ -101,6 +104,13 @@ fn follow(lines: &Receiver<Vec<u8>>) -> std::io::Result<()> {
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
     }
+}
+
+/// Puts a line of the program's on the console, too.
+fn show(line: &[u8]) -> String {
+    let line = String::from_utf8_lossy(line).into_owned();
+    println!("{line}");
+    line
 }
 
 /// Ends what a finished test has left. A killed process that served its own mount cannot end without:

@@ -82,7 +82,7 @@ impl Base {
     fn fragments(&self) -> anyhow::Result<Vec<Fragment>> {
         let known = [
             ("common", include_str!("config/common.config")),
-            ("smp", include_str!("config/smp.config")),
+            ("modern", include_str!("config/modern.config")),
         ];
         let mut fragments = Vec::new();
         for name in &self.fragments {
