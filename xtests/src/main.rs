@@ -5,6 +5,7 @@ use clap::Parser;
 use xtests::support::lock_holder;
 use xtests::{check, suite};
 
+mod kernel;
 mod probe;
 mod repro;
 mod rules;
@@ -38,6 +39,8 @@ enum Command {
     /// Take a file lock and keep it until stdin ends (the tests' second process).
     #[command(hide = true)]
     HoldLock(lock_holder::Args),
+    /// Build kernels with and without the patch series, boot them and test them.
+    Kernel(kernel::Args),
 }
 
 fn main() -> anyhow::Result<std::process::ExitCode> {
@@ -51,5 +54,6 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Command::Check(args) => check::run(&args),
         Command::Suite(args) => suite::run(&args),
         Command::HoldLock(args) => lock_holder::run(&args),
+        Command::Kernel(args) => kernel::run(&args),
     }
 }

@@ -1,1 +1,31 @@
 //! Build kernels, boot them, and get a verdict. Knows nothing of FUSE.
+//!
+//! A [`Lab`] is a directory. It fetches a kernel's source, lays a [`Series`] of patches over it, builds
+//! User Mode Linux with the requested configuration and gives a [`Kernel`]; a [`Machine`] boots that on a
+//! read-only view of the host's files and gives an [`Outcome`]: what the guest said about its tests, what
+//! the kernel itself complained about, and whether it got to the end. [`guest`] is the other side: what
+//! the first process inside does.
+//!
+//! Invariant: nothing outside of the lab's directory is written, neither by a build nor by a guest.
+//!
+//! User Mode Linux and not a hypervisor, because it is a plain program: it boots in a second, needs no
+//! privilege and no image, and works wherever a compiler does.
+
+mod archive;
+mod build;
+mod config;
+mod error;
+pub mod guest;
+mod machine;
+mod outcome;
+mod process;
+mod series;
+mod source;
+
+pub use build::{Kernel, Lab, Recipe};
+pub use config::Fragment;
+pub use error::{Error, Result};
+pub use machine::Machine;
+pub use outcome::{End, Mark, Outcome, Report, Verdict};
+pub use series::Series;
+pub use source::{Package, Source};

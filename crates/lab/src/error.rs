@@ -1,0 +1,111 @@
+//! What can go wrong in the lab. Each message names the thing and what to do about it.
+
+use std::path::{Path, PathBuf};
+
+/// The lab's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What the lab could not do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or directory of the lab or of the caller could not be used.
+    #[error("{path}: {source}")]
+    File {
+        /// Which one.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program that the lab needs is not there.
+    #[error("cannot run {program} ({source}): {remedy}")]
+    Program {
+        /// Its name.
+        program: String,
+        /// Why it did not start.
+        source: std::io::Error,
+        /// What provides it.
+        remedy: &'static str,
+    },
+    /// A program ran and failed.
+    #[error("{what} failed; its output is in {}:\n{tail}", log.display())]
+    Step {
+        /// What was to be done.
+        what: String,
+        /// All of its output.
+        log: PathBuf,
+        /// The end of its output.
+        tail: String,
+    },
+    /// apt has no source that could have kernel source packages.
+    #[error(
+        "none of apt's package sources is a Debian archive, so {package} cannot be fetched: \
+         give a kernel tree with --tree"
+    )]
+    NoArchive {
+        /// The package that was wanted.
+        package: String,
+    },
+    /// The archive has no version of the package.
+    #[error(
+        "the archive has no {package} in {suites}: has the series left it? Give a kernel tree with --tree"
+    )]
+    NoPackage {
+        /// The package that was wanted.
+        package: String,
+        /// The suites asked for.
+        suites: String,
+    },
+    /// A patch does not fit.
+    #[error(
+        "{} does not apply to {onto} (the series was made for {base}): rebase it, or use that \
+         version\n{reason}", patch.display()
+    )]
+    Patch {
+        /// The patch.
+        patch: PathBuf,
+        /// What it was applied to.
+        onto: String,
+        /// What it was made for.
+        base: String,
+        /// What git said.
+        reason: String,
+    },
+    /// A requested configuration value is not what the kernel's configuration ended up with.
+    #[error(
+        "the kernel's configuration has {got} where {fragment} asks for {asked}: \
+         a dependency is missing in the fragment, or this version has no such option"
+    )]
+    Config {
+        /// The fragment's name.
+        fragment: String,
+        /// The line in it.
+        asked: String,
+        /// What the configuration says.
+        got: String,
+    },
+    /// The tree given has no kernel in it.
+    #[error("{} is no kernel source tree: it has no {missing}", tree.display())]
+    NotATree {
+        /// The tree.
+        tree: PathBuf,
+        /// What it lacks.
+        missing: &'static str,
+    },
+    /// Patches were asked for on a tree that is the caller's own.
+    #[error(
+        "a series cannot be laid over {}, which is not the lab's: apply it there with `git am`, and \
+         build the tree as it is", tree.display()
+    )]
+    ForeignTree {
+        /// The tree.
+        tree: PathBuf,
+    },
+}
+
+/// Names the path in an I/O error.
+pub(crate) fn at(path: &Path) -> impl FnOnce(std::io::Error) -> Error + '_ {
+    move |source| Error::File {
+        path: path.to_owned(),
+        source,
+    }
+}

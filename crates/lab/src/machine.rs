@@ -1,0 +1,206 @@
+//! Boots a kernel and reads its console until it ends or the deadline comes.
+//!
+//! Invariants: the guest's root is the host's file system, mounted read-only; and when `boot` returns no
+//! process of the guest is left, whatever the outcome.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use crate::build::Kernel;
+use crate::error::{Result, at};
+use crate::outcome::{End, Outcome, Reader};
+use crate::process::missing;
+
+/// A machine that can boot a kernel.
+pub struct Machine {
+    /// Memory in MiB.
+    pub memory: u32,
+    /// Processors; a kernel without SMP has to be given one.
+    pub cpus: u32,
+    /// The first process: a path on the host, and its arguments.
+    pub init: Vec<String>,
+    /// Further words for the kernel's command line.
+    pub kernel_arguments: Vec<String>,
+}
+
+impl Machine {
+    /// Boots `kernel` and waits for its end, at most for `deadline`. `dir` takes the console and
+    /// whatever the machine needs on the host.
+    pub fn boot(&self, kernel: &Kernel, dir: &Path, deadline: Duration) -> Result<Outcome> {
+        std::fs::create_dir_all(dir).map_err(at(dir))?;
+        let console = dir.join("console");
+        let mut command = self.command(kernel, dir);
+        let begin = Instant::now();
+        let mut child = command
+            .spawn()
+            .map_err(|source| missing(&command, source))?;
+        let lines = console_lines(&mut child, &console)?;
+        let mut reader = Reader::default();
+        let in_time = read_until(&lines, begin + deadline, &mut reader);
+        stop(&mut child).map_err(at(&kernel.image))?;
+        // what was on its way when the machine stopped
+        lines.iter().for_each(|line| reader.line(&line));
+        let end = match (reader.done, in_time) {
+            (true, _) => End::Done,
+            (false, true) => End::Died,
+            (false, false) => End::Deadline,
+        };
+        let Reader {
+            verdicts,
+            reports,
+            running,
+            ..
+        } = reader;
+        Ok(Outcome {
+            verdicts,
+            reports,
+            end,
+            running,
+            console,
+            took: begin.elapsed(),
+        })
+    }
+
+    fn command(&self, kernel: &Kernel, dir: &Path) -> Command {
+        let mut command = Command::new(&kernel.image);
+        command
+            .arg(format!("mem={}M", self.memory))
+            .arg(format!("uml_dir={}", dir.display()));
+        if self.cpus > 1 {
+            // SMP exists only with the seccomp way of running the guest's processes
+            command
+                .arg(format!("ncpus={}", self.cpus))
+                .arg("seccomp=on");
+        }
+        command.args(["root=/dev/root", "rootfstype=hostfs", "rootflags=/", "ro"]);
+        // Without a console= User Mode Linux appends one to the line, where it becomes init's argument.
+        command
+            .args(["console=tty0", "con=null", "con0=null,fd:1"])
+            .args(&self.kernel_arguments);
+        if let [program, arguments @ ..] = self.init.as_slice() {
+            command
+                .arg(format!("init={program}"))
+                .arg("--")
+                .args(arguments);
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        command.process_group(0);
+        command
+    }
+}
+
+/// Keeps the console in a file and hands its lines on.
+fn console_lines(child: &mut Child, console: &PathBuf) -> Result<Receiver<String>> {
+    let output = child.stdout.take().expect("it was asked to be piped");
+    let mut file = File::create(console).map_err(at(console))?;
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n') {
+            let Ok(line) = line else { break };
+            let line = String::from_utf8_lossy(&line).trim_end().to_owned();
+            // A console that cannot be kept is still read; and if nobody listens any more, nobody cares.
+            let kept = writeln!(file, "{line}");
+            if sender.send(line).is_err() || kept.is_err() {
+                break;
+            }
+        }
+    });
+    Ok(lines)
+}
+
+/// Reads until the console closes; false if the deadline came first.
+fn read_until(lines: &Receiver<String>, deadline: Instant, reader: &mut Reader) -> bool {
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) => reader.line(&line),
+            Err(RecvTimeoutError::Disconnected) => return true,
+            Err(RecvTimeoutError::Timeout) => return false,
+        }
+    }
+}
+
+/// Ends all processes of the machine, which are a process group of their own.
+fn stop(child: &mut Child) -> std::io::Result<()> {
+    let group = Pid::from_raw(i32::try_from(child.id()).expect("a process id fits"));
+    match killpg(group, Signal::SIGKILL) {
+        Ok(()) | Err(nix::errno::Errno::ESRCH) => child.wait().map(|_| ()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A "kernel" that is a shell script.
+    fn kernel(dir: &Path, script: &str) -> Kernel {
+        let image = dir.join("linux");
+        std::fs::write(&image, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Kernel {
+            image,
+            variant: "v".into(),
+            source: "s".into(),
+        }
+    }
+
+    fn machine() -> Machine {
+        Machine {
+            memory: 64,
+            cpus: 1,
+            init: vec!["/init".into()],
+            kernel_arguments: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn boot_of_a_guest_that_says_end_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(dir.path(), "echo LAB-VERDICT t PASS; echo LAB-END");
+        let outcome = machine()
+            .boot(&kernel, dir.path(), Duration::from_secs(30))
+            .unwrap();
+        assert_eq!(outcome.end, End::Done);
+        assert_eq!(outcome.verdicts.len(), 1);
+        assert!(
+            std::fs::read_to_string(outcome.console)
+                .unwrap()
+                .contains("LAB-END")
+        );
+    }
+
+    #[test]
+    fn boot_of_a_guest_that_goes_silently_has_died() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(dir.path(), "echo LAB-START t");
+        let outcome = machine()
+            .boot(&kernel, dir.path(), Duration::from_secs(30))
+            .unwrap();
+        assert_eq!(
+            (outcome.end, outcome.running.as_deref()),
+            (End::Died, Some("t"))
+        );
+    }
+
+    #[test]
+    fn boot_of_a_guest_that_hangs_ends_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(dir.path(), "echo LAB-START t; exec tail -f /dev/null");
+        let outcome = machine()
+            .boot(&kernel, dir.path(), Duration::from_millis(300))
+            .unwrap();
+        assert_eq!(outcome.end, End::Deadline);
+    }
+}

@@ -1,0 +1,189 @@
+//! Where a kernel's source comes from: a Debian source package, or any tree.
+//!
+//! A package is unpacked once per version into the lab; that tree is the lab's, and a series may be laid
+//! over it. A caller's tree is only read: it is built as it is.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::archive::Archive;
+use crate::error::{Error, Result, at};
+use crate::process::missing;
+
+/// A `linux-source-*` package.
+#[derive(Debug, Clone)]
+pub struct Package {
+    /// Its name, such as `linux-source-7.3`.
+    pub name: String,
+    /// The version that results were recorded with. Taken while the archive has it, or else the newest.
+    pub pinned: String,
+    /// The suites that may have it.
+    pub suites: Vec<String>,
+}
+
+/// A kernel's source.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// From the package archive.
+    Package(Package),
+    /// A tree of the caller's.
+    Tree(PathBuf),
+}
+
+/// A source that is there.
+pub(crate) struct Tree {
+    pub(crate) dir: PathBuf,
+    /// What it is, for people and for the cache: package and version, or the path.
+    pub(crate) name: String,
+    /// Whether the lab may change it.
+    pub(crate) ours: bool,
+}
+
+impl Source {
+    /// Makes the source available; a package that is unpacked already is not asked for again.
+    pub(crate) fn provide(&self, lab: &Path, say: &dyn Fn(&str)) -> Result<Tree> {
+        match self {
+            Self::Tree(dir) => {
+                for missing in ["Makefile", "Kconfig", "arch/um"] {
+                    if !dir.join(missing).exists() {
+                        return Err(Error::NotATree {
+                            tree: dir.clone(),
+                            missing,
+                        });
+                    }
+                }
+                let dir = std::fs::canonicalize(dir).map_err(at(dir))?;
+                let name = dir.display().to_string();
+                Ok(Tree {
+                    dir,
+                    name,
+                    ours: false,
+                })
+            }
+            Self::Package(package) => provide_package(package, lab, say),
+        }
+    }
+}
+
+fn provide_package(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<Tree> {
+    let sources = lab.join("source");
+    let pinned = sources.join(format!("{}_{}", package.name, package.pinned));
+    if pinned.is_dir() {
+        let name = format!("{} {}", package.name, package.pinned);
+        return Ok(Tree {
+            dir: pinned,
+            name,
+            ours: true,
+        });
+    }
+    let archive = Archive::open(&lab.join("apt").join(&package.name), package)?;
+    let version = archive.choose(package)?;
+    if version == package.pinned {
+        say(&format!(
+            "source: {} {version}, the pinned version",
+            package.name
+        ));
+    } else {
+        say(&format!(
+            "source: {} {version}; the pinned {} has left the archive",
+            package.name, package.pinned
+        ));
+    }
+    let dir = sources.join(format!("{}_{version}", package.name));
+    if !dir.is_dir() {
+        let downloads = lab.join("download").join(&package.name);
+        let deb = archive.download(&package.name, &version, &downloads)?;
+        say("unpacking");
+        unpack(&deb, &package.name, &dir)?;
+        std::fs::remove_file(&deb).map_err(at(&deb))?;
+    }
+    Ok(Tree {
+        dir,
+        name: format!("{} {version}", package.name),
+        ours: true,
+    })
+}
+
+/// Unpacks the tarball inside the package to `dir`, which appears complete or not at all.
+fn unpack(deb: &Path, package: &str, dir: &Path) -> Result<()> {
+    let scratch = dir.with_extension("unpacking");
+    if scratch.exists() {
+        std::fs::remove_dir_all(&scratch).map_err(at(&scratch))?;
+    }
+    std::fs::create_dir_all(&scratch).map_err(at(&scratch))?;
+    let what = format!("unpacking {}", deb.display());
+    let member = format!("./usr/src/{package}.tar.xz");
+    let deb_arg = deb.as_os_str().to_owned();
+    let mut outer = Command::new("dpkg-deb");
+    outer.arg("--fsys-tarfile").arg(deb_arg);
+    let mut middle = Command::new("tar");
+    middle.args(["--extract", "--to-stdout", &member]);
+    let mut inner = Command::new("tar");
+    inner
+        .args(["--extract", "--xz", "--strip-components=1"])
+        .current_dir(&scratch);
+    pipe(&mut [outer, middle, inner], &what, &scratch)?;
+    std::fs::rename(&scratch, dir).map_err(at(dir))
+}
+
+/// Runs the commands as a pipeline; each has to succeed.
+fn pipe(commands: &mut [Command], what: &str, scratch: &Path) -> Result<()> {
+    let mut input = Stdio::null();
+    let mut children = Vec::new();
+    let last = commands.len() - 1;
+    for (i, command) in commands.iter_mut().enumerate() {
+        command.stdin(std::mem::replace(&mut input, Stdio::null()));
+        if i != last {
+            command.stdout(Stdio::piped());
+        }
+        let mut child = command.spawn().map_err(|source| missing(command, source))?;
+        if let Some(output) = child.stdout.take() {
+            input = Stdio::from(output);
+        }
+        children.push(child);
+    }
+    let mut failed = Vec::new();
+    for (child, command) in children.iter_mut().zip(commands) {
+        let status = child.wait().map_err(|source| missing(command, source))?;
+        if !status.success() {
+            failed.push(format!(
+                "{}: {status}",
+                command.get_program().to_string_lossy()
+            ));
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let log = scratch.to_owned();
+    Err(Error::Step {
+        what: what.to_owned(),
+        log,
+        tail: failed.join("\n"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn provide_of_a_directory_without_a_kernel_names_what_is_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = Source::Tree(dir.path().to_owned())
+            .provide(dir.path(), &|_| ())
+            .err()
+            .unwrap();
+        assert!(error.to_string().ends_with("it has no Makefile"), "{error}");
+    }
+
+    #[test]
+    fn pipe_with_a_failing_member_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut commands = [Command::new("false"), Command::new("cat")];
+        let error = pipe(&mut commands, "the step", dir.path())
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("false: exit status: 1"), "{error}");
+    }
+}

@@ -1,0 +1,257 @@
+//! What is expected of each kernel, and how an outcome compares.
+//!
+//! Invariant: everything that is not listed has to pass, and everything that is listed has to fail in
+//! the way listed. So a fixed defect, a lost test and a new failure are all seen.
+
+use anyhow::Context;
+use serde::Deserialize;
+use thrufs_lab::{End, Mark, Outcome, Report};
+
+/// The contents of `expect.toml`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Expectations {
+    #[serde(default)]
+    failure: Vec<Failure>,
+    #[serde(default)]
+    report: Vec<ExpectedReport>,
+}
+
+/// A test that fails on some kernels.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Failure {
+    kernels: Vec<String>,
+    test: String,
+    /// A part of what the test says then.
+    detail: String,
+    /// Shown in the table's notes.
+    reason: String,
+}
+
+/// A complaint that some kernels make.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExpectedReport {
+    kernels: Vec<String>,
+    during: String,
+    /// All of these occur, in this order.
+    contains: Vec<String>,
+    reason: String,
+}
+
+/// What a test's result means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Cell {
+    /// It passed, as it should.
+    Pass,
+    /// It failed in the way listed, for the reason listed.
+    Expected(String),
+    /// Anything else: what happened.
+    Wrong(String),
+}
+
+/// All that came of one kernel.
+pub(super) struct Comparison {
+    /// One for each test, in their order.
+    pub(super) cells: Vec<Cell>,
+    /// What is wrong beside the tests: complaints, missing complaints, a bad end.
+    pub(super) wrong: Vec<String>,
+    /// Complaints that were expected, with the reason.
+    pub(super) notes: Vec<String>,
+}
+
+impl Expectations {
+    pub(super) fn load() -> anyhow::Result<Self> {
+        toml::from_str(include_str!("expect.toml")).context("expect.toml")
+    }
+
+    /// Compares what the kernel `name` did with what is expected of it.
+    pub(super) fn compare(&self, name: &str, tests: &[String], outcome: &Outcome) -> Comparison {
+        let cells = tests
+            .iter()
+            .map(|test| self.cell(name, test, outcome))
+            .collect();
+        let mut wrong = Vec::new();
+        let mut notes = Vec::new();
+        match outcome.end {
+            End::Done => (),
+            End::Deadline => wrong.push(format!("stopped at the deadline{}", during(outcome))),
+            End::Died => wrong.push(format!("went away without a word{}", during(outcome))),
+        }
+        for verdict in &outcome.verdicts {
+            if !tests.contains(&verdict.test) {
+                wrong.push(format!(
+                    "{} {}: {}",
+                    verdict.test,
+                    verdict.mark.word(),
+                    verdict.detail
+                ));
+            }
+        }
+        let listed: Vec<&ExpectedReport> = self
+            .report
+            .iter()
+            .filter(|r| r.kernels.iter().any(|k| k == name) && tests.contains(&r.during))
+            .collect();
+        for report in &outcome.reports {
+            match listed.iter().find(|listed| listed.matches(report)) {
+                Some(listed) => notes.push(format!("{}: {}", listed.during, listed.reason)),
+                None => wrong.push(format!(
+                    "the kernel complains:\n{}",
+                    report.lines.join("\n")
+                )),
+            }
+        }
+        for listed in listed {
+            if !outcome.reports.iter().any(|report| listed.matches(report)) {
+                let contains = listed.contains.join(" ... ");
+                wrong.push(format!(
+                    "{}: the kernel did not report {contains}",
+                    listed.during
+                ));
+            }
+        }
+        notes.dedup();
+        Comparison {
+            cells,
+            wrong,
+            notes,
+        }
+    }
+
+    fn cell(&self, name: &str, test: &str, outcome: &Outcome) -> Cell {
+        let listed = self
+            .failure
+            .iter()
+            .find(|f| f.test == test && f.kernels.iter().any(|k| k == name));
+        let Some(verdict) = outcome.verdicts.iter().find(|verdict| verdict.test == test) else {
+            return Cell::Wrong("no verdict".into());
+        };
+        match (verdict.mark, listed) {
+            (Mark::Pass, None) => Cell::Pass,
+            (Mark::Pass, Some(failure)) => {
+                Cell::Wrong(format!("passes, but should fail: {}", failure.reason))
+            }
+            (Mark::Fail, Some(failure)) if verdict.detail.contains(&failure.detail) => {
+                Cell::Expected(failure.reason.clone())
+            }
+            (Mark::Fail, Some(failure)) => Cell::Wrong(format!(
+                "fails with {:?}, not {:?}",
+                verdict.detail, failure.detail
+            )),
+            (Mark::Fail, None) => Cell::Wrong(format!("fails: {}", verdict.detail)),
+            (Mark::Skip, _) => Cell::Wrong(format!("skipped: {}", verdict.detail)),
+        }
+    }
+}
+
+impl ExpectedReport {
+    fn matches(&self, report: &Report) -> bool {
+        if report.during.as_deref() != Some(self.during.as_str()) {
+            return false;
+        }
+        let mut lines = report.lines.iter();
+        self.contains
+            .iter()
+            .all(|part| lines.any(|line| line.contains(part)))
+    }
+}
+
+fn during(outcome: &Outcome) -> String {
+    outcome
+        .running
+        .as_ref()
+        .map(|test| format!(" during {test}"))
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use thrufs_lab::Verdict;
+
+    fn outcome(test: &str, mark: Mark, detail: &str) -> Outcome {
+        let verdict = Verdict {
+            test: test.into(),
+            mark,
+            detail: detail.into(),
+        };
+        Outcome {
+            verdicts: vec![verdict],
+            reports: Vec::new(),
+            end: End::Done,
+            running: None,
+            console: "console".into(),
+            took: std::time::Duration::ZERO,
+        }
+    }
+
+    fn expectations() -> Expectations {
+        toml::from_str(
+            "[[failure]]\nkernels=['k']\ntest='t'\ndetail='2 WRITEs'\nreason='rule D'\n\
+             [[report]]\nkernels=['k']\nduring='h'\ncontains=['blocked','fault']\nreason='hangs'\n",
+        )
+        .unwrap()
+    }
+
+    fn cell(kernel: &str, mark: Mark, detail: &str) -> Cell {
+        let comparison = expectations().compare(kernel, &["t".into()], &outcome("t", mark, detail));
+        comparison.cells.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn cell_of_an_unexpected_pass_is_wrong() {
+        assert!(matches!(cell("k", Mark::Pass, ""), Cell::Wrong(_)));
+        assert_eq!(cell("other", Mark::Pass, ""), Cell::Pass);
+    }
+
+    #[test]
+    fn cell_of_a_failure_counts_only_with_the_listed_detail() {
+        assert_eq!(
+            cell("k", Mark::Fail, "2 WRITEs: x"),
+            Cell::Expected("rule D".into())
+        );
+        assert!(matches!(
+            cell("k", Mark::Fail, "3 WRITEs: x"),
+            Cell::Wrong(_)
+        ));
+        assert!(matches!(
+            cell("other", Mark::Fail, "2 WRITEs: x"),
+            Cell::Wrong(_)
+        ));
+    }
+
+    #[test]
+    fn cell_without_a_verdict_is_wrong() {
+        let none = outcome("else", Mark::Pass, "");
+        let comparison = expectations().compare("k", &["t".into()], &none);
+        assert_eq!(comparison.cells, [Cell::Wrong("no verdict".into())]);
+    }
+
+    #[test]
+    fn compare_with_a_missing_report_is_wrong_and_with_it_a_note() {
+        let mut outcome = outcome("h", Mark::Pass, "");
+        let tests = ["h".to_owned()];
+        assert_eq!(expectations().compare("k", &tests, &outcome).wrong.len(), 1);
+        let lines = vec!["task blocked".into(), "x".into(), "fault".into()];
+        outcome.reports.push(Report {
+            during: Some("h".into()),
+            lines,
+        });
+        let comparison = expectations().compare("k", &tests, &outcome);
+        assert_eq!((comparison.wrong.len(), comparison.notes.len()), (0, 1));
+        assert_eq!(
+            expectations()
+                .compare("other", &tests, &outcome)
+                .wrong
+                .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn load_of_the_shipped_expectations_works() {
+        Expectations::load().unwrap();
+    }
+}

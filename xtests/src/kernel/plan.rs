@@ -1,0 +1,150 @@
+//! From a base version and variants to kernels: which source, which patches, which configuration.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+use thrufs_lab::{Fragment, Kernel, Lab, Package, Recipe, Series, Source};
+
+use super::{BuildArgs, say, top};
+
+/// A kernel with the name it has in tables and in the expectations, such as `7.3/stock`.
+pub(super) struct Built {
+    pub(super) name: String,
+    pub(super) kernel: Kernel,
+    pub(super) cpus: u32,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bases {
+    base: Vec<Base>,
+}
+
+/// A kernel version that can be built.
+#[derive(Deserialize, Clone)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Base {
+    name: String,
+    package: String,
+    pinned: String,
+    suites: Vec<String>,
+    fragments: Vec<String>,
+    cpus: u32,
+}
+
+impl Base {
+    /// The version whose tests and test headers are used, and whose configuration a foreign tree gets.
+    pub(super) const NEWEST: &str = "7.3";
+
+    pub(super) fn find(name: &str) -> anyhow::Result<Self> {
+        let bases: Bases = toml::from_str(include_str!("bases.toml")).context("bases.toml")?;
+        let names: Vec<&str> = bases.base.iter().map(|base| base.name.as_str()).collect();
+        let known = names.join(", ");
+        match bases.base.iter().find(|base| base.name == name) {
+            Some(base) => Ok(base.clone()),
+            None => {
+                bail!("there is no base {name}; known are {known} (or give a tree with --tree)")
+            }
+        }
+    }
+
+    pub(super) fn source(&self) -> Source {
+        Source::Package(Package {
+            name: self.package.clone(),
+            pinned: self.pinned.clone(),
+            suites: self.suites.clone(),
+        })
+    }
+
+    /// The patches of a variant.
+    pub(super) fn series(&self, variant: &str) -> anyhow::Result<Series> {
+        let contrib = top().join("contrib/kernel");
+        let dir = match variant {
+            "stock" => return Ok(Series::none()),
+            "patched" => contrib.join(&self.name),
+            control => contrib
+                .join("negative-controls")
+                .join(&self.name)
+                .join(control),
+        };
+        if !dir.is_dir() {
+            bail!(
+                "there is no variant {variant} of {}: {} does not exist; there are always `stock` and `patched`",
+                self.name,
+                dir.display()
+            );
+        }
+        Ok(Series::from_dir(
+            &dir,
+            &format!("{} {}", self.package, self.pinned),
+        )?)
+    }
+
+    fn fragments(&self) -> anyhow::Result<Vec<Fragment>> {
+        let known = [
+            ("common", include_str!("config/common.config")),
+            ("modern", include_str!("config/modern.config")),
+        ];
+        let mut fragments = Vec::new();
+        for name in &self.fragments {
+            let found = known.iter().find(|(known, _)| known == name);
+            let (_, text) = found.with_context(|| format!("bases.toml: no fragment {name}"))?;
+            fragments.push(Fragment {
+                name: format!("{name}.config"),
+                text: (*text).to_owned(),
+            });
+        }
+        Ok(fragments)
+    }
+}
+
+/// Builds all that `args` asks for.
+pub(super) fn build(args: &BuildArgs) -> anyhow::Result<Vec<Built>> {
+    let lab = Lab::new(&args.lab, args.jobs)?;
+    let base = Base::find(if args.tree.is_some() {
+        Base::NEWEST
+    } else {
+        &args.base
+    })?;
+    let mut kernels = Vec::new();
+    for variant in &args.variant {
+        let (prefix, source) = match &args.tree {
+            Some(tree) => ("tree", Source::Tree(tree.clone())),
+            None => (base.name.as_str(), base.source()),
+        };
+        let recipe = Recipe {
+            variant: variant.clone(),
+            source,
+            series: base.series(variant)?,
+            fragments: base.fragments()?,
+        };
+        let kernel = lab.build(&recipe, &say)?;
+        kernels.push(Built {
+            name: format!("{prefix}/{variant}"),
+            kernel,
+            cpus: base.cpus,
+        });
+    }
+    Ok(kernels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn find_of_an_unknown_base_names_the_known() {
+        let error = Base::find("2.4").err().unwrap().to_string();
+        assert!(error.contains("7.3"), "{error}");
+    }
+
+    #[test]
+    fn series_of_every_base_is_there() {
+        let bases: Bases = toml::from_str(include_str!("bases.toml")).unwrap();
+        for base in bases.base {
+            assert!(!base.series("patched").unwrap().is_empty());
+            assert!(!base.series("hold-all").unwrap().is_empty());
+            assert!(base.series("stock").unwrap().is_empty());
+            base.fragments().unwrap();
+        }
+    }
+}
