@@ -1,6 +1,8 @@
 //! The only file that sees fuser's requests and replies: it takes a request apart, calls the
 //! operation, and answers with what that returned. Another transport would be another such file.
 //!
+//! Long, because the impl of a trait cannot be divided; each method only translates.
+//!
 //! Invariant: every request is answered exactly once, also when an operation panics (EIO).
 
 use std::ffi::OsStr;
