@@ -8,10 +8,10 @@
 //! From the WRITE handler either wait would never end.
 //!
 //! What remains: up to Linux 7.2 the kernel itself distrusts the pages of a failed WRITE before
-//! write(2) returns. From 7.3 on it does not, so between the reply and the notification, usually
-//! some 10 microseconds, a reader can see the refused bytes, and a store through a mapping of the
-//! same page in that time makes them durable with the rest of the page. Sending the notification
-//! first would close that gap and deadlock on every write that starts or ends within a page.
+//! write(2) returns. From 7.3 on it does not, so between the reply and the notification a
+//! reader can see the refused bytes, and a store through a mapping of the same page in that time
+//! makes them durable with the rest of the page. Sending the notification first would close that
+//! gap and deadlock on every write that starts or ends within a page.
 //! Should the daemon be killed while the thread waits for a folio that an unanswered WRITE holds,
 //! the connection ends only by /sys/fs/fuse/connections/N/abort: that wait cannot be interrupted.
 //!
