@@ -12,10 +12,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use thrufs_fs::{CachePolicy, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
-/// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this
-/// (a single writer is woken by one thread only, and more threads than CPUs gain nothing).
+/// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this.
+/// Measured on two CPUs (README, "How many threads"): a single writer is fastest with one thread,
+/// four writers with four.
 const DEFAULT_THREADS_MAX: usize = 4;
-/// And no less: a request that waits must not keep the file system from answering another.
+/// And no less: with one thread a slow fsync(2) of anybody would hold everybody up.
 const DEFAULT_THREADS_MIN: usize = 2;
 /// Each session thread has a 16 MiB buffer; more of them than this is a typing error.
 const THREADS_MAX: u64 = 256;
