@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{is_native, thrufs};
 use xtests::support::wait::wait_for;
+use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
 const PAGE: usize = 4096;
@@ -111,7 +112,11 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
         let m = Mount::new(Backing::Tmpfs, &options)?;
         needs_mount(&m)?;
-        ensure!(std::fs::read_to_string(MAX_PAGES_LIMIT)? == before);
+        wait_until(
+            "fs.fuse.max_pages_limit to be put back",
+            Duration::from_secs(10),
+            || Ok(std::fs::read_to_string(MAX_PAGES_LIMIT)? == before),
+        )?;
         let file = sized(&m, "f", 8 << 20)?;
         let count = requests_of(&m, &file, &vec![7; 4 << 20], 0)?;
         ensure!(count == 1, "4 MiB: {count} WRITEs");

@@ -108,10 +108,11 @@ fn status_socket_is_private_and_goes_with_the_mount() -> Outcome {
             mode(Path::new(RUNTIME))? & 0o777 == 0o700,
             "the directory's mode"
         );
-        let ino = path.metadata()?.ino();
+        // Its number may be used again at once, by another test's socket of the same name.
+        let identity = |meta: &std::fs::Metadata| (meta.ino(), meta.ctime(), meta.ctime_nsec());
+        let ours = identity(&path.metadata()?);
         m.unmount()?;
-        // Another test may have got the same device number meanwhile, and made its own.
-        let left = path.metadata().is_ok_and(|meta| meta.ino() == ino);
+        let left = path.metadata().is_ok_and(|meta| identity(&meta) == ours);
         ensure!(!left, "{} is left behind", path.display());
         Ok(())
     })
