@@ -9,8 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{is_native, thrufs};
-use xtests::support::wait::wait_for;
-use xtests::support::wait::wait_until;
+use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
 const PAGE: usize = 4096;
