@@ -69,16 +69,7 @@ impl SharedMapping {
         ranges: &[Range<usize>],
         offset: i64,
     ) -> io::Result<usize> {
-        let mut iovecs = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            let start = self.at(range)?;
-            iovecs.push(libc::iovec {
-                iov_base: start.cast(),
-                iov_len: range.len(),
-            });
-        }
-        let count = libc::c_int::try_from(iovecs.len())
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let (iovecs, count) = self.iovecs(ranges)?;
         let fd = file.as_fd().as_raw_fd();
         // SAFETY: every iovec was checked to lie in the mapping, which outlives the call; the
         // kernel only reads from them.
@@ -97,15 +88,7 @@ impl SharedMapping {
         ranges: &[Range<usize>],
         offset: i64,
     ) -> io::Result<usize> {
-        let mut iovecs = Vec::with_capacity(ranges.len());
-        for range in ranges {
-            iovecs.push(libc::iovec {
-                iov_base: self.at(range)?.cast(),
-                iov_len: range.len(),
-            });
-        }
-        let count = libc::c_int::try_from(iovecs.len())
-            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let (iovecs, count) = self.iovecs(ranges)?;
         let fd = file.as_fd().as_raw_fd();
         // SAFETY: every iovec was checked to lie in the mapping, to whose bytes no reference
         // exists, and which outlives the call.
@@ -134,6 +117,20 @@ impl SharedMapping {
         // SAFETY: the range is exactly the mapping; the bytes of a shared one stay in the file.
         unsafe { nix::sys::mman::madvise(self.start, self.len.get(), advice) }?;
         Ok(())
+    }
+
+    /// `ranges` as a vectored call takes them, and how many they are: each lies in the mapping.
+    fn iovecs(&self, ranges: &[Range<usize>]) -> io::Result<(Vec<libc::iovec>, libc::c_int)> {
+        let count = libc::c_int::try_from(ranges.len())
+            .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut iovecs = Vec::with_capacity(ranges.len());
+        for range in ranges {
+            iovecs.push(libc::iovec {
+                iov_base: self.at(range)?.cast(),
+                iov_len: range.len(),
+            });
+        }
+        Ok((iovecs, count))
     }
 
     /// The address of `range`, which must lie in the mapping.
