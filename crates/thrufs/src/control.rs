@@ -3,7 +3,6 @@
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
 //! unmounts. Data never passes through here; fuser's threads serve it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +10,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::background::Readiness;
+use crate::metrics;
 use crate::places::Places;
 use crate::request::MountRequest;
 use crate::session::{self, Running};
@@ -73,9 +73,18 @@ pub(crate) fn serve(
     block_on(async {
         let mut signals = Signals::install()?;
         let source = places.source_path();
+        // Bound before the mount exists: an address that cannot be had must leave nothing mounted.
+        let metrics = match request.metrics {
+            Some(address) => Some(metrics::bind(address).await?),
+            None => None,
+        };
         let mut running = session::start(places, request)?;
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
-        let status = open_status_socket(&source, &running);
+        let reporter = Reporter::new(&source, &running);
+        let status = open_status_socket(reporter.clone());
+        if let Some(listener) = metrics {
+            tokio::spawn(metrics::serve(listener, reporter));
+        }
         readiness.announce()?;
         notify_systemd(&[NotifyState::Ready]);
         tokio::select! {
@@ -91,8 +100,7 @@ pub(crate) fn serve(
 }
 
 /// A mount works without it, so that it cannot be had is no reason to fail.
-fn open_status_socket(source: &Path, running: &Running) -> Option<StatusSocket> {
-    let reporter = Reporter::new(source, running);
+fn open_status_socket(reporter: Reporter) -> Option<StatusSocket> {
     StatusSocket::open(reporter)
         .inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
         .ok()

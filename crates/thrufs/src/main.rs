@@ -11,6 +11,7 @@ mod control;
 mod demo;
 mod limits;
 mod logging;
+mod metrics;
 mod mount_options;
 mod options;
 mod pages_limit;

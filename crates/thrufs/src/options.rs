@@ -5,6 +5,7 @@
 //! derived from it; only what mount(8) calls flags (`ro`, `nodev`, ...) has a table beside it.
 //! Names and value sets are virtiofsd's wherever it has the option.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,12 +13,11 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use thrufs_fs::{CachePolicy, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
-/// Session threads when `--thread-pool-size` is not given: one for each CPU, but no more than this.
-/// Measured on two CPUs (README, "How many threads"): a single writer is fastest with one thread,
-/// four writers with four.
-const DEFAULT_THREADS_MAX: usize = 4;
-/// And no less: with one thread a slow fsync(2) of anybody would hold everybody up.
-const DEFAULT_THREADS_MIN: usize = 2;
+/// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
+/// is also how many calls on SOURCE may wait for a disk at once. Measured (README, "How many
+/// threads"): what a disk gains from more is a factor of two, what a memory file system loses is
+/// within the noise.
+const DEFAULT_THREADS: usize = 16;
 /// Each session thread has a 16 MiB buffer; more of them than this is a typing error.
 const THREADS_MAX: u64 = 256;
 /// The kernel refuses less than a page.
@@ -174,8 +174,12 @@ pub(crate) struct ProcessOptions {
     /// 1000000 if that can be had]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) rlimit_nofile: Option<u64>,
+    /// Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or
+    /// ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Session threads
-    #[arg(long, value_name = "NUMBER", alias = "max-threads", default_value_t = default_threads(),
+    #[arg(long, value_name = "NUMBER", alias = "max-threads", default_value_t = DEFAULT_THREADS,
         value_parser = threads)]
     pub(crate) thread_pool_size: usize,
     /// Give each session thread its own /dev/fuse descriptor
@@ -297,6 +301,17 @@ fn threads(text: &str) -> Result<usize, String> {
     }
 }
 
+/// A port alone is one of the loopback interface: other machines are let in by name only.
+fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.parse() {
+        return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    }
+    text.parse().map_err(|_| {
+        "must be a port, or an IP address and a port such as 127.0.0.1:9323 or [::1]:9323"
+            .to_owned()
+    })
+}
+
 /// mount(2) and fusermount3 take the subtype as a part of other strings, and it is shown as one.
 fn subtype(text: &str) -> Result<String, String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
@@ -309,9 +324,4 @@ fn subtype(text: &str) -> Result<String, String> {
 /// The subtype of a mount that names none; `thrufs umount` takes it as its own.
 pub(crate) const fn thrufs_subtype() -> &'static str {
     "thrufs"
-}
-
-fn default_threads() -> usize {
-    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    cpus.clamp(DEFAULT_THREADS_MIN, DEFAULT_THREADS_MAX)
 }

@@ -4,6 +4,7 @@
 //! contradictions between options are found here and nowhere else.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,8 @@ pub(crate) struct MountRequest {
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
     pub(crate) foreground: bool,
+    /// Where `--metrics` are served.
+    pub(crate) metrics: Option<SocketAddr>,
     /// `None`: as much as can be had. `Some(0)`: leave it.
     pub(crate) rlimit_nofile: Option<u64>,
 }
@@ -156,6 +159,7 @@ fn build(
         },
         raise_max_pages_limit: args.files.raise_max_pages_limit,
         foreground: args.process.foreground || args.process.debug,
+        metrics: args.process.metrics,
         rlimit_nofile: args.process.rlimit_nofile,
         source: args.source,
         mountpoint: args.mountpoint,

@@ -18,12 +18,11 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde::Serialize;
 
-pub(crate) use report::Reporter;
+pub(crate) use report::{Reporter, Status};
 pub(crate) use server::StatusSocket;
 
 use crate::control;
 use crate::status::find::Found;
-use crate::status::report::Status;
 
 /// What `thrufs status` takes.
 #[derive(Clone, Debug, clap::Args)]

@@ -18,27 +18,27 @@ pub(super) const FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     /// [`FORMAT`] of who wrote it.
-    pub(super) format: u32,
+    pub(crate) format: u32,
     /// The daemon's version.
-    pub(super) version: String,
-    pub(super) pid: u32,
-    pub(super) source: String,
-    pub(super) mountpoint: String,
+    pub(crate) version: String,
+    pub(crate) pid: u32,
+    pub(crate) source: String,
+    pub(crate) mountpoint: String,
     /// Device of the mounted file system, as `major:minor`.
-    pub(super) device: String,
-    pub(super) uptime_seconds: f64,
+    pub(crate) device: String,
+    pub(crate) uptime_seconds: f64,
     #[serde(flatten)]
-    pub(super) snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
 }
 
 /// Where a [`Status`] comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(super) fs: Arc<Passthrough>,
-    pub(super) source: String,
-    pub(super) mountpoint: String,
-    pub(super) device: String,
-    pub(super) started: Instant,
+    pub(crate) fs: Arc<Passthrough>,
+    pub(crate) source: String,
+    pub(crate) mountpoint: String,
+    pub(crate) device: String,
+    pub(crate) started: Instant,
 }
 
 impl Reporter {

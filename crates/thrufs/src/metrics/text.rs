@@ -1,0 +1,299 @@
+//! One [`Status`] in the OpenMetrics text format, which Prometheus scrapes.
+//!
+//! Names and base units (seconds, bytes) are as Prometheus recommends. There is no label for the
+//! mount but on `thrufs_info`: a daemon serves one mount, and Prometheus labels what it scrapes.
+//!
+//! <https://github.com/prometheus/OpenMetrics/blob/main/specification/OpenMetrics.md>
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::{Registry, Unit};
+use thrufs_fs::{Histogram, OpcodeCounts};
+
+use crate::status::Status;
+
+/// Of the text, for HTTP.
+pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Upper limits of the latency buckets as powers of two in nanoseconds: 4 us, 16 us, ... 17 s. The
+/// histograms' own, finer buckets end at these limits too, so nothing is counted into a wrong one.
+const LATENCY_LIMITS: std::ops::RangeInclusive<u32> = 12..=34;
+/// Of WRITE sizes, as powers of two in bytes: 512 to 16 MiB.
+const SIZE_LIMITS: std::ops::RangeInclusive<u32> = 9..=24;
+
+/// The text.
+pub(super) fn of(status: &Status) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(status.clone())));
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => text,
+        // A String takes everything, and the collector has no errors of its own.
+        Err(fmt::Error) => unreachable!("writing to a String does not fail"),
+    }
+}
+
+#[derive(Debug)]
+struct Scrape(Status);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let encoder = &mut encoder;
+        self.mount(encoder)?;
+        self.requests(encoder)?;
+        self.writes(encoder)?;
+        self.holdings(encoder)
+    }
+}
+
+impl Scrape {
+    fn mount(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Self(status) = self;
+        let labels = [
+            ("version", &status.version),
+            ("source", &status.source),
+            ("mountpoint", &status.mountpoint),
+        ];
+        encoder
+            .encode_descriptor("thrufs", "The mount", None, MetricType::Info)?
+            .encode_info(&labels)?;
+        let uptime = "Time since the mount";
+        encoder
+            .encode_descriptor(
+                "thrufs_uptime",
+                uptime,
+                Some(&Unit::Seconds),
+                MetricType::Gauge,
+            )?
+            .encode_gauge(&status.uptime_seconds)?;
+        if let Some(negotiated) = &status.snapshot.negotiated {
+            let granted = u64::from(negotiated.max_write);
+            gauge(
+                encoder,
+                "thrufs_max_write",
+                "Largest WRITE",
+                Some(&Unit::Bytes),
+                granted,
+            )?;
+        }
+        Ok(())
+    }
+
+    fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let opcodes = &self.0.snapshot.opcodes;
+        let by_opcode = |mut metric: MetricEncoder<'_>, value: fn(&OpcodeCounts) -> u64| {
+            opcodes.iter().try_for_each(|counts| {
+                metric
+                    .encode_family(&[("opcode", counts.opcode.as_str())])?
+                    .encode_counter::<NoLabelSet, _, f64>(&value(counts), None)
+            })
+        };
+        let (name, kind) = ("thrufs_requests", MetricType::Counter);
+        let help = "FUSE requests that came";
+        by_opcode(
+            encoder.encode_descriptor(name, help, None, kind)?,
+            |counts| counts.requests,
+        )?;
+        let (name, kind) = ("thrufs_request_errors", MetricType::Counter);
+        let help = "FUSE requests that were answered with an error";
+        by_opcode(
+            encoder.encode_descriptor(name, help, None, kind)?,
+            |counts| counts.errors,
+        )?;
+        let (name, kind) = ("thrufs_request_duration", MetricType::Histogram);
+        let help = "Time in the daemon and the file system below";
+        let mut metric = encoder.encode_descriptor(name, help, Some(&Unit::Seconds), kind)?;
+        for counts in opcodes {
+            let labels = [("opcode", counts.opcode.as_str())];
+            let metric = metric.encode_family(&labels)?;
+            histogram(metric, &counts.latency, LATENCY_LIMITS.step_by(2), 1e-9)?;
+        }
+        gauge(
+            encoder,
+            "thrufs_requests_in_flight",
+            "FUSE requests that are being served",
+            None,
+            self.0.snapshot.in_flight,
+        )
+    }
+
+    fn writes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let (writes, bytes) = (&self.0.snapshot.writes, Some(&Unit::Bytes));
+        let mut counter = |name, help, unit, value: u64| {
+            encoder
+                .encode_descriptor(name, help, unit, MetricType::Counter)?
+                .encode_counter::<NoLabelSet, _, f64>(&value, None)
+        };
+        let help = "Bytes that WRITEs brought into backing files";
+        counter("thrufs_written", help, bytes, writes.bytes)?;
+        let help = "Bytes that READs returned";
+        counter("thrufs_read", help, bytes, self.0.snapshot.bytes_read)?;
+        let help = "pwritev2(2) calls that were made for WRITEs";
+        counter("thrufs_pwritev2_calls", help, None, writes.pwritev2_calls)?;
+        let help = "WRITEs that shared a pwritev2(2) with another";
+        counter("thrufs_joined_writes", help, None, writes.joined)?;
+        let help = "GETXATTRs of security.capability, the kernel's question before a write(2)";
+        let asked = writes.capability_getxattrs;
+        counter("thrufs_capability_getxattrs", help, None, asked)?;
+        let (name, help) = ("thrufs_write_size", "Sizes of WRITEs");
+        let metric = encoder.encode_descriptor(name, help, bytes, MetricType::Histogram)?;
+        histogram(metric, &writes.sizes, SIZE_LIMITS, 1.0)
+    }
+
+    /// What is held; the process under the names that all Prometheus clients use.
+    fn holdings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let snapshot = &self.0.snapshot;
+        let process = &snapshot.process;
+        let (inodes, handles) = (snapshot.inodes as u64, snapshot.handles as u64);
+        let help = "Inodes that the kernel holds";
+        gauge(encoder, "thrufs_inodes", help, None, inodes)?;
+        let help = "Open files and directories";
+        gauge(encoder, "thrufs_handles", help, None, handles)?;
+        let help = "Open descriptors";
+        gauge(encoder, "process_open_fds", help, None, process.descriptors)?;
+        let (help, limit) = ("RLIMIT_NOFILE", process.descriptors_limit);
+        gauge(encoder, "process_max_fds", help, None, limit)?;
+        let (help, bytes) = ("Resident memory", Some(&Unit::Bytes));
+        let resident = process.resident_bytes;
+        gauge(encoder, "process_resident_memory", help, bytes, resident)
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    value: u64,
+) -> fmt::Result {
+    encoder
+        .encode_descriptor(name, help, unit, MetricType::Gauge)?
+        // The library has no gauge of u64. Beyond 2^53 the last digits do not matter.
+        .encode_gauge(&(value as f64))
+}
+
+/// Adds the fine buckets up to each of `limits` (powers of two of the histogram's unit, of which
+/// one is `scale` of the metric's).
+fn histogram(
+    mut metric: MetricEncoder<'_>,
+    values: &Histogram,
+    limits: impl Iterator<Item = u32>,
+    scale: f64,
+) -> fmt::Result {
+    let mut fine = values.buckets.iter().peekable();
+    let mut buckets = Vec::new();
+    for limit in limits.map(|power| 1_u64 << power) {
+        let mut count = 0;
+        while let Some(bucket) = fine.next_if(|bucket| bucket.up_to <= limit) {
+            count += bucket.count;
+        }
+        buckets.push((limit as f64 * scale, count));
+    }
+    // The library's sign for the bucket without a limit.
+    buckets.push((f64::MAX, fine.map(|bucket| bucket.count).sum()));
+    let sum = values.sum as f64 * scale;
+    metric.encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use thrufs_fs::{Bucket, Process, Snapshot, Writes};
+
+    use super::*;
+
+    fn buckets(of: &[(u64, u64)]) -> Vec<Bucket> {
+        of.iter()
+            .map(|&(up_to, count)| Bucket { up_to, count })
+            .collect()
+    }
+
+    fn status() -> Status {
+        let latency = Histogram {
+            // 4096 ns is a limit; one request is beyond the last, 2^34 ns.
+            buckets: buckets(&[(4095, 2), (4607, 3), (u64::MAX, 1)]),
+            sum: 20_000_015_000,
+            max: 20_000_000_000,
+        };
+        Status {
+            format: 1,
+            version: "0.1.0".to_owned(),
+            pid: 1,
+            source: "/a \"quoted\" \\ one".to_owned(),
+            mountpoint: "/m".to_owned(),
+            device: "0:1".to_owned(),
+            uptime_seconds: 1.5,
+            snapshot: Snapshot {
+                opcodes: vec![OpcodeCounts {
+                    opcode: "WRITE".to_owned(),
+                    requests: 6,
+                    errors: 1,
+                    latency,
+                }],
+                writes: Writes {
+                    requests: 6,
+                    bytes: 66_000,
+                    sizes: Histogram {
+                        buckets: buckets(&[(64, 5), (65_536, 1)]),
+                        sum: 66_000,
+                        max: 65_536,
+                    },
+                    pwritev2_calls: 6,
+                    joined: 0,
+                    capability_getxattrs: 0,
+                },
+                bytes_read: 7,
+                in_flight: 0,
+                inodes: 2,
+                handles: 1,
+                process: Process::default(),
+                negotiated: None,
+            },
+        }
+    }
+
+    #[test]
+    fn text_has_every_count_with_its_name_and_label() {
+        let text = of(&status());
+        for line in [
+            "thrufs_requests_total{opcode=\"WRITE\"} 6",
+            "thrufs_request_errors_total{opcode=\"WRITE\"} 1",
+            "thrufs_written_bytes_total 66000",
+            "thrufs_read_bytes_total 7",
+            "thrufs_pwritev2_calls_total 6",
+            "thrufs_inodes 2.0",
+            "thrufs_uptime_seconds 1.5",
+            "# EOF",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn text_escapes_names_of_files() {
+        let text = of(&status());
+        let source = r#"source="/a \"quoted\" \\ one""#;
+        assert!(text.contains(source), "{source} in\n{text}");
+    }
+
+    #[test]
+    fn text_of_histograms_is_cumulative_and_ends_with_all() {
+        let text = of(&status());
+        let buckets = |name: &str| -> Vec<u64> {
+            text.lines()
+                .filter(|line| line.starts_with(&format!("{name}_bucket")))
+                .filter_map(|line| line.rsplit_once(' ')?.1.parse().ok())
+                .collect()
+        };
+        let latency = buckets("thrufs_request_duration_seconds");
+        assert_eq!(latency.len(), 13, "{text}");
+        assert_eq!((latency[0], latency[1]), (2, 5), "{text}");
+        assert_eq!((latency[11], latency[12]), (5, 6), "{text}");
+        let sizes = buckets("thrufs_write_size_bytes");
+        assert_eq!((sizes[0], sizes[16]), (5, 6), "{text}");
+        let sum = "thrufs_request_duration_seconds_sum{opcode=\"WRITE\"} 20.000015";
+        assert!(text.contains(sum), "{text}");
+    }
+}
