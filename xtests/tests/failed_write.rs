@@ -10,6 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::command::succeed;
@@ -264,8 +265,10 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
     })
 }
 
-/// Writes until the file system is full, and a bit on; then compares every byte.
-fn fill(m: &Mount, sync: i32) -> Outcome {
+/// Writes until `full` (ENOSPC or EDQUOT) says that it is enough, and a bit on; then compares every
+/// byte, and again after half of it is cut off. `make_room` is for a file system that cannot even
+/// truncate when it is full.
+fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) -> Outcome {
     let file = open(&m.path("f"), sync)?;
     let mut expected = Vec::new();
     let mut refused = 0;
@@ -279,11 +282,8 @@ fn fill(m: &Mount, sync: i32) -> Outcome {
         match write_once(&file, &new, expected.len()) {
             Ok(count) => expected.extend_from_slice(&new[..count]),
             Err(errno) => {
-                ensure!(
-                    errno == libc::ENOSPC,
-                    "{}",
-                    nix::errno::Errno::from_raw(errno)
-                );
+                let said = Errno::from_raw(errno);
+                ensure!(said == full, "write(2) said {said}");
                 refused += 1;
             }
         }
@@ -293,6 +293,7 @@ fn fill(m: &Mount, sync: i32) -> Outcome {
         }
     }
     check_views(m, &file, None, &expected)?;
+    make_room()?;
     let space = expected.len() / 2;
     file.set_len(space as u64)?;
     expected.truncate(space);
@@ -301,12 +302,16 @@ fn fill(m: &Mount, sync: i32) -> Outcome {
 
 #[test]
 fn write_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
-    on_backing(Backing::Ext4(8), &[], |m| fill(m, 0))
+    on_backing(Backing::Ext4(8), &[], |m| {
+        fill(m, 0, Errno::ENOSPC, || Ok(()))
+    })
 }
 
 #[test]
 fn write_with_o_dsync_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
-    on_backing(Backing::Ext4(8), &[], |m| fill(m, libc::O_DSYNC))
+    on_backing(Backing::Ext4(8), &[], |m| {
+        fill(m, libc::O_DSYNC, Errno::ENOSPC, || Ok(()))
+    })
 }
 
 #[test]
@@ -319,8 +324,25 @@ fn write_on_a_full_tmpfs_is_enospc_and_loses_and_invents_nothing() -> Outcome {
         succeed(mount.arg(&source)).map_err(|error| missing(format!("a tmpfs: {error:#}")))?;
         scratch.adopt(&source);
         let mount = Mount::of(scratch, &[])?;
-        fill(&mount, 0)?;
+        fill(&mount, 0, Errno::ENOSPC, || Ok(()))?;
         mount.unmount()
+    })
+}
+
+#[test]
+fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
+    on_backing(Backing::Btrfs(128), &[], |m| {
+        m.require_mount()?;
+        let btrfs = |arguments: &[&str]| {
+            let mut command = Command::new("btrfs");
+            succeed(command.args(arguments).arg(m.source("")))
+                .map_err(|error| missing(format!("btrfs quotas: {error:#}")))
+        };
+        btrfs(&["quota", "enable"])?;
+        btrfs(&["qgroup", "limit", "3M"])?;
+        fill(m, 0, Errno::EDQUOT, || {
+            btrfs(&["qgroup", "limit", "none"]).map(drop)
+        })
     })
 }
 
