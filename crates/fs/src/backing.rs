@@ -11,7 +11,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
 use crate::error::{Errno, IntoErrno, Result};
-use crate::stats::note_pwritev2;
+use crate::stats::{note_flush, note_pwritev2};
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,34 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Of pwritev2(2), if nothing was written.
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize>;
 
-    /// fsync(2), or fdatasync(2) if `datasync`.
+    /// As `write`, and the bytes are on stable storage when it returns (RWF_SYNC; without the
+    /// metadata that reading them does not need, RWF_DSYNC, if `datasync`).
+    ///
+    /// # Errors
+    /// As `write`; or of the flush, with the bytes in the backing file nevertheless.
+    fn write_durable(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: &[u8],
+        position: Position,
+        datasync: bool,
+    ) -> Result<usize>;
+
+    /// Writes `parts` one after the other from `offset`: WRITEs that were joined. Fewer bytes only
+    /// if an error stopped it after those.
+    ///
+    /// # Errors
+    /// Of pwritev2(2), if nothing was written.
+    fn write_joined(&self, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], offset: u64)
+    -> Result<usize>;
+
+    /// Makes durable what WRITEs wrote: fsync(2), or fdatasync(2) if `datasync`.
+    ///
+    /// # Errors
+    /// Of that call.
+    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
+
+    /// fsync(2), or fdatasync(2) if `datasync`, for a client that asked for it.
     ///
     /// # Errors
     /// Of that call.
@@ -74,6 +101,36 @@ pub struct Span<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HostBacking;
 
+/// pwritev2(2) until all is written or an error stops it.
+fn write_all(
+    fd: BorrowedFd<'_>,
+    mut parts: &mut [IoSlice<'_>],
+    position: Position,
+    flags: ReadWriteFlags,
+) -> Result<usize> {
+    let (start, flags) = match position {
+        Position::At(offset) => (offset, flags),
+        Position::Append => (0, flags | ReadWriteFlags::APPEND),
+    };
+    let mut done = 0;
+    // Parts that are done with, and empty ones, go.
+    IoSlice::advance_slices(&mut parts, 0);
+    while !parts.is_empty() {
+        note_pwritev2();
+        match rustix::io::pwritev2(fd, parts, start + done as u64, flags) {
+            Ok(0) => break,
+            Ok(count) => {
+                done += count;
+                IoSlice::advance_slices(&mut parts, count);
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
+        }
+    }
+    Ok(done)
+}
+
 impl Backing for HostBacking {
     fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
         let mut done = 0;
@@ -91,23 +148,39 @@ impl Backing for HostBacking {
     }
 
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
-        let (start, flags) = match position {
-            Position::At(offset) => (offset, ReadWriteFlags::empty()),
-            Position::Append => (0, ReadWriteFlags::APPEND),
+        let parts = &mut [IoSlice::new(data)];
+        write_all(fd, parts, position, ReadWriteFlags::empty())
+    }
+
+    fn write_durable(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: &[u8],
+        position: Position,
+        datasync: bool,
+    ) -> Result<usize> {
+        let flags = match datasync {
+            true => ReadWriteFlags::DSYNC,
+            false => ReadWriteFlags::SYNC,
         };
-        let mut done = 0;
-        while done < data.len() {
-            let rest = &[IoSlice::new(&data[done..])];
-            note_pwritev2();
-            match rustix::io::pwritev2(fd, rest, start + done as u64, flags) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
-            }
-        }
-        Ok(done)
+        note_flush();
+        write_all(fd, &mut [IoSlice::new(data)], position, flags)
+    }
+
+    fn write_joined(
+        &self,
+        fd: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<usize> {
+        let mut parts = parts.to_vec();
+        let (at, flags) = (Position::At(offset), ReadWriteFlags::empty());
+        write_all(fd, &mut parts, at, flags)
+    }
+
+    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        note_flush();
+        self.sync(fd, datasync)
     }
 
     fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {

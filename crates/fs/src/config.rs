@@ -107,6 +107,29 @@ pub enum KernelPassthrough {
     Always,
 }
 
+/// When what a WRITE wrote is on stable storage (`--durability`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// When fsync(2) has returned.
+    #[default]
+    Fsync,
+    /// When it is answered, as if every file were open with O_DSYNC. Not with kernel passthrough or
+    /// the writeback cache, which answer write(2) without the daemon.
+    Dsync,
+}
+
+/// Whether WRITEs to one inode that wait at the same time are joined (`--write-joining`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WriteJoining {
+    /// No: each by itself.
+    Never,
+    /// Where it pays: with [`Durability::Dsync`], when they share a flush.
+    #[default]
+    Auto,
+    /// Yes.
+    Always,
+}
+
 /// Everything that decides how a mount behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -135,6 +158,10 @@ pub struct Config {
     pub passthrough: KernelPassthrough,
     /// The kernel answers write(2) from its cache and writes back later (`--writeback`).
     pub writeback: bool,
+    /// See [`Durability`].
+    pub durability: Durability,
+    /// See [`WriteJoining`].
+    pub write_joining: WriteJoining,
     /// Largest WRITE to ask for, in bytes; the kernel grants at most max_pages_limit pages. The
     /// default is the kernel's default limit: 64 KiB already gives most of the speed, from 256 KiB
     /// on nothing changes, but each write(2) of up to 1 MiB is then one request.
@@ -157,6 +184,8 @@ impl Default for Config {
             locks: Locks::default(),
             passthrough: KernelPassthrough::default(),
             writeback: false,
+            durability: Durability::default(),
+            write_joining: WriteJoining::default(),
             max_write: 1 << 20,
         }
     }

@@ -2,10 +2,13 @@
 //! calls that a specification names, and passes on the others.
 //!
 //! A specification is `OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME`, such as
-//! `write:nth=3:ENOSPC`, `write:range=4096+4096:short=100` or `sync:delay=50`. Why here and not by
-//! strace's injection: that counts per thread and cannot write a part.
+//! `write:nth=3:ENOSPC`, `write:range=4096+4096:short=100` or `sync:delay=50`. `write` is every
+//! pwritev2(2), of joined WRITEs too; `flush` is what makes WRITEs durable, after them
+//! (`--durability=dsync`), and `sync` is the client's fsync(2). Why here and not by strace's
+//! injection: that counts per thread and cannot write a part.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +22,7 @@ use crate::error::{Errno, Result};
 enum Operation {
     Read,
     Write,
+    Flush,
     Sync,
     Truncate,
     Allocate,
@@ -28,6 +32,7 @@ enum Operation {
 const OPERATIONS: &[(&str, Operation)] = &[
     ("read", Operation::Read),
     ("write", Operation::Write),
+    ("flush", Operation::Flush),
     ("sync", Operation::Sync),
     ("truncate", Operation::Truncate),
     ("allocate", Operation::Allocate),
@@ -63,7 +68,7 @@ impl fmt::Display for FaultError {
         write!(
             f,
             "{}; expected OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME with an OPERATION of \
-             read, write, sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, \
+             read, write, flush, sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, \
              short=BYTES or delay=MILLISECONDS",
             self.0
         )
@@ -140,8 +145,8 @@ impl FromStr for Fault {
         if matches!(fault.outcome, Outcome::Short(_)) && !has_count {
             return Err(FaultError(format!("{name} has no count to be short")));
         }
-        if fault.range.is_some() && operation == Operation::Sync {
-            return Err(FaultError("sync has no range".to_owned()));
+        if fault.range.is_some() && matches!(operation, Operation::Sync | Operation::Flush) {
+            return Err(FaultError(format!("{name} has no range")));
         }
         Ok(fault)
     }
@@ -201,6 +206,39 @@ impl Backing for FaultyBacking {
         };
         let allowed = self.meet(Operation::Write, offset, data.len() as u64)?;
         HostBacking.write(fd, &data[..data.len().min(allowed)], position)
+    }
+
+    /// In two steps, so that the flush can fail by itself.
+    fn write_durable(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: &[u8],
+        position: Position,
+        datasync: bool,
+    ) -> Result<usize> {
+        let written = self.write(fd, data, position)?;
+        self.flush(fd, datasync).map(|()| written)
+    }
+
+    fn write_joined(
+        &self,
+        fd: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<usize> {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut allowed = self.meet(Operation::Write, Some(offset), length as u64)?;
+        let parts = parts.iter().map(|part| {
+            let (kept, _refused) = part.split_at(part.len().min(allowed));
+            allowed -= kept.len();
+            IoSlice::new(kept)
+        });
+        HostBacking.write_joined(fd, &parts.collect::<Vec<_>>(), offset)
+    }
+
+    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        self.meet(Operation::Flush, None, 0)?;
+        HostBacking.flush(fd, datasync)
     }
 
     fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
@@ -263,6 +301,7 @@ mod tests {
             ("write:often:EIO", "`often` is no condition"),
             ("sync:short=1", "sync has no count"),
             ("sync:range=0+1:EIO", "sync has no range"),
+            ("flush:range=0+1:EIO", "flush has no range"),
         ] {
             let error = text.parse::<Fault>().expect_err(text).to_string();
             assert!(error.contains(named), "{text}: {error}");

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Errno, Result};
+use crate::write_batch::WriteGroup;
 
 /// Locks are per shard, so that files opened by different threads seldom share one.
 const SHARDS: usize = 16;
@@ -27,16 +28,29 @@ pub(crate) struct Handle {
 /// What a handle is for.
 #[derive(Debug)]
 pub(crate) enum HandleKind {
-    /// `direct`: the backing file is open with O_DIRECT, so buffers must be aligned.
-    File { direct: bool },
+    File(OpenFile),
     /// Holds the descriptor's position from the seek to the end of getdents64(2). A leaf lock.
     Directory(Mutex<()>),
 }
 
+/// What a WRITE by this handle has to know.
+#[derive(Debug)]
+pub(crate) struct OpenFile {
+    /// The backing file is open with O_DIRECT, so buffers must be aligned.
+    pub(crate) direct: bool,
+    /// Opened with O_SYNC: all metadata becomes durable as well, where WRITEs do.
+    pub(crate) syncs_metadata: bool,
+    /// Those that this handle's WRITEs are joined with; none if they are not.
+    pub(crate) group: Option<Arc<WriteGroup>>,
+}
+
 impl Handle {
-    /// Whether buffers for this file must be aligned.
-    pub(crate) fn is_direct(&self) -> bool {
-        matches!(self.kind, HandleKind::File { direct: true })
+    /// None for a directory.
+    pub(crate) fn file(&self) -> Option<&OpenFile> {
+        match &self.kind {
+            HandleKind::File(file) => Some(file),
+            HandleKind::Directory(_) => None,
+        }
     }
 }
 
@@ -112,7 +126,11 @@ mod tests {
         Handle {
             ino,
             fd,
-            kind: HandleKind::File { direct: false },
+            kind: HandleKind::File(OpenFile {
+                direct: false,
+                syncs_metadata: false,
+                group: None,
+            }),
         }
     }
 

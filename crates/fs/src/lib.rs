@@ -8,6 +8,7 @@
 //! fuser       session thread reads and decodes
 //! fuse.rs     FuseAdapter: the only file that sees fuser's requests and replies
 //! ops/        write.rs: finds the handle, decides where the bytes go
+//! write_batch.rs  joins WRITEs that wait on the same inode
 //! backing.rs  trait Backing: the seam where tests inject faults
 //! rustix      pwritev2(2), until all is written
 //! ```
@@ -55,12 +56,13 @@ mod ops;
 mod passthrough;
 mod stats;
 mod unsupported;
+mod write_batch;
 
 pub use attr::{Attr, FileKind};
 pub use backing::{Backing, HostBacking, Position, Span};
 pub use config::{
-    CachePolicy, Config, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks, PosixAcl,
-    Timeouts,
+    CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
+    PosixAcl, Timeouts, WriteJoining,
 };
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};

@@ -23,6 +23,7 @@ use crate::inval::{Invalidations, SendInval};
 use crate::mount_fd::MountFds;
 use crate::ops::lock::HostLocks;
 use crate::stats::Stats;
+use crate::write_batch::WriteGroups;
 
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,6 +56,7 @@ pub struct Passthrough {
     pub(crate) backing: Arc<dyn Backing>,
     pub(crate) inodes: InodeTable,
     pub(crate) handles: HandleTable,
+    pub(crate) write_groups: WriteGroups,
     pub(crate) locks: HostLocks,
     pub(crate) stats: Stats,
     pub(crate) invalidations: Arc<Invalidations>,
@@ -113,6 +115,7 @@ impl Passthrough {
             config,
             backing,
             handles: HandleTable::default(),
+            write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             stats: Stats::default(),
             invalidations: Arc::default(),

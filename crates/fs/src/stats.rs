@@ -76,12 +76,19 @@ thread_local! {
     static SLOT: Slot = Slot::take();
     /// pwritev2(2) calls that this thread made and that no [`Stats`] has counted yet.
     static PWRITEV2: Cell<u64> = const { Cell::new(0) };
+    /// The same of flushes for WRITEs.
+    static FLUSHES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Notes one pwritev2(2): by who makes the call and knows no [`Stats`]. It is counted when the
 /// operation that this thread serves ends.
 pub(crate) fn note_pwritev2() {
     PWRITEV2.set(PWRITEV2.get() + 1);
+}
+
+/// Notes one call that makes WRITEs durable, counted likewise.
+pub(crate) fn note_flush() {
+    FLUSHES.set(FLUSHES.get() + 1);
 }
 
 #[derive(Debug, Default)]
@@ -100,6 +107,7 @@ struct Block {
     written: AtomicU64,
     read: AtomicU64,
     pwritev2: AtomicU64,
+    flushes: AtomicU64,
     joined: AtomicU64,
     capability_getxattrs: AtomicU64,
 }
@@ -112,6 +120,7 @@ impl Default for Block {
             written: AtomicU64::new(0),
             read: AtomicU64::new(0),
             pwritev2: AtomicU64::new(0),
+            flushes: AtomicU64::new(0),
             joined: AtomicU64::new(0),
             capability_getxattrs: AtomicU64::new(0),
         }
@@ -174,6 +183,7 @@ impl Stats {
             bytes: self.bytes_written(),
             sizes,
             pwritev2_calls: self.sum(|block| &block.pwritev2),
+            flushes: self.sum(|block| &block.flushes),
             joined: self.sum(|block| &block.joined),
             capability_getxattrs: self.sum(|block| &block.capability_getxattrs),
         }
@@ -247,11 +257,15 @@ impl Stats {
     }
 }
 
-/// Takes over what [`note_pwritev2`] noted on this thread.
+/// Takes over what [`note_pwritev2`] and [`note_flush`] noted on this thread.
 fn count_noted(block: &Block) {
     let calls = PWRITEV2.take();
     if calls > 0 {
         block.pwritev2.fetch_add(calls, Ordering::Relaxed);
+    }
+    let flushes = FLUSHES.take();
+    if flushes > 0 {
+        block.flushes.fetch_add(flushes, Ordering::Relaxed);
     }
 }
 

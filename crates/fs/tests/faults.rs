@@ -6,6 +6,7 @@
 mod common;
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
@@ -59,6 +60,31 @@ impl Backing for Faulty {
             Fault::Fail(error) => Err(error),
             Fault::Short(len) => HostBacking.write(fd, &data[..len], position),
         }
+    }
+
+    fn write_durable(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: &[u8],
+        position: Position,
+        datasync: bool,
+    ) -> Result<usize> {
+        let written = self.write(fd, data, position)?;
+        self.flush(fd, datasync).map(|()| written)
+    }
+
+    fn write_joined(
+        &self,
+        fd: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<usize> {
+        HostBacking.write_joined(fd, parts, offset)
+    }
+
+    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        self.check()?;
+        HostBacking.flush(fd, datasync)
     }
 
     fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {

@@ -10,7 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use thrufs_fs::{CachePolicy, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
+use thrufs_fs::{
+    CachePolicy, Durability, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl,
+    WriteJoining,
+};
 use tracing::level_filters::LevelFilter;
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
@@ -115,6 +118,14 @@ pub(crate) struct FileOptions {
     /// Let write(2) return when the bytes are in the kernel's cache; a failure shows at fsync(2)
     #[arg(long)]
     pub(crate) writeback: bool,
+    /// When written bytes are on stable storage: fsync = when fsync(2) has returned, dsync = before
+    /// each WRITE is answered
+    #[arg(long, value_name = "WHEN", default_value = "fsync", value_parser = choice(DURABILITY))]
+    pub(crate) durability: Durability,
+    /// Do WRITEs to one file that wait at the same time together: auto = where it pays, with
+    /// --durability=dsync
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = choice(WRITE_JOINING))]
+    pub(crate) write_joining: WriteJoining,
     /// Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less
     #[arg(long, value_name = "BYTES", default_value = "1M", value_parser = max_write)]
     pub(crate) max_write: u32,
@@ -221,6 +232,13 @@ const PASSTHROUGH: Choices<KernelPassthrough> = &[
     ("never", KernelPassthrough::Never),
     ("auto", KernelPassthrough::Auto),
     ("always", KernelPassthrough::Always),
+];
+const DURABILITY: Choices<Durability> =
+    &[("fsync", Durability::Fsync), ("dsync", Durability::Dsync)];
+const WRITE_JOINING: Choices<WriteJoining> = &[
+    ("never", WriteJoining::Never),
+    ("auto", WriteJoining::Auto),
+    ("always", WriteJoining::Always),
 ];
 const FILE_HANDLES: Choices<InodeFileHandles> = &[
     ("never", InodeFileHandles::Never),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, Fault, KernelPassthrough, PosixAcl};
+use thrufs_fs::{Config, Durability, Fault, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
@@ -174,6 +174,20 @@ fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
     if files.writeback && files.passthrough != KernelPassthrough::Never {
         return Err("--writeback and --passthrough exclude each other: leave one out".to_owned());
     }
+    if files.durability == Durability::Dsync {
+        if files.passthrough != KernelPassthrough::Never {
+            return Err(
+                "--durability=dsync and --passthrough exclude each other, since with kernel                  passthrough the daemon sees no WRITE: use --passthrough=never"
+                    .to_owned(),
+            );
+        }
+        if files.writeback {
+            return Err(
+                "--durability=dsync and --writeback exclude each other, since with the writeback                  cache write(2) returns before there is a WRITE: leave one out"
+                    .to_owned(),
+            );
+        }
+    }
     if files.passthrough == KernelPassthrough::Always {
         if files.cache.is_direct() {
             return Err(
@@ -218,6 +232,8 @@ fn config(files: &FileOptions) -> Config {
         locks: files.locks,
         passthrough: files.passthrough,
         writeback: files.writeback,
+        durability: files.durability,
+        write_joining: files.write_joining,
         max_write: if files.one_page_writes {
             4096
         } else {

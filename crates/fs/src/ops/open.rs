@@ -1,13 +1,15 @@
 //! OPEN, OPENDIR, RELEASE, RELEASEDIR, FLUSH, FSYNC and FSYNCDIR.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::config::{CachePolicy, KernelPassthrough};
+use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::handle_table::{Handle, HandleKind};
+use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::passthrough::Passthrough;
+use crate::write_batch::WriteGroup;
 
 /// An open file or directory, and what the kernel may do with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +74,16 @@ impl Passthrough {
 
     /// Takes in a file that was just opened.
     pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32) -> Opened {
-        let direct = self.backing_flags(flags) & libc::O_DIRECT != 0;
+        let open = OpenFile {
+            direct: self.backing_flags(flags) & libc::O_DIRECT != 0,
+            // O_SYNC has the bit of O_DSYNC as well.
+            syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
+            group: self.write_group(ino, &file, flags),
+        };
         let fh = self.handles.insert(Handle {
             ino,
             fd: file,
-            kind: HandleKind::File { direct },
+            kind: HandleKind::File(open),
         });
         Opened {
             fh,
@@ -84,6 +91,38 @@ impl Passthrough {
             keep_cache: self.config.cache == CachePolicy::Always,
             passthrough: self.may_pass_through(),
         }
+    }
+
+    /// Those that WRITEs by a new handle are joined with, if any.
+    fn write_group(&self, ino: u64, file: &OwnedFd, flags: i32) -> Option<Arc<WriteGroup>> {
+        let durable = self.config.durability == Durability::Dsync;
+        let joins = match self.config.write_joining {
+            WriteJoining::Never => false,
+            WriteJoining::Auto => durable,
+            WriteJoining::Always => true,
+        };
+        // Errors of direct writes are not the page cache's to report once: nothing is gained by
+        // order, and the backing file system may do several at a time.
+        let direct = self.backing_flags(flags) & libc::O_DIRECT != 0;
+        if !joins || direct || flags & libc::O_ACCMODE == libc::O_RDONLY {
+            return None;
+        }
+        // Without a descriptor of the group's own, what a handle writes has to be what any writes.
+        if !durable && flags & (libc::O_APPEND | libc::O_DSYNC) != 0 {
+            return None;
+        }
+        let entered = self.write_groups.enter(ino, || match durable {
+            true => self
+                .reopen(file, libc::O_WRONLY | libc::O_NONBLOCK)
+                .map(Some),
+            false => Ok(None),
+        });
+        entered
+            .inspect_err(|error| {
+                // An append-only inode; a file of 0444 that a user is making.
+                tracing::debug!(ino, %error, "not opened once more: its WRITEs are not joined");
+            })
+            .ok()
     }
 
     /// Opens a directory.
@@ -121,8 +160,12 @@ impl Passthrough {
     /// Closes a handle, with the locks that were taken through it.
     pub fn release(&self, ino: u64, fh: u64) {
         self.locks.release_handle(fh);
-        if self.handles.remove(fh).is_none() {
-            tracing::debug!(ino, fh, "RELEASE of a handle that is not open");
+        match self.handles.remove(fh) {
+            Some(handle) if handle.file().is_some_and(|file| file.group.is_some()) => {
+                self.write_groups.release(handle.ino);
+            }
+            Some(_not_joined) => {}
+            None => tracing::debug!(ino, fh, "RELEASE of a handle that is not open"),
         }
     }
 

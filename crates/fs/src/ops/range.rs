@@ -1,6 +1,6 @@
 //! FALLOCATE, LSEEK and COPY_FILE_RANGE.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::SeekFrom;
 
@@ -16,8 +16,18 @@ impl Passthrough {
     pub fn fallocate(&self, ino: u64, fh: u64, offset: u64, length: u64, mode: u32) -> Result<()> {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
-        self.backing
-            .allocate(handle.fd.as_fd(), mode, offset, length)
+        let fd = handle.fd.as_fd();
+        self.backing.allocate(fd, mode, offset, length)?;
+        self.make_durable(fd)
+    }
+
+    /// Under `--durability=dsync`, what a call through `fd` did to a file's content.
+    fn make_durable(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        if self.is_durable() {
+            self.backing.sync(fd, true)
+        } else {
+            Ok(())
+        }
     }
 
     /// lseek(2) with SEEK_DATA or SEEK_HOLE; the kernel does the others itself.
@@ -60,6 +70,7 @@ impl Passthrough {
         };
         // The answer has 32 bits (struct fuse_write_out); a multiple of the page size keeps a
         // reflink possible.
-        self.backing.copy_range(from, to, length.min(0x7fff_f000))
+        let copied = self.backing.copy_range(from, to, length.min(0x7fff_f000))?;
+        self.make_durable(to.fd).map(|()| copied)
     }
 }

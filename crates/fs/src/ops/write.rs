@@ -1,12 +1,14 @@
 //! WRITE: the bytes are in the backing file before it is answered (invariant 1).
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::AsFd;
 
 use crate::backing::Position;
+use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inval::Stale;
 use crate::ops::data::with_read_buffer;
 use crate::passthrough::Passthrough;
+use crate::write_batch::{Piece, Writer};
 
 /// One WRITE.
 #[derive(Clone, Copy, Debug)]
@@ -42,15 +44,27 @@ impl Passthrough {
         } else {
             Position::At(request.offset)
         };
-        let fd = handle.fd.as_fd();
-        let written = if handle.is_direct() {
+        let file = handle.file().ok_or(Errno::EBADF)?;
+        let writer = Writer {
+            backing: &*self.backing,
+            stats: &self.stats,
+            fd: handle.fd.as_fd(),
+            datasync: self.is_durable().then_some(!file.syncs_metadata),
+        };
+        let piece = Piece {
+            data: request.data,
+            position,
+            whole: request.from_cache,
+        };
+        let written = match &file.group {
+            Some(group) => writer.write_in(group, piece)?,
             // fuser's payload is never page-aligned.
-            with_read_buffer(request.data.len(), |aligned| {
-                aligned.copy_from_slice(request.data);
-                self.write_at(fd, aligned, position, request.from_cache)
-            })?
-        } else {
-            self.write_at(fd, request.data, position, request.from_cache)?
+            None if file.direct => with_read_buffer(piece.data.len(), |aligned| {
+                aligned.copy_from_slice(piece.data);
+                let data = &*aligned;
+                writer.write_alone(Piece { data, ..piece })
+            })?,
+            None => writer.write_alone(piece)?,
         };
         if written == 0 && !request.data.is_empty() {
             return Err(Errno::EIO);
@@ -59,23 +73,9 @@ impl Passthrough {
         Ok(written)
     }
 
-    /// One call to the backing file; with `whole`, as many as it takes to learn what stopped it.
-    fn write_at(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: &[u8],
-        position: Position,
-        whole: bool,
-    ) -> Result<usize> {
-        let mut written = self.backing.write(fd, data, position)?;
-        while let (true, Position::At(offset)) = (whole && written < data.len(), position) {
-            let rest = Position::At(offset + written as u64);
-            match self.backing.write(fd, &data[written..], rest)? {
-                0 => return Err(Errno::EIO),
-                count => written += count,
-            }
-        }
-        Ok(written)
+    /// Whether what changes the content of a file is durable before it is answered.
+    pub(crate) fn is_durable(&self) -> bool {
+        self.config.durability == Durability::Dsync
     }
 
     /// After the reply to a WRITE that failed or was short: has the kernel drop what it cached of

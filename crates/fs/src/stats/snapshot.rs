@@ -60,6 +60,10 @@ pub struct Writes {
     /// pwritev2(2) calls made for them: as many as WRITEs, more after short writes and EINTR, less
     /// where WRITEs were joined.
     pub pwritev2_calls: u64,
+    /// Calls that made WRITEs durable before they were answered (`--durability=dsync`): less than
+    /// WRITEs where several shared one.
+    #[serde(default)]
+    pub flushes: u64,
     /// WRITEs that shared a pwritev2(2) with another.
     pub joined: u64,
     /// GETXATTRs of `security.capability`: the kernel's question before a write(2) to a file

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use thrufs_fs::{CachePolicy, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks};
+use thrufs_fs::{
+    CachePolicy, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks, WriteJoining,
+};
 
 use super::*;
 
@@ -246,6 +248,20 @@ fn parse_of_bad_values_and_contradictions_is_refused_by_name() {
             "exclude each other",
         ),
         (&["--writeback", "--cache=metadata"], "needs a cache"),
+        (&["--durability=never"], "fsync, dsync"),
+        (&["--write-joining=maybe"], "never, auto, always"),
+        (
+            &["--durability=dsync", "--passthrough=auto"],
+            "--durability=dsync and --passthrough exclude each other",
+        ),
+        (
+            &["--durability=dsync", "-o", "passthrough=always"],
+            "--durability=dsync and --passthrough exclude each other",
+        ),
+        (
+            &["-o", "durability=dsync,writeback"],
+            "--durability=dsync and --writeback exclude each other",
+        ),
         (
             &["--one-page-writes", "--max-write=64K"],
             "cannot be used with",
@@ -291,6 +307,10 @@ fn parse_of_the_data_modes_fills_the_config() {
     assert_eq!(one_page.config.max_write, 4096);
     assert_eq!(one_page.config.passthrough, KernelPassthrough::Auto);
     assert!(parse(&["-o", "writeback"], false).unwrap().config.writeback);
+    assert_eq!(plain.config.durability, Durability::Fsync);
+    let durable = parse(&["-o", "durability=dsync,write_joining=never"], false).unwrap();
+    assert_eq!(durable.config.durability, Durability::Dsync);
+    assert_eq!(durable.config.write_joining, WriteJoining::Never);
     for root_only in ["--passthrough=always", "--raise-max-pages-limit"] {
         assert!(parse(&[root_only], true).is_ok());
         let text = parse(&[root_only], false).unwrap_err().to_string();

@@ -181,7 +181,7 @@ fn of_writes(writes: &Writes) -> Vec<String> {
         requests => format!(" ({:.2} a WRITE)", count as f64 / requests as f64),
     };
     let average = writes.average_size().map_or("-".to_owned(), bytes);
-    vec![
+    let mut lines = vec![
         format!(
             "writes          {} in {} WRITE requests, {average} a WRITE",
             bytes(writes.bytes),
@@ -198,7 +198,18 @@ fn of_writes(writes: &Writes) -> Vec<String> {
             writes.capability_getxattrs,
             each(writes.capability_getxattrs)
         ),
-    ]
+    ];
+    if writes.flushes > 0 {
+        let shared = writes.requests as f64 / writes.flushes as f64;
+        lines.insert(
+            2,
+            format!(
+                "flushes         {} ({shared:.2} WRITEs a flush)",
+                writes.flushes
+            ),
+        );
+    }
+    lines
 }
 
 fn sizes(sizes: &Histogram) -> Vec<String> {
@@ -277,6 +288,7 @@ fn writes_since(before: &Writes, now: &Writes) -> Writes {
         bytes: between(now.bytes, before.bytes),
         sizes: now.sizes.since(&before.sizes),
         pwritev2_calls: between(now.pwritev2_calls, before.pwritev2_calls),
+        flushes: between(now.flushes, before.flushes),
         joined: between(now.joined, before.joined),
         capability_getxattrs: between(now.capability_getxattrs, before.capability_getxattrs),
     }

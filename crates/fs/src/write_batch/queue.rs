@@ -1,0 +1,191 @@
+//! Who leads and who follows: the protocol by which those who want the same work done at the same
+//! time leave it to one of them.
+//!
+//! The first to come leads. Who comes while somebody leads leaves its job and sleeps; when the
+//! leader is done, the first of those becomes the next leader and takes all jobs that wait by then.
+//!
+//! Invariants, which a test explores in every interleaving (loom, `tests/write_queue.rs`):
+//! * at most one leads at any time;
+//! * each job is answered exactly once, and nobody sleeps for ever, also when a leader panics;
+//! * jobs are done in the order in which they came: a leader takes all, and who comes later waits.
+//!
+//! Why hand the lead over and not go on until nothing waits: the leader's own caller would wait for
+//! jobs that came after its own, without limit. Why the standard library's lock: loom has the same
+//! interface, so that what is explored is this file and not a copy of it.
+
+use std::mem;
+use std::sync::PoisonError;
+
+use super::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+/// See the module. `J` is a job, `A` the answer to it.
+#[derive(Debug)]
+pub(super) struct Queue<J, A> {
+    /// A leaf lock, never held across a system call.
+    state: Mutex<State<J, A>>,
+}
+
+#[derive(Debug)]
+struct State<J, A> {
+    /// Somebody leads. Nothing waits otherwise.
+    led: bool,
+    /// In the order of arrival.
+    waiting: Vec<Waiting<J, A>>,
+}
+
+#[derive(Debug)]
+struct Waiting<J, A> {
+    job: J,
+    bed: Arc<Bed<J, A>>,
+}
+
+/// Where one thread sleeps.
+#[derive(Debug)]
+struct Bed<J, A> {
+    /// A leaf lock.
+    call: Mutex<Option<Call<J, A>>>,
+    called: Condvar,
+}
+
+/// What wakes it.
+#[derive(Debug)]
+enum Call<J, A> {
+    Lead(J),
+    Done(A),
+    Lost,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub(super) enum Turn<'q, J, A> {
+    /// The job is still to be done, by the caller, who leads now.
+    Lead(Lead<'q, J, A>, J),
+    /// Somebody else did it.
+    Done(A),
+    /// Somebody else was to do it, and panicked.
+    Lost,
+}
+
+impl<J, A> Queue<J, A> {
+    pub(super) fn new() -> Self {
+        let state = State {
+            led: false,
+            waiting: Vec::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<J, A>> {
+        // Nothing in this file can leave it half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lead, if nobody has it: the straight path, which makes no job.
+    pub(super) fn try_lead(&self) -> Option<Lead<'_, J, A>> {
+        let was_led = mem::replace(&mut self.state().led, true);
+        (!was_led).then_some(Lead { queue: self })
+    }
+
+    /// Leaves `job` to who leads next, which may be the caller.
+    pub(super) fn join(&self, job: J) -> Turn<'_, J, A> {
+        let mut state = self.state();
+        if !mem::replace(&mut state.led, true) {
+            drop(state);
+            return Turn::Lead(Lead { queue: self }, job);
+        }
+        let bed = Arc::new(Bed {
+            call: Mutex::new(None),
+            called: Condvar::new(),
+        });
+        state.waiting.push(Waiting {
+            job,
+            bed: Arc::clone(&bed),
+        });
+        drop(state);
+        match bed.sleep() {
+            Call::Lead(job) => Turn::Lead(Lead { queue: self }, job),
+            Call::Done(answer) => Turn::Done(answer),
+            Call::Lost => Turn::Lost,
+        }
+    }
+
+    /// Jobs that wait now.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+}
+
+impl<J, A> Bed<J, A> {
+    fn sleep(&self) -> Call<J, A> {
+        let mut call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(call) = call.take() {
+                return call;
+            }
+            let woken = self.called.wait(call);
+            call = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn wake(&self, with: Call<J, A>) {
+        *self.call.lock().unwrap_or_else(PoisonError::into_inner) = Some(with);
+        self.called.notify_one();
+    }
+}
+
+/// The right to do jobs. Passed on when dropped.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Lead<'q, J, A> {
+    queue: &'q Queue<J, A>,
+}
+
+impl<J, A> Lead<'_, J, A> {
+    /// All jobs that wait, in the order of arrival, each with the way to answer it. To be answered
+    /// before the lead is passed on, so that those who are answered can come again and be met.
+    pub(super) fn take(&mut self) -> Vec<(J, Answer<J, A>)> {
+        let waiting = mem::take(&mut self.queue.state().waiting);
+        let taken = waiting.into_iter();
+        taken
+            .map(|Waiting { job, bed }| (job, Answer { bed: Some(bed) }))
+            .collect()
+    }
+}
+
+impl<J, A> Drop for Lead<'_, J, A> {
+    fn drop(&mut self) {
+        let mut state = self.queue.state();
+        if state.waiting.is_empty() {
+            state.led = false;
+            return;
+        }
+        let next = state.waiting.remove(0);
+        drop(state);
+        next.bed.wake(Call::Lead(next.job));
+    }
+}
+
+/// Answers one job; dropped without an answer, it says so.
+#[derive(Debug)]
+pub(super) struct Answer<J, A> {
+    bed: Option<Arc<Bed<J, A>>>,
+}
+
+impl<J, A> Answer<J, A> {
+    pub(super) fn give(mut self, answer: A) {
+        if let Some(bed) = self.bed.take() {
+            bed.wake(Call::Done(answer));
+        }
+    }
+}
+
+impl<J, A> Drop for Answer<J, A> {
+    fn drop(&mut self) {
+        if let Some(bed) = self.bed.take() {
+            bed.wake(Call::Lost);
+        }
+    }
+}
