@@ -24,7 +24,7 @@ pub fn target() -> PathBuf {
 }
 
 /// Whether a program is on PATH (or in the directories of root's PATH).
-fn find(program: &str) -> Option<PathBuf> {
+pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
     places.extend(["/usr/sbin".into(), "/sbin".into()]);

@@ -7,12 +7,15 @@
 pub mod command;
 pub mod lock_holder;
 pub mod mount;
+pub mod peers;
 pub mod scratch;
+mod served;
 pub mod skip;
 pub mod user;
 pub mod wait;
 
 pub use mount::{Mount, ino, on_backing, on_mount};
+pub use peers::Peer;
 pub use scratch::{Backing, Scratch};
 pub use skip::{Outcome, case, missing};
 pub use user::User;

@@ -1,6 +1,6 @@
 //! The package archive, reached through the machine's own apt configuration.
 //!
-//! Kernel sources are in suites that the machine usually has not configured. The same mirror has them, so
+//! Sources are in suites that the machine usually has not configured. The same mirror has them, so
 //! its address and keys are taken from apt (`apt-get indextargets`), and the other suites are looked at
 //! with lists, cache and source list of the lab's own. Invariant: the system's package lists and sources
 //! are never touched, and no archive is named here.
@@ -11,6 +11,15 @@ use std::process::Command;
 use crate::error::{Error, Result, at};
 use crate::process::{run_captured, run_logged};
 use crate::source::Package;
+
+/// What an archive is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    /// Binary packages (kernel sources come as such).
+    Binary,
+    /// Source packages.
+    Source,
+}
 
 /// A private apt state for the suites that a package may be in.
 pub(crate) struct Archive {
@@ -26,7 +35,7 @@ struct Site {
 
 impl Archive {
     /// Fetches the lists of `package`'s suites into `state`.
-    pub(crate) fn open(state: &Path, package: &Package) -> Result<Self> {
+    pub(crate) fn open(state: &Path, package: &Package, wanted: Wanted) -> Result<Self> {
         for dir in [
             "lists/partial",
             "cache/archives/partial",
@@ -52,7 +61,7 @@ impl Archive {
             });
         }
         let list = state.join("sources.list");
-        std::fs::write(&list, source_list(&sites, &package.suites)).map_err(at(&list))?;
+        std::fs::write(&list, source_list(&sites, &package.suites, wanted)).map_err(at(&list))?;
         let archive = Self {
             state: state.to_owned(),
         };
@@ -82,33 +91,38 @@ impl Archive {
         })
     }
 
-    /// Downloads one version (apt checks signature and checksum) and returns the file.
+    /// Downloads one version of a binary package and returns the file.
     pub(crate) fn download(&self, name: &str, version: &str, into: &Path) -> Result<PathBuf> {
+        self.fetch(&["download"], name, version, into)?;
+        find(into, name, version, |_| true)
+    }
+
+    /// Downloads one version of a source package and returns the tarball of its authors.
+    pub(crate) fn download_source(
+        &self,
+        name: &str,
+        version: &str,
+        into: &Path,
+    ) -> Result<PathBuf> {
+        self.fetch(&["source", "--download-only"], name, version, into)?;
+        find(into, name, version, |file| {
+            file.contains(".orig.tar.") && !file.ends_with(".asc")
+        })
+    }
+
+    /// apt checks signature and checksum.
+    fn fetch(&self, verb: &[&str], name: &str, version: &str, into: &Path) -> Result<()> {
         std::fs::create_dir_all(into).map_err(at(into))?;
         run_logged(
             // The sandbox user of apt cannot write below a private directory.
             self.apt("apt-get")
-                .args(["-o", "APT::Sandbox::User=root", "download"])
+                .args(["-o", "APT::Sandbox::User=root"])
+                .args(verb)
                 .arg(format!("{name}={version}"))
                 .current_dir(into),
             &format!("downloading {name} {version}"),
             &self.state.join("download.log"),
-        )?;
-        let start = format!("{name}_");
-        let entries = std::fs::read_dir(into).map_err(at(into))?;
-        let files: Vec<PathBuf> = entries
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .collect();
-        files
-            .into_iter()
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|f| f.to_string_lossy().starts_with(&start))
-            })
-            .ok_or_else(|| Error::NoPackage {
-                package: name.to_owned(),
-                suites: version.to_owned(),
-            })
+        )
     }
 
     fn apt(&self, program: &str) -> Command {
@@ -127,6 +141,22 @@ impl Archive {
         }
         command
     }
+}
+
+/// The file of package `name` in `dir` that `is_it` picks.
+fn find(dir: &Path, name: &str, version: &str, is_it: impl Fn(&str) -> bool) -> Result<PathBuf> {
+    let start = format!("{name}_");
+    let entries = std::fs::read_dir(dir).map_err(at(dir))?;
+    let mut files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    files
+        .find(|path| {
+            let file = path.file_name().unwrap_or_default().to_string_lossy();
+            file.starts_with(&start) && is_it(&file)
+        })
+        .ok_or_else(|| Error::NoPackage {
+            package: name.to_owned(),
+            suites: version.to_owned(),
+        })
 }
 
 /// The mirrors in what `apt-get indextargets` printed; those for security updates have no other suites.
@@ -151,7 +181,11 @@ fn sites(targets: &str) -> Vec<Site> {
     sites
 }
 
-fn source_list(sites: &[Site], suites: &[String]) -> String {
+fn source_list(sites: &[Site], suites: &[String], wanted: Wanted) -> String {
+    let kind = match wanted {
+        Wanted::Binary => "deb",
+        Wanted::Source => "deb-src",
+    };
     let mut list = String::new();
     for site in sites {
         let signed_by = match &site.signed_by {
@@ -159,7 +193,10 @@ fn source_list(sites: &[Site], suites: &[String]) -> String {
             None => String::new(),
         };
         for suite in suites {
-            list.push_str(&format!("deb {signed_by}{} {suite} main\n", site.address));
+            list.push_str(&format!(
+                "{kind} {signed_by}{} {suite} main\n",
+                site.address
+            ));
         }
     }
     list
@@ -198,10 +235,27 @@ mod tests {
     #[test]
     fn source_list_of_two_suites_keeps_the_key() {
         assert_eq!(
-            source_list(&sites(TARGETS), &["a".into(), "b".into()]),
+            source_list(&sites(TARGETS), &["a".into(), "b".into()], Wanted::Binary),
             "deb [signed-by=/keys/archive.gpg] http://mirror.example/debian a main\n\
              deb [signed-by=/keys/archive.gpg] http://mirror.example/debian b main\n"
         );
+    }
+
+    #[test]
+    fn source_list_of_source_packages_says_deb_src() {
+        let list = source_list(&sites(TARGETS), &["a".into()], Wanted::Source);
+        assert!(list.starts_with("deb-src [signed-by="), "{list}");
+    }
+
+    #[test]
+    fn find_of_an_absent_tarball_names_package_and_version() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["fuse3_1.orig.tar.gz.asc", "fuse3_1-1.dsc"] {
+            std::fs::write(dir.path().join(file), "").unwrap();
+        }
+        let error = find(dir.path(), "fuse3", "1-1", |file| file.ends_with(".tar.gz"));
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("fuse3 in 1-1"), "{error}");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::config::Fragment;
 use crate::error::{Error, Result, at};
 use crate::process::{missing, run_captured, run_logged};
 use crate::series::Series;
-use crate::source::{Source, Tree};
+use crate::source::{Package, Source, Tree, unpack_release};
 
 /// After how many lines of make's output progress is told.
 const LINES_PER_NOTE: usize = 250;
@@ -71,6 +71,13 @@ impl Lab {
     pub fn source_dir(&self, source: &Source, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let _alone = self.lock()?;
         Ok(source.provide(&self.dir, say)?.dir)
+    }
+
+    /// The sources that a Debian source package was made from, unpacked. For programs to compare
+    /// with that the archive has as source only.
+    pub fn release(&self, package: &Package, say: &dyn Fn(&str)) -> Result<PathBuf> {
+        let _alone = self.lock()?;
+        unpack_release(package, &self.dir, say)
     }
 
     /// Builds what `recipe` asks for, or finds it built. `say` is told what takes time.

@@ -39,7 +39,7 @@ pub enum Error {
     /// apt has no source that could have kernel source packages.
     #[error(
         "none of apt's package sources is a Debian archive, so {package} cannot be fetched: \
-         give a kernel tree with --tree"
+         use a Debian system, or for a kernel a tree with --tree"
     )]
     NoArchive {
         /// The package that was wanted.
@@ -47,7 +47,7 @@ pub enum Error {
     },
     /// The archive has no version of the package.
     #[error(
-        "the archive has no {package} in {suites}: has the series left it? Give a kernel tree with --tree"
+        "the archive has no {package} in {suites}: has it left the archive? For a kernel a tree can be given with --tree"
     )]
     NoPackage {
         /// The package that was wanted.

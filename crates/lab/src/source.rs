@@ -6,11 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::archive::Archive;
+use crate::archive::{Archive, Wanted};
 use crate::error::{Error, Result, at};
-use crate::process::missing;
+use crate::process::{missing, run_logged};
 
-/// A `linux-source-*` package.
+/// A Debian package with source in it: a binary one of the kind `linux-source-*`, or a source package.
 #[derive(Debug, Clone)]
 pub struct Package {
     /// Its name, such as `linux-source-7.3`.
@@ -76,19 +76,12 @@ fn provide_package(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<
             ours: true,
         });
     }
-    let archive = Archive::open(&lab.join("apt").join(&package.name), package)?;
-    let version = archive.choose(package)?;
-    if version == package.pinned {
-        say(&format!(
-            "source: {} {version}, the pinned version",
-            package.name
-        ));
-    } else {
-        say(&format!(
-            "source: {} {version}; the pinned {} has left the archive",
-            package.name, package.pinned
-        ));
-    }
+    let archive = Archive::open(
+        &lab.join("apt").join(&package.name),
+        package,
+        Wanted::Binary,
+    )?;
+    let version = choose(&archive, package, say)?;
     let dir = sources.join(format!("{}_{version}", package.name));
     if !dir.is_dir() {
         let downloads = lab.join("download").join(&package.name);
@@ -104,13 +97,65 @@ fn provide_package(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<
     })
 }
 
-/// Unpacks the tarball inside the package to `dir`, which appears complete or not at all.
-fn unpack(deb: &Path, package: &str, dir: &Path) -> Result<()> {
-    let scratch = dir.with_extension("unpacking");
+/// The version to take; `say` hears it.
+fn choose(archive: &Archive, package: &Package, say: &dyn Fn(&str)) -> Result<String> {
+    let version = archive.choose(package)?;
+    let (name, pinned) = (&package.name, &package.pinned);
+    say(&if version == *pinned {
+        format!("source: {name} {version}, the pinned version")
+    } else {
+        format!("source: {name} {version}; the pinned {pinned} has left the archive")
+    });
+    Ok(version)
+}
+
+/// Unpacks what the authors of a Debian source package released, without Debian's patches; a
+/// directory that is there already is not asked for again.
+pub(crate) fn unpack_release(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+    let releases = lab.join("release");
+    let pinned = releases.join(format!("{}_{}", package.name, package.pinned));
+    if pinned.is_dir() {
+        return Ok(pinned);
+    }
+    let state = lab.join("apt").join(&package.name);
+    let archive = Archive::open(&state, package, Wanted::Source)?;
+    let version = choose(&archive, package, say)?;
+    let dir = releases.join(format!("{}_{version}", package.name));
+    if dir.is_dir() {
+        return Ok(dir);
+    }
+    let downloads = lab.join("download").join(&package.name);
+    let tarball = archive.download_source(&package.name, &version, &downloads)?;
+    let scratch = empty_scratch(&dir)?;
+    run_logged(
+        Command::new("tar")
+            .args(["--extract", "--strip-components=1", "--file"])
+            .arg(&tarball)
+            .current_dir(&scratch),
+        &format!("unpacking {}", tarball.display()),
+        &state.join("unpack.log"),
+    )?;
+    std::fs::rename(&scratch, &dir).map_err(at(&dir))?;
+    std::fs::remove_dir_all(&downloads).map_err(at(&downloads))?;
+    Ok(dir)
+}
+
+/// An empty directory beside `dir`, to be renamed to it when it is complete.
+fn empty_scratch(dir: &Path) -> Result<PathBuf> {
+    // Not with_extension: a version has dots of its own.
+    let mut scratch = dir.as_os_str().to_owned();
+    scratch.push(".unpacking");
+    let scratch = PathBuf::from(scratch);
     if scratch.exists() {
         std::fs::remove_dir_all(&scratch).map_err(at(&scratch))?;
     }
     std::fs::create_dir_all(&scratch).map_err(at(&scratch))?;
+    Ok(scratch)
+}
+
+/// Unpacks the tarball inside the package to `dir`, which appears complete or not at all.
+fn unpack(deb: &Path, package: &str, dir: &Path) -> Result<()> {
+    let scratch = empty_scratch(dir)?;
     let what = format!("unpacking {}", deb.display());
     let member = format!("./usr/src/{package}.tar.xz");
     let deb_arg = deb.as_os_str().to_owned();

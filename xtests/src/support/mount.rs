@@ -1,27 +1,20 @@
 //! A mount for a test: scratch SOURCE, a `thrufs mount -f` child, and the mount point.
 //!
-//! Invariant: whatever the test does (fail, panic, hang beyond its limit), the mount and the
-//! daemon are gone afterwards: [`Mount::unmount`] checks that they went well, Drop makes sure that
-//! they went. With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
+//! Invariant: whatever the test does, the mount and the daemon are gone afterwards (see
+//! [`super::served`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
 //! tests: what fails there is no fault of thrufs.
 
-use std::fs::File;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 
-use super::command::wait_for_exit;
 use super::scratch::{Backing, Scratch};
+use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
-use super::wait::{wait_for, wait_until};
 
 /// Variable with the cache mode of this run of the tier: never, auto or always.
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
@@ -29,11 +22,6 @@ pub const CACHE: &str = "THRUFS_TEST_CACHE";
 pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
-
-/// Any single step of mounting and unmounting.
-const STEP: Duration = Duration::from_secs(10);
-/// A test that is not done by then is hung: its connection is aborted, so that it fails.
-const LIMIT: Duration = Duration::from_secs(120);
 
 /// The cache mode of this run.
 pub fn cache_mode() -> String {
@@ -95,10 +83,10 @@ pub fn abort(path: &Path) {
 
 /// The mount of one test.
 pub struct Mount {
-    scratch: Scratch,
+    /// Before `scratch`, so that it is gone when the scratch directory goes; None natively.
+    served: Option<Served>,
     dir: PathBuf,
-    daemon: Option<Child>,
-    watchdog: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    scratch: Scratch,
 }
 
 impl Mount {
@@ -111,67 +99,28 @@ impl Mount {
     /// The same for a scratch directory that the test has prepared.
     pub fn of(scratch: Scratch, options: &[&str]) -> Result<Self> {
         if is_native() {
-            let dir = scratch.source();
             return Ok(Self {
+                served: None,
+                dir: scratch.source(),
                 scratch,
-                dir,
-                daemon: None,
-                watchdog: None,
             });
         }
         let dir = scratch.mountpoint();
-        let log = File::create(scratch.path().join("daemon.log"))?;
-        let mut command = daemon_command(&scratch.source(), &dir, options)?;
-        let daemon = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn();
-        let daemon = daemon.context("cannot start setpriv (util-linux), which starts thrufs")?;
-        let mut mount = Self {
-            scratch,
+        let log = scratch.path().join("daemon.log");
+        let command = daemon_command(&scratch.source(), &dir, options)?;
+        Ok(Self {
+            served: Some(Served::start("thrufs mount", command, &dir, &log)?),
             dir,
-            daemon: Some(daemon),
-            watchdog: None,
-        };
-        mount.wait_for_answer()?;
-        mount.watchdog = Some(watch(&mount.dir, LIMIT));
-        Ok(mount)
+            scratch,
+        })
     }
 
     /// Gives whoever uses this mount so long from now, instead of what a test gets.
     pub fn allow(mut self, limit: Duration) -> Self {
-        if self.watchdog.is_some() {
-            self.stop_watching();
-            self.watchdog = Some(watch(&self.dir, limit));
+        if let Some(served) = &mut self.served {
+            served.allow(limit);
         }
         self
-    }
-
-    fn wait_for_answer(&mut self) -> Result<()> {
-        let (dir, log) = (self.dir.clone(), self.scratch.path().join("daemon.log"));
-        let daemon = self.daemon.as_mut().expect("only called with a daemon");
-        wait_until(&format!("{} to be mounted", dir.display()), STEP, || {
-            if let Some(status) = daemon.try_wait()? {
-                let said = std::fs::read_to_string(&log).unwrap_or_default();
-                bail!(
-                    "thrufs mount ended ({status}) before it served {}:\n{said}",
-                    dir.display()
-                );
-            }
-            Ok(is_mounted(&dir))
-        })?;
-        // In a thread: a mount that does not answer holds whoever asks.
-        let (sender, answer) = mpsc::channel();
-        let asked = dir.clone();
-        std::thread::spawn(move || sender.send(std::fs::metadata(asked).map(|_| ())));
-        match answer.recv_timeout(STEP) {
-            Ok(answer) => answer.with_context(|| format!("stat {}", dir.display())),
-            Err(_) => bail!(
-                "{} is mounted but does not answer within {STEP:?}",
-                dir.display()
-            ),
-        }
     }
 
     /// The directory under test: the mount, or SOURCE natively.
@@ -196,11 +145,10 @@ impl Mount {
 
     /// The daemon's process id; skips a native run.
     pub fn pid(&self) -> Result<nix::unistd::Pid> {
-        let daemon = self
-            .daemon
-            .as_ref()
-            .ok_or_else(|| missing("a mount (this is a native run)"))?;
-        Ok(nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?))
+        let served = self.served.as_ref();
+        served
+            .ok_or_else(|| missing("a mount (this is a native run)"))?
+            .pid()
     }
 
     /// Skips a native run: the test asks something that only a mount has.
@@ -215,18 +163,13 @@ impl Mount {
 
     /// What the daemon has printed so far.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.scratch.path().join("daemon.log")).unwrap_or_default()
+        self.served.as_ref().map(Served::log).unwrap_or_default()
     }
 
     /// Waits for the daemon to end by itself, and returns its exit code.
     pub fn wait_for_daemon(&mut self) -> Result<i32> {
-        let daemon = self.daemon.as_mut().context("there is no daemon")?;
-        let status = wait_for_exit(daemon, "the daemon to exit", STEP)?;
-        self.stop_watching();
-        self.daemon = None;
-        status
-            .code()
-            .with_context(|| format!("the daemon was killed by {:?}", status.signal()))
+        let served = self.served.as_mut().context("there is no daemon")?;
+        served.wait_for_daemon()
     }
 
     /// Makes sure that the kernel holds no data or attribute of the tree in its cache.
@@ -236,53 +179,16 @@ impl Mount {
 
     /// Unmounts and checks that all went well: not busy, exit code 0, nothing panicked.
     pub fn unmount(mut self) -> Result<()> {
-        if self.daemon.is_none() {
+        let Some(served) = &mut self.served else {
             return Ok(());
-        }
-        let dir = self.dir.clone();
-        wait_for(
-            &format!("{} not to be busy", dir.display()),
-            STEP,
-            || match umount2(&dir, MntFlags::empty()) {
-                Ok(()) => Ok(Some(())),
-                Err(Errno::EBUSY) => Ok(None),
-                Err(error) => Err(error).with_context(|| format!("umount {}", dir.display())),
-            },
-        )?;
-        let code = self.wait_for_daemon()?;
-        let log = self.log();
-        ensure!(code == 0, "the daemon exited with {code}:\n{log}");
+        };
+        served.unmount()?;
+        let log = served.log();
         ensure!(
             !log.contains("panicked"),
             "a thread of the daemon panicked:\n{log}"
         );
         Ok(())
-    }
-
-    fn stop_watching(&mut self) {
-        if let Some((stop, thread)) = self.watchdog.take() {
-            drop(stop);
-            let _ = thread.join();
-        }
-    }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        self.stop_watching();
-        let Some(mut daemon) = self.daemon.take() else {
-            return;
-        };
-        if std::thread::panicking() {
-            eprintln!("the daemon said:\n{}", self.log());
-        }
-        abort(&self.dir);
-        let _ = umount2(&self.dir, MntFlags::MNT_DETACH);
-        let _ = wait_for_exit(
-            &mut daemon,
-            "the daemon to exit after its connection went",
-            STEP,
-        );
     }
 }
 
@@ -298,34 +204,15 @@ impl Drop for Leftover {
     }
 }
 
-/// The daemon in the foreground; it gets SIGTERM if the test process dies.
+/// The daemon in the foreground.
 fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command> {
-    let mut command = Command::new("setpriv");
-    command
-        .args(["--pdeathsig", "TERM", "--"])
-        .arg(thrufs()?)
-        .args(["mount", "-f"]);
+    let mut command = tied_to_us(&thrufs()?);
+    command.args(["mount", "-f"]);
     if !options.iter().any(|option| option.starts_with("--cache")) {
         command.arg(format!("--cache={}", cache_mode()));
     }
     command.args(options).arg(source).arg(dir);
     Ok(command)
-}
-
-fn watch(dir: &Path, limit: Duration) -> (mpsc::Sender<()>, JoinHandle<()>) {
-    let (stop, stopped) = mpsc::channel();
-    let dir = dir.to_owned();
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    let thread = std::thread::spawn(move || {
-        if stopped.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
-            eprintln!(
-                "{name}: not done after {limit:?}: aborting {}",
-                dir.display()
-            );
-            abort(&dir);
-        }
-    });
-    (stop, thread)
 }
 
 /// A test on a default backing: mounts, runs `body`, unmounts and checks the daemon's end.
