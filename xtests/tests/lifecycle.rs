@@ -1,6 +1,7 @@
 //! From the command line to a clean unmount, by every way in and out.
 
 use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -13,6 +14,7 @@ use xtests::support::mount::{Leftover, is_mounted, mount_line, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
 
+const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
 
 fn mounted() -> Result<Mount> {
@@ -65,6 +67,53 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
         ensure!(code == 0, "exit code {code}\n{}", m.log());
         ensure!(!is_mounted(m.dir()), "still mounted");
         drop(open);
+        Ok(())
+    })
+}
+
+/// After a failed WRITE a thread of the daemon waits, uninterruptibly, for a folio that a READ holds
+/// locked. A daemon that just ended would wait for that for ever: the READ is answered by nobody, and
+/// the connection does not end while one of its threads is in the kernel with it.
+#[test]
+fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
+    case(|| {
+        let faults = [
+            "--fault=write:delay=500",
+            "--fault=write:EIO",
+            "--fault=read:delay=600000",
+            "--cache=auto",
+            "--log-level=debug",
+        ];
+        let mut m = Mount::new(Backing::Here, &faults)?;
+        m.require_mount()?;
+        std::fs::write(m.source("f"), [7; PAGE])?;
+        let direct = File::options()
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(m.path("f"))?;
+        let reader = File::open(m.path("f"))?;
+        let writing = std::thread::spawn(move || direct.write_at(&[8; PAGE], 0).is_err());
+        wait_until("the WRITE", SOON, || {
+            let mut status = Command::new(thrufs()?);
+            let shown = output(status.args(["status", "--json"]).arg(m.dir()))?;
+            Ok(said(&shown).contains("\"WRITE\""))
+        })?;
+        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
+        wait_until("the notification", SOON, || {
+            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
+        })?;
+        let line = mount_line(m.dir()).unwrap_or_default();
+        let connection = line.split([' ', ':']).nth(3).unwrap_or_default();
+        let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
+        kill(m.pid()?, Signal::SIGTERM)?;
+        let code = m.wait_for_daemon().inspect_err(|_| {
+            // A daemon that hangs is not to outlive the test.
+            let _aborted = std::fs::write(&abort, "1");
+        })?;
+        ensure!(code == 0, "exit code {code}\n{}", m.log());
+        ensure!(!is_mounted(m.dir()), "still mounted");
+        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
+        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
         Ok(())
     })
 }

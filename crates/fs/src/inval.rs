@@ -12,8 +12,9 @@
 //! reader can see the refused bytes, and a store through a mapping of the same page in that time
 //! makes them durable with the rest of the page. Sending the notification first would close that
 //! gap and deadlock on every write that starts or ends within a page.
-//! Should the daemon be killed while the thread waits for a folio that an unanswered WRITE holds,
-//! the connection ends only by /sys/fs/fuse/connections/N/abort: that wait cannot be interrupted.
+//! Should the daemon be killed (SIGKILL) while the thread waits for a folio that an unanswered
+//! request holds, the connection ends only by /sys/fs/fuse/connections/N/abort: that wait cannot be
+//! interrupted. A daemon that is told to end (SIGTERM) does that itself.
 //!
 //! Memory is bounded: one range per inode (the hull of those that failed), and beyond
 //! [`MAX_PENDING`] inodes all that the kernel knows are invalidated instead.

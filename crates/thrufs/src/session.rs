@@ -136,7 +136,7 @@ impl Running {
     }
 
     /// Detaches the mount and gives the session up to `patience` to finish. A mount that is still
-    /// in use afterwards loses its connection when this process ends.
+    /// in use afterwards loses its connection.
     pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
         match self.attached.ours.detach(&self.attached.device)? {
             Detached::Now => {}
@@ -144,12 +144,13 @@ impl Running {
                 tracing::info!("the mount is unmounted or covered already; it is left alone");
             }
         }
-        match tokio::time::timeout(patience, self.ended()).await {
-            Ok(result) => result,
-            Err(_) => {
-                tracing::warn!("the mount is still in use; its users lose the connection now");
-                Ok(())
-            }
+        if let Ok(result) = tokio::time::timeout(patience, self.ended()).await {
+            return result;
         }
+        tracing::warn!("the mount is still in use; its users lose the connection now");
+        self.attached.ours.abort(&self.attached.device);
+        // What the threads say of a connection that was aborted is no news.
+        let _ended = tokio::time::timeout(patience, self.ended()).await;
+        Ok(())
     }
 }

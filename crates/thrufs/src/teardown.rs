@@ -6,6 +6,7 @@
 //! else. The place is held by descriptor meanwhile and unmounted through it, so whatever is mounted
 //! over the path in between is not hit. fuser's own unmount takes the path, at any later time.
 
+use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -73,6 +74,31 @@ impl OurMount {
                 .with_context(|| format!("unmount {}", self.mountpoint.display()))?;
         }
         Ok(Detached::Now)
+    }
+}
+
+impl OurMount {
+    /// Ends the connection of a mount that is still in use: whoever waits for an answer gets an
+    /// error. Without it a daemon that ends could wait for ever for itself: a thread of its own that
+    /// sends a notification may be in the kernel, uninterruptibly, until a request is answered that
+    /// nobody serves any more, and holds the connection open meanwhile.
+    ///
+    /// Does nothing where the control file system of FUSE is not mounted.
+    ///
+    /// `device` as in [`OurMount::detach`].
+    pub(crate) fn abort(&self, device: &OwnedFd) {
+        let Some(("0", minor)) = self.device.split_once(':') else {
+            return;
+        };
+        let path = format!("/sys/fs/fuse/connections/{minor}/abort");
+        // Opened before the check: the file stays that of the connection that had the number then.
+        let opened = std::fs::File::options().write(true).open(&path);
+        if !is_connected(device) {
+            return;
+        }
+        if let Err(error) = opened.and_then(|mut file| file.write_all(b"1")) {
+            tracing::debug!("{path}: {error}");
+        }
     }
 }
 
