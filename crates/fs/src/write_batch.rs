@@ -305,3 +305,6 @@ impl Writer<'_> {
         Ok(written)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -124,6 +124,14 @@ impl<J, A> Queue<J, A> {
     }
 }
 
+#[cfg(test)]
+impl<J, A> Queue<J, A> {
+    /// Jobs that wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+}
+
 impl<J, A> Bed<J, A> {
     fn sleep(&self) -> Call<J, A> {
         let mut call = self.call.lock().unwrap_or_else(PoisonError::into_inner);
