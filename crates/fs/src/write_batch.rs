@@ -28,22 +28,36 @@
 //! cache takes less time than putting a thread to sleep and waking it (`README.md` has the figures).
 
 mod groups;
+mod pace;
 mod plan;
 mod queue;
 
 /// What [`queue`] is built on; its test puts loom's here.
 mod sync {
+    use std::sync::PoisonError;
     pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+    use std::time::Duration;
+
+    pub(super) fn wait_timeout<'a, T>(
+        condvar: &Condvar,
+        guard: MutexGuard<'a, T>,
+        limit: Duration,
+    ) -> MutexGuard<'a, T> {
+        let woken = condvar.wait_timeout(guard, limit);
+        woken.unwrap_or_else(PoisonError::into_inner).0
+    }
 }
 
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use crate::backing::{Backing, Position};
 use crate::error::{Errno, Result};
 use crate::stats::Stats;
 pub(crate) use groups::WriteGroups;
+use pace::Pace;
 use plan::{Extent, calls};
 use queue::{Answer, Lead, Queue, Turn};
 
@@ -61,6 +75,7 @@ pub(crate) struct WriteGroup {
     /// For durable WRITEs; see the module.
     file: Option<OwnedFd>,
     queue: Queue<Job, Written>,
+    pace: Pace,
 }
 
 /// One WRITE, as its own thread has it.
@@ -104,6 +119,7 @@ impl WriteGroup {
         Self {
             file,
             queue: Queue::new(),
+            pace: Pace::default(),
         }
     }
 }
@@ -170,12 +186,14 @@ impl Writer<'_> {
             fd: group.file.as_ref().map_or(self.fd, AsFd::as_fd),
             ..*self
         };
-        if let Some(_lead) = group.queue.try_lead() {
+        if group.pace.wait().is_none()
+            && let Some(_lead) = group.queue.try_lead()
+        {
             return writer.write_alone(piece);
         }
         let job = Job::new(&piece, self.datasync.unwrap_or(true));
         match group.queue.join(job) {
-            Turn::Lead(lead, job) => writer.lead(lead, job),
+            Turn::Lead(lead, job) => writer.lead(&group.pace, lead, job),
             Turn::Done(written) => {
                 keep_buffer(written.buffer);
                 written.result
@@ -185,20 +203,30 @@ impl Writer<'_> {
     }
 
     /// Does `own` and all that wait.
-    fn lead(&self, mut lead: Lead<'_, Job, Written>, own: Job) -> Result<usize> {
+    fn lead(&self, pace: &Pace, mut lead: Lead<'_, Job, Written>, own: Job) -> Result<usize> {
+        // Waiting for others pays only where there is a flush to share.
+        if let (true, Some((wanted, limit))) = (self.datasync.is_some(), pace.wait()) {
+            let before = lead.waiting();
+            lead.gather(wanted, limit);
+            pace.waited(lead.waiting() - before);
+        }
+        let began = Instant::now();
         let others: Vec<(Job, Answer<Job, Written>)> = lead.take();
-        let result = if others.is_empty() {
-            self.write_alone(own.piece())
-        } else {
-            let jobs = std::iter::once(&own).chain(others.iter().map(|(job, _)| job));
-            let mut results = self.write_batch(&jobs.collect::<Vec<_>>()).into_iter();
-            let result = results.next().expect("as many results as jobs");
-            for ((job, answer), result) in others.into_iter().zip(results) {
-                let buffer = job.data;
-                answer.give(Written { result, buffer });
-            }
-            result
-        };
+        let jobs: Vec<&Job> = std::iter::once(&own)
+            .chain(others.iter().map(|(job, _)| job))
+            .collect();
+        let mut results = match jobs[..] {
+            [own] => vec![self.write_alone(own.piece())],
+            _ => self.write_batch(&jobs),
+        }
+        .into_iter();
+        // Before anybody is answered, who could come again.
+        pace.ended(began, jobs.len() + lead.waiting());
+        let result = results.next().expect("as many results as jobs");
+        for ((job, answer), result) in others.into_iter().zip(results) {
+            let buffer = job.data;
+            answer.give(Written { result, buffer });
+        }
         drop(lead);
         keep_buffer(own.data);
         result
@@ -277,3 +305,6 @@ impl Writer<'_> {
         Ok(written)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -71,6 +71,8 @@ fn help_of_mount_lists_every_documented_option() {
         "--locks",
         "--clone-fd",
         "--max-write",
+        "--durability",
+        "--write-joining",
         "-f,",
         "-d,",
         "-V,",
@@ -108,6 +110,16 @@ fn mount_with_an_unknown_o_option_names_near_ones() {
         2,
         "unknown mount option 'entry_timout=1'; did you mean entry_timeout",
     );
+}
+
+#[test]
+fn mount_with_dsync_and_a_mode_without_writes_names_both() {
+    for other in ["--passthrough=auto", "--passthrough=always", "--writeback"] {
+        let output = thrufs(&["mount", "/tmp", "/mnt", "--durability=dsync", other]);
+        let name = other.split('=').next().unwrap();
+        let wanted = format!("--durability=dsync and {name} exclude each other");
+        assert_refused(&output, 2, &wanted);
+    }
 }
 
 #[test]

@@ -15,14 +15,17 @@
 
 use std::mem;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
 
-use super::sync::{Arc, Condvar, Mutex, MutexGuard};
+use super::sync::{Arc, Condvar, Mutex, MutexGuard, wait_timeout};
 
 /// See the module. `J` is a job, `A` the answer to it.
 #[derive(Debug)]
 pub(super) struct Queue<J, A> {
     /// A leaf lock, never held across a system call.
     state: Mutex<State<J, A>>,
+    /// As many wait as the leader wants to have.
+    gathered: Condvar,
 }
 
 #[derive(Debug)]
@@ -31,6 +34,8 @@ struct State<J, A> {
     led: bool,
     /// In the order of arrival.
     waiting: Vec<Waiting<J, A>>,
+    /// How many the leader wants to have, while it gathers them.
+    wanted: usize,
 }
 
 #[derive(Debug)]
@@ -71,9 +76,11 @@ impl<J, A> Queue<J, A> {
         let state = State {
             led: false,
             waiting: Vec::new(),
+            wanted: usize::MAX,
         };
         Self {
             state: Mutex::new(state),
+            gathered: Condvar::new(),
         }
     }
 
@@ -85,7 +92,8 @@ impl<J, A> Queue<J, A> {
     /// The lead, if nobody has it: the straight path, which makes no job.
     pub(super) fn try_lead(&self) -> Option<Lead<'_, J, A>> {
         let was_led = mem::replace(&mut self.state().led, true);
-        (!was_led).then_some(Lead { queue: self })
+        // Not `then_some`: a lead that is made is passed on when it is dropped.
+        (!was_led).then(|| Lead { queue: self })
     }
 
     /// Leaves `job` to who leads next, which may be the caller.
@@ -103,16 +111,22 @@ impl<J, A> Queue<J, A> {
             job,
             bed: Arc::clone(&bed),
         });
+        let is_gathered = state.waiting.len() >= state.wanted;
         drop(state);
+        if is_gathered {
+            self.gathered.notify_one();
+        }
         match bed.sleep() {
             Call::Lead(job) => Turn::Lead(Lead { queue: self }, job),
             Call::Done(answer) => Turn::Done(answer),
             Call::Lost => Turn::Lost,
         }
     }
+}
 
+#[cfg(test)]
+impl<J, A> Queue<J, A> {
     /// Jobs that wait now.
-    #[cfg(test)]
     pub(super) fn waiting(&self) -> usize {
         self.state().waiting.len()
     }
@@ -144,6 +158,26 @@ pub(super) struct Lead<'q, J, A> {
 }
 
 impl<J, A> Lead<'_, J, A> {
+    /// Jobs that wait now.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.state().waiting.len()
+    }
+
+    /// Waits until `wanted` jobs wait, but no longer than `limit`.
+    pub(super) fn gather(&mut self, wanted: usize, limit: Duration) {
+        let began = Instant::now();
+        let mut state = self.queue.state();
+        state.wanted = wanted;
+        while state.waiting.len() < wanted {
+            let left = limit.saturating_sub(began.elapsed());
+            if left.is_zero() {
+                break;
+            }
+            state = wait_timeout(&self.queue.gathered, state, left);
+        }
+        state.wanted = usize::MAX;
+    }
+
     /// All jobs that wait, in the order of arrival, each with the way to answer it. To be answered
     /// before the lead is passed on, so that those who are answered can come again and be met.
     pub(super) fn take(&mut self) -> Vec<(J, Answer<J, A>)> {
