@@ -8,6 +8,7 @@ mod build;
 mod cargo_tests;
 mod expected;
 mod stages;
+mod suites;
 mod trees;
 mod workloads;
 

@@ -4,10 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{build, cargo_tests, workloads};
+use super::{build, cargo_tests, suites, workloads};
 use crate::install;
 use crate::report::Report;
-use crate::suite;
 use crate::support::skip::missing;
 
 /// Something a stage cannot do without.
@@ -59,12 +58,6 @@ const TREE: &[Need] = &[
     Need::FuseDevice,
     Need::Apt("getfattr", "attr"),
     Need::Apt("setfacl", "acl"),
-];
-
-const PJDFSTEST: &[Need] = &[
-    Need::Root,
-    Need::FuseDevice,
-    Need::Apt("/usr/include/sys/acl.h", "libacl1-dev"),
 ];
 
 /// All stages in order.
@@ -138,14 +131,44 @@ pub(super) const STAGES: &[Stage] = &[
     Stage {
         name: "pjdfstest",
         about: "POSIX suite, as natively",
-        needs: PJDFSTEST,
-        run: suite::pjdfstest::check,
+        needs: MOUNT,
+        run: suites::pjdfstest,
     },
     Stage {
         name: "fsx",
         about: "fsx, 100,000 operations a mode",
         needs: MOUNT,
-        run: suite::fsx::check,
+        run: suites::fsx,
+    },
+    Stage {
+        name: "fio-verify",
+        about: "fio, written and verified by each engine",
+        needs: MOUNT,
+        run: suites::fio_verify,
+    },
+    Stage {
+        name: "stress-ng",
+        about: "stress-ng's file system stressors, short",
+        needs: MOUNT,
+        run: suites::stress_ng,
+    },
+    Stage {
+        name: "trinity",
+        about: "random system calls, 20 seconds",
+        needs: MOUNT,
+        run: suites::trinity,
+    },
+    Stage {
+        name: "dbench",
+        about: "a file server's clients, 10 seconds",
+        needs: MOUNT,
+        run: suites::dbench,
+    },
+    Stage {
+        name: "xfstests",
+        about: "needs a checkout: THRUFS_XFSTESTS=DIR",
+        needs: MOUNT,
+        run: suites::xfstests,
     },
     Stage {
         name: "tree",

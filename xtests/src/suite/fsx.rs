@@ -1,5 +1,5 @@
-//! fsx (the crate): 100,000 random operations on one file, checked against a copy in memory.
-//! SOURCE is a tmpfs: 4,000 of the operations are fsyncs, which a disk takes minutes for.
+//! fsx (the crate): random operations on one file, checked against a copy in memory. SOURCE is a
+//! tmpfs: one in 25 of the operations is an fsync or as slow, which a disk takes minutes for.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,15 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::place::Place;
+use super::{Options, Verdicts};
 use crate::install;
-use crate::report::Report;
 use crate::support::command::{tail, wait_for_exit};
 use crate::support::mount::Mount;
 use crate::support::scratch::{Backing, Scratch};
 
 const VERSION: &str = "0.3.2";
-const OPERATIONS: &str = "100000";
-const DEADLINE: Duration = Duration::from_secs(400);
 
 /// Every operation that Linux and FUSE have, mapped ones as often as plain ones.
 const CONFIG: &str = "\
@@ -36,24 +35,71 @@ posix_fadvise = 2
 copy_file_range = 2
 ";
 
+/// The cache modes beside the default one, which runs as `fsx`.
+const MODES: [&str; 3] = ["never", "always", "metadata"];
+
+/// Makes sure of the program.
+pub(super) fn provide() -> Result<()> {
+    install::tool("fsx", VERSION).map(|_| ())
+}
+
+/// In every cache mode of thrufs, unless one is asked for; elsewhere once.
+pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+    let deadline = deadline(options);
+    let once = |options: &Options, seed| {
+        place.visit(Backing::Tmpfs, deadline, options, |dir| {
+            let outcome = exercise(dir, seed, options);
+            Ok(Verdicts::from([("fsx".to_owned(), outcome.into())]))
+        })
+    };
+    if *place != Place::Thrufs || options.says_cache_mode() {
+        return once(options, 4);
+    }
+    // At the same time: each waits for its own daemon most of the time.
+    std::thread::scope(|scope| {
+        let modes = MODES.map(|mode| {
+            let mut options = options.clone();
+            options.with.push(format!("--cache={mode}"));
+            let seed = u32::try_from(mode.len()).expect("a short word");
+            (mode, scope.spawn(move || once(&options, seed)))
+        });
+        let mut verdicts = once(options, 4)?;
+        verdicts.insert("two-mounts".to_owned(), on_two_mounts(options).into());
+        for (mode, thread) in modes {
+            let of_mode = thread.join().expect("exercise returns its errors")?;
+            for (test, verdict) in of_mode {
+                verdicts.insert(format!("{test}::{mode}"), verdict);
+            }
+        }
+        Ok(verdicts)
+    })
+}
+
+/// Four modes share two CPUs.
+fn deadline(options: &Options) -> Duration {
+    Duration::from_secs(100)
+        + Duration::from_millis(6) * u32::try_from(options.operations()).unwrap_or(u32::MAX)
+}
+
 /// One file in `dir`, operations from `seed`.
-pub fn exercise(dir: &Path, seed: u32) -> Result<()> {
+fn exercise(dir: &Path, seed: u32, options: &Options) -> Result<()> {
     let fsx = install::tool("fsx", VERSION)?;
     let outside = tempfile::tempdir()?;
     let config = outside.path().join("fsx.toml");
     std::fs::write(&config, CONFIG)?;
     let log = outside.path().join("log");
     let output = std::fs::File::create(&log)?;
+    let operations = options.operations().to_string();
     let mut command = Command::new(&fsx);
     command
         .arg("-f")
         .arg(&config)
-        .args(["-N", OPERATIONS, "-S", &seed.to_string(), "-P"]);
+        .args(["-N", &operations, "-S", &seed.to_string(), "-P"]);
     command
         .arg(outside.path())
         .arg(dir.join(format!("fsx-{seed}")));
     let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
-    let status = wait_for_exit(&mut child, "fsx", DEADLINE);
+    let status = wait_for_exit(&mut child, "fsx", deadline(options));
     let said = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
     let status = status.with_context(|| tail(&said))?;
     ensure!(
@@ -64,37 +110,14 @@ pub fn exercise(dir: &Path, seed: u32) -> Result<()> {
     Ok(())
 }
 
-/// Each cache mode, and two processes on two mounts of the same SOURCE that cache nothing.
-pub fn check(report: &mut Report) -> Result<()> {
-    install::tool("fsx", VERSION)?;
-    // At the same time: each waits for its own daemon most of the time.
+/// Two processes on two mounts of the same SOURCE that cache nothing.
+fn on_two_mounts(options: &Options) -> Result<()> {
+    let limit = deadline(options);
+    let first = Mount::new(Backing::Tmpfs, &["--cache=never"])?.allow(limit);
+    let second = Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?.allow(limit);
     std::thread::scope(|scope| {
-        let modes = ["auto", "never", "always"].map(|cache| {
-            let run = move || on_mount(&format!("--cache={cache}"), cache.len() as u32);
-            (cache, scope.spawn(run))
-        });
-        report.record("fsx::two_mounts", on_two_mounts());
-        for (cache, thread) in modes {
-            let outcome = thread.join().expect("exercise returns its errors");
-            report.record(&format!("fsx::{cache}"), outcome);
-        }
-    });
-    Ok(())
-}
-
-fn on_mount(cache: &str, seed: u32) -> Result<()> {
-    let mount = Mount::new(Backing::Tmpfs, &[cache])?.allow(DEADLINE);
-    exercise(mount.dir(), seed)?;
-    mount.unmount()
-}
-
-fn on_two_mounts() -> Result<()> {
-    let first = Mount::new(Backing::Tmpfs, &["--cache=never"])?.allow(DEADLINE);
-    let second =
-        Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?.allow(DEADLINE);
-    std::thread::scope(|scope| {
-        let other = scope.spawn(|| exercise(second.dir(), 11));
-        exercise(first.dir(), 10)?;
+        let other = scope.spawn(|| exercise(second.dir(), 11, options));
+        exercise(first.dir(), 10, options)?;
         other.join().expect("exercise returns its errors")
     })?;
     second.unmount()?;

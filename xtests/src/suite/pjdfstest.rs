@@ -1,17 +1,14 @@
 //! pjdfstest (the crate): POSIX semantics of the name space, on the mount as on the native
 //! directory. The bar: no test fails, and none is skipped that runs natively, by name.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
+use super::{Verdict, Verdicts};
 use crate::install;
-use crate::report::Report;
-use crate::support::command::{output, succeed, tail};
-use crate::support::mount::{BIN, Mount};
-use crate::support::scratch::{Backing, Scratch};
+use crate::support::command::{output, tail};
 
 const VERSION: &str = "0.2.2";
 
@@ -31,16 +28,14 @@ allow_remount = false
 entries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]
 ";
 
-/// What cannot be as natively on any FUSE mount, with the reason.
-const DIFFERENT: &[(&str, &str)] = &[(
-    "link::link_count_max",
-    "the C library derives LINK_MAX from the file system's magic number, and knows none for FUSE",
-)];
+/// Makes sure of the program.
+pub(super) fn provide() -> Result<()> {
+    install::apt(&[("/usr/include/sys/acl.h", "libacl1-dev")])?;
+    install::tool("pjdfstest", VERSION).map(|_| ())
+}
 
-/// How a test ended, by the word that pjdfstest prints.
-type Verdicts = BTreeMap<String, String>;
-
-fn run(dir: &Path) -> Result<Verdicts> {
+/// Runs it in `dir`.
+pub(super) fn run(dir: &Path) -> Result<Verdicts> {
     let program = install::tool("pjdfstest", VERSION)?;
     let config = tempfile::NamedTempFile::new()?;
     std::fs::write(config.path(), CONFIG)?;
@@ -71,52 +66,30 @@ fn parse(text: &str) -> Verdicts {
         let (Some(name), Some(verdict)) = (words.next(), words.next()) else {
             continue;
         };
-        let known = ["ok", "FAILED", "skipped"].contains(&verdict);
-        if name.contains("::") && known {
-            verdicts.insert(name.to_owned(), verdict.to_owned());
+        let verdict = match verdict {
+            "ok" => Verdict::Passed,
+            "FAILED" => Verdict::Failed("fails".to_owned()),
+            "skipped" => Verdict::Skipped("pjdfstest skips it".to_owned()),
+            _ => continue,
+        };
+        if name.contains("::") {
+            verdicts.insert(name.to_owned(), verdict);
         }
     }
     verdicts
 }
 
-fn different(name: &str) -> Option<&'static str> {
-    DIFFERENT
-        .iter()
-        .find(|(test, _)| *test == name)
-        .map(|(_, why)| *why)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Compares `dir` with a native directory.
-pub fn compare(dir: &Path, report: &mut Report) -> Result<()> {
-    let native = Scratch::new(Backing::Here)?;
-    let expected = run(&native.source()).context("on the native directory")?;
-    let got = run(dir)?;
-    for (name, native) in &expected {
-        let full = format!("pjdfstest::{name}");
-        let verdict = got.get(name).map_or("not run", String::as_str);
-        match (native.as_str(), verdict) {
-            (_, "ok") => report.pass(full),
-            ("skipped", "skipped") => report.skip(full, "skipped natively as well"),
-            ("FAILED", "FAILED") => report.skip(full, "fails natively as well"),
-            ("ok", "skipped") if different(name).is_some() => {
-                report.skip(full, different(name).unwrap_or_default());
-            }
-            (native, verdict) => report.fail(full, format!("{verdict}, natively {native}")),
-        }
+    #[test]
+    fn parse_of_pjdfstest_lines_has_every_test_once() {
+        let text = "chmod::a   ok\nchown::b\t FAILED\n   because x::y ok\nlink::c skipped\n";
+        let verdicts = parse(text);
+        assert_eq!(verdicts["chmod::a"], Verdict::Passed);
+        assert!(matches!(verdicts["chown::b"], Verdict::Failed(_)));
+        assert!(matches!(verdicts["link::c"], Verdict::Skipped(_)));
+        assert_eq!(verdicts.len(), 3);
     }
-    Ok(())
-}
-
-/// On a scratch mount.
-pub fn check(report: &mut Report) -> Result<()> {
-    if std::env::var_os(BIN).is_none() {
-        let mut build = Command::new("cargo");
-        build.args(["build", "--quiet", "--release", "--package", "thrufs"]);
-        succeed(build.current_dir(install::root()))?;
-    }
-    install::tool("pjdfstest", VERSION)?;
-    let mount = Mount::new(Backing::Here, &[])?;
-    compare(mount.dir(), report)?;
-    report.record("pjdfstest::unmount", mount.unmount());
-    Ok(())
 }

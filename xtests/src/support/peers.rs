@@ -74,29 +74,39 @@ impl Kind {
         }
     }
 
-    /// What is run, in the foreground, for everybody; the kernel checks permissions.
+    /// The options it is mounted with; the kernel checks permissions, for everybody.
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::PassthroughLl => &["-o", "cache=auto,allow_other,default_permissions"],
+            // --nocache is what keeps it from negotiating WRITEBACK_CACHE.
+            Self::PassthroughHp => &["--nopassthrough", "--nocache", "-o", "allow_other"],
+            Self::PassthroughHpKernel => &["-o", "allow_other"],
+            Self::PassthroughHpUring => &[
+                "--nopassthrough",
+                "--nocache",
+                "-o",
+                "allow_other",
+                "-o",
+                "io_uring",
+            ],
+            Self::Bindfs => &["-o", "allow_other"],
+        }
+    }
+
+    /// What is run, in the foreground.
     fn command(self, source: &Path, dir: &Path) -> Result<Command> {
         let mut command = tied_to_us(&self.provide()?);
+        command.args(self.words());
         match self {
             Self::PassthroughLl => {
-                let source = source.display();
-                let options = format!("source={source},cache=auto,allow_other,default_permissions");
-                command.args(["-f", "-o", &options]).arg(dir);
-                return Ok(command);
+                let source = format!("source={}", source.display());
+                command.args(["-f", "-o", &source]).arg(dir)
             }
-            // --nocache is what keeps it from negotiating WRITEBACK_CACHE.
-            Self::PassthroughHp => command.args(["--nopassthrough", "--nocache"]),
-            Self::PassthroughHpKernel => &mut command,
-            Self::PassthroughHpUring => {
-                command.args(["--nopassthrough", "--nocache", "-o", "io_uring"])
+            Self::PassthroughHp | Self::PassthroughHpKernel | Self::PassthroughHpUring => {
+                command.arg("--foreground").arg(source).arg(dir)
             }
-            Self::Bindfs => {
-                command.arg("-f").arg(source).arg(dir);
-                return Ok(command);
-            }
+            Self::Bindfs => command.arg("-f").arg(source).arg(dir),
         };
-        command.args(["--foreground", "-o", "allow_other"]);
-        command.arg(source).arg(dir);
         Ok(command)
     }
 }

@@ -1,0 +1,44 @@
+//! dbench: the calls of a file server's clients, as its authors recorded them. It checks that every
+//! call succeeds; what it measures is not asked here.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Result, ensure};
+
+use super::{Options, Verdict, Verdicts};
+use crate::install;
+use crate::support::command::{output, tail};
+
+const LOAD: &str = "/usr/share/dbench/client.txt";
+const CLIENTS: &str = "4";
+
+/// Makes sure of the program.
+pub(super) fn provide() -> Result<()> {
+    install::apt(&[("dbench", "dbench"), (LOAD, "dbench")])
+}
+
+/// Runs it in `dir`.
+pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
+    let seconds = options.seconds();
+    let mut command = Command::new("timeout");
+    // It warms up for a fifth of the time before it counts, and cleans up after.
+    command.args(["--kill-after=5", &(3 * seconds + 60).to_string()]);
+    command.args(["dbench", "-c", LOAD, "-t", &seconds.to_string(), "-D"]);
+    let outcome = (|| {
+        let said = output(command.arg(dir).arg(CLIENTS))?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(
+            said.status.success() && text.contains("Throughput "),
+            "dbench: {}\n{}",
+            said.status,
+            tail(&(text + &errors))
+        );
+        Ok(())
+    })();
+    Ok(Verdicts::from([(
+        "dbench".to_owned(),
+        Verdict::from(outcome),
+    )]))
+}

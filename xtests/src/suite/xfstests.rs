@@ -1,0 +1,278 @@
+//! xfstests: those of its generic tests that run on FUSE (`xtests/suites/xfstests/selection`), from
+//! a checkout that its user has built. It mounts and unmounts by itself, hence in mount and pid
+//! namespaces of its own (`xtests/suites/xfstests/inside`): the mount helper and the users that it
+//! wants exist only there, and whatever it leaves ends with them.
+//!
+//! Natively it runs on ext4, on two loop devices; FUSE servers serve directories of such an ext4.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::place::Place;
+use super::{Options, Verdict, Verdicts};
+use crate::install;
+use crate::support::command::{output, succeed, tail};
+use crate::support::mount::thrufs;
+use crate::support::peers::Kind;
+use crate::support::scratch::{Backing, Scratch};
+use crate::support::skip::missing;
+
+const SELECTION: &str = include_str!("../../suites/xfstests/selection");
+/// The whole selection takes a quarter of an hour; a test that hangs must not hold it for ever.
+const LIMIT: &str = "3600";
+/// Of the file system that holds what is served, or of each native one.
+const SIZE_MIB: u32 = 8 << 10;
+/// What the selection's tests use: xattrs and ACLs are off by default in thrufs.
+const THRUFS: &[&str] = &["--xattr", "--posix-acl=auto"];
+
+const NEEDS: &[(&str, &str)] = &[
+    ("xfs_io", "xfsprogs"),
+    ("setfacl", "acl"),
+    ("getfattr", "attr"),
+    ("bc", "bc"),
+    ("gawk", "gawk"),
+    ("killall", "psmisc"),
+    ("quota", "quota"),
+    ("setcap", "libcap2-bin"),
+    ("perl", "perl"),
+    ("mkfs.ext4", "e2fsprogs"),
+    ("unshare", "util-linux"),
+];
+
+/// Makes sure of what its tests use, and that there is a checkout.
+pub(super) fn provide(options: &Options) -> Result<()> {
+    let checkout = checkout(options)?;
+    for built in [
+        "check",
+        "ltp/fsx",
+        "ltp/fsstress",
+        "tests/generic/group.list",
+    ] {
+        if !checkout.join(built).exists() {
+            let shown = checkout.display();
+            return Err(missing(format!(
+                "{shown}/{built}: build the checkout of xfstests (make)"
+            )));
+        }
+    }
+    install::apt(NEEDS)
+}
+
+fn checkout(options: &Options) -> Result<PathBuf> {
+    let Some(dir) = &options.dir else {
+        return Err(missing(
+            "a built checkout of xfstests: name it by --dir (its README says how to build it)",
+        ));
+    };
+    dir.canonicalize()
+        .with_context(|| format!("--dir {}", dir.display()))
+}
+
+/// The tests to run.
+fn selection(options: &Options) -> Vec<String> {
+    if options.test.is_empty() {
+        let lines = SELECTION.lines();
+        let tests = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
+        return tests.map(str::to_owned).collect();
+    }
+    options.test.clone()
+}
+
+/// Runs the selection.
+pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+    let scratch = match place {
+        Place::Native => Scratch::new(Backing::Here)?,
+        _ => Scratch::new(Backing::Ext4(SIZE_MIB))?,
+    };
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", LIMIT, "unshare"]);
+    command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
+    let files = install::root().join("xtests/suites/xfstests");
+    command.arg(files.join("inside"));
+    command
+        .env("SUITE_CHECKOUT", checkout(options)?)
+        .env("SUITE_HELPER", files.join("mount.fuse"))
+        .env("SUITE_CONFIG", files.join("local.config"));
+    for (variable, name) in [
+        ("SUITE_ROOM", "room"),
+        ("SUITE_RESULTS", "results"),
+        ("SUITE_TEST_DIR", "test"),
+        ("SUITE_SCRATCH_MNT", "scratch"),
+    ] {
+        let dir = scratch.path().join(name);
+        std::fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
+        command.env(variable, dir);
+    }
+    // Held until the suite is over.
+    let _devices = describe_place(place, options, &scratch, &mut command)?;
+    let said = output(command.args(selection(options)))?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    let verdicts = parse(&text);
+    ensure!(
+        !verdicts.is_empty(),
+        "xfstests ran no test ({})\n{}",
+        said.status,
+        tail(&(text + &errors))
+    );
+    Ok(verdicts)
+}
+
+/// Tells the suite what it mounts.
+fn describe_place(
+    place: &Place,
+    options: &Options,
+    scratch: &Scratch,
+    command: &mut Command,
+) -> Result<Vec<Loop>> {
+    let mut served = |kind: &str, server: &Path, words: &str| {
+        command
+            .env("FSTYP", "fuse")
+            .env("FUSE_SUBTYP", format!(".{kind}"))
+            .env("SUITE_SERVER", server)
+            .env("SUITE_OPTIONS", words)
+            .env("SUITE_SOURCES", scratch.source());
+    };
+    match place {
+        Place::Thrufs => {
+            let words = THRUFS.iter().copied();
+            let words: Vec<&str> = words
+                .chain(options.with.iter().map(String::as_str))
+                .collect();
+            served("thrufs", &thrufs()?, &words.join(" "));
+            Ok(Vec::new())
+        }
+        Place::Peer(Kind::PassthroughHpUring) => Err(missing(
+            "a mount that is made once: FUSE over io_uring is on only while a peer mounts",
+        )),
+        Place::Peer(kind) => {
+            let program = kind.provide()?;
+            let name = program.file_name().unwrap_or_default().to_string_lossy();
+            served(&name, &program, &kind.words().join(" "));
+            Ok(Vec::new())
+        }
+        Place::Native => {
+            let devices = [scratch.path().join("a"), scratch.path().join("b")];
+            let devices = devices.map(|image| Loop::ext4(&image));
+            let devices = devices.into_iter().collect::<Result<Vec<Loop>>>()?;
+            command
+                .env("FSTYP", "ext4")
+                .env("SUITE_TEST_DEV", &devices[0].device)
+                .env("SUITE_SCRATCH_DEV", &devices[1].device);
+            Ok(devices)
+        }
+        Place::Dir(dir) => bail!(
+            "{}: xfstests mounts and unmounts by itself; --on takes native, thrufs or a peer",
+            dir.display()
+        ),
+    }
+}
+
+/// A loop device with an ext4, detached on drop.
+struct Loop {
+    device: String,
+}
+
+impl Loop {
+    fn ext4(image: &Path) -> Result<Self> {
+        std::fs::File::create(image)?.set_len(u64::from(SIZE_MIB) << 20)?;
+        succeed(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
+        let mut losetup = Command::new("losetup");
+        let device = succeed(losetup.args(["--find", "--show"]).arg(image))
+            .map_err(|error| missing(format!("a loop device: {error:#}")))?;
+        Ok(Self {
+            device: device.trim().to_owned(),
+        })
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let detach = succeed(Command::new("losetup").args(["--detach", &self.device]));
+        if let Err(error) = detach {
+            eprintln!("{} stays attached: {error:#}", self.device);
+        }
+    }
+}
+
+/// Lines of `generic/NNN   12s`, with what went wrong instead of or after the time.
+fn parse(text: &str) -> Verdicts {
+    let mut verdicts = Verdicts::new();
+    let mut lines = text.lines().peekable();
+    while let Some(line) = lines.next() {
+        let Some((test, rest)) = line.split_once(char::is_whitespace) else {
+            continue;
+        };
+        if !test.starts_with("generic/") {
+            continue;
+        }
+        let rest = rest.trim();
+        let mut explanation = String::new();
+        while let Some(more) = lines.next_if(|line| line.starts_with("    ")) {
+            explanation += more;
+            explanation.push('\n');
+        }
+        let verdict = if let Some((_, why)) = rest.split_once("[not run]") {
+            Verdict::Skipped(why.trim().to_owned())
+        } else if is_time(rest) {
+            Verdict::Passed
+        } else if rest.is_empty() {
+            Verdict::Failed("it did not end".to_owned())
+        } else {
+            Verdict::Failed(format!("{rest}\n{explanation}"))
+        };
+        verdicts.insert(test.to_owned(), verdict);
+    }
+    verdicts
+}
+
+/// `3s`, or with the time of an earlier run `3s ...  7s`.
+fn is_time(text: &str) -> bool {
+    let last = text.rsplit(' ').next().unwrap_or_default();
+    let seconds = last.strip_suffix('s').unwrap_or_default();
+    !seconds.is_empty() && seconds.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parse_of_a_run_has_every_test_with_its_verdict() {
+        let text = "FSTYP         -- fuse\n\
+            generic/001         3s\n\
+            generic/002  0s ...  1s\n\
+            generic/003        - output mismatch (see results/generic/003.out.bad)\n    \
+                --- tests/generic/003.out\n    +ERROR: access time\n\
+            generic/004        [not run] O_TMPFILE is not supported\n\
+            generic/005        [failed, exit status 1]- output mismatch\n\
+            generic/006        \n\
+            Ran: generic/001 generic/002\nFailures: generic/003\n";
+        let verdicts = parse(text);
+        assert_eq!(verdicts.len(), 6);
+        assert_eq!(verdicts["generic/001"], Verdict::Passed);
+        assert_eq!(verdicts["generic/002"], Verdict::Passed);
+        let Verdict::Failed(why) = &verdicts["generic/003"] else {
+            panic!("{verdicts:?}");
+        };
+        assert!(why.contains("ERROR: access time"), "{why}");
+        assert!(
+            matches!(&verdicts["generic/004"], Verdict::Skipped(why) if why.contains("O_TMPFILE"))
+        );
+        assert!(matches!(verdicts["generic/005"], Verdict::Failed(_)));
+        assert!(matches!(verdicts["generic/006"], Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn selection_names_each_test_once() {
+        let mut tests = selection(&Options::default());
+        let count = tests.len();
+        tests.sort();
+        tests.dedup();
+        assert_eq!(tests.len(), count);
+        assert!(count > 100, "{count}");
+        assert!(tests.iter().all(|test| test.starts_with("generic/")));
+    }
+}

@@ -1,0 +1,71 @@
+//! What the kernel says about itself while a test runs: an oops, a warning, a hung task.
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use super::command::succeed;
+use super::skip::missing;
+
+/// Words of the kernel's own complaints.
+const COMPLAINTS: &[&str] = &[
+    "BUG:",
+    "WARNING:",
+    "Oops",
+    "general protection fault",
+    "blocked for more than",
+    "soft lockup",
+    "rcu_sched self-detected stall",
+];
+
+/// The log's end at one moment.
+pub struct KernelLog {
+    last: Option<String>,
+}
+
+impl KernelLog {
+    /// Remembers where the log ends now.
+    pub fn mark() -> Result<Self> {
+        Ok(Self {
+            last: read()?.lines().last().map(str::to_owned),
+        })
+    }
+
+    /// Fails with what the kernel has complained about since.
+    pub fn ensure_quiet(&self) -> Result<()> {
+        let complaints = since(&read()?, self.last.as_deref());
+        if complaints.is_empty() {
+            return Ok(());
+        }
+        bail!("the kernel says:\n{}", complaints.join("\n"))
+    }
+}
+
+fn read() -> Result<String> {
+    succeed(&mut Command::new("dmesg"))
+        .map_err(|error| missing(format!("the kernel log: {error:#}")))
+}
+
+/// The complaints after the line `last`; in all of the log if that has been overwritten.
+fn since(log: &str, last: Option<&str>) -> Vec<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let start = lines.iter().rposition(|line| Some(*line) == last);
+    let new = &lines[start.map_or(0, |at| at + 1)..];
+    new.iter()
+        .filter(|line| COMPLAINTS.iter().any(|word| line.contains(word)))
+        .map(|line| (*line).to_owned())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_a_line_finds_only_later_complaints() {
+        let log = "[1] BUG: old\n[2] mark\n[3] INFO: task a blocked for more than 120 seconds.\n";
+        assert_eq!(since(log, Some("[2] mark")).len(), 1);
+        assert_eq!(since(log, None).len(), 2);
+        assert!(since("[2] mark\n", Some("[2] mark")).is_empty());
+    }
+}
