@@ -135,6 +135,8 @@ impl Scrape {
         counter("thrufs_pwritev2_calls", help, None, writes.pwritev2_calls)?;
         let help = "WRITEs that shared a pwritev2(2) with another";
         counter("thrufs_joined_writes", help, None, writes.joined)?;
+        let help = "Flushes that made WRITEs durable (--durability=dsync)";
+        counter("thrufs_write_flushes", help, None, writes.flushes)?;
         let help = "GETXATTRs of security.capability, the kernel's question before a write(2)";
         let asked = writes.capability_getxattrs;
         counter("thrufs_capability_getxattrs", help, None, asked)?;
@@ -242,6 +244,7 @@ mod tests {
                     },
                     pwritev2_calls: 6,
                     joined: 0,
+                    flushes: 3,
                     capability_getxattrs: 0,
                 },
                 bytes_read: 7,
@@ -263,6 +266,7 @@ mod tests {
             "thrufs_written_bytes_total 66000",
             "thrufs_read_bytes_total 7",
             "thrufs_pwritev2_calls_total 6",
+            "thrufs_write_flushes_total 3",
             "thrufs_inodes 2.0",
             "thrufs_uptime_seconds 1.5",
             "# EOF",
