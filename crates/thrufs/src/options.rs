@@ -17,10 +17,13 @@ use thrufs_fs::{
 use tracing::level_filters::LevelFilter;
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
-/// is also how many calls on SOURCE may wait for a disk at once. Measured (README, "How many
-/// threads"): what a disk gains from more is a factor of two, what a memory file system loses is
-/// within the noise.
-const DEFAULT_THREADS: usize = 16;
+/// is also how many calls on SOURCE may wait for a disk at once; but with many, a sequential reader
+/// is served by all of them in turn, each with a buffer that is in no cache (README, "How many
+/// threads").
+pub(crate) const DEFAULT_THREADS: usize = 8;
+/// The same with `--durability=dsync`, where the threads wait and the more WRITEs meet the fewer
+/// flushes there are.
+pub(crate) const DEFAULT_THREADS_DSYNC: usize = 16;
 /// Each session thread has a 16 MiB buffer; more of them than this is a typing error.
 const THREADS_MAX: u64 = 256;
 /// The kernel refuses less than a page.
@@ -189,10 +192,9 @@ pub(crate) struct ProcessOptions {
     /// ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub(crate) metrics: Option<SocketAddr>,
-    /// Session threads
-    #[arg(long, value_name = "NUMBER", alias = "max-threads", default_value_t = DEFAULT_THREADS,
-        value_parser = threads)]
-    pub(crate) thread_pool_size: usize,
+    /// Session threads [default: 8, or 16 with --durability=dsync]
+    #[arg(long, value_name = "NUMBER", alias = "max-threads", value_parser = threads)]
+    pub(crate) thread_pool_size: Option<usize>,
     /// Give each session thread its own /dev/fuse descriptor
     #[arg(long)]
     pub(crate) clone_fd: bool,

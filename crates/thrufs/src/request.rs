@@ -14,7 +14,7 @@ use thrufs_fs::{Config, Durability, Fault, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
-use crate::options::{FileOptions, MountArgs};
+use crate::options::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MountArgs};
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +123,7 @@ fn build(
         options.set_flag(MsFlags::MS_RDONLY, true);
     }
     check_modes(&args.files, is_root)?;
+    let threads = session_threads(&args);
     let access = if args.mount.allow_root {
         Access::OwnerAndRoot
     } else if args.mount.allow_other || is_root {
@@ -145,7 +146,7 @@ fn build(
             access,
         },
         session: SessionRequest {
-            threads: args.process.thread_pool_size,
+            threads,
             clone_fd: args.process.clone_fd,
             access,
         },
@@ -166,6 +167,15 @@ fn build(
     })
 }
 
+/// How many, when nobody says.
+fn session_threads(args: &MountArgs) -> usize {
+    let by_durability = match args.files.durability {
+        Durability::Fsync => DEFAULT_THREADS,
+        Durability::Dsync => DEFAULT_THREADS_DSYNC,
+    };
+    args.process.thread_pool_size.unwrap_or(by_durability)
+}
+
 /// The ways to serve data that exclude each other, and what they need.
 fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
     if files.writeback && files.cache.is_direct() {
@@ -177,13 +187,15 @@ fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
     if files.durability == Durability::Dsync {
         if files.passthrough != KernelPassthrough::Never {
             return Err(
-                "--durability=dsync and --passthrough exclude each other, since with kernel                  passthrough the daemon sees no WRITE: use --passthrough=never"
+                "--durability=dsync and --passthrough exclude each other, since with kernel \
+                 passthrough the daemon sees no WRITE: use --passthrough=never"
                     .to_owned(),
             );
         }
         if files.writeback {
             return Err(
-                "--durability=dsync and --writeback exclude each other, since with the writeback                  cache write(2) returns before there is a WRITE: leave one out"
+                "--durability=dsync and --writeback exclude each other, since with the writeback \
+                 cache write(2) returns before there is a WRITE: leave one out"
                     .to_owned(),
             );
         }
