@@ -5,6 +5,7 @@
 mod case;
 mod copy;
 pub(crate) mod examine;
+mod oracle;
 mod random;
 mod report;
 mod seed;

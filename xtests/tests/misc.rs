@@ -3,13 +3,19 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Result, ensure};
 use rustix::fs::{Access, AtFlags, CWD, IFlags, accessat, ioctl_getflags, ioctl_setflags, statvfs};
 use rustix::io::Errno;
 use xtests::support::command::succeed;
+use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
+
+/// For what happens by itself, and soon.
+const TICK: Duration = Duration::from_secs(10);
 
 #[test]
 fn statfs_gives_the_backing_numbers() -> Outcome {
@@ -98,6 +104,29 @@ fn ioctl_getflags_and_setflags_reach_source() -> Outcome {
         );
         Ok(())
     })
+}
+
+/// xfstests generic/277: the kernel does not expect an IOCTL to change attributes, and went on
+/// showing the change time from before for as long as it was allowed to keep attributes.
+#[test]
+fn ioctl_setflags_change_time_is_seen_before_the_attribute_timeout() -> Outcome {
+    on_mount(&["--cache=always", "--attr-timeout=1000"], |m| {
+        let file = File::create(m.path("f"))?;
+        let before = changed(&m.path("f"))?;
+        wait_until("the clock to tick", TICK, || {
+            ioctl_setflags(&file, ioctl_getflags(&file)? ^ IFlags::NODUMP)?;
+            Ok(changed(&m.source("f"))? != before)
+        })?;
+        // The notification is sent after the reply, so it may come a little later.
+        wait_until("the new change time", TICK, || {
+            Ok(changed(&m.path("f"))? == changed(&m.source("f"))?)
+        })
+    })
+}
+
+fn changed(path: &Path) -> Result<(i64, i64)> {
+    let found = std::fs::metadata(path)?;
+    Ok((found.ctime(), found.ctime_nsec()))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! After a WRITE that failed or was short: makes the kernel drop what it cached of that range, so
-//! that the next reader, by read(2) or through a mapping, gets what the backing file holds.
+//! that the next reader, by read(2) or through a mapping, gets what the backing file holds. After an
+//! IOCTL that changed a file: its attributes, which the kernel does not expect to change by one.
 //!
 //! Invariant: NOTIFY_INVAL_INODE is sent after the reply, from a thread that serves no request and
 //! holds no lock of ours. The kernel waits for the folio locks of the range, and the writer may
@@ -32,7 +33,7 @@ const MAX_PENDING: usize = 256;
 /// the kernel no longer has is no error.
 pub type SendInval = Box<dyn Fn(u64, i64, i64) -> io::Result<()> + Send>;
 
-/// Bytes of a file from `start`; `None` as the end is beyond any.
+/// Bytes of a file from `start`, and its attributes; `None` as the end is beyond any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale {
     pub(crate) start: u64,
@@ -44,8 +45,19 @@ impl Stale {
         start: 0,
         end: None,
     };
+    /// No byte: nothing but the attributes. No WRITE leaves such a range.
+    pub(crate) const ATTRIBUTES: Self = Self {
+        start: u64::MAX,
+        end: Some(0),
+    };
 
     fn hull(self, other: Self) -> Self {
+        if self == Self::ATTRIBUTES {
+            return other;
+        }
+        if other == Self::ATTRIBUTES {
+            return self;
+        }
         Self {
             start: self.start.min(other.start),
             end: self.end.zip(other.end).map(|(a, b)| a.max(b)),
@@ -54,7 +66,10 @@ impl Stale {
 
     /// As the notification has it. The kernel rounds to pages.
     fn offset_and_len(self) -> (i64, i64) {
-        // A negative offset would mean "attributes only".
+        // A negative offset means "attributes only".
+        if self == Self::ATTRIBUTES {
+            return (-1, 0);
+        }
         let Ok(offset) = i64::try_from(self.start) else {
             return (0, 0);
         };
@@ -149,14 +164,14 @@ impl Invalidations {
     fn serve(&self, send: &SendInval, all: &dyn Fn() -> Vec<u64>) {
         let invalidate = |ino: u64, stale: Stale| {
             let (offset, len) = stale.offset_and_len();
-            tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE after a failed WRITE");
+            tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE");
             if let Err(error) = send(ino, offset, len)
                 && self.state.lock().running
             {
                 tracing::warn!(
                     ino, offset, len, %error,
-                    "the kernel may go on showing bytes of a failed WRITE: its cache cannot be \
-                     invalidated; --cache=never does without it"
+                    "the kernel may go on showing bytes of a failed WRITE, or old attributes: its \
+                     cache cannot be invalidated; --cache=never does without it"
                 );
             }
         };

@@ -117,6 +117,20 @@ impl Span<'_> {
         Ok(unsafe { self.mapping.start.byte_add(self.range.start) })
     }
 
+    /// Whether the page that the span begins in is in the file's page cache, mapped or not.
+    pub fn is_cached(&self) -> io::Result<bool> {
+        let page = rustix::param::page_size();
+        let start = self.range.start / page * page;
+        let first = self.mapping.span(start..start)?.pointer()?;
+        let mut resident = 0_u8;
+        // SAFETY: `first` is a page of this mapping, which lives; the kernel writes a byte a page.
+        let rc = unsafe { libc::mincore(first.as_ptr(), 1, &raw mut resident) };
+        if rc < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(resident & 1 == 1)
+    }
+
     pub(crate) fn iovec(&self) -> io::Result<libc::iovec> {
         Ok(libc::iovec {
             iov_base: self.pointer()?.as_ptr(),

@@ -2,13 +2,12 @@
 //! of anybody's mount. Each place is made for one suite and unmounted after it, and that it
 //! unmounts well is a test of its own, so that a daemon which a suite has broken is noticed.
 
-use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::ValueEnum;
 
 use super::{Options, Verdicts};
@@ -30,15 +29,20 @@ pub enum Place {
 }
 
 impl FromStr for Place {
-    type Err = Infallible;
+    type Err = String;
 
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match (text, Kind::from_str(text, false)) {
-            ("native", _) => Self::Native,
-            ("thrufs", _) => Self::Thrufs,
-            (_, Ok(kind)) => Self::Peer(kind),
-            (dir, Err(_)) => Self::Dir(dir.into()),
-        })
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, Kind::from_str(text, false)) {
+            ("native", _) => Ok(Self::Native),
+            ("thrufs", _) => Ok(Self::Thrufs),
+            (_, Ok(kind)) => Ok(Self::Peer(kind)),
+            (dir, Err(_)) if Path::new(dir).is_dir() => Ok(Self::Dir(dir.into())),
+            (other, Err(_)) => Err(format!(
+                "{other} is no directory, and no peer is called so: it can be native, thrufs, {}, \
+                 or a directory of a mount",
+                Kind::ALL.map(Kind::name).join(", ")
+            )),
+        }
     }
 }
 
@@ -74,13 +78,6 @@ impl Place {
                 (body(&peer.dir())?, Some(peer.unmount()))
             }
             Self::Dir(dir) => {
-                ensure!(
-                    dir.is_dir(),
-                    "{} is no directory, and no peer is called so; --on takes native, thrufs, {}, \
-                     or a directory of a mount",
-                    dir.display(),
-                    Kind::ALL.map(Kind::name).join(", ")
-                );
                 let room = tempfile::Builder::new()
                     .prefix("xtests-suite-")
                     .tempdir_in(dir)?;
@@ -104,6 +101,8 @@ mod tests {
             assert_eq!(kind.name().parse(), Ok(Place::Peer(kind)));
         }
         assert_eq!("thrufs".parse(), Ok(Place::Thrufs));
-        assert_eq!("./thrufs".parse(), Ok(Place::Dir("./thrufs".into())));
+        assert_eq!("/".parse(), Ok(Place::Dir("/".into())));
+        let error = "no-such".parse::<Place>().unwrap_err();
+        assert!(error.contains("passthrough_ll, passthrough_hp,"), "{error}");
     }
 }

@@ -24,8 +24,8 @@ const SELECTION: &str = include_str!("../../suites/xfstests/selection");
 const LIMIT: &str = "3600";
 /// Of the file system that holds what is served, or of each native one.
 const SIZE_MIB: u32 = 8 << 10;
-/// What the selection's tests use: xattrs and ACLs are off by default in thrufs.
-const THRUFS: &[&str] = &["--xattr", "--posix-acl=auto"];
+/// What the selection's tests use: in thrufs off by default.
+const THRUFS: &[&str] = &["--xattr", "--posix-acl=auto", "-o", "dev,suid"];
 
 const NEEDS: &[(&str, &str)] = &[
     ("xfs_io", "xfsprogs"),

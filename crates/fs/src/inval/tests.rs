@@ -65,6 +65,14 @@ fn push_to_the_end_stays_to_the_end_when_joined() {
 }
 
 #[test]
+fn push_of_attributes_names_no_byte_and_joins_with_any_range() {
+    assert_eq!(Stale::ATTRIBUTES.offset_and_len(), (-1, 0));
+    let range = stale(10, 20);
+    assert_eq!(Stale::ATTRIBUTES.hull(range), range);
+    assert_eq!(range.hull(Stale::ATTRIBUTES), range);
+}
+
+#[test]
 fn push_of_too_many_inodes_invalidates_all_of_them() {
     let (queue, permit, sent) = gated(vec![1, 2, 3]);
     queue.push(7, stale(0, 10));

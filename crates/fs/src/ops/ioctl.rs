@@ -5,6 +5,7 @@
 use thrufs_sys::ioctl::FileIoctl;
 
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inval::Stale;
 use crate::passthrough::Passthrough;
 
 impl Passthrough {
@@ -18,6 +19,11 @@ impl Passthrough {
             self.check_writable()?;
         }
         let handle = self.handle(fh, ino)?;
-        request.call(&handle.fd, input).or_errno()
+        let output = request.call(&handle.fd, input).or_errno()?;
+        if request.is_write() {
+            // The change time at least is new, and nothing in an IOCTL's reply says so.
+            self.invalidations.push(ino, Stale::ATTRIBUTES);
+        }
+        Ok(output)
     }
 }
