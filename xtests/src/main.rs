@@ -5,6 +5,7 @@ use clap::Parser;
 use xtests::support::lock_holder;
 use xtests::{check, suite};
 
+mod fio;
 mod kernel;
 mod probe;
 mod repro;
@@ -39,6 +40,8 @@ enum Command {
     /// Take a file lock and keep it until stdin ends (the tests' second process).
     #[command(hide = true)]
     HoldLock(lock_holder::Args),
+    /// Compare performance: the jobs of fio-jobs on thrufs, its peers and the native directory.
+    Fio(fio::Args),
     /// Build kernels with and without the patch series, boot them and test them.
     Kernel(kernel::Args),
 }
@@ -54,6 +57,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Command::Check(args) => check::run(&args),
         Command::Suite(args) => suite::run(&args),
         Command::HoldLock(args) => lock_holder::run(&args),
+        Command::Fio(args) => fio::run(&args),
         Command::Kernel(args) => kernel::run(&args),
     }
 }

@@ -10,7 +10,7 @@ pub mod lock_holder;
 pub mod mount;
 pub mod peers;
 pub mod scratch;
-mod served;
+pub mod served;
 pub mod skip;
 pub mod user;
 pub mod wait;

@@ -51,6 +51,7 @@ const MOUNT_TIER: &[Need] = &[
     Need::Apt("getfattr", "attr"),
     Need::Apt("mkfs.ext4", "e2fsprogs"),
     Need::Apt("mkfs.btrfs", "btrfs-progs"),
+    Need::Apt("fio", "fio"),
 ];
 
 const TREE: &[Need] = &[

@@ -26,7 +26,7 @@ const STEP: Duration = Duration::from_secs(10);
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The daemon and its mount.
-pub(super) struct Served {
+pub struct Served {
     name: String,
     dir: PathBuf,
     log: PathBuf,
@@ -36,7 +36,7 @@ pub(super) struct Served {
 }
 
 /// `program` as a child that gets SIGTERM if the thread that starts it dies.
-pub(super) fn tied_to_us(program: &Path) -> Command {
+pub fn tied_to_us(program: &Path) -> Command {
     let mut command = Command::new("setpriv");
     command
         .args(["--pdeathsig", "TERM", "--"])
@@ -48,7 +48,7 @@ pub(super) fn tied_to_us(program: &Path) -> Command {
 impl Served {
     /// Starts `command` (made by [`tied_to_us`], called `name` in messages), which mounts on `dir`;
     /// returns when the mount answers. What the daemon prints goes to the file `log`.
-    pub(super) fn start(name: &str, mut command: Command, dir: &Path, log: &Path) -> Result<Self> {
+    pub fn start(name: &str, mut command: Command, dir: &Path, log: &Path) -> Result<Self> {
         let file = File::create(log).with_context(|| log.display().to_string())?;
         let daemon = command.stdout(file.try_clone()?).stderr(file).spawn();
         let daemon = daemon
@@ -92,24 +92,24 @@ impl Served {
     }
 
     /// Gives whoever uses this mount so long from now, instead of what a test gets.
-    pub(super) fn allow(&mut self, limit: Duration) {
+    pub fn allow(&mut self, limit: Duration) {
         self.stop_watching();
         self.watchdog = Some(watch(&self.dir, limit));
     }
 
     /// The daemon's process id.
-    pub(super) fn pid(&self) -> Result<nix::unistd::Pid> {
+    pub fn pid(&self) -> Result<nix::unistd::Pid> {
         let daemon = self.daemon.as_ref().context("the daemon has ended")?;
         Ok(nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?))
     }
 
     /// What the daemon has printed so far.
-    pub(super) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Waits for the daemon to end by itself, and returns its exit code.
-    pub(super) fn wait_for_daemon(&mut self) -> Result<i32> {
+    pub fn wait_for_daemon(&mut self) -> Result<i32> {
         let daemon = self.daemon.as_mut().context("the daemon has ended")?;
         let status = wait_for_exit(daemon, "the daemon to exit", STEP)?;
         self.stop_watching();
@@ -120,7 +120,7 @@ impl Served {
     }
 
     /// Unmounts and checks that all went well: not busy, exit code 0.
-    pub(super) fn unmount(&mut self) -> Result<()> {
+    pub fn unmount(&mut self) -> Result<()> {
         let dir = &self.dir;
         wait_for(
             &format!("{} not to be busy", dir.display()),

@@ -1,0 +1,186 @@
+//! The result as a document: what `report.json` holds, `compare` reads and the reports show.
+//!
+//! Invariant: runs are the facts, everything else is derived from them (see [`super::summary`]), so
+//! that a tool that wants another statistic has all it needs. Units stand in the names: `_seconds`,
+//! `bytes`, and MB or GB are 10^6 and 10^9 bytes; latencies are nanoseconds.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::jobs::{Figure, Job};
+use super::load::Load;
+use super::output::Moved;
+
+/// Raised when a field changes its meaning or goes; new fields do not raise it.
+const FORMAT: u32 = 1;
+
+/// `report.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Document {
+    pub(super) format: u32,
+    /// UTC.
+    pub(super) started: String,
+    /// UTC.
+    pub(super) finished: String,
+    /// Whether runs of the plan are missing, since it was interrupted.
+    pub(super) incomplete: bool,
+    pub(super) rounds: usize,
+    /// What fio was given for each run.
+    pub(super) runtime_seconds: u32,
+    /// Whether caches were dropped before each run, instead of the backing being warm.
+    pub(super) cold: bool,
+    /// The configuration that ratios are to.
+    pub(super) baseline: String,
+    pub(super) machine: Machine,
+    pub(super) backings: Vec<Backing>,
+    pub(super) configs: Vec<Configuration>,
+    pub(super) jobs: Vec<Job>,
+    /// What was asked for and could not be had.
+    pub(super) skipped: Vec<Skipped>,
+    /// In the order in which they ran.
+    pub(super) runs: Vec<Run>,
+}
+
+/// A job or configuration that is left out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Skipped {
+    pub(super) what: String,
+    pub(super) why: String,
+}
+
+/// Where it ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Machine {
+    pub(super) kernel: String,
+    pub(super) distribution: String,
+    pub(super) cpu: String,
+    pub(super) cpus: usize,
+    pub(super) memory_bytes: u64,
+    /// fs.fuse.max_pages_limit, where the kernel has it.
+    pub(super) fuse_max_pages_limit: Option<u64>,
+    pub(super) fio: String,
+}
+
+/// What is below SOURCE.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Backing {
+    /// `tmpfs`, or the type of the disk's file system.
+    pub(super) name: String,
+}
+
+/// A column.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Configuration {
+    pub(super) name: String,
+    /// The server's command line; SOURCE and MOUNTPOINT stand for the directories.
+    pub(super) command: Option<String>,
+    /// What the program says of itself.
+    pub(super) version: Option<String>,
+}
+
+/// One run of fio.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    /// From 0.
+    pub(super) round: usize,
+    /// Its place among the configurations of the round, from 0.
+    pub(super) position: usize,
+    pub(super) backing: String,
+    pub(super) job: String,
+    pub(super) config: String,
+    /// The exact command; DIR stands for the directory.
+    pub(super) command: String,
+    /// Why there is no measurement.
+    pub(super) error: Option<String>,
+    pub(super) measured: Option<Measured>,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Measured {
+    #[serde(flatten)]
+    pub(super) moved: Moved,
+    pub(super) load: Load,
+    /// What thrufs counted; none for other servers.
+    pub(super) requests: Option<Requests>,
+}
+
+/// Requests that the daemon answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Requests {
+    pub(super) write: u64,
+    pub(super) read: u64,
+    /// All opcodes.
+    pub(super) all: u64,
+}
+
+impl Measured {
+    /// The job's figure, in its unit.
+    pub(super) fn figure(&self, figure: Figure) -> f64 {
+        let (read, written) = (&self.moved.read, &self.moved.written);
+        match figure {
+            Figure::Read => read.bytes_per_second / 1e6,
+            Figure::Written => written.bytes_per_second / 1e6,
+            Figure::Both => (read.bytes_per_second + written.bytes_per_second) / 1e6,
+            Figure::Operations => read.per_second + written.per_second,
+        }
+    }
+
+    /// Latencies of the figure's direction, in nanoseconds (of writes, if it has both).
+    pub(super) fn latency(&self, figure: Figure) -> &[(f64, f64)] {
+        match figure {
+            Figure::Read | Figure::Operations => &self.moved.read.latency,
+            Figure::Written | Figure::Both => &self.moved.written.latency,
+        }
+    }
+
+    /// What CPU seconds are divided by: gigabytes moved in both directions, or millions of
+    /// operations where no data move.
+    pub(super) fn volume(&self, figure: Figure) -> f64 {
+        let (read, written) = (&self.moved.read, &self.moved.written);
+        match figure {
+            Figure::Operations => (read.operations + written.operations) as f64 / 1e6,
+            Figure::Read | Figure::Written | Figure::Both => {
+                (read.bytes + written.bytes) as f64 / 1e9
+            }
+        }
+    }
+
+    /// WRITEs for each write(2).
+    pub(super) fn writes_per_write(&self) -> Option<f64> {
+        per(self.requests?.write, self.moved.written.operations)
+    }
+
+    /// READs for each read(2).
+    pub(super) fn reads_per_read(&self) -> Option<f64> {
+        per(self.requests?.read, self.moved.read.operations)
+    }
+}
+
+fn per(requests: u64, operations: u64) -> Option<f64> {
+    (operations > 0).then(|| requests as f64 / operations as f64)
+}
+
+impl Document {
+    /// The format that this build writes.
+    pub(super) fn format() -> u32 {
+        FORMAT
+    }
+
+    /// Reads `report.json`.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+        let value: serde_json::Value =
+            serde_json::from_str(&text).with_context(|| format!("{}: not JSON", path.display()))?;
+        let format = value.get("format").and_then(serde_json::Value::as_u64);
+        ensure!(
+            format == Some(u64::from(FORMAT)),
+            "{}: its format is {format:?} and this build reads {FORMAT}; take the report.json of \
+             `xtests fio` of one build for both",
+            path.display()
+        );
+        serde_json::from_value(value).with_context(|| format!("{}: no report", path.display()))
+    }
+}

@@ -1,0 +1,198 @@
+//! The server of one run, mounted for that run alone.
+//!
+//! A mount for each run, not one for the session: the client's cache, the daemon's counters and its
+//! CPU time then begin with the run, and no configuration profits from what an earlier run left.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use xtests::support::command::{output, succeed};
+use xtests::support::mount::thrufs;
+use xtests::support::peers::Peer;
+use xtests::support::scratch::Scratch;
+use xtests::support::served::{Served, tied_to_us};
+
+use super::configs::{Config, Kind};
+use super::record::Requests;
+
+/// What serves, and the directory to work in.
+pub(super) struct Server {
+    dir: PathBuf,
+    served: Running,
+}
+
+enum Running {
+    /// Nobody of ours.
+    Nobody,
+    /// The scratch directory holds the mount point, so it goes last.
+    Thrufs {
+        served: Served,
+        binary: PathBuf,
+        _scratch: Scratch,
+    },
+    Peer(Peer),
+}
+
+impl Server {
+    /// Mounts `source`; who is not done after `limit` is taken to hang, and aborted.
+    pub(super) fn start(config: &Config, source: &Path, limit: Duration) -> Result<Self> {
+        match &config.kind {
+            Kind::Native => Ok(Self {
+                dir: source.to_owned(),
+                served: Running::Nobody,
+            }),
+            Kind::Against(_) => Ok(Self {
+                dir: source.to_owned(),
+                served: Running::Nobody,
+            }),
+            Kind::Peer(kind) => {
+                let peer = Peer::mount(*kind, source)?.allow(limit);
+                Ok(Self {
+                    dir: peer.dir(),
+                    served: Running::Peer(peer),
+                })
+            }
+            Kind::Thrufs { binary, options } => {
+                let scratch = Scratch::sharing(source.to_owned())?;
+                let (dir, log) = (scratch.mountpoint(), scratch.path().join("daemon.log"));
+                let binary = match binary {
+                    Some(path) => path.clone(),
+                    None => thrufs()?,
+                };
+                let mut command = tied_to_us(&binary);
+                command.args(["mount", "-f"]).args(options);
+                command.arg(source).arg(&dir);
+                let mut served = Served::start(&config.name, command, &dir, &log)?;
+                served.allow(limit);
+                Ok(Self {
+                    dir,
+                    served: Running::Thrufs {
+                        served,
+                        binary,
+                        _scratch: scratch,
+                    },
+                })
+            }
+        }
+    }
+
+    /// Where fio works.
+    pub(super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The daemon, if it is ours.
+    pub(super) fn pid(&self) -> Result<Option<u32>> {
+        let pid = match &self.served {
+            Running::Nobody => return Ok(None),
+            Running::Thrufs { served, .. } => served.pid()?,
+            Running::Peer(peer) => peer.pid()?,
+        };
+        Ok(Some(u32::try_from(pid.as_raw())?))
+    }
+
+    /// The daemon's command line, with SOURCE and MOUNTPOINT for the directories.
+    pub(super) fn command(&self, source: &Path) -> Result<Option<String>> {
+        let Some(pid) = self.pid()? else {
+            return Ok(None);
+        };
+        let path = format!("/proc/{pid}/cmdline");
+        let line = std::fs::read(&path).context(path)?;
+        let words = line
+            .split(|byte| *byte == 0)
+            .filter(|word| !word.is_empty());
+        let words: Vec<String> = words
+            .enumerate()
+            .map(|(at, word)| {
+                let word = String::from_utf8_lossy(word);
+                if at == 0 {
+                    let program = Path::new(word.as_ref()).file_name().unwrap_or_default();
+                    return program.to_string_lossy().into_owned();
+                }
+                word.replace(&source.display().to_string(), "SOURCE")
+                    .replace(&self.dir.display().to_string(), "MOUNTPOINT")
+            })
+            .collect();
+        Ok(Some(words.join(" ")))
+    }
+
+    /// What thrufs has counted; none of another server.
+    pub(super) fn requests(&self) -> Result<Option<Requests>> {
+        let Running::Thrufs { binary, .. } = &self.served else {
+            return Ok(None);
+        };
+        let mut status = Command::new(binary);
+        let text = succeed(status.args(["status", "--json"]).arg(&self.dir))?;
+        let status = serde_json::from_str(&text).context("thrufs status --json")?;
+        Ok(Some(requests(&status)?))
+    }
+
+    /// Unmounts and checks that it went well.
+    pub(super) fn stop(self) -> Result<()> {
+        match self.served {
+            Running::Nobody => Ok(()),
+            Running::Thrufs { mut served, .. } => {
+                served.unmount()?;
+                let log = served.log();
+                ensure!(
+                    !log.contains("panicked"),
+                    "a thread of the daemon panicked:\n{log}"
+                );
+                Ok(())
+            }
+            Running::Peer(peer) => peer.unmount(),
+        }
+    }
+}
+
+fn requests(status: &Value) -> Result<Requests> {
+    let opcodes = status["opcodes"].as_array();
+    let opcodes = opcodes.context("thrufs status --json has no `opcodes`")?;
+    let mut counted = Requests::default();
+    for opcode in opcodes {
+        let count = opcode["requests"]
+            .as_u64()
+            .context("an opcode without `requests`")?;
+        counted.all += count;
+        match opcode["opcode"].as_str() {
+            Some("WRITE") => counted.write = count,
+            Some("READ") => counted.read = count,
+            _ => {}
+        }
+    }
+    Ok(counted)
+}
+
+/// The first line that the configuration's program prints when it is asked for its version.
+pub(super) fn version(config: &Config) -> Option<String> {
+    let program = match &config.kind {
+        Kind::Native | Kind::Against(_) => return None,
+        Kind::Thrufs { binary, .. } => binary.clone().or_else(|| thrufs().ok())?,
+        Kind::Peer(kind) => kind.provide().ok()?,
+    };
+    ["--version", "-V"].iter().find_map(|option| {
+        let said = output(Command::new(&program).arg(option)).ok()?;
+        let text = String::from_utf8_lossy(&said.stdout).into_owned();
+        let line = text.lines().find(|line| !line.trim().is_empty())?;
+        said.status.success().then(|| line.trim().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_a_status_are_counted_by_opcode() {
+        let status = serde_json::json!({"opcodes": [
+            {"opcode": "WRITE", "requests": 7}, {"opcode": "READ", "requests": 2},
+            {"opcode": "LOOKUP", "requests": 1},
+        ]});
+        let counted = requests(&status).expect("a good status");
+        assert_eq!((counted.write, counted.read, counted.all), (7, 2, 10));
+        assert!(requests(&serde_json::json!({})).is_err());
+    }
+}

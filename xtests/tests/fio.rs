@@ -1,0 +1,170 @@
+//! `xtests fio` on real mounts: a session from its plan to its report, and one that is interrupted.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use serde_json::Value;
+use xtests::install;
+use xtests::support::command::{output, wait_for_exit};
+use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
+use xtests::support::skip::{Outcome, case, missing};
+use xtests::support::wait::wait_until;
+
+/// A session of a few seconds, on a machine that may be busy.
+const LIMIT: Duration = Duration::from_secs(100);
+
+fn xtests_fio(args: &[&str]) -> Result<Command> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_xtests"));
+    command.arg("fio").args(args).env(BIN, thrufs()?);
+    Ok(command)
+}
+
+/// Not a question of the cache mode: one run of the tier is enough.
+fn once(body: impl FnOnce() -> Outcome) -> Outcome {
+    case(|| {
+        if is_native() || cache_mode() != "auto" {
+            return Err(missing(
+                "nothing: sessions are tested once, with --cache=auto",
+            ));
+        }
+        install::apt(&[("fio", "fio")])?;
+        body()
+    })
+}
+
+fn report(dir: &Path) -> Result<Value> {
+    let text = fs::read_to_string(dir.join("report.json")).context("report.json")?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+fn runs_of<'a>(report: &'a Value, config: &str) -> Vec<&'a Value> {
+    let runs = report["runs"].as_array().into_iter().flatten();
+    runs.filter(|run| run["config"] == config).collect()
+}
+
+#[test]
+fn fio_session_on_two_configurations_writes_a_report_with_figures() -> Outcome {
+    once(|| {
+        let scratch = tempfile::tempdir()?;
+        let out = scratch.path().join("out");
+        let mut command = xtests_fio(&["seqwrite-psync:64k", "--configs", "native,thrufs"])?;
+        command.args(["--rounds=1", "--runtime=1", "--backing=tmpfs", "--out"]);
+        let said = output(command.arg(&out))?;
+        ensure!(said.status.success(), "{said:?}");
+        let stdout = String::from_utf8_lossy(&said.stdout).into_owned();
+        ensure!(
+            stdout.trim_end().ends_with("2 passed, 0 failed, 0 skipped"),
+            "{stdout}"
+        );
+        let report = report(&out)?;
+        ensure!(report["incomplete"] == false);
+        for config in ["native", "thrufs"] {
+            let runs = runs_of(&report, config);
+            ensure!(runs.len() == 1, "{config}: {} runs", runs.len());
+            let written = &runs[0]["measured"]["written"];
+            ensure!(
+                written["bytes"].as_u64() > Some(1 << 20),
+                "{config}: {written}"
+            );
+            ensure!(
+                written["latency"].as_array().is_some_and(|l| l.len() > 5),
+                "{written}"
+            );
+        }
+        let thrufs = &runs_of(&report, "thrufs")[0]["measured"];
+        // One WRITE for each write(2) of 64 KiB, and the daemon works for it.
+        ensure!(
+            thrufs["requests"]["write"] == thrufs["written"]["operations"],
+            "{thrufs}"
+        );
+        ensure!(
+            thrufs["load"]["daemon_seconds"].as_f64() > Some(0.0),
+            "{thrufs}"
+        );
+        let page = fs::read_to_string(out.join("report.html"))?;
+        ensure!(
+            page.matches("<svg").count() == 3,
+            "bars, curves, requests: {page}"
+        );
+        let text = fs::read_to_string(out.join("report.md"))?;
+        ensure!(text.contains("| `seqwrite-psync:64k` | MB/s |"), "{text}");
+        Ok(())
+    })
+}
+
+#[test]
+fn fio_session_interrupted_keeps_what_is_done_and_can_be_resumed() -> Outcome {
+    once(|| {
+        let scratch = tempfile::tempdir()?;
+        let out = scratch.path().join("out");
+        let mut command = xtests_fio(&["randwrite-psync:4k", "--configs", "thrufs"])?;
+        command.args(["--rounds=3", "--runtime=1", "--backing=tmpfs", "--out"]);
+        // Its mounts are told from those of other tests by the directory they are in.
+        command.arg(&out).env("TMPDIR", scratch.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+        let mut session = command.spawn()?;
+        let runs = out.join("runs.jsonl");
+        wait_until("the first run to be kept", LIMIT, || {
+            Ok(fs::read_to_string(&runs).is_ok_and(|text| text.lines().count() >= 1))
+        })?;
+        kill(
+            nix::unistd::Pid::from_raw(i32::try_from(session.id())?),
+            Signal::SIGINT,
+        )?;
+        wait_for_exit(&mut session, "the interrupted session to end", LIMIT)?;
+        ensure!(
+            report(&out)?["incomplete"] == true,
+            "it was not interrupted"
+        );
+        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let ours = scratch.path().display().to_string();
+        ensure!(!mounts.contains(&ours), "left behind: {mounts}");
+        let said = output(xtests_fio(&["--resume"])?.arg(&out))?;
+        ensure!(said.status.success(), "{said:?}");
+        let report = report(&out)?;
+        ensure!(report["incomplete"] == false);
+        let mut rounds: Vec<u64> = runs_of(&report, "thrufs")
+            .iter()
+            .filter_map(|run| run["round"].as_u64())
+            .collect();
+        rounds.sort_unstable();
+        ensure!(rounds == [0, 1, 2], "{rounds:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn fio_session_with_a_misspelt_job_names_the_nearest() -> Outcome {
+    once(|| {
+        let said = output(&mut xtests_fio(&["seqwrit-psync", "--rounds=1"])?)?;
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(
+            !said.status.success() && stderr.contains("did you mean seqwrite-psync"),
+            "{stderr}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn fio_session_without_fio_names_the_package() -> Outcome {
+    once(|| {
+        let scratch = tempfile::tempdir()?;
+        let mut command = xtests_fio(&["seqwrite-psync:64k", "--configs", "native", "--out"])?;
+        // Neither fio nor apt-get is there.
+        command
+            .arg(scratch.path().join("out"))
+            .env("PATH", scratch.path());
+        let said = output(&mut command)?;
+        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
+        ensure!(
+            !said.status.success() && stderr.contains("apt-get install fio"),
+            "{stderr}"
+        );
+        Ok(())
+    })
+}
