@@ -36,7 +36,14 @@ fn parse_without_options_has_virtiofsd_s_defaults() {
     assert_eq!(request.kernel.max_read, None);
     assert!(!request.foreground && !request.log.syslog && !request.session.clone_fd);
     assert_eq!(request.log.level, LevelFilter::INFO);
-    assert!((2..=4).contains(&request.session.threads));
+    assert_eq!(request.session.threads, 8);
+}
+
+#[test]
+fn parse_of_thread_pool_size_wins_over_the_default_of_durability() {
+    let threads = |words: &[&str]| request(words).session.threads;
+    assert_eq!(threads(&["--durability=dsync"]), 16);
+    assert_eq!(threads(&["--durability=dsync", "--thread-pool-size=3"]), 3);
 }
 
 #[test]
