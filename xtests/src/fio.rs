@@ -1,5 +1,5 @@
-//! `xtests fio`: the jobs of `fio-jobs` on thrufs, on its peers and on the native directory, side by
-//! side, as a report with pictures.
+//! `xtests fio`: the jobs of `fio-jobs` on thrufs, on its peers and on the native directory, side
+//! by side, as a report with pictures.
 //!
 //! Invariant: nothing is compared that was not measured in the same session, in turns, on the same
 //! files ([`plan`], [`one_run`]); and no number is shown without its spread and without whether
@@ -81,10 +81,12 @@ struct What {
     #[arg(long, value_name = "tmpfs|DIR")]
     backing: Vec<String>,
     /// How often everything is run
-    #[arg(long, value_name = "NUMBER", default_value = "5", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, value_name = "NUMBER", default_value = "5")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1000))]
     rounds: u16,
     /// How long fio runs each time
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u32).range(1..=3600))]
+    #[arg(long, value_name = "SECONDS", default_value = "2")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=3600))]
     runtime: u32,
     /// The configuration that ratios are to
     #[arg(long, value_name = "CONFIG", default_value = "native")]

@@ -128,7 +128,8 @@ fn duels(document: &Document, backing: &str) -> String {
         return text;
     }
     format!(
-        "\n| this | against | geometric mean | worst cell | cells |\n|---|---|---:|---|---:|\n{text}"
+        "\n| this | against | geometric mean | worst cell | cells |\n\
+         |---|---|---:|---|---:|\n{text}"
     )
 }
 

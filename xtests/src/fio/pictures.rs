@@ -1,7 +1,8 @@
-//! The pictures of a report, as SVG: bars with their spread, latency curves, requests for each write.
+//! The pictures of a report, as SVG: bars with their spread, latency curves, requests for each
+//! write.
 //!
-//! Readable without colour: every bar and curve has its name beside it, ours are dark, others light,
-//! the native directory is an outline; curves differ by their marks.
+//! Readable without colour: every bar and curve has its name beside it, ours are dark, others
+//! light, the native directory is an outline; curves differ by their marks.
 
 mod bars;
 mod curves;

@@ -47,17 +47,8 @@ impl Session {
             why: format!("this fio lacks the engine {}", job.engine),
             what: job.name,
         }));
-        let mut configs = configs::parse(&plan.configs, &plan.binaries, &plan.against)?;
-        configs.retain(|config| match provide(config) {
-            Ok(()) => true,
-            Err(error) => {
-                skipped.push(Skipped {
-                    what: config.name.clone(),
-                    why: format!("{error:#}"),
-                });
-                false
-            }
-        });
+        let configs = configs::parse(&plan.configs, &plan.binaries, &plan.against)?;
+        let configs = available(configs, &mut skipped);
         for Skipped { what, why } in &skipped {
             eprintln!("skipped {what}: {why}");
         }
@@ -222,6 +213,21 @@ impl Session {
             ExitCode::FAILURE
         })
     }
+}
+
+/// Those that can be had.
+fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config> {
+    configs.retain(|config| match provide(config) {
+        Ok(()) => true,
+        Err(error) => {
+            skipped.push(Skipped {
+                what: config.name.clone(),
+                why: format!("{error:#}"),
+            });
+            false
+        }
+    });
+    configs
 }
 
 /// Whether the configuration can be had; building a peer is part of it.

@@ -1,5 +1,5 @@
-//! Latency by percentile, both axes logarithmic: to the right each nine takes as much room as the one
-//! before, so that the slowest of ten thousand is as visible as the median.
+//! Latency by percentile, both axes logarithmic: to the right each nine takes as much room as the
+//! one before, so that the slowest of ten thousand is as visible as the median.
 
 use anyhow::Result;
 use plotters::coord::Shift;
