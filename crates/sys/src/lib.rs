@@ -11,4 +11,5 @@ pub mod mapped_io;
 pub mod mapping;
 pub mod mountinfo;
 pub mod range_io;
+pub mod session_buffer;
 pub mod uring;

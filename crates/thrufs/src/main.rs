@@ -33,6 +33,10 @@ use crate::background::Readiness;
 use crate::cli::{Cli, Command, Form};
 use crate::request::MountRequest;
 
+#[global_allocator]
+static ALLOCATOR: thrufs_sys::session_buffer::PayloadAligning =
+    thrufs_sys::session_buffer::PayloadAligning;
+
 /// mount(8)'s exit codes for a helper.
 const MOUNT8_USAGE: u8 = 1;
 const MOUNT8_FAILURE: u8 = 32;

@@ -36,6 +36,11 @@ pub(crate) fn with_read_buffer<T>(
     })
 }
 
+/// Whether O_DIRECT takes `data` where it lies.
+pub(crate) fn is_aligned(data: &[u8]) -> bool {
+    data.as_ptr().addr() % ALIGNMENT == 0
+}
+
 impl Passthrough {
     /// Fills `buf` from `offset` of the open file; fewer bytes only at the end of the file.
     ///

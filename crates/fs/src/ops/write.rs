@@ -6,7 +6,7 @@ use crate::backing::Position;
 use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inval::Stale;
-use crate::ops::data::with_read_buffer;
+use crate::ops::data::{is_aligned, with_read_buffer};
 use crate::passthrough::Passthrough;
 use crate::write_batch::{Piece, Writer};
 
@@ -58,8 +58,8 @@ impl Passthrough {
         };
         let written = match &file.group {
             Some(group) => writer.write_in(group, piece)?,
-            // fuser's payload is never page-aligned.
-            None if file.direct => with_read_buffer(piece.data.len(), |aligned| {
+            // It is aligned if the program has the allocator for it (`thrufs_sys::session_buffer`).
+            None if file.direct && !is_aligned(piece.data) => with_read_buffer(piece.data.len(), |aligned| {
                 aligned.copy_from_slice(piece.data);
                 let data = &*aligned;
                 writer.write_alone(Piece { data, ..piece })
