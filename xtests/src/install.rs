@@ -4,7 +4,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 
 use crate::support::command::{output, succeed};
 use crate::support::skip::missing;
@@ -74,6 +75,12 @@ pub fn tool(krate: &str, version: &str) -> Result<PathBuf> {
     let tools = target().join("tools");
     let program = tools.join("bin").join(krate);
     let stamp = tools.join(format!("{krate}-{version}.installed"));
+    std::fs::create_dir_all(&tools).with_context(|| tools.display().to_string())?;
+    // Another xtests may want the same program now, and two installations break each other.
+    let lock = std::fs::File::create(tools.join(format!("{krate}.lock")))?;
+    let _alone = Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, errno)| errno)
+        .with_context(|| format!("lock {}/{krate}.lock", tools.display()))?;
     if program.is_file() && stamp.is_file() {
         return Ok(program);
     }

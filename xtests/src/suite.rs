@@ -110,9 +110,12 @@ impl Name {
             Self::FioVerify => place.visit(Backing::Here, limit, options, |dir| {
                 fio_verify::run(dir, options)
             }),
-            Self::StressNg => place.visit(Backing::Here, limit, options, |dir| {
-                stress_ng::run(dir, options)
-            }),
+            Self::StressNg => {
+                let options = options.and_with(stress_ng::THRUFS);
+                place.visit(Backing::Here, limit, &options, |dir| {
+                    stress_ng::run(dir, &options)
+                })
+            }
             Self::Trinity => place.visit(Backing::Tmpfs, limit, options, |dir| {
                 trinity::run(dir, options)
             }),
@@ -172,6 +175,13 @@ impl Options {
     /// When a mount is taken for hung.
     fn limit(&self) -> Duration {
         Duration::from_secs(600 + 2 * self.seconds())
+    }
+
+    /// With another option of `thrufs mount`, which those of the user override.
+    fn and_with(&self, option: &str) -> Self {
+        let mut options = self.clone();
+        options.with.insert(0, option.to_owned());
+        options
     }
 
     fn says_cache_mode(&self) -> bool {

@@ -12,8 +12,19 @@ use super::{Options, Verdict, Verdicts};
 use crate::install;
 use crate::support::command::{succeed, tail};
 
-/// Stressors of the class that make no call on a file in the directory they are given.
-const ELSEWHERE: &[&str] = &["binderfs", "dup", "eventfd", "ioprio", "procfs"];
+/// Stressors of the class that make no call on a file in the directory they are given, or not
+/// without privileges.
+const ELSEWHERE: &[&str] = &[
+    "bind-mount",
+    "binderfs",
+    "dup",
+    "eventfd",
+    "fanotify",
+    "ioprio",
+    "procfs",
+];
+/// For a stressor of extended attributes, which thrufs serves when it is told to.
+pub(super) const THRUFS: &str = "--xattr";
 /// Rather more than there are: the seconds given are shared among them.
 const STRESSORS: u64 = 50;
 /// Some take their time to clean up.
