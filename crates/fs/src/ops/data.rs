@@ -38,7 +38,7 @@ pub(crate) fn with_read_buffer<T>(
 
 /// Whether O_DIRECT takes `data` where it lies.
 pub(crate) fn is_aligned(data: &[u8]) -> bool {
-    data.as_ptr().addr() % ALIGNMENT == 0
+    data.as_ptr().addr().is_multiple_of(ALIGNMENT)
 }
 
 impl Passthrough {
