@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 
-use thrufs_fs::{Config, FuseAdapter, Opcode, Passthrough, ROOT_INO};
+use thrufs_fs::{Config, Durability, FuseAdapter, Opcode, Passthrough, ROOT_INO};
 
 #[path = "common/wire.rs"]
 mod wire;
@@ -43,6 +43,15 @@ fn transfers(kernel: &mut Kernel) -> [Vec<u8>; 2] {
 #[test]
 fn read_and_write_allocate_nothing() {
     let _profiler = dhat::Profiler::builder().testing().build();
+    check(Config::default());
+    // A WRITE that meets no other, between taking and giving back its inode's lead.
+    check(Config {
+        durability: Durability::Dsync,
+        ..Config::default()
+    });
+}
+
+fn check(config: Config) {
     let source = tempfile::tempdir().unwrap();
     std::fs::write(source.path().join("f"), vec![1; SIZE]).unwrap();
     let root: OwnedFd = File::options()
@@ -51,7 +60,7 @@ fn read_and_write_allocate_nothing() {
         .open(source.path())
         .unwrap()
         .into();
-    let fs = Arc::new(Passthrough::new(root, Config::default()).unwrap());
+    let fs = Arc::new(Passthrough::new(root, config).unwrap());
     let (mut kernel, theirs) = Kernel::connect(2 * SIZE);
     let adapter = FuseAdapter::new(Arc::clone(&fs));
     let acl = fuser::SessionACL::All;

@@ -59,11 +59,13 @@ impl Passthrough {
         let written = match &file.group {
             Some(group) => writer.write_in(group, piece)?,
             // It is aligned if the program has the allocator for it (`thrufs_sys::session_buffer`).
-            None if file.direct && !is_aligned(piece.data) => with_read_buffer(piece.data.len(), |aligned| {
-                aligned.copy_from_slice(piece.data);
-                let data = &*aligned;
-                writer.write_alone(Piece { data, ..piece })
-            })?,
+            None if file.direct && !is_aligned(piece.data) => {
+                with_read_buffer(piece.data.len(), |aligned| {
+                    aligned.copy_from_slice(piece.data);
+                    let data = &*aligned;
+                    writer.write_alone(Piece { data, ..piece })
+                })?
+            }
             None => writer.write_alone(piece)?,
         };
         if written == 0 && !request.data.is_empty() {

@@ -6,8 +6,8 @@
 //! has them in one batch.
 //!
 //! Invariants: nobody waits where batches had one WRITE each, so a single writer is never delayed;
-//! a wait is at most half of what the last batch took; and after one in vain there is none for
-//! [`REST`] batches.
+//! a wait is at most as long as the last batch (all in two batches' time are as many as half in each)
+//! and at most [`LONGEST`]; and after one in vain there is none for [`REST`] batches.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ use parking_lot::Mutex;
 
 /// Batches without a wait after one in vain.
 const REST: u32 = 16;
+
+/// Many times what it takes to reply, and to be asked again.
+const LONGEST: Duration = Duration::from_millis(5);
 
 /// See the module. What the batches of one group were like.
 #[derive(Debug, Default)]
@@ -40,7 +43,8 @@ struct Last {
 impl Last {
     /// How many others to wait for, and how long from `now`.
     fn wait(&self, now: Instant) -> Option<(usize, Duration)> {
-        let limit = (self.ended? + self.took / 2).checked_duration_since(now)?;
+        let until = self.ended? + LONGEST.min(self.took);
+        let limit = until.checked_duration_since(now)?;
         (self.there > 1 && self.rest == 0).then_some((self.there - 1, limit))
     }
 }
@@ -82,58 +86,46 @@ impl Pace {
 mod tests {
     use super::*;
 
-    const TOOK: Duration = Duration::from_secs(3600);
-
-    fn began() -> Instant {
-        Instant::now().checked_sub(TOOK).expect("up for an hour")
+    /// After a batch of sixteen, at `ended`.
+    fn last(ended: Instant, took: Duration) -> Last {
+        Last {
+            ended: Some(ended),
+            took,
+            there: 16,
+            rest: 0,
+        }
     }
 
     #[test]
     fn wait_after_batches_of_one_is_none() {
         let pace = Pace::default();
         assert_eq!(pace.wait(), None);
-        pace.ended(began(), 1);
+        pace.ended(Instant::now(), 1);
         assert_eq!(pace.wait(), None);
+        assert!(!pace.may_be_busy.load(Ordering::Relaxed));
     }
 
     #[test]
-    fn wait_after_a_batch_is_for_all_others_and_at_most_half_as_long() {
-        let pace = Pace::default();
-        pace.ended(began(), 16);
-        let (wanted, limit) = pace.wait().unwrap();
-        assert_eq!(wanted, 15);
-        assert!(
-            limit <= (TOOK + Duration::from_secs(60)) / 2 && limit > TOOK / 3,
-            "{limit:?}"
-        );
-    }
-
-    #[test]
-    fn wait_long_after_a_batch_is_none() {
-        let last = Last {
-            ended: Some(Instant::now()),
-            took: Duration::from_millis(2),
-            there: 16,
-            rest: 0,
-        };
-        let later = |ms| last.wait(Instant::now() + Duration::from_millis(ms));
-        assert_eq!(later(1000), None);
+    fn wait_after_a_batch_is_for_all_others_and_at_most_as_long() {
+        let (ended, ms) = (Instant::now(), Duration::from_millis);
+        let wait = |took, since| last(ended, ms(took)).wait(ended + ms(since));
+        assert_eq!(wait(4, 1), Some((15, ms(3))));
+        assert_eq!(wait(4, 5), None, "long after it");
+        assert_eq!(wait(60_000, 1), Some((15, LONGEST - ms(1))));
     }
 
     #[test]
     fn wait_in_vain_is_followed_by_none_for_a_while() {
         let pace = Pace::default();
-        pace.ended(began(), 2);
         pace.waited(0);
-        let waits = (0..2 * REST).map(|_| {
-            pace.ended(began(), 2);
-            pace.wait().is_some()
-        });
-        let waits: Vec<bool> = waits.collect();
-        assert_eq!(
-            waits.iter().filter(|waits| **waits).count(),
-            REST as usize + 1
-        );
-        assert!(!waits[0] && waits[REST as usize]);
+        let mut waits = 0;
+        for batch in 1..=2 * REST {
+            pace.ended(Instant::now(), 2);
+            let last = *pace.last.lock();
+            let wait = last.wait(last.ended.unwrap());
+            assert_eq!(wait.is_some(), batch >= REST, "batch {batch}");
+            waits += u32::from(wait.is_some());
+        }
+        assert_eq!(waits, REST + 1);
     }
 }
