@@ -5,7 +5,7 @@
 //! [`CONNECTIONS`] descriptors, each for [`PATIENCE`].
 //!
 //! Not a registry of live metrics, which would count everything a second time: the text is made of
-//! one [`Status`] for each scrape.
+//! one [`crate::status::Status`] for each scrape.
 
 mod text;
 
