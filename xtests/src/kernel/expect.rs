@@ -2,10 +2,15 @@
 //!
 //! Invariant: everything that is not listed has to pass, and everything that is listed has to fail in
 //! the way listed. So a fixed defect, a lost test and a new failure are all seen.
+//!
+//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport; a `*` at the end of a word
+//! between slashes stands for any rest of it.
 
 use anyhow::Context;
 use serde::Deserialize;
 use thrufs_lab::{End, Mark, Outcome, Report};
+
+use super::case::Case;
 
 /// The contents of `expect.toml`.
 #[derive(Deserialize, Default)]
@@ -15,6 +20,28 @@ pub(super) struct Expectations {
     failure: Vec<Failure>,
     #[serde(default)]
     report: Vec<ExpectedReport>,
+    #[serde(default)]
+    skip: Vec<Skip>,
+    #[serde(default)]
+    left_out: Vec<LeftOut>,
+}
+
+/// A test that lacks something on some kernels.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    kernels: Vec<String>,
+    test: String,
+    reason: String,
+}
+
+/// Suites that are not run on some kernels.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeftOut {
+    kernels: Vec<String>,
+    suites: Vec<String>,
+    reason: String,
 }
 
 /// A test that fails on some kernels.
@@ -47,6 +74,8 @@ pub(super) enum Cell {
     Pass,
     /// It failed in the way listed, for the reason listed.
     Expected(String),
+    /// It was skipped or not run at all, as listed.
+    NotRun(String),
     /// Anything else: what happened.
     Wrong(String),
 }
@@ -64,6 +93,15 @@ pub(super) struct Comparison {
 impl Expectations {
     pub(super) fn load() -> anyhow::Result<Self> {
         toml::from_str(include_str!("expect.toml")).context("expect.toml")
+    }
+
+    /// Why a test is not run on the kernel `name`, if it is not.
+    pub(super) fn left_out(&self, name: &str, test: &str) -> Option<&str> {
+        let suite = Case::suite(test);
+        let mut listed = self.left_out.iter();
+        let found =
+            listed.find(|l| names(&l.kernels, name) && l.suites.iter().any(|s| s == suite))?;
+        Some(&found.reason)
     }
 
     /// Compares what the kernel `name` did with what is expected of it.
@@ -92,7 +130,7 @@ impl Expectations {
         let listed: Vec<&ExpectedReport> = self
             .report
             .iter()
-            .filter(|r| r.kernels.iter().any(|k| k == name) && tests.contains(&r.during))
+            .filter(|r| names(&r.kernels, name) && tests.contains(&r.during))
             .collect();
         for report in &outcome.reports {
             match listed.iter().find(|listed| listed.matches(report)) {
@@ -121,10 +159,11 @@ impl Expectations {
     }
 
     fn cell(&self, name: &str, test: &str, outcome: &Outcome) -> Cell {
-        let listed = self
-            .failure
-            .iter()
-            .find(|f| f.test == test && f.kernels.iter().any(|k| k == name));
+        if let Some(reason) = self.left_out(name, test) {
+            return Cell::NotRun(reason.to_owned());
+        }
+        let mut failures = self.failure.iter();
+        let listed = failures.find(|f| f.test == test && names(&f.kernels, name));
         let Some(verdict) = outcome.verdicts.iter().find(|verdict| verdict.test == test) else {
             return Cell::Wrong("no verdict".into());
         };
@@ -141,9 +180,30 @@ impl Expectations {
                 verdict.detail, failure.detail
             )),
             (Mark::Fail, None) => Cell::Wrong(format!("fails: {}", verdict.detail)),
-            (Mark::Skip, _) => Cell::Wrong(format!("skipped: {}", verdict.detail)),
+            (Mark::Skip, _) => {
+                let mut skips = self.skip.iter();
+                match skips.find(|s| s.test == test && names(&s.kernels, name)) {
+                    Some(skip) => Cell::NotRun(skip.reason.clone()),
+                    None => Cell::Wrong(format!("skipped: {}", verdict.detail)),
+                }
+            }
         }
     }
+}
+
+/// Whether one of the patterns is the name of this kernel.
+fn names(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let mut words = name.split('/');
+        let mut parts = pattern.split('/');
+        loop {
+            match (words.next(), parts.next()) {
+                (None, None) => return true,
+                (Some(word), Some(part)) if is_like(word, part) => (),
+                _ => return false,
+            }
+        }
+    })
 }
 
 impl ExpectedReport {
@@ -155,6 +215,13 @@ impl ExpectedReport {
         self.contains
             .iter()
             .all(|part| lines.any(|line| line.contains(part)))
+    }
+}
+
+fn is_like(word: &str, part: &str) -> bool {
+    match part.strip_suffix('*') {
+        Some(start) => word.starts_with(start),
+        None => word == part,
     }
 }
 
@@ -248,6 +315,27 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn names_with_a_star_covers_one_word() {
+        let patterns = ["7.3/*".to_owned()];
+        assert!(names(&patterns, "7.3/stock") && !names(&patterns, "7.3/stock/virtiofs"));
+        assert!(!names(&patterns, "6.12/stock"));
+        assert!(names(
+            &["distro/6.*".to_owned()],
+            "distro/6.12.95-cloud-amd64"
+        ));
+    }
+
+    #[test]
+    fn cell_of_a_suite_that_is_left_out_needs_no_verdict() {
+        let text = "[[left_out]]\nkernels=['k']\nsuites=['s']\nreason='r'\n";
+        let expectations: Expectations = toml::from_str(text).unwrap();
+        let none = outcome("else", Mark::Pass, "");
+        let of = |test: &str| expectations.compare("k", &[test.to_owned()], &none).cells;
+        assert_eq!(of("s/t"), [Cell::NotRun("r".into())]);
+        assert!(matches!(of("u/t")[..], [Cell::Wrong(_)]));
     }
 
     #[test]
