@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{build, cargo_tests, suites, workloads};
+use super::{build, cargo_tests, kernels, suites, workloads};
 use crate::install;
 use crate::report::Report;
 use crate::support::skip::missing;
@@ -59,6 +59,19 @@ const TREE: &[Need] = &[
     Need::FuseDevice,
     Need::Apt("getfattr", "attr"),
     Need::Apt("setfacl", "acl"),
+];
+
+const KERNEL: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("gcc", "gcc"),
+    Need::Apt("make", "make"),
+    Need::Apt("flex", "flex"),
+    Need::Apt("bison", "bison"),
+    Need::Apt("bc", "bc"),
+    Need::Apt("xz", "xz-utils"),
+    Need::Apt("git", "git"),
+    Need::Apt("mkfs.ext4", "e2fsprogs"),
 ];
 
 /// All stages in order.
@@ -192,6 +205,12 @@ pub(super) const STAGES: &[Stage] = &[
             Need::Apt("sqlite3", "sqlite3"),
         ],
         run: workloads::sqlite,
+    },
+    Stage {
+        name: "kernel",
+        about: "Linux 7.3 stock, patched, hold-all: built, booted, tested",
+        needs: KERNEL,
+        run: kernels::table,
     },
 ];
 
