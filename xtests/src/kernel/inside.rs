@@ -115,14 +115,17 @@ fn scenario(args: &Args) -> anyhow::Result<String> {
 
 /// A directory to work in.
 enum Place {
-    Thrufs(Mount),
+    Thrufs(Box<Mount>),
     Virtiofs(virtiofs::Mounted),
 }
 
 impl Place {
     fn new(on: On, limit: Duration) -> anyhow::Result<Self> {
         Ok(match on {
-            On::Thrufs => Self::Thrufs(Mount::new(Backing::Tmpfs, &["--cache=auto"])?.allow(limit)),
+            On::Thrufs => {
+                let mount = Mount::new(Backing::Tmpfs, &["--cache=auto"])?;
+                Self::Thrufs(Box::new(mount.allow(limit)))
+            }
             On::Virtiofs => Self::Virtiofs(virtiofs::Mounted::new()?),
         })
     }

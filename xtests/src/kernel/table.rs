@@ -118,7 +118,7 @@ pub(super) fn document<'a>(
                 test,
                 verdict,
                 detail,
-            })
+            });
         };
         for (test, cell) in tests.iter().zip(&comparison.cells) {
             match cell {
