@@ -14,8 +14,8 @@ use crate::report::Report;
 use crate::support::command::{output, tail};
 use crate::support::skip::missing;
 
-/// Three kernels from nothing take half of it on two idle CPUs.
-const LIMIT: &str = "2400";
+/// Seconds. Three kernels from nothing have taken 93 minutes on two CPUs that had much else to do.
+const LIMIT: &str = "7200";
 /// Exit code of `xtests kernel`: the archive has no such kernel.
 const LACKS: i32 = 77;
 

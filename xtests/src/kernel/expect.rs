@@ -10,7 +10,7 @@ use anyhow::Context;
 use serde::Deserialize;
 use thrufs_lab::{End, Mark, Outcome, Report};
 
-use super::case::Case;
+use super::case::is_called;
 
 /// The contents of `expect.toml`.
 #[derive(Deserialize, Default)]
@@ -20,6 +20,8 @@ pub(super) struct Expectations {
     failure: Vec<Failure>,
     #[serde(default)]
     report: Vec<ExpectedReport>,
+    #[serde(default)]
+    tolerated: Vec<Tolerated>,
     #[serde(default)]
     skip: Vec<Skip>,
     #[serde(default)]
@@ -35,12 +37,12 @@ struct Skip {
     reason: String,
 }
 
-/// Suites that are not run on some kernels.
+/// Tests, or whole suites, that are not run on some kernels.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LeftOut {
     kernels: Vec<String>,
-    suites: Vec<String>,
+    tests: Vec<String>,
     reason: String,
 }
 
@@ -62,6 +64,16 @@ struct Failure {
 struct ExpectedReport {
     kernels: Vec<String>,
     during: String,
+    /// All of these occur, in this order.
+    contains: Vec<String>,
+    reason: String,
+}
+
+/// A complaint that is not about what is tested, and that need not come.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tolerated {
+    kernels: Vec<String>,
     /// All of these occur, in this order.
     contains: Vec<String>,
     reason: String,
@@ -97,10 +109,10 @@ impl Expectations {
 
     /// Why a test is not run on the kernel `name`, if it is not.
     pub(super) fn left_out(&self, name: &str, test: &str) -> Option<&str> {
-        let suite = Case::suite(test);
-        let mut listed = self.left_out.iter();
-        let found =
-            listed.find(|l| names(&l.kernels, name) && l.suites.iter().any(|s| s == suite))?;
+        let is_listed = |l: &&LeftOut| {
+            names(&l.kernels, name) && l.tests.iter().any(|wanted| is_called(test, wanted))
+        };
+        let found = self.left_out.iter().find(is_listed)?;
         Some(&found.reason)
     }
 
@@ -127,18 +139,40 @@ impl Expectations {
                 ));
             }
         }
-        let listed: Vec<&ExpectedReport> = self
-            .report
-            .iter()
+        self.reports(name, tests, outcome, (&mut wrong, &mut notes));
+        notes.dedup();
+        Comparison {
+            cells,
+            wrong,
+            notes,
+        }
+    }
+
+    /// The kernel's complaints: what is `wrong`, and what is a note.
+    fn reports(
+        &self,
+        name: &str,
+        tests: &[String],
+        outcome: &Outcome,
+        (wrong, notes): (&mut Vec<String>, &mut Vec<String>),
+    ) {
+        let listed = self.report.iter();
+        let listed: Vec<&ExpectedReport> = listed
             .filter(|r| names(&r.kernels, name) && tests.contains(&r.during))
             .collect();
         for report in &outcome.reports {
-            match listed.iter().find(|listed| listed.matches(report)) {
-                Some(listed) => notes.push(format!("{}: {}", listed.during, listed.reason)),
-                None => wrong.push(format!(
+            let mut tolerated = self.tolerated.iter();
+            if let Some(listed) = listed.iter().find(|listed| listed.matches(report)) {
+                notes.push(format!("{}: {}", listed.during, listed.reason));
+            } else if let Some(known) =
+                tolerated.find(|t| names(&t.kernels, name) && contains(report, &t.contains))
+            {
+                notes.push(format!("tolerated: {}", known.reason));
+            } else {
+                wrong.push(format!(
                     "the kernel complains:\n{}",
                     report.lines.join("\n")
-                )),
+                ));
             }
         }
         for listed in listed {
@@ -149,12 +183,6 @@ impl Expectations {
                     listed.during
                 ));
             }
-        }
-        notes.dedup();
-        Comparison {
-            cells,
-            wrong,
-            notes,
         }
     }
 
@@ -208,14 +236,16 @@ fn names(patterns: &[String], name: &str) -> bool {
 
 impl ExpectedReport {
     fn matches(&self, report: &Report) -> bool {
-        if report.during.as_deref() != Some(self.during.as_str()) {
-            return false;
-        }
-        let mut lines = report.lines.iter();
-        self.contains
-            .iter()
-            .all(|part| lines.any(|line| line.contains(part)))
+        report.during.as_deref() == Some(self.during.as_str()) && contains(report, &self.contains)
     }
+}
+
+/// Whether the parts occur in the report's lines, in this order.
+fn contains(report: &Report, parts: &[String]) -> bool {
+    let mut lines = report.lines.iter();
+    parts
+        .iter()
+        .all(|part| lines.any(|line| line.contains(part)))
 }
 
 fn is_like(word: &str, part: &str) -> bool {
@@ -313,6 +343,26 @@ mod tests {
                 .compare("other", &tests, &outcome)
                 .wrong
                 .len(),
+            1
+        );
+    }
+
+    #[test]
+    fn compare_with_a_tolerated_report_is_a_note_and_without_it_nothing() {
+        let data = "[[tolerated]]\nkernels=['k']\ncontains=['RCU','flush']\nreason='known'\n";
+        let expectations: Expectations = toml::from_str(data).unwrap();
+        let mut outcome = outcome("t", Mark::Pass, "");
+        let tests = ["t".to_owned()];
+        let plain = expectations.compare("k", &tests, &outcome);
+        assert!(plain.wrong.is_empty() && plain.notes.is_empty());
+        outcome.reports.push(Report {
+            during: None,
+            lines: vec!["RCU".into(), "flush".into()],
+        });
+        let noted = expectations.compare("k", &tests, &outcome);
+        assert_eq!((noted.wrong.len(), noted.notes.len()), (0, 1));
+        assert_eq!(
+            expectations.compare("other", &tests, &outcome).wrong.len(),
             1
         );
     }

@@ -95,7 +95,8 @@ pub(super) fn ghost(dir: &Path) -> anyhow::Result<String> {
     file.read_exact_at(&mut first, 0)?;
     refuse(&file, 100, 1000)?;
     let original = File::open(dir.join("original"))?;
-    copy(&original, &file, 3584, 100)?;
+    // To another page: the pages that are copied to are dropped, with what is looked for.
+    copy(&original, &file, 8 * PAGE as u64, 100)?;
     let mut gap = vec![1; 800];
     file.read_exact_at(&mut gap, 200)?;
     match gap.iter().position(|&byte| byte != 0) {
