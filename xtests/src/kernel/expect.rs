@@ -380,7 +380,7 @@ mod tests {
 
     #[test]
     fn cell_of_a_suite_that_is_left_out_needs_no_verdict() {
-        let text = "[[left_out]]\nkernels=['k']\nsuites=['s']\nreason='r'\n";
+        let text = "[[left_out]]\nkernels=['k']\ntests=['s']\nreason='r'\n";
         let expectations: Expectations = toml::from_str(text).unwrap();
         let none = outcome("else", Mark::Pass, "");
         let of = |test: &str| expectations.compare("k", &[test.to_owned()], &none).cells;
