@@ -1,5 +1,6 @@
 //! `xtests check`: everything that must hold before a change goes in, in one command. Stages are a
-//! table ([`stages::STAGES`]); this file runs them one by one with a line of progress each.
+//! table ([`stages::STAGES`]); this file runs them one by one with a line of progress each. What takes
+//! too long for every change has to be named ([`stages::ON_REQUEST`]).
 //!
 //! Invariant: a stage that cannot run is reported as skipped with what is missing, and with
 //! CI=true a skip that `check/skips.toml` does not list with a reason is a failure.
@@ -7,6 +8,7 @@
 mod build;
 mod cargo_tests;
 mod expected;
+mod kernels;
 mod stages;
 mod suites;
 mod trees;
@@ -19,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
-use stages::{STAGES, Stage};
+use stages::{ON_REQUEST, STAGES, Stage};
 
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
@@ -36,24 +38,27 @@ pub struct Args {
 /// The subcommand; the last line it prints is `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if args.list {
-        for stage in STAGES {
+        for stage in STAGES.iter().chain(ON_REQUEST) {
             println!("{:18} {}", stage.name, stage.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
     for name in &args.stage {
-        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
-        let known = STAGES.iter().any(|stage| stage.is_called(name));
+        let all = || STAGES.iter().chain(ON_REQUEST);
+        let names: Vec<&str> = all().map(|stage| stage.name).collect();
+        let known = all().any(|stage| stage.is_called(name));
         ensure!(
             known,
             "no stage is called {name:?}; there are: {}",
             names.join(", ")
         );
     }
-    let wanted = |stage: &&Stage| {
-        args.stage.is_empty() || args.stage.iter().any(|name| stage.is_called(name))
+    let named = |stage: &&Stage| args.stage.iter().any(|name| stage.is_called(name));
+    let stages: Vec<&Stage> = if args.stage.is_empty() {
+        STAGES.iter().collect()
+    } else {
+        STAGES.iter().chain(ON_REQUEST).filter(named).collect()
     };
-    let stages: Vec<&Stage> = STAGES.iter().filter(wanted).collect();
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {
         print!("[{:2}/{}] {:18} ", index + 1, stages.len(), stage.name);

@@ -1,24 +1,37 @@
 //! `xtests kernel`: builds kernels with and without the patch series, boots each, and runs the tests
 //! inside.
 //!
-//! The lab (crates/lab) knows how to build and boot; here is what is built and what is tested. The tests
-//! are the selftests that the series brings along, so that what is shown here is what a kernel
-//! developer gets. Expectations are data (`kernel/expect.toml`).
+//! The lab (crates/lab) knows how to build and boot; here is what is built and what is tested: the
+//! selftests that the series brings along, so that what is shown here is what a kernel developer gets,
+//! and the programs of this repository. Expectations are data (`kernel/expect.toml`).
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 
+mod case;
 mod expect;
 mod guest;
+mod inside;
 mod plan;
 mod program;
 mod run;
+mod suites;
 mod table;
+mod verdict;
+mod virtiofs;
+
+/// No case of ours takes longer in a guest.
+const LONGEST_CASE: Duration = Duration::from_secs(360);
 
 /// Arguments of `xtests kernel`.
 #[derive(Parser)]
+#[command(
+    after_help = "Exit codes: 0 everything as expected, 1 something not, 77 the package archive \
+    has no such kernel."
+)]
 pub(crate) struct Args {
     #[command(subcommand)]
     command: Command,
@@ -33,6 +46,12 @@ enum Command {
     /// The first process of a booted kernel
     #[command(hide = true)]
     Guest(guest::Args),
+    /// A scenario in a guest
+    #[command(hide = true)]
+    Inside(inside::Args),
+    /// A question of the probe in a guest
+    #[command(hide = true)]
+    Ask(inside::AskArgs),
 }
 
 /// Which kernels.
@@ -44,7 +63,8 @@ struct BuildArgs {
     /// Build this kernel tree as it is instead; it has to be free of build products
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     tree: Option<PathBuf>,
-    /// `stock`, `patched` (with the series of contrib/kernel), or a negative control such as `hold-all`
+    /// `stock`, `patched` (with the series of contrib/kernel), or a negative control such as `hold-all`;
+    /// `6.12/stock` for another base than the rest
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     variant: Vec<String>,
     /// Compilers at a time
@@ -60,16 +80,47 @@ struct BuildArgs {
 struct RunArgs {
     #[command(flatten)]
     build: BuildArgs,
+    /// Boot this kernel of a distribution under QEMU instead: a package such as
+    /// linux-image-6.12.95+deb12-cloud-amd64, or an image
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant", "transport"])]
+    distro: Option<String>,
+    /// How requests get to the server
+    #[arg(long, value_enum, default_value = "fuse")]
+    transport: suites::Transport,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    json: bool,
     /// Stop a machine that has not ended after so many seconds
-    #[arg(long, default_value_t = 300)]
+    #[arg(long, default_value_t = 900)]
     deadline: u64,
-    /// Only these tests
+    /// How long the random reproducer runs
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// How many operations fsx does
+    #[arg(long, default_value_t = 2000)]
+    operations: u64,
+    /// Only these tests (`selftest/deadlock_self`) or suites (`selftest`)
     #[arg(value_name = "TEST")]
     tests: Vec<String>,
 }
 
-/// Runs the subcommand.
+/// Runs the subcommand. That the archive has no such kernel is no failure of what is tested, so it has an
+/// exit code of its own.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    match run_command(args) {
+        Err(error)
+            if error
+                .downcast_ref()
+                .is_some_and(thrufs_lab::Error::is_lacking) =>
+        {
+            eprintln!("xtests kernel: {error}");
+            Ok(ExitCode::from(verdict::LACKS))
+        }
+        other => other,
+    }
+}
+
+fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Build(args) => {
             for kernel in plan::build(args)? {
@@ -84,6 +135,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Run(args) => run::run(args),
         Command::Guest(args) => guest::run(args),
+        Command::Inside(args) => inside::run(args),
+        Command::Ask(args) => inside::ask(args),
     }
 }
 

@@ -6,7 +6,7 @@ mod client;
 pub(crate) mod misbehave;
 mod questions;
 mod server;
-mod write_rule;
+pub(crate) mod write_rule;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -70,6 +70,12 @@ impl Context<'_> {
     pub(crate) fn client(&self, mounted: &Mounted, name: &str) -> anyhow::Result<client::Client> {
         client::Client::open(&mounted.path.join(name), self.limit)
     }
+}
+
+/// Whether there is a question of this name.
+#[cfg(test)]
+pub(crate) fn is_question(id: &str) -> bool {
+    questions::ALL.iter().any(|asked| asked.id == id)
 }
 
 /// Runs the subcommand.

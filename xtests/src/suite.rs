@@ -148,6 +148,14 @@ pub struct Options {
 }
 
 impl Options {
+    /// For suites that do as many operations as they are told to.
+    pub fn counting(operations: u64) -> Self {
+        Self {
+            operations: Some(operations),
+            ..Self::default()
+        }
+    }
+
     /// For suites that run as long as they are told to.
     pub fn lasting(seconds: u64) -> Self {
         Self {

@@ -65,12 +65,20 @@ impl Archive {
         let archive = Self {
             state: state.to_owned(),
         };
-        run_logged(
+        let fetched = run_logged(
             archive.apt("apt-get").arg("update"),
             "fetching the package lists of other suites",
-            &state.join("update.log"),
-        )?;
-        Ok(archive)
+            &archive.update_log(),
+        );
+        match fetched {
+            // A mirror need not have all suites; what counts is whether one of them has the package.
+            Ok(()) | Err(Error::Step { .. }) => Ok(archive),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn update_log(&self) -> PathBuf {
+        self.state.join("update.log")
     }
 
     /// The version to take: the pinned one if it is still there, or else the newest.
@@ -88,6 +96,7 @@ impl Archive {
         versions.first().cloned().ok_or_else(|| Error::NoPackage {
             package: package.name.clone(),
             suites: package.suites.join(", "),
+            log: self.update_log(),
         })
     }
 
@@ -156,6 +165,7 @@ fn find(dir: &Path, name: &str, version: &str, is_it: impl Fn(&str) -> bool) -> 
         .ok_or_else(|| Error::NoPackage {
             package: name.to_owned(),
             suites: version.to_owned(),
+            log: dir.to_owned(),
         })
 }
 

@@ -35,11 +35,22 @@ pub struct Recipe {
     pub fragments: Vec<Fragment>,
 }
 
+/// What a kernel is run by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// It is a program: User Mode Linux.
+    UserMode,
+    /// It is an image for a machine, which QEMU is.
+    Bootable,
+}
+
 /// A kernel that can be booted.
 #[derive(Debug, Clone)]
 pub struct Kernel {
-    /// The User Mode Linux executable.
+    /// The executable or image.
     pub image: PathBuf,
+    /// Which of both.
+    pub kind: Kind,
     /// The recipe's variant.
     pub variant: String,
     /// The source it was built from, with its version.
@@ -94,6 +105,7 @@ impl Lab {
             .join("linux");
         let kernel = Kernel {
             image,
+            kind: Kind::UserMode,
             variant: recipe.variant.clone(),
             source: tree.name.clone(),
         };

@@ -47,9 +47,12 @@ pub enum Error {
     },
     /// The archive has no version of the package.
     #[error(
-        "the archive has no {package} in {suites}: has it left the archive? For a kernel a tree can be given with --tree"
+        "the archive has no {package} in {suites}: has it left, or could the lists not be fetched ({})? \
+         For a kernel a tree can be given with --tree", log.display()
     )]
     NoPackage {
+        /// What fetching the lists came to.
+        log: PathBuf,
         /// The package that was wanted.
         package: String,
         /// The suites asked for.
@@ -83,6 +86,12 @@ pub enum Error {
         /// What the configuration says.
         got: String,
     },
+    /// The machine cannot give this kernel the files asked for.
+    #[error("{} cannot see the host's files: give it the files that it needs", image.display())]
+    Root {
+        /// The kernel's image.
+        image: PathBuf,
+    },
     /// The tree given has no kernel in it.
     #[error("{} is no kernel source tree: it has no {missing}", tree.display())]
     NotATree {
@@ -100,6 +109,13 @@ pub enum Error {
         /// The tree.
         tree: PathBuf,
     },
+}
+
+impl Error {
+    /// Whether the archive does not have what was asked for, rather than that something went wrong.
+    pub fn is_lacking(&self) -> bool {
+        matches!(self, Self::NoArchive { .. } | Self::NoPackage { .. })
+    }
 }
 
 /// Names the path in an I/O error.

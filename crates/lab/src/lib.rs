@@ -8,24 +8,28 @@
 //!
 //! Invariant: nothing outside of the lab's directory is written, neither by a build nor by a guest.
 //!
-//! User Mode Linux and not a hypervisor, because it is a plain program: it boots in a second, needs no
-//! privilege and no image, and works wherever a compiler does.
+//! User Mode Linux and not a hypervisor for what is built, because it is a plain program: it boots in a
+//! second, needs no privilege and no image, and works wherever a compiler does. A distribution's own
+//! kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an initramfs of programs of the host's.
 
 mod archive;
 mod build;
 mod config;
+mod distribution;
 mod error;
 pub mod guest;
+mod initramfs;
 mod machine;
 mod outcome;
 mod process;
+mod qemu;
 mod series;
 mod source;
 
-pub use build::{Kernel, Lab, Recipe};
+pub use build::{Kernel, Kind, Lab, Recipe};
 pub use config::Fragment;
 pub use error::{Error, Result};
-pub use machine::Machine;
+pub use machine::{Machine, Root};
 pub use outcome::{End, Mark, Outcome, Report, Verdict};
 pub use series::Series;
 pub use source::{Package, Source};

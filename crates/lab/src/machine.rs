@@ -1,10 +1,10 @@
 //! Boots a kernel and reads its console until it ends or the deadline comes.
 //!
-//! Invariants: the guest's root is the host's file system, mounted read-only; and when `boot` returns no
-//! process of the guest is left, whatever the outcome.
+//! Invariants: the guest's root is the host's file system, mounted read-only, or an initramfs; and when
+//! `boot` returns no process of the guest is left, whatever the outcome.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,10 +14,23 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::build::Kernel;
-use crate::error::{Result, at};
+use crate::build::{Kernel, Kind};
+use crate::error::{Error, Result, at};
 use crate::outcome::{End, Outcome, Reader};
 use crate::process::missing;
+use crate::qemu;
+
+/// What QEMU says when its hypervisor cannot go on; it stays then, and does nothing.
+const BROKEN_DOWN: &str = "KVM internal error";
+
+/// The guest's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Root {
+    /// All that the host has, read-only; User Mode Linux only.
+    Host,
+    /// These files of the host's at least, at the same paths, with the shared libraries they need.
+    Files(Vec<PathBuf>),
+}
 
 /// A machine that can boot a kernel.
 pub struct Machine {
@@ -25,6 +38,8 @@ pub struct Machine {
     pub memory: u32,
     /// Processors; a kernel without SMP has to be given one.
     pub cpus: u32,
+    /// What the guest sees.
+    pub root: Root,
     /// The first process: a path on the host, and its arguments.
     pub init: Vec<String>,
     /// Further words for the kernel's command line.
@@ -36,16 +51,39 @@ impl Machine {
     /// whatever the machine needs on the host.
     pub fn boot(&self, kernel: &Kernel, dir: &Path, deadline: Duration) -> Result<Outcome> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
+        match (kernel.kind, &self.root) {
+            // The host's root has all files that could be asked for.
+            (Kind::UserMode, _) => self.run(self.command(kernel, dir), dir, deadline),
+            (Kind::Bootable, Root::Files(files)) => qemu::boot(self, kernel, files, dir, deadline),
+            (Kind::Bootable, Root::Host) => Err(Error::Root {
+                image: kernel.image.clone(),
+            }),
+        }
+    }
+
+    /// Runs what is the machine, a process group of its own, and reads its console.
+    pub(crate) fn run(
+        &self,
+        mut command: Command,
+        dir: &Path,
+        deadline: Duration,
+    ) -> Result<Outcome> {
         let console = dir.join("console");
-        let mut command = self.command(kernel, dir);
+        command.stdin(Stdio::null()).process_group(0);
+        let (output, input) = std::io::pipe().map_err(at(dir))?;
+        command
+            .stdout(input.try_clone().map_err(at(dir))?)
+            .stderr(input);
         let begin = Instant::now();
         let mut child = command
             .spawn()
             .map_err(|source| missing(&command, source))?;
-        let lines = console_lines(&mut child, &console)?;
+        // It holds the writing end, without which the output ends with the machine.
+        drop(command);
+        let lines = console_lines(output, &console)?;
         let mut reader = Reader::default();
         let in_time = read_until(&lines, begin + deadline, &mut reader);
-        stop(&mut child).map_err(at(&kernel.image))?;
+        stop(&mut child).map_err(at(dir))?;
         // what was on its way when the machine stopped
         lines.iter().for_each(|line| reader.line(&line));
         let end = match (reader.done, in_time) {
@@ -92,17 +130,11 @@ impl Machine {
                 .args(arguments);
         }
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        command.process_group(0);
-        command
     }
 }
 
 /// Keeps the console in a file and hands its lines on.
-fn console_lines(child: &mut Child, console: &PathBuf) -> Result<Receiver<String>> {
-    let output = child.stdout.take().expect("it was asked to be piped");
+fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<String>> {
     let mut file = File::create(console).map_err(at(console))?;
     let (sender, lines) = channel();
     std::thread::spawn(move || {
@@ -119,10 +151,11 @@ fn console_lines(child: &mut Child, console: &PathBuf) -> Result<Receiver<String
     Ok(lines)
 }
 
-/// Reads until the console closes; false if the deadline came first.
+/// Reads until the console closes or the hypervisor gives up; false if the deadline came first.
 fn read_until(lines: &Receiver<String>, deadline: Instant, reader: &mut Reader) -> bool {
     loop {
         match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if line.contains(BROKEN_DOWN) => return true,
             Ok(line) => reader.line(&line),
             Err(RecvTimeoutError::Disconnected) => return true,
             Err(RecvTimeoutError::Timeout) => return false,
@@ -151,6 +184,7 @@ mod tests {
         std::fs::set_permissions(&image, std::fs::Permissions::from_mode(0o755)).unwrap();
         Kernel {
             image,
+            kind: Kind::UserMode,
             variant: "v".into(),
             source: "s".into(),
         }
@@ -160,6 +194,7 @@ mod tests {
         Machine {
             memory: 64,
             cpus: 1,
+            root: Root::Host,
             init: vec!["/init".into()],
             kernel_arguments: Vec::new(),
         }

@@ -156,7 +156,8 @@ impl Reader {
     fn complaint(&mut self, line: &str) {
         let begins = COMPLAINTS.iter().any(|complaint| line.contains(complaint));
         match self.reports.last_mut() {
-            Some(report) if self.open && report.lines.len() < REPORT_LINES => {
+            // A complaint that follows on another is one of its own, or what is known would hide what is new.
+            Some(report) if self.open && !begins && report.lines.len() < REPORT_LINES => {
                 report.lines.push(line.to_owned());
             }
             _ if begins => {
@@ -207,6 +208,14 @@ mod tests {
         assert_eq!(reader.reports.len(), 1);
         assert_eq!(reader.reports[0].during.as_deref(), Some("hangs"));
         assert_eq!(reader.reports[0].lines[1], " fault_in_readable");
+    }
+
+    #[test]
+    fn line_with_a_second_complaint_is_a_second_report() {
+        let reader = read("LAB-START a\nWARNING: one\n stack\nWARNING: two\n stack\n");
+        let first: Vec<&str> = reader.reports.iter().map(|r| r.lines[0].as_str()).collect();
+        assert_eq!(first, ["WARNING: one", "WARNING: two"]);
+        assert_eq!(reader.reports[1].during.as_deref(), Some("a"));
     }
 
     #[test]

@@ -54,6 +54,7 @@ pub(crate) fn missing(command: &Command, source: std::io::Error) -> Error {
         }
         "make" | "nice" => "install make, gcc, flex, bison and bc",
         "git" => "install git",
+        "qemu-system-x86_64" => "install qemu-system-x86",
         "tar" => "install tar and xz-utils",
         "gcc" => "install gcc",
         _ => "install it, or look at PATH",

@@ -4,21 +4,10 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::install;
+use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::{output, succeed};
 use crate::support::skip::missing;
-
-/// cargo in the repository's top directory.
-pub(super) fn cargo(args: &[&str]) -> Command {
-    let mut command = Command::new("cargo");
-    command.current_dir(install::root()).args(args);
-    // Set by the cargo that runs us; they would make the inner one rebuild the world.
-    for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
-        command.env_remove(name);
-    }
-    command
-}
 
 pub(super) fn fmt(report: &mut Report) -> Result<()> {
     let outcome = succeed(&mut cargo(&["fmt", "--all", "--check"])).map(|_| ());

@@ -10,8 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use super::build::cargo;
-use crate::install;
+use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::{succeed, tail};
 use crate::support::mount::{BIN, CACHE, ON};

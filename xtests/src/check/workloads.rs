@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::build::cargo;
 use super::trees;
-use crate::install;
+use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::succeed;
 use crate::support::mount::BIN;

@@ -2,10 +2,15 @@
 //!
 //! Invariant: everything that is not listed has to pass, and everything that is listed has to fail in
 //! the way listed. So a fixed defect, a lost test and a new failure are all seen.
+//!
+//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport; a `*` at the end of a word
+//! between slashes stands for any rest of it.
 
 use anyhow::Context;
 use serde::Deserialize;
 use thrufs_lab::{End, Mark, Outcome, Report};
+
+use super::case::is_called;
 
 /// The contents of `expect.toml`.
 #[derive(Deserialize, Default)]
@@ -15,6 +20,30 @@ pub(super) struct Expectations {
     failure: Vec<Failure>,
     #[serde(default)]
     report: Vec<ExpectedReport>,
+    #[serde(default)]
+    tolerated: Vec<Tolerated>,
+    #[serde(default)]
+    skip: Vec<Skip>,
+    #[serde(default)]
+    left_out: Vec<LeftOut>,
+}
+
+/// A test that lacks something on some kernels.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Skip {
+    kernels: Vec<String>,
+    test: String,
+    reason: String,
+}
+
+/// Tests, or whole suites, that are not run on some kernels.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LeftOut {
+    kernels: Vec<String>,
+    tests: Vec<String>,
+    reason: String,
 }
 
 /// A test that fails on some kernels.
@@ -40,6 +69,16 @@ struct ExpectedReport {
     reason: String,
 }
 
+/// A complaint that is not about what is tested, and that need not come.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tolerated {
+    kernels: Vec<String>,
+    /// All of these occur, in this order.
+    contains: Vec<String>,
+    reason: String,
+}
+
 /// What a test's result means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cell {
@@ -47,6 +86,8 @@ pub(super) enum Cell {
     Pass,
     /// It failed in the way listed, for the reason listed.
     Expected(String),
+    /// It was skipped or not run at all, as listed.
+    NotRun(String),
     /// Anything else: what happened.
     Wrong(String),
 }
@@ -64,6 +105,15 @@ pub(super) struct Comparison {
 impl Expectations {
     pub(super) fn load() -> anyhow::Result<Self> {
         toml::from_str(include_str!("expect.toml")).context("expect.toml")
+    }
+
+    /// Why a test is not run on the kernel `name`, if it is not.
+    pub(super) fn left_out(&self, name: &str, test: &str) -> Option<&str> {
+        let is_listed = |l: &&LeftOut| {
+            names(&l.kernels, name) && l.tests.iter().any(|wanted| is_called(test, wanted))
+        };
+        let found = self.left_out.iter().find(is_listed)?;
+        Some(&found.reason)
     }
 
     /// Compares what the kernel `name` did with what is expected of it.
@@ -89,18 +139,40 @@ impl Expectations {
                 ));
             }
         }
-        let listed: Vec<&ExpectedReport> = self
-            .report
-            .iter()
-            .filter(|r| r.kernels.iter().any(|k| k == name) && tests.contains(&r.during))
+        self.reports(name, tests, outcome, (&mut wrong, &mut notes));
+        notes.dedup();
+        Comparison {
+            cells,
+            wrong,
+            notes,
+        }
+    }
+
+    /// The kernel's complaints: what is `wrong`, and what is a note.
+    fn reports(
+        &self,
+        name: &str,
+        tests: &[String],
+        outcome: &Outcome,
+        (wrong, notes): (&mut Vec<String>, &mut Vec<String>),
+    ) {
+        let listed = self.report.iter();
+        let listed: Vec<&ExpectedReport> = listed
+            .filter(|r| names(&r.kernels, name) && tests.contains(&r.during))
             .collect();
         for report in &outcome.reports {
-            match listed.iter().find(|listed| listed.matches(report)) {
-                Some(listed) => notes.push(format!("{}: {}", listed.during, listed.reason)),
-                None => wrong.push(format!(
+            let mut tolerated = self.tolerated.iter();
+            if let Some(listed) = listed.iter().find(|listed| listed.matches(report)) {
+                notes.push(format!("{}: {}", listed.during, listed.reason));
+            } else if let Some(known) =
+                tolerated.find(|t| names(&t.kernels, name) && contains(report, &t.contains))
+            {
+                notes.push(format!("tolerated: {}", known.reason));
+            } else {
+                wrong.push(format!(
                     "the kernel complains:\n{}",
                     report.lines.join("\n")
-                )),
+                ));
             }
         }
         for listed in listed {
@@ -112,19 +184,14 @@ impl Expectations {
                 ));
             }
         }
-        notes.dedup();
-        Comparison {
-            cells,
-            wrong,
-            notes,
-        }
     }
 
     fn cell(&self, name: &str, test: &str, outcome: &Outcome) -> Cell {
-        let listed = self
-            .failure
-            .iter()
-            .find(|f| f.test == test && f.kernels.iter().any(|k| k == name));
+        if let Some(reason) = self.left_out(name, test) {
+            return Cell::NotRun(reason.to_owned());
+        }
+        let mut failures = self.failure.iter();
+        let listed = failures.find(|f| f.test == test && names(&f.kernels, name));
         let Some(verdict) = outcome.verdicts.iter().find(|verdict| verdict.test == test) else {
             return Cell::Wrong("no verdict".into());
         };
@@ -141,20 +208,50 @@ impl Expectations {
                 verdict.detail, failure.detail
             )),
             (Mark::Fail, None) => Cell::Wrong(format!("fails: {}", verdict.detail)),
-            (Mark::Skip, _) => Cell::Wrong(format!("skipped: {}", verdict.detail)),
+            (Mark::Skip, _) => {
+                let mut skips = self.skip.iter();
+                match skips.find(|s| s.test == test && names(&s.kernels, name)) {
+                    Some(skip) => Cell::NotRun(skip.reason.clone()),
+                    None => Cell::Wrong(format!("skipped: {}", verdict.detail)),
+                }
+            }
         }
     }
 }
 
+/// Whether one of the patterns is the name of this kernel.
+fn names(patterns: &[String], name: &str) -> bool {
+    patterns.iter().any(|pattern| {
+        let mut words = name.split('/');
+        let mut parts = pattern.split('/');
+        loop {
+            match (words.next(), parts.next()) {
+                (None, None) => return true,
+                (Some(word), Some(part)) if is_like(word, part) => (),
+                _ => return false,
+            }
+        }
+    })
+}
+
 impl ExpectedReport {
     fn matches(&self, report: &Report) -> bool {
-        if report.during.as_deref() != Some(self.during.as_str()) {
-            return false;
-        }
-        let mut lines = report.lines.iter();
-        self.contains
-            .iter()
-            .all(|part| lines.any(|line| line.contains(part)))
+        report.during.as_deref() == Some(self.during.as_str()) && contains(report, &self.contains)
+    }
+}
+
+/// Whether the parts occur in the report's lines, in this order.
+fn contains(report: &Report, parts: &[String]) -> bool {
+    let mut lines = report.lines.iter();
+    parts
+        .iter()
+        .all(|part| lines.any(|line| line.contains(part)))
+}
+
+fn is_like(word: &str, part: &str) -> bool {
+    match part.strip_suffix('*') {
+        Some(start) => word.starts_with(start),
+        None => word == part,
     }
 }
 
@@ -248,6 +345,47 @@ mod tests {
                 .len(),
             1
         );
+    }
+
+    #[test]
+    fn compare_with_a_tolerated_report_is_a_note_and_without_it_nothing() {
+        let data = "[[tolerated]]\nkernels=['k']\ncontains=['RCU','flush']\nreason='known'\n";
+        let expectations: Expectations = toml::from_str(data).unwrap();
+        let mut outcome = outcome("t", Mark::Pass, "");
+        let tests = ["t".to_owned()];
+        let plain = expectations.compare("k", &tests, &outcome);
+        assert!(plain.wrong.is_empty() && plain.notes.is_empty());
+        outcome.reports.push(Report {
+            during: None,
+            lines: vec!["RCU".into(), "flush".into()],
+        });
+        let noted = expectations.compare("k", &tests, &outcome);
+        assert_eq!((noted.wrong.len(), noted.notes.len()), (0, 1));
+        assert_eq!(
+            expectations.compare("other", &tests, &outcome).wrong.len(),
+            1
+        );
+    }
+
+    #[test]
+    fn names_with_a_star_covers_one_word() {
+        let patterns = ["7.3/*".to_owned()];
+        assert!(names(&patterns, "7.3/stock") && !names(&patterns, "7.3/stock/virtiofs"));
+        assert!(!names(&patterns, "6.12/stock"));
+        assert!(names(
+            &["distro/6.*".to_owned()],
+            "distro/6.12.95-cloud-amd64"
+        ));
+    }
+
+    #[test]
+    fn cell_of_a_suite_that_is_left_out_needs_no_verdict() {
+        let text = "[[left_out]]\nkernels=['k']\ntests=['s']\nreason='r'\n";
+        let expectations: Expectations = toml::from_str(text).unwrap();
+        let none = outcome("else", Mark::Pass, "");
+        let of = |test: &str| expectations.compare("k", &[test.to_owned()], &none).cells;
+        assert_eq!(of("s/t"), [Cell::NotRun("r".into())]);
+        assert!(matches!(of("u/t")[..], [Cell::Wrong(_)]));
     }
 
     #[test]

@@ -1,4 +1,7 @@
-//! From a base version and variants to kernels: which source, which patches, which configuration.
+//! From a base version and variants to kernels: which source, which patches, which configuration. And
+//! from a package's name, or an image, to a distribution's kernel.
+
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -17,6 +20,18 @@ pub(super) struct Built {
 #[serde(deny_unknown_fields)]
 struct Bases {
     base: Vec<Base>,
+    distribution: Distribution,
+}
+
+/// Where the kernels of the distribution are.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Distribution {
+    suites: Vec<String>,
+}
+
+fn bases() -> anyhow::Result<Bases> {
+    toml::from_str(include_str!("bases.toml")).context("bases.toml")
 }
 
 /// A kernel version that can be built.
@@ -36,7 +51,7 @@ impl Base {
     pub(super) const NEWEST: &str = "7.3";
 
     pub(super) fn find(name: &str) -> anyhow::Result<Self> {
-        let bases: Bases = toml::from_str(include_str!("bases.toml")).context("bases.toml")?;
+        let bases = bases()?;
         let names: Vec<&str> = bases.base.iter().map(|base| base.name.as_str()).collect();
         let known = names.join(", ");
         match bases.base.iter().find(|base| base.name == name) {
@@ -100,19 +115,21 @@ impl Base {
 /// Builds all that `args` asks for.
 pub(super) fn build(args: &BuildArgs) -> anyhow::Result<Vec<Built>> {
     let lab = Lab::new(&args.lab, args.jobs)?;
-    let base = Base::find(if args.tree.is_some() {
-        Base::NEWEST
-    } else {
-        &args.base
-    })?;
     let mut kernels = Vec::new();
-    for variant in &args.variant {
+    for word in &args.variant {
+        // `6.12/stock` has its base with it.
+        let (base, variant) = word.split_once('/').unwrap_or((&args.base, word));
+        let base = Base::find(if args.tree.is_some() {
+            Base::NEWEST
+        } else {
+            base
+        })?;
         let (prefix, source) = match &args.tree {
             Some(tree) => ("tree", Source::Tree(tree.clone())),
             None => (base.name.as_str(), base.source()),
         };
         let recipe = Recipe {
-            variant: variant.clone(),
+            variant: variant.to_owned(),
             source,
             series: base.series(variant)?,
             fragments: base.fragments()?,
@@ -127,6 +144,33 @@ pub(super) fn build(args: &BuildArgs) -> anyhow::Result<Vec<Built>> {
     Ok(kernels)
 }
 
+/// A distribution's kernel: a file, or the name of a package.
+pub(super) fn distribution(lab: &Lab, image: &str) -> anyhow::Result<Built> {
+    let (kernel, name) = if Path::new(image).is_file() {
+        let name = Path::new(image).file_name().unwrap_or_default();
+        (
+            Lab::image(Path::new(image))?,
+            name.to_string_lossy().into_owned(),
+        )
+    } else {
+        let package = Package {
+            name: image.to_owned(),
+            // The package's name has the version in it.
+            pinned: String::new(),
+            suites: bases()?.distribution.suites,
+        };
+        (lab.distribution(&package, &say)?, image.to_owned())
+    };
+    let name = name
+        .trim_start_matches("linux-image-")
+        .trim_start_matches("vmlinuz-");
+    Ok(Built {
+        name: format!("distro/{name}"),
+        kernel,
+        cpus: 2,
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,13 +182,13 @@ mod tests {
     }
 
     #[test]
-    fn series_of_every_base_is_there() {
-        let bases: Bases = toml::from_str(include_str!("bases.toml")).unwrap();
-        for base in bases.base {
-            assert!(!base.series("patched").unwrap().is_empty());
-            assert!(!base.series("hold-all").unwrap().is_empty());
+    fn series_of_the_newest_base_and_fragments_of_all_are_there() {
+        for base in bases().unwrap().base {
             assert!(base.series("stock").unwrap().is_empty());
             base.fragments().unwrap();
         }
+        let newest = Base::find(Base::NEWEST).unwrap();
+        assert!(!newest.series("patched").unwrap().is_empty());
+        assert!(!newest.series("hold-all").unwrap().is_empty());
     }
 }

@@ -2,46 +2,138 @@
 
 use std::fmt::Write;
 
+use serde::Serialize;
+
+use super::case::Case;
 use super::expect::{Cell, Comparison};
 
-/// Renders the table and, below it, what was expected and what was not.
+/// A line of the table: some tests that all came to the same, or one.
+struct Line {
+    name: String,
+    words: Vec<&'static str>,
+}
+
+/// Renders the table and, below it, what was expected and what was not. A suite that passes everywhere
+/// it is run is one line.
 pub(super) fn render(tests: &[String], kernels: &[(String, Comparison)]) -> String {
+    let lines = lines(tests, kernels);
     let mut out = String::new();
-    let widest = tests.iter().map(String::len).max().unwrap_or(0);
-    let mut line = |cells: &mut dyn Iterator<Item = String>, first: &str| {
+    let widest = lines.iter().map(|line| line.name.len()).max().unwrap_or(0);
+    let mut line = |first: &str, cells: &[&str]| {
         let mut text = format!("{first:widest$}");
-        cells.for_each(|cell| write!(text, "  {cell:14}").expect("a String takes all"));
+        for (cell, (name, _)) in cells.iter().zip(kernels) {
+            let width = name.len().max(14);
+            write!(text, "  {cell:width$}").expect("a String takes all");
+        }
         out.push_str(text.trim_end());
         out.push('\n');
     };
-    line(&mut kernels.iter().map(|(name, _)| name.clone()), "");
-    for (index, test) in tests.iter().enumerate() {
-        line(
-            &mut kernels
-                .iter()
-                .map(|(_, c)| word(&c.cells[index]).to_owned()),
-            test,
-        );
-    }
+    let names: Vec<&str> = kernels.iter().map(|(name, _)| name.as_str()).collect();
+    line("", &names);
+    lines.iter().for_each(|l| line(&l.name, &l.words));
     out.push('\n');
     for (name, comparison) in kernels {
+        notes(&mut out, name, tests, comparison);
+    }
+    out
+}
+
+fn lines(tests: &[String], kernels: &[(String, Comparison)]) -> Vec<Line> {
+    let row = |index: usize| -> Vec<&'static str> {
+        kernels
+            .iter()
+            .map(|(_, comparison)| word(&comparison.cells[index]))
+            .collect()
+    };
+    let mut lines: Vec<Line> = Vec::new();
+    let mut index = 0;
+    while index < tests.len() {
+        let suite = Case::suite(&tests[index]);
+        let end = tests[index..]
+            .iter()
+            .position(|test| Case::suite(test) != suite);
+        let end = end.map_or(tests.len(), |count| index + count);
+        let first = row(index);
+        let plain = first.iter().all(|word| matches!(*word, "pass" | "-"));
+        if plain && end - index > 1 && (index..end).all(|other| row(other) == first) {
+            let name = format!("{suite} ({} tests)", end - index);
+            lines.push(Line { name, words: first });
+        } else {
+            lines.extend((index..end).map(|index| Line {
+                name: tests[index].clone(),
+                words: row(index),
+            }));
+        }
+        index = end;
+    }
+    lines
+}
+
+fn notes(out: &mut String, name: &str, tests: &[String], comparison: &Comparison) {
+    let mut not_run = Vec::new();
+    for (test, cell) in tests.iter().zip(&comparison.cells) {
+        match cell {
+            Cell::Pass => (),
+            Cell::Expected(reason) => note(out, name, &format!("{test} fails: {reason}")),
+            Cell::NotRun(reason) if not_run.contains(&reason) => (),
+            Cell::NotRun(reason) => {
+                note(
+                    out,
+                    name,
+                    &format!("{} is not run: {reason}", Case::suite(test)),
+                );
+                not_run.push(reason);
+            }
+            Cell::Wrong(what) => note(out, name, &format!("WRONG: {test} {what}")),
+        }
+    }
+    comparison
+        .notes
+        .iter()
+        .for_each(|text| note(out, name, text));
+    let wrong = comparison.wrong.iter();
+    wrong.for_each(|text| note(out, name, &format!("WRONG: {text}")));
+}
+
+/// A cell, for programs.
+#[derive(Serialize)]
+pub(super) struct Entry<'a> {
+    kernel: &'a str,
+    test: &'a str,
+    verdict: &'static str,
+    /// The reason, or what is wrong.
+    detail: &'a str,
+}
+
+/// All cells, and as `console` what is wrong beside the tests.
+pub(super) fn document<'a>(
+    tests: &'a [String],
+    kernels: &'a [(String, Comparison)],
+) -> Vec<Entry<'a>> {
+    let mut entries = Vec::new();
+    for (kernel, comparison) in kernels {
+        let mut add = |test, verdict, detail| {
+            entries.push(Entry {
+                kernel,
+                test,
+                verdict,
+                detail,
+            });
+        };
         for (test, cell) in tests.iter().zip(&comparison.cells) {
             match cell {
-                Cell::Pass => (),
-                Cell::Expected(reason) => note(&mut out, name, &format!("{test} fails: {reason}")),
-                Cell::Wrong(what) => note(&mut out, name, &format!("WRONG: {test} {what}")),
+                Cell::Pass => add(test, "pass", ""),
+                Cell::Expected(why) => add(test, "expected", why),
+                Cell::NotRun(why) => add(test, "not-run", why),
+                Cell::Wrong(what) => add(test, "wrong", what),
             }
         }
         comparison
-            .notes
-            .iter()
-            .for_each(|text| note(&mut out, name, text));
-        comparison
             .wrong
             .iter()
-            .for_each(|text| note(&mut out, name, &format!("WRONG: {text}")));
+            .for_each(|what| add("console", "wrong", what));
     }
-    out
+    entries
 }
 
 /// Whether anything is not as expected.
@@ -53,6 +145,7 @@ fn word(cell: &Cell) -> &'static str {
     match cell {
         Cell::Pass => "pass",
         Cell::Expected(_) => "fail, expected",
+        Cell::NotRun(_) => "-",
         Cell::Wrong(_) => "WRONG",
     }
 }
@@ -77,6 +170,21 @@ mod tests {
         assert_eq!(
             table,
             "    k\na   pass\nbb  WRONG\n\nk: WRONG: bb no verdict\n"
+        );
+    }
+
+    #[test]
+    fn render_of_a_suite_that_passes_is_one_line() {
+        let comparison = Comparison {
+            cells: vec![Cell::Pass, Cell::Pass, Cell::Expected("why".into())],
+            wrong: Vec::new(),
+            notes: Vec::new(),
+        };
+        let tests = ["s/a".into(), "s/b".into(), "t/c".into()];
+        let table = render(&tests, &[("k".into(), comparison)]);
+        assert_eq!(
+            table,
+            "             k\ns (2 tests)  pass\nt/c          fail, expected\n\nk: t/c fails: why\n"
         );
     }
 }

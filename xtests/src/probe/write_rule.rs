@@ -7,10 +7,11 @@ use super::Context;
 use super::client::{Answer, Order};
 use super::server::Options;
 
-const FILE_LEN: usize = 4 << 20;
+/// Length of the files that are written to.
+pub(crate) const FILE_LEN: usize = 4 << 20;
 
 /// (offset, length) of a write(2).
-const SHAPES: &[(usize, usize)] = &[
+pub(crate) const SHAPES: &[(usize, usize)] = &[
     (0, 65536),
     (100, 65536),
     (2048, 4096),
@@ -25,7 +26,7 @@ const SHAPES: &[(usize, usize)] = &[
 
 /// The WRITEs and the number of READs that a rule sends for a write of `len` at `offset` to a cold
 /// file.
-fn expected(
+pub(crate) fn expected(
     rule: WriteRule,
     (offset, len): (usize, usize),
 ) -> anyhow::Result<(Vec<(u64, u64)>, usize)> {

@@ -1,7 +1,7 @@
 //! fsx (the crate): random operations on one file, checked against a copy in memory. SOURCE is a
 //! tmpfs: one in 25 of the operations is an fsync or as slow, which a disk takes minutes for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -40,7 +40,14 @@ const MODES: [&str; 3] = ["never", "always", "metadata"];
 
 /// Makes sure of the program.
 pub(super) fn provide() -> Result<()> {
-    install::tool("fsx", VERSION).map(|_| ())
+    files().map(|_| ())
+}
+
+/// The program and the file that says that it is there: what it takes to run it where nothing can be
+/// installed.
+pub fn files() -> Result<[PathBuf; 2]> {
+    let program = install::tool("fsx", VERSION)?;
+    Ok([program, install::stamp("fsx", VERSION)])
 }
 
 /// In every cache mode of thrufs, unless one is asked for; elsewhere once.
@@ -82,7 +89,7 @@ fn deadline(options: &Options) -> Duration {
 }
 
 /// One file in `dir`, operations from `seed`.
-fn exercise(dir: &Path, seed: u32, options: &Options) -> Result<()> {
+pub fn exercise(dir: &Path, seed: u32, options: &Options) -> Result<()> {
     let fsx = install::tool("fsx", VERSION)?;
     let outside = tempfile::tempdir()?;
     let config = outside.path().join("fsx.toml");

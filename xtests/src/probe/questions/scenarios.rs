@@ -127,7 +127,11 @@ pub(super) fn lost_store(context: &Context<'_>) -> anyhow::Result<String> {
     }
 }
 
+/// A refused write beyond the end, then the file grows by other means.
 pub(super) fn ghost(context: &Context<'_>) -> anyhow::Result<String> {
+    // Another page than the refused bytes: both ways drop the pages that they write to, and so would
+    // hide what is asked for.
+    const GROWN: u64 = 8 * 4096;
     let mut answers = Vec::new();
     for (how, action) in [
         ("failed", Action::Fail(libc::EIO)),
@@ -144,14 +148,14 @@ pub(super) fn ghost(context: &Context<'_>) -> anyhow::Result<String> {
             })?;
             let extended = if direct {
                 client.call(Order::WriteDirect {
-                    offset: 3584,
+                    offset: GROWN,
                     len: 512,
                     value: b'X',
                 })?
             } else {
                 client.call(Order::CopyRange {
                     from: 0,
-                    to: 3584,
+                    to: GROWN,
                     len: 100,
                 })?
             };

@@ -1,0 +1,60 @@
+//! The stage that builds kernels, boots them, and takes each cell of the table for a test.
+//!
+//! It runs `xtests kernel run`, as a user would: building takes long, and `timeout` can end a process with
+//! all it has started. A cell that is listed as failing and fails as listed counts as passed: the
+//! expectation is what is tested.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use crate::install;
+use crate::report::Report;
+use crate::support::command::{output, tail};
+use crate::support::skip::missing;
+
+/// Seconds. Three kernels from nothing have taken 93 minutes on two CPUs that had much else to do.
+const LIMIT: &str = "7200";
+/// Exit code of `xtests kernel`: the archive has no such kernel.
+const LACKS: i32 = 77;
+
+#[derive(Deserialize)]
+struct Cell {
+    kernel: String,
+    test: String,
+    verdict: String,
+    detail: String,
+}
+
+pub(super) fn table(report: &mut Report) -> Result<()> {
+    let own = std::env::current_exe().context("finding the path of this program")?;
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=10", LIMIT]).arg(own);
+    command.args([
+        "kernel",
+        "run",
+        "--json",
+        "--variant",
+        "stock,patched,hold-all",
+    ]);
+    let said = output(&mut command)?;
+    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    let directory = install::target().join("check");
+    std::fs::create_dir_all(&directory)?;
+    std::fs::write(directory.join("kernel.log"), &errors)?;
+    if said.status.code() == Some(LACKS) {
+        return Err(missing(tail(&errors).trim().to_owned()));
+    }
+    let cells: Vec<Cell> = serde_json::from_slice(&said.stdout)
+        .with_context(|| format!("xtests kernel run: {}\n{}", said.status, tail(&errors)))?;
+    for cell in cells {
+        let name = format!("kernel::{}::{}", cell.kernel, cell.test);
+        match cell.verdict.as_str() {
+            "pass" | "expected" => report.pass(name),
+            "not-run" => (),
+            _ => report.fail(name, cell.detail),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,274 @@
+//! What is run in a guest: the suites, as lists of cases, with everything built that they need.
+//!
+//! The guest sees the host's files, so a program of the host's is a program of the guest's, too. A test
+//! of the mount tier runs there as it is, one process for each test.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use thrufs_lab::Lab;
+use xtests::install;
+use xtests::support::command::succeed;
+use xtests::support::mount::BIN;
+
+use super::LONGEST_CASE;
+use super::case::{Case, Language, is_called};
+use super::program::Program;
+
+/// How requests get to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Transport {
+    /// /dev/fuse.
+    Fuse,
+    /// A virtiofs device, served by virtiofsd on the host.
+    Virtiofs,
+}
+
+/// Files of `xtests/tests` that are asked again on each kernel: what the kernel and the daemon have to
+/// do together.
+const TESTS: &[&str] = &["failed_write", "coherence", "mapped"];
+
+/// Questions of the probe that have an answer on every kernel, and how it begins on one without the
+/// defect.
+const QUESTIONS: &[(&str, &[&str])] = &[
+    ("write-rule", &["B' or E", "E;", "hold-all or B' or E"]),
+    ("R1", &["ok"]),
+    ("R2", &["ok"]),
+    ("R3", &["ok"]),
+    ("R4", &["ok"]),
+    ("R5", &["a short write"]),
+    ("T8", &["ok"]),
+];
+
+/// Suites that need nothing but the files of [`files`].
+pub(super) const PORTABLE: [&str; 4] = ["selftest", "probe", "thrufs", "repro"];
+
+/// A task that has said nothing for so long hangs. The selftests' harness gives up after 30 seconds.
+const SUSPICIOUS: u64 = 15;
+
+/// How long and how much.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Extent {
+    /// Seconds of the random mode.
+    pub(super) seconds: u64,
+    /// Operations of fsx.
+    pub(super) operations: u64,
+}
+
+/// All cases of a transport, or those called for.
+pub(super) fn cases(
+    lab: &Lab,
+    transport: Transport,
+    extent: Extent,
+    wanted: &[String],
+) -> anyhow::Result<Vec<Case>> {
+    let own = std::env::current_exe().context("finding the path of this program")?;
+    let asks =
+        |suite: &str| wanted.is_empty() || wanted.iter().any(|name| Case::suite(name) == suite);
+    let mut all = Vec::new();
+    if transport == Transport::Fuse && asks("selftest") {
+        all.extend(selftests(&Program::build(lab)?));
+    }
+    all.extend(scenarios(&own, transport, extent));
+    if asks("thrufs") || asks("virtiofs") {
+        xtests::suite::fsx::files()?;
+    }
+    if transport == Transport::Fuse {
+        let tests: Vec<&str> = TESTS.iter().copied().filter(|suite| asks(suite)).collect();
+        let thrufs = thrufs()?;
+        all.extend(mount_tests(&tests)?);
+        for case in &mut all {
+            case.environment
+                .push((BIN.to_owned(), thrufs.display().to_string()));
+        }
+    }
+    if let Some(unknown) = wanted
+        .iter()
+        .find(|name| !all.iter().any(|case| is_called(&case.name, name)))
+    {
+        let mut names: Vec<&str> = all.iter().map(|case| case.name.as_str()).collect();
+        names.extend(["selftest"].iter().chain(TESTS));
+        bail!(
+            "there is no test or suite {unknown}; there are: {}",
+            names.join(", ")
+        );
+    }
+    all.retain(|case| wanted.is_empty() || wanted.iter().any(|name| is_called(&case.name, name)));
+    Ok(all)
+}
+
+/// What a guest needs that does not see the host's files.
+pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files = vec![list.to_owned()];
+    files.extend(cases.iter().map(|case| PathBuf::from(&case.program)));
+    files.push(std::env::current_exe().context("finding the path of this program")?);
+    files.push(install::target().join("release/thrufs"));
+    if cases.iter().any(|case| case.name == "thrufs/fsx") {
+        files.extend(xtests::suite::fsx::files()?);
+    }
+    files.extend(install::find("setpriv"));
+    Ok(files)
+}
+
+fn selftests(program: &Program) -> Vec<Case> {
+    let case = |test: &String| Case {
+        name: format!("selftest/{test}"),
+        program: program.path.display().to_string(),
+        arguments: vec!["-t".into(), test.clone()],
+        environment: Vec::new(),
+        language: Language::Tap,
+        suspicious_after: Some(SUSPICIOUS),
+        limit: 60,
+    };
+    program.tests.iter().map(case).collect()
+}
+
+/// A hidden subcommand of this program.
+fn own_case(own: &Path, name: &str, words: &[&str], limit: u64) -> Case {
+    let mut arguments = vec!["kernel".to_owned()];
+    arguments.extend(words.iter().map(|&word| word.to_owned()));
+    Case {
+        name: name.to_owned(),
+        program: own.display().to_string(),
+        arguments,
+        environment: Vec::new(),
+        language: Language::Rust,
+        suspicious_after: None,
+        limit,
+    }
+}
+
+fn scenarios(own: &Path, transport: Transport, extent: Extent) -> Vec<Case> {
+    let mut cases = Vec::new();
+    let (on, names): (&str, &[&str]) = match transport {
+        Transport::Fuse => (
+            "thrufs",
+            &[
+                "thrufs/daemon",
+                "thrufs/requests",
+                "thrufs/fsx",
+                "repro/family",
+                "repro/random",
+            ],
+        ),
+        Transport::Virtiofs => (
+            "virtiofs",
+            &[
+                "virtiofs/requests",
+                "virtiofs/partly-readable",
+                "virtiofs/refused",
+                "virtiofs/ghost",
+                "virtiofs/fsx",
+                "repro/family",
+                "repro/random",
+            ],
+        ),
+    };
+    if transport == Transport::Fuse {
+        for (question, healthy) in QUESTIONS {
+            let mut words = vec!["ask", question];
+            healthy
+                .iter()
+                .for_each(|start| words.extend(["--healthy", start]));
+            cases.push(own_case(own, &format!("probe/{question}"), &words, 60));
+        }
+    }
+    let seconds = format!("--seconds={}", extent.seconds);
+    let operations = format!("--operations={}", extent.operations);
+    let limit = LONGEST_CASE.as_secs() + extent.seconds;
+    for name in names {
+        let what = name.rsplit('/').next().unwrap_or(name);
+        let words = ["inside", what, "--on", on, &seconds, &operations];
+        cases.push(own_case(own, name, &words, limit));
+    }
+    cases
+}
+
+/// The daemon that is tested.
+fn thrufs() -> anyhow::Result<PathBuf> {
+    succeed(&mut install::cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "thrufs",
+    ]))?;
+    Ok(install::target().join("release/thrufs"))
+}
+
+/// Each test of these files, by its own name.
+fn mount_tests(files: &[&str]) -> anyhow::Result<Vec<Case>> {
+    let mut cases = Vec::new();
+    for file in files {
+        let program = test_program(file)?;
+        let list = succeed(Command::new(&program).args(["--list", "--format", "terse"]))?;
+        let tests = list.lines().filter_map(|line| line.strip_suffix(": test"));
+        for test in tests {
+            cases.push(Case {
+                name: format!("{file}/{test}"),
+                program: program.display().to_string(),
+                arguments: ["--exact", test, "--test-threads=1"]
+                    .map(str::to_owned)
+                    .to_vec(),
+                environment: Vec::new(),
+                language: Language::Rust,
+                suspicious_after: None,
+                limit: 120,
+            });
+        }
+    }
+    Ok(cases)
+}
+
+/// Builds a file of `xtests/tests`; cargo says where the program is.
+fn test_program(file: &str) -> anyhow::Result<PathBuf> {
+    let said = succeed(&mut install::cargo(&[
+        "test",
+        "--release",
+        "--package",
+        "xtests",
+        "--test",
+        file,
+        "--no-run",
+        "--message-format=json",
+    ]))?;
+    let found = said
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter(|message| message["target"]["name"] == file)
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from));
+    found.with_context(|| format!("cargo does not say where the tests of {file} are"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scenarios_of_both_transports_are_known_to_the_command_line() {
+        use clap::Parser;
+        let extent = Extent {
+            seconds: 1,
+            operations: 1,
+        };
+        for transport in [Transport::Fuse, Transport::Virtiofs] {
+            for case in scenarios(Path::new("xtests"), transport, extent) {
+                let words = case.arguments.iter().map(String::as_str);
+                let words = std::iter::once("xtests").chain(words);
+                assert!(
+                    super::super::Args::try_parse_from(words.skip(1)).is_ok(),
+                    "{case:?}"
+                );
+                assert!(!case.name.contains(' '), "{case:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn questions_are_those_of_the_probe() {
+        for (question, _) in QUESTIONS {
+            assert!(crate::probe::is_question(question), "{question}");
+        }
+    }
+}
