@@ -55,6 +55,13 @@ impl Series {
         })
     }
 
+    /// This series, and `next` on top of it.
+    #[must_use]
+    pub fn then(mut self, next: Self) -> Self {
+        self.patches.extend(next.patches);
+        self
+    }
+
     /// Whether there is anything to apply.
     pub fn is_empty(&self) -> bool {
         self.patches.is_empty()

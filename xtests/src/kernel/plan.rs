@@ -76,6 +76,7 @@ impl Base {
         let dir = match variant {
             "stock" => return Ok(Series::none()),
             "patched" => contrib.join(&self.name),
+            "rfc" => contrib.join(format!("{}-rfc", self.name)),
             control => contrib
                 .join("negative-controls")
                 .join(&self.name)
@@ -88,10 +89,11 @@ impl Base {
                 dir.display()
             );
         }
-        Ok(Series::from_dir(
-            &dir,
-            &format!("{} {}", self.package, self.pinned),
-        )?)
+        let own = Series::from_dir(&dir, &format!("{} {}", self.package, self.pinned))?;
+        Ok(match variant {
+            "rfc" => self.series("patched")?.then(own),
+            _ => own,
+        })
     }
 
     fn fragments(&self) -> anyhow::Result<Vec<Fragment>> {
