@@ -39,6 +39,9 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// As `write`, and the bytes are on stable storage when it returns (RWF_SYNC; without the
     /// metadata that reading them does not need, RWF_DSYNC, if `datasync`).
     ///
+    /// In two steps unless an implementation has one call for it, so that tests can have the flush
+    /// fail by itself.
+    ///
     /// # Errors
     /// As `write`; or of the flush, with the bytes in the backing file nevertheless.
     fn write_durable(
@@ -47,7 +50,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
         data: &[u8],
         position: Position,
         datasync: bool,
-    ) -> Result<usize>;
+    ) -> Result<usize> {
+        let written = self.write(fd, data, position)?;
+        self.flush(fd, datasync).map(|()| written)
+    }
 
     /// Writes `parts` one after the other from `offset`: WRITEs that were joined. Fewer bytes only
     /// if an error stopped it after those.

@@ -208,18 +208,6 @@ impl Backing for FaultyBacking {
         HostBacking.write(fd, &data[..data.len().min(allowed)], position)
     }
 
-    /// In two steps, so that the flush can fail by itself.
-    fn write_durable(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: &[u8],
-        position: Position,
-        datasync: bool,
-    ) -> Result<usize> {
-        let written = self.write(fd, data, position)?;
-        self.flush(fd, datasync).map(|()| written)
-    }
-
     fn write_joined(
         &self,
         fd: BorrowedFd<'_>,

@@ -62,17 +62,6 @@ impl Backing for Faulty {
         }
     }
 
-    fn write_durable(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: &[u8],
-        position: Position,
-        datasync: bool,
-    ) -> Result<usize> {
-        let written = self.write(fd, data, position)?;
-        self.flush(fd, datasync).map(|()| written)
-    }
-
     fn write_joined(
         &self,
         fd: BorrowedFd<'_>,
