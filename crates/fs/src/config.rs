@@ -123,7 +123,8 @@ pub enum Durability {
 pub enum WriteJoining {
     /// No: each by itself.
     Never,
-    /// Where it pays: with [`Durability::Dsync`], when they share a flush.
+    /// Where it pays: with [`Durability::Dsync`], when they share a flush, on files where that is
+    /// measured to be faster than flushes at the same time.
     #[default]
     Auto,
     /// Yes.

@@ -63,7 +63,7 @@ pub struct Passthrough {
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
-    proc_self_fd: OwnedFd,
+    pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
 
 impl Passthrough {
@@ -121,7 +121,7 @@ impl Passthrough {
             invalidations: Arc::default(),
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
-            proc_self_fd,
+            proc_self_fd: Arc::new(proc_self_fd),
         })
     }
 
@@ -201,17 +201,9 @@ impl Passthrough {
         self.reopen(self.path_fd(inode)?, flags)
     }
 
-    /// Opens what `fd` stands for, by way of /proc, which resolves no name of the client's.
+    /// Opens what `fd` stands for ([`reopen_in`]).
     pub(crate) fn reopen(&self, fd: impl AsFd, flags: i32) -> Result<OwnedFd> {
-        let flags = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
-        let name = fd.as_fd().as_raw_fd().to_string();
-        rustix::fs::openat(
-            &self.proc_self_fd,
-            name,
-            flags | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .or_errno()
+        reopen_in(&self.proc_self_fd, fd, flags)
     }
 
     /// Descriptor of /proc/self/fd and the name there of `fd`: for calls that take no O_PATH
@@ -289,6 +281,18 @@ pub(crate) fn component(name: &OsStr) -> Result<CString> {
         return Err(Errno::EINVAL);
     }
     CString::new(bytes).map_err(|_nul| Errno::EINVAL)
+}
+
+/// Opens what `fd` stands for, by way of /proc (`proc_self_fd` is a descriptor of /proc/self/fd),
+/// which resolves no name of the client's.
+///
+/// # Errors
+/// Of open(2).
+pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> Result<OwnedFd> {
+    let flags = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
+    let name = fd.as_fd().as_raw_fd().to_string();
+    let flags = flags | OFlags::CLOEXEC;
+    rustix::fs::openat(proc_self_fd, name, flags, Mode::empty()).or_errno()
 }
 
 fn decimal(number: i32) -> CString {

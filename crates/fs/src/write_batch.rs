@@ -3,22 +3,19 @@
 //!
 //! Who meets nobody takes the straight path: one pwritev2(2) from fuser's buffer (with RWF_DSYNC, if
 //! it is to be durable), between taking and giving back the inode's own lead ([`queue`]). No copy,
-//! no allocation, no lock shared between inodes.
+//! no allocation, no lock shared between inodes. Durable WRITEs that meet take it too, at the same
+//! time, where that has been measured to be faster than joining them ([`choice`]).
 //!
 //! Invariants:
 //! * a WRITE is answered after its bytes are in the backing file, and if it is to be durable after
 //!   a flush that began after that;
 //! * each gets its own count or errno. What a joined pwritev2(2) wrote belongs to the first ones;
 //!   the one that it stopped within gets its part, and those after it are tried alone. A flush that
-//!   fails fails every WRITE of its batch, and no other;
-//! * WRITEs of an inode are done one batch after the other, and within a batch those that overlap
-//!   in their order of arrival ([`plan`]), so none that is answered is overwritten by an older one.
-//!
-//! Why durable WRITEs go through a descriptor of the inode's own ([`WriteGroup::file`]) and not that
-//! of their handle: Linux reports a failed writeback once for each open file description. Were the
-//! flush to go through a client's, its fsync(2) could take the error away from the WRITEs, or they
-//! would be told, by one description after another, of a failure that is not theirs. For the same
-//! reason at most one flush of a group runs at a time, WRITEs alone included.
+//!   fails fails every WRITE of its batch; one that another has part in at that time may fail with
+//!   it, none before or after ([`lanes`]);
+//! * WRITEs that are joined are done one batch after the other, and within a batch those that
+//!   overlap in their order of arrival ([`plan`]). Of two that were never both under way, the later
+//!   one overwrites the earlier.
 //!
 //! Why a follower copies its payload: fuser lends it for the length of a call, and safe code cannot
 //! lend it on to the thread that leads. It happens only while somebody leads, when the follower has
@@ -28,7 +25,9 @@
 //! cache is over before others come. Sixteen writers had 1.0 to 1.3 WRITEs a call and no more
 //! throughput (`README.md` has the figures).
 
+mod choice;
 mod groups;
+mod lanes;
 mod pace;
 mod plan;
 mod queue;
@@ -52,12 +51,15 @@ mod sync {
 use std::cell::Cell;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::backing::{Backing, Position};
 use crate::error::{Errno, Result};
 use crate::stats::Stats;
+use choice::Choice;
 pub(crate) use groups::WriteGroups;
+use lanes::Lanes;
 use pace::Pace;
 use plan::{Extent, calls};
 use queue::{Answer, Lead, Queue, Turn};
@@ -73,8 +75,10 @@ thread_local! {
 /// The WRITEs of one inode.
 #[derive(Debug)]
 pub(crate) struct WriteGroup {
-    /// For durable WRITEs; see the module.
-    file: Option<OwnedFd>,
+    /// For durable WRITEs.
+    lanes: Option<Lanes>,
+    /// None if they are joined whether it pays or not.
+    choice: Option<Choice>,
     queue: Queue<Job, Written>,
     pace: Pace,
 }
@@ -115,13 +119,31 @@ pub(crate) struct Writer<'a> {
 }
 
 impl WriteGroup {
-    /// `file` is the inode's own descriptor for durable WRITEs.
-    fn new(file: Option<OwnedFd>) -> Self {
+    /// For WRITEs that are not durable: joined if they meet.
+    pub(crate) fn cached() -> Self {
         Self {
-            file,
+            lanes: None,
+            choice: None,
             queue: Queue::new(),
             pace: Pace::default(),
         }
+    }
+
+    /// For durable WRITEs to what `file` stands for: joined if they meet, and `always` or that is
+    /// faster. `proc_self_fd` is a descriptor of /proc/self/fd.
+    ///
+    /// # Errors
+    /// Of opening it once more.
+    pub(crate) fn durable(
+        file: BorrowedFd<'_>,
+        proc_self_fd: &Arc<OwnedFd>,
+        always: bool,
+    ) -> Result<Self> {
+        Ok(Self {
+            lanes: Some(Lanes::new(file, proc_self_fd)?),
+            choice: (!always).then(Choice::default),
+            ..Self::cached()
+        })
     }
 }
 
@@ -181,20 +203,32 @@ impl Writer<'_> {
         self.write_rest(piece, self.write_once(piece)?)
     }
 
-    /// Writes, together with others of the group if there are any.
+    /// Writes, together with others of the group if there are any and it pays.
     pub(crate) fn write_in(&self, group: &WriteGroup, piece: Piece<'_>) -> Result<usize> {
-        let writer = Writer {
-            fd: group.file.as_ref().map_or(self.fd, AsFd::as_fd),
-            ..*self
-        };
+        let company = group.choice.as_ref().map(Choice::enter);
+        if company.as_ref().is_some_and(choice::Company::goes_apart)
+            && let Some(lanes) = &group.lanes
+            && let Ok(lane) = lanes.take(self.fd)
+        {
+            let written = self.through(lane.as_fd()).write_alone(piece);
+            if written.is_err() {
+                lanes.note_failure();
+            }
+            lanes.give(lane);
+            return written;
+        }
         if group.pace.wait().is_none()
             && let Some(_lead) = group.queue.try_lead()
         {
-            return writer.write_alone(piece);
+            return self.leading(group, |writer| {
+                let written = writer.write_alone(piece);
+                let failed = written.is_err();
+                (written, failed)
+            });
         }
         let job = Job::new(&piece, self.datasync.unwrap_or(true));
         match group.queue.join(job) {
-            Turn::Lead(lead, job) => writer.lead(&group.pace, lead, job),
+            Turn::Lead(lead, job) => self.lead(group, lead, job),
             Turn::Done(written) => {
                 keep_buffer(written.buffer);
                 written.result
@@ -203,8 +237,31 @@ impl Writer<'_> {
         }
     }
 
+    fn through<'a>(&'a self, fd: BorrowedFd<'a>) -> Writer<'a> {
+        Writer { fd, ..*self }
+    }
+
+    /// Has `write` use the descriptor of who leads, and say whether something failed.
+    fn leading<T>(&self, group: &WriteGroup, write: impl FnOnce(&Writer<'_>) -> (T, bool)) -> T {
+        let Some(lanes) = &group.lanes else {
+            return write(self).0;
+        };
+        let lane = lanes.lead();
+        let (result, failed) = write(&self.through(lane.as_fd()));
+        if failed {
+            lanes.note_failure();
+        }
+        result
+    }
+
     /// Does `own` and all that wait.
-    fn lead(&self, pace: &Pace, mut lead: Lead<'_, Job, Written>, own: Job) -> Result<usize> {
+    fn lead(
+        &self,
+        group: &WriteGroup,
+        mut lead: Lead<'_, Job, Written>,
+        own: Job,
+    ) -> Result<usize> {
+        let pace = &group.pace;
         // Waiting for others pays only where there is a flush to share.
         if let (true, Some((wanted, limit))) = (self.datasync.is_some(), pace.wait()) {
             let before = lead.waiting();
@@ -216,11 +273,15 @@ impl Writer<'_> {
         let jobs: Vec<&Job> = std::iter::once(&own)
             .chain(others.iter().map(|(job, _)| job))
             .collect();
-        let mut results = match jobs[..] {
-            [own] => vec![self.write_alone(own.piece())],
-            _ => self.write_batch(&jobs),
-        }
-        .into_iter();
+        let results = self.leading(group, |writer| {
+            let results = match jobs[..] {
+                [own] => vec![writer.write_alone(own.piece())],
+                _ => writer.write_batch(&jobs),
+            };
+            let failed = results.iter().any(Result::is_err);
+            (results, failed)
+        });
+        let mut results = results.into_iter();
         // Before anybody is answered, who could come again.
         pace.ended(began, jobs.len() + lead.waiting());
         let result = results.next().expect("as many results as jobs");

@@ -111,11 +111,10 @@ impl Passthrough {
         if !durable && flags & (libc::O_APPEND | libc::O_DSYNC) != 0 {
             return None;
         }
+        let always = self.config.write_joining == WriteJoining::Always;
         let entered = self.write_groups.enter(ino, || match durable {
-            true => self
-                .reopen(file, libc::O_WRONLY | libc::O_NONBLOCK)
-                .map(Some),
-            false => Ok(None),
+            true => WriteGroup::durable(file.as_fd(), &self.proc_self_fd, always),
+            false => Ok(WriteGroup::cached()),
         });
         entered
             .inspect_err(|error| {

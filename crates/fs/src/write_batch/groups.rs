@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -22,20 +21,20 @@ pub(crate) struct WriteGroups {
 
 impl WriteGroups {
     /// The group for one more handle of `ino`, to be given back with [`WriteGroups::release`].
-    /// `open` gives the descriptor for a new one, or none if it needs none.
+    /// `make` makes a new one.
     ///
     /// # Errors
-    /// Of `open`.
+    /// Of `make`.
     pub(crate) fn enter<E>(
         &self,
         ino: u64,
-        open: impl FnOnce() -> Result<Option<OwnedFd>, E>,
+        make: impl FnOnce() -> Result<WriteGroup, E>,
     ) -> Result<Arc<WriteGroup>, E> {
         if let Some((group, handles)) = self.groups.lock().get_mut(&ino) {
             *handles += 1;
             return Ok(Arc::clone(group));
         }
-        let made = Arc::new(WriteGroup::new(open()?));
+        let made = Arc::new(make()?);
         let mut groups = self.groups.lock();
         let (group, handles) = match groups.entry(ino) {
             // Another handle was faster.
@@ -73,8 +72,8 @@ impl WriteGroups {
 mod tests {
     use super::*;
 
-    fn none() -> Result<Option<OwnedFd>, ()> {
-        Ok(None)
+    fn none() -> Result<WriteGroup, ()> {
+        Ok(WriteGroup::cached())
     }
 
     #[test]

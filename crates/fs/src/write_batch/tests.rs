@@ -21,7 +21,8 @@ struct Script {
     joined: Option<Result<usize>>,
     /// Calls with one WRITE at this offset.
     alone: Option<(u64, Result<usize>)>,
-    flush: Option<Errno>,
+    /// Which flush, from 1.
+    flush: Option<(usize, Errno)>,
     panic: bool,
 }
 
@@ -32,6 +33,7 @@ struct Gated {
     open: Mutex<bool>,
     opened: Condvar,
     script: Mutex<Script>,
+    at_the_gate: AtomicUsize,
     writes: AtomicUsize,
     joined: AtomicUsize,
     flushes: AtomicUsize,
@@ -46,6 +48,7 @@ impl Gated {
             open: Mutex::new(false),
             opened: Condvar::new(),
             script: Mutex::new(script),
+            at_the_gate: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             joined: AtomicUsize::new(0),
             flushes: AtomicUsize::new(0),
@@ -90,6 +93,7 @@ impl Gated {
 
 impl Backing for Gated {
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
+        self.at_the_gate.fetch_add(1, Ordering::SeqCst);
         self.pass_the_gate();
         self.writes.fetch_add(1, Ordering::SeqCst);
         let fault = self.script.lock().alone;
@@ -100,18 +104,6 @@ impl Backing for Gated {
             (Some((offset, Err(error))), Position::At(at)) if at == offset => Err(error),
             _ => HostBacking.write(fd, data, position),
         }
-    }
-
-    fn write_durable(
-        &self,
-        fd: BorrowedFd<'_>,
-        data: &[u8],
-        position: Position,
-        datasync: bool,
-    ) -> Result<usize> {
-        let written = self.write(fd, data, position)?;
-        self.flushes.fetch_add(1, Ordering::SeqCst);
-        HostBacking.sync(fd, datasync).map(|()| written)
     }
 
     fn write_joined(
@@ -133,11 +125,11 @@ impl Backing for Gated {
     }
 
     fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        self.flushes.fetch_add(1, Ordering::SeqCst);
+        let nth = self.flushes.fetch_add(1, Ordering::SeqCst) + 1;
         self.datasyncs.lock().push(datasync);
-        match self.script.lock().flush.take() {
-            Some(error) => Err(error),
-            None => HostBacking.sync(fd, datasync),
+        match self.script.lock().flush {
+            Some((failing, error)) if failing == nth => Err(error),
+            _ => HostBacking.sync(fd, datasync),
         }
     }
 
@@ -235,7 +227,7 @@ fn stripes(numbers: &[u8]) -> Vec<u8> {
 #[test]
 fn write_by_fifteen_neighbours_that_wait_is_one_call_and_one_flush() {
     let backing = Gated::new(Script::default());
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let mut offsets = neighbours(15);
     offsets.reverse();
     let (first, others) = write_all(&backing, &group, Some(true), &offsets);
@@ -251,7 +243,7 @@ fn write_by_fifteen_neighbours_that_wait_is_one_call_and_one_flush() {
 #[test]
 fn write_by_others_that_wait_without_durability_is_one_call_and_no_flush() {
     let backing = Gated::new(Script::default());
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let (_, others) = write_all(&backing, &group, None, &neighbours(4));
     assert_eq!(others, [Ok(LEN); 4]);
     assert_eq!(backing.counts(), [1, 1, 0]);
@@ -260,7 +252,7 @@ fn write_by_others_that_wait_without_durability_is_one_call_and_no_flush() {
 #[test]
 fn write_to_places_apart_shares_the_flush_alone() {
     let backing = Gated::new(Script::default());
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let offsets = [(0, false), (500, false), (300, false)];
     let (_, others) = write_all(&backing, &group, Some(true), &offsets);
     assert_eq!(others, [Ok(LEN); 3]);
@@ -270,7 +262,7 @@ fn write_to_places_apart_shares_the_flush_alone() {
 #[test]
 fn write_to_one_place_leaves_what_came_last() {
     let backing = Gated::new(Script::default());
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let offsets = [(0, false), (50, false), (0, false), (100, false)];
     let (_, others) = write_all(&backing, &group, Some(true), &offsets);
     assert_eq!(others, [Ok(LEN); 4]);
@@ -284,7 +276,7 @@ fn write_joined_that_is_short_gives_each_its_own_count() {
         alone: Some((4 * LEN as u64, Err(Errno::ENOSPC))),
         ..Script::default()
     });
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let (_, others) = write_all(&backing, &group, Some(true), &neighbours(5));
     // Two whole, one cut, one that succeeds when tried alone, one that does not.
     let expected = [Ok(LEN), Ok(LEN), Ok(30), Ok(LEN), Err(Errno::ENOSPC)];
@@ -303,7 +295,7 @@ fn write_joined_that_is_refused_is_tried_one_by_one() {
         alone: Some((LEN as u64, Err(Errno::EFBIG))),
         ..Script::default()
     });
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let (_, others) = write_all(&backing, &group, Some(true), &neighbours(3));
     assert_eq!(others, [Ok(LEN), Err(Errno::EFBIG), Ok(LEN)]);
     assert_eq!(backing.content()[..LEN], [1; LEN]);
@@ -318,7 +310,7 @@ fn write_back_that_is_cut_short_goes_on_until_it_has_its_error() {
         alone: Some((cut, Err(Errno::EDQUOT))),
         ..Script::default()
     });
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let offsets = [(0, true), (LEN as u64, true), (2 * LEN as u64, false)];
     let (_, others) = write_all(&backing, &group, Some(true), &offsets);
     assert_eq!(others, [Ok(LEN), Err(Errno::EDQUOT), Ok(LEN)]);
@@ -327,11 +319,11 @@ fn write_back_that_is_cut_short_goes_on_until_it_has_its_error() {
 #[test]
 fn flush_that_fails_fails_all_that_it_was_for_and_no_other() {
     let backing = Gated::new(Script {
-        flush: Some(Errno::EIO),
+        flush: Some((2, Errno::EIO)),
         alone: Some((900, Err(Errno::ENOSPC))),
         ..Script::default()
     });
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let mut offsets = neighbours(3);
     offsets.push((900, false));
     let (first, others) = write_all(&backing, &group, Some(true), &offsets);
@@ -342,6 +334,55 @@ fn flush_that_fails_fails_all_that_it_was_for_and_no_other() {
     let stats = Stats::default();
     let writer = backing.writer(&stats, Some(true));
     assert_eq!(writer.write_in(&group, piece(b"later", 0)), Ok(5));
+}
+
+/// A group for `backing`'s file whose durable WRITEs go apart when they meet.
+fn apart(backing: &Gated) -> WriteGroup {
+    let links = File::open("/proc/self/fd").unwrap();
+    let file = backing.file.as_fd();
+    let group = WriteGroup::durable(file, &Arc::new(links.into()), false).unwrap();
+    group.choice.as_ref().unwrap().force_apart();
+    group
+}
+
+#[test]
+fn write_by_four_that_meet_apart_is_a_call_and_a_flush_each_at_the_same_time() {
+    let backing = Gated::new(Script::default());
+    let (group, stats) = (apart(&backing), Stats::default());
+    std::thread::scope(|scope| {
+        for at in 0..4_u8 {
+            let writer = backing.writer(&stats, Some(true));
+            let group = &group;
+            scope.spawn(move || {
+                let data = [at + 1; LEN];
+                let written = writer.write_in(group, piece(&data, u64::from(at) * LEN as u64));
+                assert_eq!(written, Ok(LEN));
+            });
+        }
+        let began = Instant::now();
+        while backing.at_the_gate.load(Ordering::SeqCst) < 4 {
+            assert!(began.elapsed() < DEADLINE, "four WRITEs under way");
+            std::thread::yield_now();
+        }
+        backing.open_the_gate();
+    });
+    assert_eq!(backing.counts(), [4, 0, 4]);
+    assert_eq!(backing.content(), stripes(&[1, 2, 3, 4]));
+}
+
+#[test]
+fn write_apart_that_fails_is_its_own_error_and_no_other() {
+    let backing = Gated::new(Script {
+        alone: Some((LEN as u64, Err(Errno::EIO))),
+        ..Script::default()
+    });
+    backing.open_the_gate();
+    let (group, stats) = (apart(&backing), Stats::default());
+    let _company = group.choice.as_ref().unwrap().enter();
+    let writer = backing.writer(&stats, Some(true));
+    let write = |offset: usize| writer.write_in(&group, piece(&[7; LEN], offset as u64));
+    let results = [0, LEN, 2 * LEN].map(write);
+    assert_eq!(results, [Ok(LEN), Err(Errno::EIO), Ok(LEN)]);
 }
 
 #[test]
@@ -362,7 +403,7 @@ fn leader_that_panics_fails_its_followers_and_not_the_group() {
         panic: true,
         ..Script::default()
     });
-    let group = WriteGroup::new(None);
+    let group = WriteGroup::cached();
     let (first, others) = write_all(&backing, &group, Some(true), &neighbours(4));
     assert_eq!(first, Ok(LEN));
     let lost = Err(Errno::EIO);
@@ -377,7 +418,7 @@ fn write_by_sixteen_threads_for_a_while_leaves_what_each_wrote() {
     const ROUNDS: usize = 200;
     let backing = Gated::new(Script::default());
     backing.open_the_gate();
-    let (group, stats) = (WriteGroup::new(None), Stats::default());
+    let (group, stats) = (WriteGroup::cached(), Stats::default());
     std::thread::scope(|scope| {
         for thread in 0..16_usize {
             let (backing, group, stats) = (&backing, &group, &stats);
