@@ -7,6 +7,8 @@
 mod attach;
 mod background;
 mod cli;
+#[cfg(test)]
+mod contrib;
 mod control;
 mod demo;
 mod limits;
