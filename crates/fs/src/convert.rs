@@ -18,8 +18,13 @@ pub(crate) fn caller(req: &Request) -> Caller {
     }
 }
 
+/// EMFILE is about the daemon's table of descriptors; to the caller it would be about its own.
 pub(crate) fn fuser_errno(error: Errno) -> fuser::Errno {
-    fuser::Errno::from_i32(error as i32)
+    let seen = match error {
+        Errno::EMFILE => Errno::ENFILE,
+        other => other,
+    };
+    fuser::Errno::from_i32(seen as i32)
 }
 
 pub(crate) fn file_type(kind: FileKind) -> FileType {

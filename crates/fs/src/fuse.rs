@@ -6,9 +6,10 @@
 //! Invariant: every request is answered exactly once, also when an operation panics (EIO).
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -25,21 +26,46 @@ use crate::backing_ids::BackingIds;
 use crate::config::KernelPassthrough;
 use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
 use crate::error::{Errno, Result, errno};
-use crate::init::negotiate;
+use crate::init::{Negotiated, negotiate};
 use crate::inval::SendInval;
 use crate::lock_wait::LockWaiters;
 use crate::ops::{
     LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, WriteRequest,
     with_read_buffer,
 };
+use crate::panics;
 use crate::passthrough::{Entry, Passthrough};
 use crate::stats::Opcode;
+use crate::watch::{Notify, SendEpoch};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
     // ENOENT, an inode that the kernel has forgotten, is success to fuser.
     Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
 }
+
+/// The senders of notifications that [`crate::Watch::start`] takes. `device` is a descriptor of the
+/// connection: fuser has no NOTIFY_INC_EPOCH.
+pub fn send_notify(notifier: &fuser::Notifier, device: File, negotiated: &Negotiated) -> Notify {
+    let for_names = notifier.clone();
+    let epoch = move || {
+        // struct fuse_out_header: a length, a code in place of an error, and no request.
+        let words = [HEADER_SIZE, FUSE_NOTIFY_INC_EPOCH, 0, 0];
+        let message: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        (&device).write_all(&message)
+    };
+    Notify {
+        inode: send_inval(notifier.clone()),
+        entry: Box::new(move |parent, name| for_names.inval_entry(INodeNo(parent), name)),
+        epoch: (negotiated.kernel_abi >= INC_EPOCH_SINCE).then(|| Box::new(epoch) as SendEpoch),
+    }
+}
+
+/// Bytes of struct fuse_out_header.
+const HEADER_SIZE: u32 = 16;
+const FUSE_NOTIFY_INC_EPOCH: u32 = 8;
+/// Version of the protocol that has it (Linux 6.16).
+const INC_EPOCH_SINCE: (u32, u32) = (7, 44);
 
 /// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
 /// would fail with EIO.
@@ -80,7 +106,7 @@ impl FuseAdapter {
         } = target.into();
         let _span =
             tracing::trace_span!("request", opcode = name, req, ino, fh, offset, size).entered();
-        let done = std::panic::catch_unwind(AssertUnwindSafe(|| operation(&self.fs)));
+        let done = panics::caught(|| operation(&self.fs));
         let result = done.unwrap_or_else(|_panic| {
             tracing::error!(opcode = name, ino, "panic in an operation: a bug");
             Err(Errno::EIO)
@@ -130,6 +156,12 @@ impl FuseAdapter {
             ),
             Err(error) => reply.error(error),
         }
+    }
+}
+
+impl Drop for FuseAdapter {
+    fn drop(&mut self) {
+        self.lock_waiters.stop();
     }
 }
 
@@ -486,6 +518,7 @@ impl Filesystem for FuseAdapter {
         let mut reply = Some(reply);
         let target = (ino, fh, offset, u64::from(size));
         let done = self.run(Opcode::Read, req, target, |fs| {
+            fs.check_read_size(size as usize)?;
             with_read_buffer(size as usize, |buf| {
                 let count = fs.read(ino.0, fh.0, offset, buf)?;
                 fs.stats.count_read(count);

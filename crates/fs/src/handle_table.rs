@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -60,6 +60,8 @@ pub(crate) struct HandleTable {
     /// Leaf locks: held for the look-up alone, never across a system call.
     shards: [RwLock<HashMap<u64, Arc<Handle>>>; SHARDS],
     next: AtomicU64,
+    /// How many are in the shards: counted here as well, since each OPEN asks.
+    open: AtomicUsize,
 }
 
 impl Default for HandleTable {
@@ -67,6 +69,7 @@ impl Default for HandleTable {
         Self {
             shards: Default::default(),
             next: AtomicU64::new(1),
+            open: AtomicUsize::new(0),
         }
     }
 }
@@ -80,6 +83,7 @@ impl HandleTable {
     pub(crate) fn insert(&self, handle: Handle) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed);
         self.shard(fh).write().insert(fh, Arc::new(handle));
+        self.open.fetch_add(1, Ordering::Relaxed);
         fh
     }
 
@@ -96,7 +100,11 @@ impl HandleTable {
 
     /// Takes the handle out; the file is closed when the last operation on it has ended.
     pub(crate) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
-        self.shard(fh).write().remove(&fh)
+        let removed = self.shard(fh).write().remove(&fh);
+        if removed.is_some() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        removed
     }
 
     /// Any open handle of this inode. Looks at all of them: for the rare case that the inode
@@ -113,7 +121,7 @@ impl HandleTable {
 
     /// How many are open.
     pub(crate) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.read().len()).sum()
+        self.open.load(Ordering::Relaxed)
     }
 }
 

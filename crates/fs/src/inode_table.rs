@@ -128,6 +128,11 @@ impl InodeTable {
         known.unwrap_or_else(|| maps.number_for(key, &self.root.key))
     }
 
+    /// The number of the inode with this key, if the kernel holds it.
+    pub(crate) fn known_number(&self, key: &InodeKey) -> Option<u64> {
+        self.maps.read().by_key.get(key).copied()
+    }
+
     /// The kernel gives `count` lookups of `ino` back. More than it holds counts as all of them.
     pub(crate) fn forget(&self, ino: u64, count: u64) {
         if ino == ROOT_INO {

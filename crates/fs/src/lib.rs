@@ -53,9 +53,11 @@ mod inval;
 mod lock_wait;
 mod mount_fd;
 mod ops;
+mod panics;
 mod passthrough;
 mod stats;
 mod unsupported;
+mod watch;
 mod write_batch;
 
 pub use attr::{Attr, FileKind};
@@ -66,7 +68,7 @@ pub use config::{
 };
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
-pub use fuse::{FuseAdapter, send_inval};
+pub use fuse::{FuseAdapter, send_inval, send_notify};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
 pub use inval::SendInval;
@@ -74,6 +76,8 @@ pub use ops::{
     DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
     WriteRequest,
 };
+pub use panics::{Panicked, on_session_panic};
 pub use passthrough::{Caller, Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use unsupported::{UNSUPPORTED, Unsupported};
+pub use watch::{Notify, SendEntry, SendEpoch, Watch, Watching};

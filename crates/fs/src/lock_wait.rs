@@ -61,6 +61,11 @@ impl LockWaiters {
         }
     }
 
+    /// The session has ended: nobody waits for an answer. Those that hold one hold the connection.
+    pub(crate) fn stop(&self) {
+        *self.waiting.lock() = None;
+    }
+
     fn serve(&self, fs: &Passthrough) {
         loop {
             let Some(list) = self.waiting.lock().as_mut().map(std::mem::take) else {
@@ -71,9 +76,10 @@ impl LockWaiters {
                 .filter_map(|waiter| waiter.advance(fs))
                 .collect();
             let mut waiting = self.waiting.lock();
-            if let Some(fresh) = waiting.as_mut() {
-                left.append(fresh);
-            }
+            let Some(fresh) = waiting.as_mut() else {
+                return;
+            };
+            left.append(fresh);
             if left.is_empty() {
                 *waiting = None;
                 return;

@@ -62,6 +62,8 @@ pub struct Passthrough {
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
+    /// Files and directories that may be open at a time, see [`Passthrough::check_room`].
+    handles_max: usize,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -122,6 +124,7 @@ impl Passthrough {
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
             proc_self_fd: Arc::new(proc_self_fd),
+            handles_max: handles_max(),
         })
     }
 
@@ -261,6 +264,22 @@ impl Passthrough {
         }
     }
 
+    /// Whether one more file can be opened for a client. The last of the process's descriptors are kept
+    /// back: with none left, a LOOKUP or a FLUSH would fail too, and nobody could even ask why.
+    ///
+    /// # Errors
+    /// ENFILE: it is not the caller's own table that is full.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        if self.handles.len() < self.handles_max {
+            return Ok(());
+        }
+        tracing::warn!(
+            "{} files are open, all that --rlimit-nofile leaves room for: OPEN fails with ENFILE",
+            self.handles_max
+        );
+        Err(Errno::ENFILE)
+    }
+
     /// EROFS on a mount that is read-only.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.config.readonly {
@@ -297,6 +316,17 @@ pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> R
 
 fn decimal(number: i32) -> CString {
     CString::new(number.to_string()).expect("digits have no NUL")
+}
+
+/// Descriptors that are not for open files: threads, devices, mounts, and those that last as long as a
+/// request. A small limit leaves at least three quarters to files.
+const RESERVE: u64 = 512;
+
+/// The rest of what RLIMIT_NOFILE allows now.
+fn handles_max() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let left = limit.map_or(u64::MAX, |limit| limit - RESERVE.min(limit / 4));
+    usize::try_from(left).unwrap_or(usize::MAX)
 }
 
 /// Whether a handle of `source` can be had and opened again.

@@ -68,6 +68,14 @@ impl FileHandle {
         })
     }
 
+    /// A handle that came from the kernel by another way (fanotify(7)); `None` if it is none.
+    pub fn from_parts(handle_type: i32, bytes: &[u8]) -> Option<Self> {
+        (!bytes.is_empty() && bytes.len() <= MAX_HANDLE_SZ).then(|| Self {
+            handle_type,
+            bytes: bytes.into(),
+        })
+    }
+
     /// Opens the inode. `mount` is any descriptor on the mount that the handle came from, but not
     /// an O_PATH one. `flags` as for open(2); O_CLOEXEC is added.
     ///

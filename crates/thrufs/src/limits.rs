@@ -7,6 +7,9 @@ use nix::sys::stat::Mode;
 /// What the daemon tries to get when no number is asked for (virtiofsd's value).
 const NOFILE_WANTED: u64 = 1_000_000;
 
+/// Descriptors of the whole system (fs.file-max) that are left to others (virtiofsd's value).
+const SYSTEM_RESERVE: u64 = 16_384;
+
 /// Sets umask and RLIMIT_NOFILE. `None` takes what can be had, `Some(0)` leaves the limit alone,
 /// any other number is reached or is an error.
 pub(crate) fn apply(rlimit_nofile: Option<u64>) -> anyhow::Result<()> {
@@ -32,12 +35,10 @@ fn set_nofile(wanted: u64) -> anyhow::Result<()> {
 
 fn raise_nofile() -> anyhow::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read the open files limit")?;
-    let nr_open = std::fs::read_to_string("/proc/sys/fs/nr_open");
-    let nr_open = nr_open
-        .ok()
-        .and_then(|text| text.trim().parse().ok())
-        .unwrap_or(NOFILE_WANTED);
-    let wanted = NOFILE_WANTED.min(nr_open);
+    let wanted = wanted_nofile(
+        sysctl("fs/nr_open").unwrap_or(NOFILE_WANTED),
+        sysctl("fs/file-max").unwrap_or(u64::MAX),
+    );
     if hard < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted).is_ok() {
         return Ok(());
     }
@@ -45,4 +46,29 @@ fn raise_nofile() -> anyhow::Result<()> {
         bail!("raise the open files limit from {soft} to the hard limit {hard}");
     }
     Ok(())
+}
+
+fn sysctl(name: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+    text.trim().parse().ok()
+}
+
+/// What one process may have (`nr_open`), and what leaves others something of `file_max`.
+fn wanted_nofile(nr_open: u64, file_max: u64) -> u64 {
+    NOFILE_WANTED
+        .min(nr_open)
+        .min(file_max.saturating_sub(SYSTEM_RESERVE).max(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_nofile_on_a_small_system_leaves_others_a_reserve() {
+        assert_eq!(wanted_nofile(1 << 20, u64::MAX), 1_000_000);
+        assert_eq!(wanted_nofile(4096, u64::MAX), 4096);
+        assert_eq!(wanted_nofile(1 << 20, 100_000), 83_616);
+        assert_eq!(wanted_nofile(1 << 20, 10_000), 1024);
+    }
 }

@@ -7,6 +7,8 @@
 mod attach;
 mod background;
 mod cli;
+#[cfg(test)]
+mod contrib;
 mod control;
 mod demo;
 mod limits;
@@ -16,6 +18,7 @@ mod mount_options;
 mod options;
 mod pages_limit;
 mod places;
+mod replace_dead;
 mod request;
 mod session;
 mod status;
@@ -102,6 +105,9 @@ fn print_usage_error(error: &clap::Error, by_mount8: bool) -> ExitCode {
 fn mount(request: &MountRequest) -> anyhow::Result<()> {
     if request.kernel.flags.contains(MsFlags::MS_REMOUNT) {
         return attach::remount(&request.mountpoint, &request.kernel);
+    }
+    if request.replace_dead {
+        replace_dead::run(&request.mountpoint, &request.kernel.subtype)?;
     }
     let places = check(request)?;
     limits::apply(request.rlimit_nofile)?;

@@ -139,6 +139,10 @@ pub(crate) struct FileOptions {
     /// (root)
     #[arg(long)]
     pub(crate) raise_max_pages_limit: bool,
+    /// Show what others change under SOURCE at once, whatever is cached (root; the whole file system of
+    /// SOURCE is watched)
+    #[arg(long)]
+    pub(crate) watch: bool,
     /// For tests: make calls on SOURCE fail, fall short or take long
     #[arg(long, value_name = "SPEC", hide = true, action = clap::ArgAction::Append)]
     pub(crate) fault: Vec<Fault>,
@@ -157,6 +161,9 @@ pub(crate) struct KernelOptions {
     /// Let the kernel check permissions; always on, accepted for compatibility
     #[arg(long)]
     pub(crate) default_permissions: bool,
+    /// Unmount what a daemon that died left at MOUNTPOINT, then mount
+    #[arg(long)]
+    pub(crate) replace_dead: bool,
     /// First column of `mount` and findmnt [default: SOURCE]
     #[arg(long, value_name = "NAME")]
     pub(crate) fsname: Option<String>,

@@ -48,7 +48,7 @@ fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
     match rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::BASIC_STATS) {
         Err(Errno::NOTCONN) => bail!(
             "MOUNTPOINT {0} is a FUSE mount whose daemon is gone: run `thrufs umount {0}` \
-             (or `umount -l {0}`) first",
+             (or `umount -l {0}`) first, or mount with --replace-dead",
             mountpoint.display()
         ),
         _ => Ok(()),

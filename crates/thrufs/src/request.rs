@@ -65,6 +65,10 @@ pub(crate) struct MountRequest {
     pub(crate) log: LogRequest,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
+    /// Unmount a dead mount of ours at `mountpoint` first.
+    pub(crate) replace_dead: bool,
+    /// Tell the kernel of what others change under `source`.
+    pub(crate) watch: bool,
     pub(crate) foreground: bool,
     /// Where `--metrics` are served.
     pub(crate) metrics: Option<SocketAddr>,
@@ -159,6 +163,8 @@ fn build(
             syslog: args.process.syslog,
         },
         raise_max_pages_limit: args.files.raise_max_pages_limit,
+        replace_dead: args.mount.replace_dead,
+        watch: args.files.watch,
         foreground: args.process.foreground || args.process.debug,
         metrics: args.process.metrics,
         rlimit_nofile: args.process.rlimit_nofile,
@@ -212,10 +218,36 @@ fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
             return Err("--passthrough=always needs root: use --passthrough=auto".to_owned());
         }
     }
+    check_watch(files, is_root)?;
     if files.raise_max_pages_limit && !is_root {
         return Err(
             "--raise-max-pages-limit needs root: leave it out, or have root set \
              fs.fuse.max_pages_limit"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Where what others change can be told from what the mount's own users do, and be shown.
+fn check_watch(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if !files.watch {
+        return Ok(());
+    }
+    if !is_root {
+        return Err("--watch needs root: use --cache=auto or --cache=never".to_owned());
+    }
+    if files.passthrough != KernelPassthrough::Never {
+        return Err(
+            "--watch and --passthrough exclude each other, since with kernel passthrough each of \
+             the client's own writes would look like another's: leave one out"
+                .to_owned(),
+        );
+    }
+    if files.writeback {
+        return Err(
+            "--watch and --writeback exclude each other, since with the writeback cache the kernel \
+             believes its own sizes and times: leave one out"
                 .to_owned(),
         );
     }
@@ -275,5 +307,7 @@ pub(crate) fn escape_commas(value: OsString) -> OsString {
     OsString::from_vec(escaped)
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 //! Invariant: from the moment the mount exists, a value owns it whose drop detaches it, so no error
 //! on the way to a running session can leave it behind.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FaultyBacking, FuseAdapter, Passthrough};
+use thrufs_fs::{FaultyBacking, FuseAdapter, Panicked, Passthrough, Watch, Watching};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -44,8 +45,26 @@ pub(crate) struct Running {
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
+/// Ends the daemon, as SIGTERM does, when a session thread is lost: the caller that it served would
+/// wait for ever, and nothing would tell why.
+fn end_when_a_thread_is_lost() {
+    thrufs_fs::on_session_panic(|panicked| {
+        if panicked == Panicked::OutsideOperation {
+            tracing::error!(
+                "a session thread panicked on a message of the kernel: a bug; unmounting"
+            );
+            // It is this process, which exists.
+            let _ = rustix::process::kill_process(
+                rustix::process::getpid(),
+                rustix::process::Signal::TERM,
+            );
+        }
+    });
+}
+
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
+    end_when_a_thread_is_lost();
     let shown = request.source.display();
     let config = request.config.clone();
     let fs = if request.faults.is_empty() {
@@ -56,6 +75,11 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
         Passthrough::with_backing(places.source, config, backing)
     };
     let fs = Arc::new(fs.with_context(|| format!("SOURCE {shown}"))?);
+    // Before INIT: from then on the kernel caches.
+    let watch = match request.watch {
+        true => Some(fs.watch().with_context(|| format!("SOURCE {shown}"))?),
+        false => None,
+    };
     // Put back when it is dropped, after INIT.
     let _raised = match request.raise_max_pages_limit {
         true => Some(pages_limit::raise_for(request.config.max_write)?),
@@ -72,6 +96,8 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
         .context("INIT, the handshake with the kernel")?;
     fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
         .context("start the thread that invalidates the kernel's cache")?;
+    let watching = watch.map(|watch| start_watching(watch, &fs, &session, &attached.device));
+    let watching = watching.transpose()?;
     let (sender, ended) = oneshot::channel();
     let served = Arc::clone(&fs);
     std::thread::Builder::new()
@@ -80,6 +106,7 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
             let result = session.run();
             // With its sender, the last user of the connection beside the mount goes.
             served.stop_invalidating();
+            drop(watching);
             // The receiver is gone only when the process ends anyway.
             let _ = sender.send(result);
         })
@@ -96,6 +123,24 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
         attached,
         ended,
     })
+}
+
+fn start_watching(
+    watch: Watch,
+    fs: &Arc<Passthrough>,
+    session: &fuser::Session<FuseAdapter>,
+    device: &OwnedFd,
+) -> anyhow::Result<Watching> {
+    let negotiated = fs.negotiated().context("--watch before INIT")?;
+    let device = File::from(
+        device
+            .try_clone()
+            .context("duplicate the FUSE descriptor")?,
+    );
+    let notify = thrufs_fs::send_notify(&session.notifier(), device, negotiated);
+    watch
+        .start(fs, notify)
+        .context("start the thread that watches SOURCE")
 }
 
 fn session_config(request: SessionRequest) -> (SessionACL, fuser::Config) {

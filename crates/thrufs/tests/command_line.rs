@@ -58,6 +58,8 @@ fn help_of_mount_lists_every_documented_option() {
         "--entry-timeout",
         "--negative-timeout",
         "--dir-timeout",
+        "--watch",
+        "--replace-dead",
         "--xattr",
         "--posix-acl",
         "--readonly",

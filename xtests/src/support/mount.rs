@@ -161,6 +161,15 @@ impl Mount {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
     }
 
+    /// Bytes that the daemon has in memory.
+    pub fn daemon_memory(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().next());
+        let kib: u64 = kib.context("VmRSS in /proc/PID/status")?.parse()?;
+        Ok(kib << 10)
+    }
+
     /// What the daemon has printed so far.
     pub fn log(&self) -> String {
         self.served.as_ref().map(Served::log).unwrap_or_default()

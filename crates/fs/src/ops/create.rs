@@ -84,6 +84,7 @@ impl Passthrough {
     /// As [`Passthrough::mknod`] and [`Passthrough::open`].
     pub fn create(&self, new: &NewNode<'_>, flags: i32) -> Result<(Entry, Opened)> {
         self.check_writable()?;
+        self.check_room()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         match self.create_exclusive(&dir, new, flags) {

@@ -10,6 +10,8 @@ use crate::passthrough::Passthrough;
 const ALIGNMENT: usize = 4096;
 /// Largest request that is served, in bytes; fs.fuse.max_pages_limit cannot be set above it.
 const MAX_REQUEST: usize = 65_535 * 4096;
+/// What a kernel may ask for that was told of no number of pages (FUSE_DEFAULT_MAX_PAGES_PER_REQ).
+const DEFAULT_REQUEST: usize = 32 * 4096;
 
 thread_local! {
     /// Grown once to the largest request of this thread, so that a READ allocates nothing.
@@ -42,6 +44,21 @@ pub(crate) fn is_aligned(data: &[u8]) -> bool {
 }
 
 impl Passthrough {
+    /// Bytes that a READ may ask for. INIT's number of pages is that of a largest WRITE and holds for
+    /// READs too; each session thread keeps a buffer for the largest that it met.
+    ///
+    /// # Errors
+    /// EINVAL for more, which no kernel asks for.
+    pub(crate) fn check_read_size(&self, size: usize) -> Result<()> {
+        let limit = self.negotiated.get().map_or(MAX_REQUEST, |negotiated| {
+            (negotiated.max_write_asked as usize).max(DEFAULT_REQUEST)
+        });
+        if size > limit {
+            return Err(Errno::EINVAL);
+        }
+        Ok(())
+    }
+
     /// Fills `buf` from `offset` of the open file; fewer bytes only at the end of the file.
     ///
     /// # Errors

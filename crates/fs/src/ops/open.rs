@@ -41,6 +41,7 @@ impl Passthrough {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             self.check_writable()?;
         }
+        self.check_room()?;
         let inode = self.inode(ino)?;
         let wanted = self.backing_flags(flags) | libc::O_NONBLOCK;
         let file = match self.open_inode(&inode, wanted) {
@@ -129,6 +130,7 @@ impl Passthrough {
     /// # Errors
     /// The backing file system's.
     pub fn opendir(&self, ino: u64) -> Result<Opened> {
+        self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         let kind = HandleKind::Directory(Mutex::new(()));

@@ -1,0 +1,114 @@
+# Print an optspec for argparse to handle cmd's options that are independent of any subcommand.
+function __fish_thrufs_global_optspecs
+    string join \n print-capabilities h/help V/version
+end
+
+function __fish_thrufs_needs_command
+    # Figure out if the current invocation already has a command.
+    set -l cmd (commandline -opc)
+    set -e cmd[1]
+    argparse -s (__fish_thrufs_global_optspecs) -- $cmd 2>/dev/null
+    or return
+    if set -q argv[1]
+        # Also print the command, so this can be used to figure out what it is.
+        echo $argv[1]
+        return 1
+    end
+    return 0
+end
+
+function __fish_thrufs_using_subcommand
+    set -l cmd (__fish_thrufs_needs_command)
+    test -z "$cmd"
+    and return 1
+    contains -- $cmd[1] $argv
+end
+
+complete -c thrufs -n "__fish_thrufs_needs_command" -l print-capabilities -d 'Print what this build offers, as JSON'
+complete -c thrufs -n "__fish_thrufs_needs_command" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_needs_command" -s V -l version -d 'Print version'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "umount" -d 'Unmount MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "status" -d 'Show what a mount is doing'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro rw [no]dev [no]suid [no]exec [no]atime sync dirsync, and every long option; `\\,` is a comma inside a value' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l cache -d 'What the client kernel may cache: never = nothing (direct I/O), auto = data until the next open and metadata for 1 s, always = everything, metadata = metadata only' -r -f -a "never\t''
+auto\t''
+always\t''
+metadata\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l attr-timeout -d 'Seconds for which attributes are cached [default: by --cache]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l entry-timeout -d 'Seconds for which names are cached [default: by --cache]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l negative-timeout -d 'Seconds for which it is cached that a name does not exist [default: 0]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l dir-timeout -d 'Seconds for which names of directories are cached [default: as --entry-timeout]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l posix-acl -d 'Serve POSIX ACLs (implies --xattr): auto = if the kernel can, always = or fail' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-mmap -d 'Let files that are not cached (--cache=never, metadata) be mapped shared' -r -f -a "yes\t''
+no\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors' -r -f -a "never\t''
+prefer\t''
+mandatory\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l locks -d 'Where POSIX and flock locks are kept: local = in the client kernel, host = on SOURCE, where other processes see them' -r -f -a "local\t''
+host\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l durability -d 'When written bytes are on stable storage: fsync = when fsync(2) has returned, dsync = before each WRITE is answered' -r -f -a "fsync\t''
+dsync\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l write-joining -d 'Do WRITEs to one file that wait at the same time together: auto = where it pays, with --durability=dsync' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l log-level -d 'How much to log' -r -f -a "off\t''
+error\t''
+warn\t''
+info\t''
+debug\t''
+trace\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 if that can be had]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or ADDRESS:PORT' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l thread-pool-size -d 'Session threads [default: 8, or 16 with --durability=dsync]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s t -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l xattr -d 'Serve extended attributes'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l readonly -d 'Refuse every change (EROFS), and mount read-only'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l no-readdirplus -d 'Do not answer READDIRPLUS'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-direct-io -d 'Open the backing file with O_DIRECT when the client does'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l writeback -d 'Let write(2) return when the bytes are in the kernel\'s cache; a failure shows at fsync(2)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l one-page-writes -d 'One page in each WRITE: the slow way, to compare with'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l raise-max-pages-limit -d 'Raise fs.fuse.max_pages_limit for as long as mounting takes, so that --max-write is granted (root)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l watch -d 'Show what others change under SOURCE at once, whatever is cached (root; the whole file system of SOURCE is watched)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-other -d 'Let every user in (the default for root)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-root -d 'Let root in beside the user who mounts'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l default-permissions -d 'Let the kernel check permissions; always on, accepted for compatibility'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l replace-dead -d 'Unmount what a daemon that died left at MOUNTPOINT, then mount'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s f -l foreground -d 'Stay in the foreground and log to standard error'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s d -l debug -d 'Foreground with --log-level=debug'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l syslog -d 'Log to the system log instead of standard error'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l clone-fd -d 'Give each session thread its own /dev/fuse descriptor'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s n
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s s
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s v
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s w
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s V -l version -d 'Print version'
+complete -c thrufs -n "__fish_thrufs_using_subcommand umount" -s l -l lazy -d 'Take it out of the tree now, although files in it are open'
+complete -c thrufs -n "__fish_thrufs_using_subcommand umount" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand status" -l watch -d 'Show it again and again, with rates; ends on ^C' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand status" -l json -d 'Print JSON: durations in nanoseconds, sizes in bytes'
+complete -c thrufs -n "__fish_thrufs_using_subcommand status" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -l scratch -d 'Where to make the scratch directory [default: $TMPDIR or /tmp]' -r -F
+complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand reproduce" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "umount" -d 'Unmount MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "status" -d 'Show what a mount is doing'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -1,0 +1,145 @@
+//! The manual pages and completions under `contrib/`, made from the command line's own definitions, and
+//! the test that they are what is kept there.
+//!
+//! `THRUFS_WRITE_CONTRIB=1 cargo test -p thrufs contrib` writes them. In a test and not in a build
+//! script: a distribution takes the files as they are, and the program carries no generator.
+
+use std::path::{Path, PathBuf};
+use std::process::Command as Program;
+
+use clap::{Command, CommandFactory};
+use clap_complete::Shell;
+
+use crate::cli::Cli;
+
+fn contrib() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../contrib")
+}
+
+/// The same on every terminal.
+fn cli() -> Command {
+    let mut command = Cli::command().term_width(100);
+    command.build();
+    command
+}
+
+fn page(command: &Command, name: &str) -> Vec<u8> {
+    // clap keeps names for ever.
+    let shown = command
+        .clone()
+        .name(&*name.to_owned().leak())
+        .bin_name(name.replacen('-', " ", 1));
+    let mut text = Vec::new();
+    clap_mangen::Man::new(shown)
+        .title(name.to_uppercase())
+        .section("8")
+        .date("")
+        .source(concat!("thrufs ", env!("CARGO_PKG_VERSION")))
+        .manual("System Administration")
+        .render(&mut text)
+        .expect("memory can be written");
+    text
+}
+
+/// Each file below `contrib`, as it should be.
+fn generated() -> Vec<(PathBuf, Vec<u8>)> {
+    let cli = cli();
+    let mut files = vec![(PathBuf::from("man/thrufs.8"), page(&cli, "thrufs"))];
+    let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
+    for command in cli.get_subcommands().filter(shown) {
+        let name = format!("thrufs-{}", command.get_name());
+        files.push((format!("man/{name}.8").into(), page(command, &name)));
+    }
+    for (shell, name) in [
+        (Shell::Bash, "thrufs.bash"),
+        (Shell::Zsh, "_thrufs"),
+        (Shell::Fish, "thrufs.fish"),
+    ] {
+        let mut text = Vec::new();
+        clap_complete::generate(shell, &mut Cli::command(), "thrufs", &mut text);
+        files.push((Path::new("completions").join(name), text));
+    }
+    files
+}
+
+#[test]
+fn contrib_is_what_the_command_line_says() {
+    for (name, text) in generated() {
+        let path = contrib().join(&name);
+        if std::env::var_os("THRUFS_WRITE_CONTRIB").is_some() {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &text).unwrap();
+        }
+        let kept = std::fs::read(&path).unwrap_or_default();
+        assert!(
+            kept == text,
+            "contrib/{} is not up to date: THRUFS_WRITE_CONTRIB=1 cargo test -p thrufs contrib",
+            name.display()
+        );
+    }
+}
+
+#[test]
+fn contrib_has_no_page_of_a_subcommand_that_is_gone() {
+    let expected: Vec<PathBuf> = generated()
+        .into_iter()
+        .map(|(name, _)| contrib().join(name))
+        .collect();
+    for directory in ["man", "completions"] {
+        for file in std::fs::read_dir(contrib().join(directory)).unwrap() {
+            let path = file.unwrap().path();
+            assert!(
+                expected.contains(&path),
+                "{} belongs to nothing",
+                path.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn man_page_of_mount_names_every_option() {
+    let page = String::from_utf8(page(
+        cli().find_subcommand("mount").unwrap(),
+        "thrufs-mount",
+    ))
+    .unwrap();
+    let command = crate::options::MountArgs::command();
+    let options = command
+        .get_arguments()
+        .filter(|option| !option.is_hide_set());
+    for long in options.filter_map(clap::Arg::get_long) {
+        let shown = format!("\\-\\-{}", long.replace('-', "\\-"));
+        assert!(page.contains(&shown), "{long}");
+    }
+}
+
+/// What bash offers for words, the last of which is still being typed.
+fn bash_offers(words: &[&str]) -> String {
+    let script = format!(
+        "source {}; COMP_WORDS=({}); COMP_CWORD={}; _thrufs thrufs {:?} {:?}; echo \"${{COMPREPLY[@]}}\"",
+        contrib().join("completions/thrufs.bash").display(),
+        words.join(" "),
+        words.len() - 1,
+        words[words.len() - 1],
+        words[words.len() - 2],
+    );
+    let output = Program::new("bash")
+        .args(["--norc", "-c", &script])
+        .output()
+        .expect("bash");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn completion_in_bash_offers_options_and_their_values() {
+    assert!(bash_offers(&["thrufs", "st"]).contains("status"));
+    assert!(bash_offers(&["thrufs", "mount", "--ca"]).contains("--cache"));
+    let values = bash_offers(&["thrufs", "mount", "--cache", ""]);
+    assert!(
+        ["never", "auto", "always", "metadata"]
+            .iter()
+            .all(|value| values.contains(value))
+    );
+}

@@ -1,0 +1,22 @@
+//! A whole command line of `thrufs mount`, one argument a line.
+#![no_main]
+#![allow(dead_code)]
+
+#[path = "../../../crates/thrufs/src/mount_options.rs"]
+mod mount_options;
+#[path = "../../../crates/thrufs/src/options.rs"]
+mod options;
+#[path = "../../../crates/thrufs/src/request.rs"]
+mod request;
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+libfuzzer_sys::fuzz_target!(|line: &[u8]| {
+    let arguments = line.split(|byte| *byte == b'\n');
+    let arguments: Vec<OsString> =
+        arguments.map(|argument| OsString::from_vec(argument.to_vec())).collect();
+    if let Err(error) = request::parse("thrufs mount", &arguments, true) {
+        assert!(!error.to_string().trim().is_empty());
+    }
+});

@@ -1,0 +1,509 @@
+//! What goes wrong around a mount: the daemon is killed or stopped, the connection aborted, SOURCE goes
+//! away, fills up or fails, signals rain. Whoever uses the mount gets an error or an answer, and the
+//! mount point can be used again.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use xtests::support::command::{output, succeed};
+use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_mount};
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn mounted() -> Result<Mount> {
+    let mount = Mount::new(Backing::Here, &[])?;
+    mount.require_mount()?;
+    std::fs::write(mount.source("f"), "content")?;
+    Ok(mount)
+}
+
+/// Mounts in the background with `--replace-dead`, asks, and unmounts.
+fn remount(source: &Path, dir: &Path) -> Outcome {
+    succeed(
+        Command::new(thrufs()?)
+            .args(["mount", "--replace-dead"])
+            .args([source, dir]),
+    )?;
+    ensure!(std::fs::read(dir.join("f"))? == b"content");
+    unmount(dir)?;
+    ensure!(!is_mounted(dir), "something is still mounted");
+    Ok(())
+}
+
+/// Of another test's child a moment may pass between fork and exec, in which it has our files open.
+fn unmount(dir: &Path) -> Outcome {
+    wait_until(&format!("{} not to be busy", dir.display()), SOON, || {
+        let done = output(Command::new(thrufs()?).arg("umount").arg(dir))?;
+        let said = String::from_utf8_lossy(&done.stderr);
+        ensure!(done.status.success() || said.contains("busy"), "{said}");
+        Ok(done.status.success())
+    })
+}
+
+fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+#[test]
+fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once() -> Outcome {
+    case(|| {
+        const BLOCK: usize = 10_000;
+        let mut m = mounted()?;
+        let _leftover = Leftover(m.dir().to_owned());
+        let acknowledged: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
+        std::thread::scope(|scope| -> Outcome {
+            for (index, count) in acknowledged.iter().enumerate() {
+                let file = File::create(m.path(&format!("w{index}")))?;
+                scope.spawn(move || {
+                    while file
+                        .write_all_at(&[7; BLOCK], count.load(Ordering::SeqCst))
+                        .is_ok()
+                    {
+                        count.fetch_add(BLOCK as u64, Ordering::SeqCst);
+                    }
+                });
+            }
+            wait_until("the writers to write", SOON, || {
+                Ok(acknowledged
+                    .iter()
+                    .all(|count| count.load(Ordering::SeqCst) > 1 << 20))
+            })?;
+            kill(m.pid()?, Signal::SIGKILL)?;
+            Ok(())
+        })?;
+        ensure!(
+            m.wait_for_daemon().is_err(),
+            "a killed daemon has no exit code"
+        );
+        for (index, count) in acknowledged.iter().enumerate() {
+            let written = std::fs::read(m.source(&format!("w{index}")))?;
+            let count = usize::try_from(count.load(Ordering::SeqCst))?;
+            ensure!(written.len() >= count, "{} of {count} bytes", written.len());
+            ensure!(
+                written[..count].iter().all(|byte| *byte == 7),
+                "wrong bytes"
+            );
+        }
+        remount(&m.source(""), m.dir())
+    })
+}
+
+#[test]
+fn mount_on_a_dead_mount_names_both_remedies() -> Outcome {
+    case(|| {
+        let mut m = mounted()?;
+        let _leftover = Leftover(m.dir().to_owned());
+        kill(m.pid()?, Signal::SIGKILL)?;
+        ensure!(m.wait_for_daemon().is_err());
+        let refused = output(
+            Command::new(thrufs()?)
+                .arg("mount")
+                .args([&m.source(""), m.dir()]),
+        )?;
+        let text = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            !refused.status.success() && text.contains("thrufs umount"),
+            "{text}"
+        );
+        ensure!(text.contains("--replace-dead"), "{text}");
+        remount(&m.source(""), m.dir())
+    })
+}
+
+#[test]
+fn replace_dead_leaves_what_lives_or_is_not_thrufs() -> Outcome {
+    case(|| {
+        let m = mounted()?;
+        let before = mount_line(m.dir());
+        remount_over(&m.source(""), m.dir())?;
+        ensure!(mount_line(m.dir()) == before, "the mount below is another");
+        ensure!(std::fs::read(m.path("f"))? == b"content");
+        m.unmount()?;
+        let scratch = Scratch::new(Backing::Here)?;
+        std::fs::write(scratch.source().join("f"), "content")?;
+        scratch.mount_tmpfs(&scratch.mountpoint())?;
+        let before = mount_line(&scratch.mountpoint());
+        remount_over(&scratch.source(), &scratch.mountpoint())?;
+        ensure!(
+            mount_line(&scratch.mountpoint()) == before,
+            "the tmpfs is gone"
+        );
+        scratch.unmount_last()
+    })
+}
+
+/// As `remount`, where something stays mounted below.
+fn remount_over(source: &Path, dir: &Path) -> Outcome {
+    succeed(
+        Command::new(thrufs()?)
+            .args(["mount", "--replace-dead"])
+            .args([source, dir]),
+    )?;
+    ensure!(std::fs::read(dir.join("f"))? == b"content");
+    unmount(dir)
+}
+
+#[test]
+fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
+    case(|| {
+        let mut first = mounted()?;
+        let dir = first.dir().to_owned();
+        let _leftover = Leftover(dir.clone());
+        let mut second = Command::new(thrufs()?);
+        let mut second = second
+            .args(["mount", "-f"])
+            .args([&first.source(""), &dir])
+            .spawn()?;
+        let lines = || -> Result<usize> {
+            let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+            let point = format!(" {} ", dir.display());
+            Ok(table.lines().filter(|line| line.contains(&point)).count())
+        };
+        let both = wait_until("two mounts", SOON, || Ok(lines()? == 2));
+        second.kill()?;
+        second.wait()?;
+        kill(first.pid()?, Signal::SIGKILL)?;
+        ensure!(first.wait_for_daemon().is_err());
+        both?;
+        remount(&first.source(""), &dir)?;
+        ensure!(lines()? == 0);
+        Ok(())
+    })
+}
+
+#[test]
+fn abort_by_fusectl_ends_the_daemon_and_the_place_is_free_again() -> Outcome {
+    case(|| {
+        let mut m = mounted()?;
+        let _leftover = Leftover(m.dir().to_owned());
+        let open = File::open(m.path("f"))?;
+        abort(m.dir());
+        ensure!(
+            std::fs::metadata(m.path("g")).is_err(),
+            "a request after the abort succeeds"
+        );
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 0, "exit code {code}\n{}", m.log());
+        ensure!(!m.log().contains("panicked"), "{}", m.log());
+        drop(open);
+        remount(&m.source(""), m.dir())
+    })
+}
+
+#[test]
+fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
+    on_mount(&[], |m| {
+        m.require_mount()?;
+        std::fs::create_dir(m.path("d"))?;
+        std::fs::write(m.path("d/f"), "content")?;
+        let mut open = File::options().read(true).write(true).open(m.path("d/f"))?;
+        std::fs::remove_dir_all(m.source("d"))?;
+        let mut text = String::new();
+        open.read_to_string(&mut text)?;
+        ensure!(text == "content", "{text:?}");
+        open.write_all(b"more")?;
+        let error = errno(std::fs::write(m.path("d/g"), ""));
+        ensure!(
+            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
+            "{error:?}"
+        );
+        // Everything below SOURCE, and SOURCE itself.
+        std::fs::remove_dir_all(m.source(""))?;
+        let error = errno(std::fs::write(m.path("g"), ""));
+        ensure!(
+            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
+            "{error:?}"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
+    on_backing(Backing::Tmpfs, &[], |m| {
+        let remount = |options: &str| {
+            let options = format!("remount,{options}");
+            succeed(
+                Command::new("mount")
+                    .args(["-o", &options])
+                    .arg(m.source("")),
+            )
+        };
+        std::fs::write(m.path("f"), "content")?;
+        remount("ro")?;
+        let error = errno(std::fs::write(m.path("f"), "other"));
+        ensure!(error == Some(libc::EROFS), "{error:?}");
+        ensure!(errno(File::create(m.path("g"))) == Some(libc::EROFS));
+        ensure!(std::fs::read(m.path("f"))? == b"content");
+        remount("rw")?;
+        std::fs::write(m.path("f"), "other")?;
+        ensure!(std::fs::read(m.source("f"))? == b"other");
+        Ok(())
+    })
+}
+
+#[test]
+fn source_full_gives_enospc_and_takes_writes_again() -> Outcome {
+    on_backing(Backing::Ext4(16), &[], |m| {
+        let filled = (0..64)
+            .try_for_each(|index| std::fs::write(m.path(&format!("f{index}")), vec![7; 1 << 20]));
+        ensure!(errno(filled) == Some(libc::ENOSPC));
+        for index in 0..4 {
+            std::fs::remove_file(m.path(&format!("f{index}")))?;
+        }
+        std::fs::write(m.path("g"), vec![8; 1 << 20])?;
+        ensure!(std::fs::read(m.source("g"))? == vec![8; 1 << 20]);
+        Ok(())
+    })
+}
+
+/// A device that fails: the image behind the loop device ends before the file's blocks.
+#[test]
+fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
+    on_backing(Backing::Ext4(32), &[], |m| {
+        m.require_mount()?;
+        std::fs::write(m.path("f"), vec![7; 8 << 20])?;
+        let open = File::open(m.path("f"))?;
+        open.sync_all()?;
+        m.drop_caches()?;
+        let image = m.scratch().path().join("image");
+        let file = File::options().write(true).open(&image)?;
+        let size = file.metadata()?.len();
+        file.set_len(64 << 10)?;
+        m.drop_caches()?;
+        let read = errno(open.read_exact_at(&mut vec![0; 8 << 20], 0));
+        ensure!(read == Some(libc::EIO), "{read:?}");
+        // The mount itself answers still.
+        ensure!(std::fs::metadata(m.dir())?.is_dir());
+        file.set_len(size)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn signals_without_number_disturb_no_request() -> Outcome {
+    on_mount(&[], |m| {
+        let pid = m.pid()?;
+        let harmless = [
+            Signal::SIGHUP,
+            Signal::SIGWINCH,
+            Signal::SIGCHLD,
+            Signal::SIGURG,
+            Signal::SIGXFSZ,
+        ];
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let storm = scope.spawn(|| -> Result<u64> {
+                let mut sent = 0;
+                while !done.load(Ordering::Relaxed) {
+                    for signal in harmless {
+                        kill(pid, signal)?;
+                        sent += 1;
+                    }
+                }
+                Ok(sent)
+            });
+            let worked = (0..300_usize).try_for_each(|round| -> Outcome {
+                let path = m.path(&format!("f{}", round % 10));
+                let data = vec![round as u8; 40_000 + round];
+                std::fs::write(&path, &data)?;
+                ensure!(std::fs::read(&path)? == data, "round {round}");
+                Ok(())
+            });
+            done.store(true, Ordering::Relaxed);
+            let sent = storm.join().expect("the storm does not panic")?;
+            worked?;
+            ensure!(sent > 1000, "{sent} signals");
+            Ok(())
+        })
+    })
+}
+
+/// As a suspended machine, or a container that is paused.
+#[test]
+fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
+    on_mount(&[], |m| {
+        let pid = m.pid()?;
+        std::fs::write(m.path("f"), "content")?;
+        m.drop_caches()?;
+        kill(pid, Signal::SIGSTOP)?;
+        let (path, other) = (m.path("f"), m.path("g"));
+        let reading = std::thread::spawn(move || std::fs::read(path));
+        let writing = std::thread::spawn(move || std::fs::write(other, "written"));
+        let stat = format!("/proc/{pid}/stat");
+        let waited = wait_until("the daemon to be stopped", SOON, || {
+            Ok(std::fs::read_to_string(&stat)?.contains(") T "))
+        });
+        let served = reading.is_finished() && writing.is_finished();
+        kill(pid, Signal::SIGCONT)?;
+        waited?;
+        ensure!(!served, "a stopped daemon served");
+        ensure!(reading.join().expect("no panic")? == b"content");
+        writing.join().expect("no panic")?;
+        ensure!(std::fs::read(m.source("g"))? == b"written");
+        Ok(())
+    })
+}
+
+/// What must be the same after as before: mounts, connections, processes called thrufs.
+fn traces() -> Result<(usize, usize, usize)> {
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let connections = std::fs::read_dir("/sys/fs/fuse/connections").map_or(0, Iterator::count);
+    let exe = std::fs::canonicalize(thrufs()?)?;
+    let is_ours =
+        |process: &PathBuf| std::fs::read_link(process.join("exe")).is_ok_and(|link| link == exe);
+    let processes = std::fs::read_dir("/proc")?
+        .flatten()
+        .map(|entry| entry.path());
+    Ok((
+        mounts.lines().count(),
+        connections,
+        processes.filter(is_ours).count(),
+    ))
+}
+
+fn cycle(times: usize) -> Outcome {
+    if xtests::support::mount::is_native() {
+        return Err(missing("a mount (this is a native run)"));
+    }
+    let s = Scratch::new(Backing::Here)?;
+    std::fs::write(s.source().join("f"), "content")?;
+    let _leftover = Leftover(s.mountpoint());
+    let ours = |count: Result<(usize, usize, usize)>| count.context("look for what is left");
+    let before = ours(traces())?;
+    for round in 0..times {
+        remount(&s.source(), &s.mountpoint()).with_context(|| format!("round {round}"))?;
+    }
+    // Other tests mount and unmount meanwhile; a leak would be one for each round.
+    wait_until(
+        "mounts, connections and processes to be as few as before",
+        SOON,
+        || {
+            let now = traces()?;
+            let slack = times / 4;
+            Ok(now.0 <= before.0 + slack && now.1 <= before.1 + slack && now.2 <= before.2 + slack)
+        },
+    )
+}
+
+#[test]
+fn mount_and_unmount_two_hundred_times_leaves_nothing() -> Outcome {
+    case(|| cycle(200))
+}
+
+#[test]
+#[ignore = "long: cargo test --release -p xtests --test survival -- --ignored mount_and_unmount"]
+fn mount_and_unmount_ten_thousand_times_leaves_nothing() -> Outcome {
+    case(|| cycle(10_000))
+}
+
+/// A small generator: the same sequence for the same seed.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % limit as u64) as usize
+    }
+}
+
+/// One operation of the mix; what others removed meanwhile is no failure.
+fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
+    let name = |random: &mut Random| dir.join(format!("n{}", random.below(60)));
+    let (path, other) = (name(random), name(random));
+    let size = random.below(300_000);
+    match random.below(14) {
+        0 | 1 => std::fs::write(&path, vec![1; size]),
+        2 | 3 => std::fs::read(&path).map(drop),
+        4 => File::options()
+            .append(true)
+            .open(&path)?
+            .write_all(&vec![2; size / 10]),
+        5 => std::fs::rename(&path, &other),
+        6 => std::fs::remove_file(&path),
+        7 => std::fs::hard_link(&path, &other),
+        8 => std::os::unix::fs::symlink(&path, &other),
+        9 => File::options()
+            .write(true)
+            .open(&path)?
+            .set_len(size as u64),
+        10 => std::fs::read_dir(dir)?.try_for_each(|entry| entry?.metadata().map(drop)),
+        11 => {
+            let deep = dir.join(format!("d{}/e/f", random.below(20)));
+            std::fs::create_dir_all(&deep)?;
+            std::fs::remove_dir_all(deep.parent().unwrap_or(dir))
+        }
+        12 => {
+            let file = File::open(&path)?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::LockShared)?;
+            file.sync_data()
+        }
+        _stat => std::fs::symlink_metadata(&path).map(drop),
+    }
+}
+
+/// Mixed random load, and what the daemon holds after a fifth of it and at the end.
+fn load(m: &Mount, time: Duration) -> Outcome {
+    const WORKERS: u64 = 4;
+    m.require_mount()?;
+    let operations = AtomicU64::new(0);
+    let until = |end: Instant| {
+        std::thread::scope(|scope| {
+            for worker in 0..WORKERS {
+                let operations = &operations;
+                scope.spawn(move || {
+                    let mut random = Random(worker * 77 + operations.load(Ordering::Relaxed) + 1);
+                    while Instant::now() < end {
+                        let _gone_meanwhile = operate(m.dir(), &mut random);
+                        operations.fetch_add(1, Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+    };
+    let start = Instant::now();
+    until(start + time / 5);
+    let (memory, open) = (m.daemon_memory()?, m.daemon_descriptors()?);
+    until(start + time);
+    let count = operations.load(Ordering::Relaxed);
+    let (memory_now, open_now) = (m.daemon_memory()?, m.daemon_descriptors()?);
+    println!(
+        "{count} operations; {memory} bytes became {memory_now}, {open} descriptors {open_now}"
+    );
+    ensure!(count > 100, "{count} operations");
+    ensure!(
+        memory_now < memory + (8 << 20),
+        "{memory} bytes became {memory_now}"
+    );
+    // RELEASE comes when the kernel gets to it.
+    wait_until("descriptors as before", SOON, || {
+        Ok(m.daemon_descriptors()? <= open + 8)
+    })
+}
+
+#[test]
+fn mixed_load_leaves_memory_and_descriptors_flat() -> Outcome {
+    on_mount(&["--locks=host"], |m| load(m, Duration::from_secs(20)))
+}
+
+#[test]
+#[ignore = "an hour: cargo test --release -p xtests --test survival -- --ignored mixed_load"]
+fn mixed_load_of_an_hour_leaves_memory_and_descriptors_flat() -> Outcome {
+    case(|| {
+        let hour = Duration::from_secs(3600);
+        let m = Mount::new(Backing::Here, &["--locks=host"])?.allow(2 * hour);
+        load(&m, hour)?;
+        m.unmount()
+    })
+}

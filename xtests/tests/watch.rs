@@ -1,0 +1,281 @@
+//! `--watch`: with `--cache=always` the kernel asks for nothing twice for a day, and yet shows what others
+//! change under SOURCE.
+
+use std::fs::{File, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use xtests::support::command::output;
+use xtests::support::mount::thrufs;
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, Scratch, User, case, missing, on_backing};
+
+/// A change shows within milliseconds on an idle machine; this one may be busy.
+const SOON: Duration = Duration::from_secs(10);
+const OPTIONS: &[&str] = &["--cache=always", "--watch", "--log-level=debug"];
+
+/// A mount on a file system of its own, so that no other test's changes are events here.
+fn watched(backing: Backing, body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
+    on_backing(backing, OPTIONS, |m| {
+        m.require_mount()?;
+        body(m)
+    })
+}
+
+fn on_each(body: impl Fn(&Mount) -> Outcome) -> Outcome {
+    for backing in [Backing::Ext4(64), Backing::Tmpfs] {
+        watched(backing, &body).with_context(|| format!("{backing:?}"))?;
+    }
+    Ok(())
+}
+
+fn shows(m: &Mount, name: &str, content: &str) -> Outcome {
+    wait_until(&format!("{name} to be {content:?}"), SOON, || {
+        Ok(std::fs::read_to_string(m.path(name)).is_ok_and(|text| text == content))
+    })
+}
+
+fn notifications(m: &Mount) -> usize {
+    m.log().matches("NOTIFY_INVAL").count()
+}
+
+/// The premise of the other tests: without `--watch` old content stays.
+#[test]
+fn change_without_watch_does_not_show_under_cache_always() -> Outcome {
+    on_backing(Backing::Tmpfs, &["--cache=always"], |m| {
+        m.require_mount()?;
+        std::fs::write(m.source("f"), "before")?;
+        ensure!(std::fs::read_to_string(m.path("f"))? == "before");
+        std::fs::write(m.source("f"), "later!")?;
+        ensure!(
+            std::fs::read_to_string(m.path("f"))? == "before",
+            "nothing was cached"
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn content_changed_on_source_shows() -> Outcome {
+    on_each(|m| {
+        std::fs::write(m.source("f"), "before")?;
+        ensure!(std::fs::read_to_string(m.path("f"))? == "before");
+        std::fs::write(m.source("f"), "after, and longer")?;
+        shows(m, "f", "after, and longer")?;
+        // Through a file that stays open, and of the same length.
+        let open = File::open(m.path("f"))?;
+        let mut bytes = [0; 5];
+        open.read_exact_at(&mut bytes, 0)?;
+        File::options()
+            .write(true)
+            .open(m.source("f"))?
+            .write_all(b"AFTER")?;
+        wait_until("the open file to show it", SOON, || {
+            open.read_exact_at(&mut bytes, 0)?;
+            Ok(&bytes == b"AFTER")
+        })
+    })
+}
+
+#[test]
+fn attributes_changed_on_source_show() -> Outcome {
+    on_each(|m| {
+        std::fs::write(m.source("f"), "content")?;
+        ensure!(m.path("f").metadata()?.mode() & 0o7777 == 0o644);
+        std::fs::set_permissions(m.source("f"), Permissions::from_mode(0o600))?;
+        wait_until("the mode", SOON, || {
+            Ok(m.path("f").metadata()?.mode() & 0o7777 == 0o600)
+        })?;
+        std::fs::hard_link(m.source("f"), m.source("g"))?;
+        wait_until("the number of links", SOON, || {
+            Ok(m.path("f").metadata()?.nlink() == 2)
+        })?;
+        std::fs::create_dir(m.source("d"))?;
+        wait_until("the directory", SOON, || Ok(m.path("d").is_dir()))?;
+        std::fs::set_permissions(m.source("d"), Permissions::from_mode(0o700))?;
+        wait_until("its mode", SOON, || {
+            Ok(m.path("d").metadata()?.mode() & 0o7777 == 0o700)
+        })
+    })
+}
+
+#[test]
+fn names_changed_on_source_show() -> Outcome {
+    on_each(|m| {
+        std::fs::create_dir_all(m.source("d/e"))?;
+        std::fs::write(m.source("d/e/f"), "content")?;
+        shows(m, "d/e/f", "content")?;
+        let listed = |wanted: &[&str]| {
+            wait_until(&format!("the names {wanted:?}"), SOON, || {
+                let entries = std::fs::read_dir(m.path("d/e"))?;
+                let mut names: Vec<_> = entries
+                    .map(|entry| Ok(entry?.file_name()))
+                    .collect::<Result<_>>()?;
+                names.sort();
+                Ok(names == wanted)
+            })
+        };
+        listed(&["f"])?;
+        std::fs::write(m.source("d/e/new"), "")?;
+        listed(&["f", "new"])?;
+        std::fs::rename(m.source("d/e/f"), m.source("d/e/moved"))?;
+        listed(&["moved", "new"])?;
+        wait_until("the old name to go", SOON, || Ok(!m.path("d/e/f").exists()))?;
+        shows(m, "d/e/moved", "content")?;
+        std::fs::remove_file(m.source("d/e/moved"))?;
+        wait_until("the name to go", SOON, || Ok(!m.path("d/e/moved").exists()))?;
+        std::fs::rename(m.source("d"), m.source("D"))?;
+        wait_until("the directory to move", SOON, || {
+            Ok(!m.path("d").exists() && m.path("D/e/new").exists())
+        })
+    })
+}
+
+#[test]
+fn file_replaced_on_source_shows() -> Outcome {
+    on_each(|m| {
+        std::fs::write(m.source("f"), "old")?;
+        shows(m, "f", "old")?;
+        std::fs::write(m.source("f.new"), "new")?;
+        std::fs::rename(m.source("f.new"), m.source("f"))?;
+        shows(m, "f", "new")
+    })
+}
+
+/// A notification for each WRITE would be a storm, and would empty the cache that `always` is for.
+#[test]
+fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
+    watched(Backing::Tmpfs, |m| {
+        for index in 0..200 {
+            let path = m.path(&format!("f{}", index % 20));
+            std::fs::write(&path, vec![7; 50_000])?;
+            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            std::fs::rename(&path, m.path("moved"))?;
+            std::fs::remove_file(m.path("moved"))?;
+        }
+        // What the thread reads it reads in order: after this one, all before are dealt with.
+        std::fs::write(m.path("last"), "before")?;
+        shows(m, "last", "before")?;
+        std::fs::write(m.source("last"), "after")?;
+        shows(m, "last", "after")?;
+        let sent = notifications(m);
+        ensure!((1..10).contains(&sent), "{sent} notifications\n{}", m.log());
+        Ok(())
+    })
+}
+
+/// While the daemon stands still the kernel's queue of events overflows: what changed then is known to
+/// nobody, so everything is dropped.
+#[test]
+fn more_changes_than_the_queue_holds_show_all_the_same() -> Outcome {
+    watched(Backing::Tmpfs, |m| {
+        let limit = std::fs::read_to_string("/proc/sys/fs/fanotify/max_queued_events")?;
+        let limit: usize = limit.trim().parse()?;
+        ensure!(limit <= 100_000, "a queue of {limit} events");
+        for name in ["moved", "gone", "content", "d"] {
+            match name {
+                "d" => std::fs::create_dir(m.source(name))?,
+                file => std::fs::write(m.source(file), "before")?,
+            }
+        }
+        std::fs::write(m.source("d/moved"), "before")?;
+        for name in ["moved", "gone", "content", "d/moved"] {
+            shows(m, name, "before")?;
+        }
+        kill(m.pid()?, Signal::SIGSTOP)?;
+        let flooded = flood(m, limit + 1000);
+        kill(m.pid()?, Signal::SIGCONT)?;
+        flooded?;
+        wait_until("everything to be invalidated", SOON, || {
+            Ok(m.log().contains("invalidating everything"))
+        })?;
+        shows(m, "content", "after")?;
+        wait_until("the names to be gone", SOON, || {
+            Ok(["moved", "gone", "d/moved"]
+                .iter()
+                .all(|name| !m.path(name).exists()))
+        })?;
+        shows(m, "d/elsewhere", "before")
+    })
+}
+
+/// Fills the queue, and only then makes the changes that are looked for.
+fn flood(m: &Mount, events: usize) -> Outcome {
+    std::fs::create_dir(m.source("flood"))?;
+    for index in 0..events {
+        File::create(m.source(&format!("flood/{index}")))?;
+    }
+    std::fs::write(m.source("content"), "after")?;
+    std::fs::remove_file(m.source("gone"))?;
+    std::fs::rename(m.source("moved"), m.source("elsewhere"))?;
+    std::fs::rename(m.source("d/moved"), m.source("d/elsewhere"))?;
+    Ok(())
+}
+
+/// Prints how long a change takes to show; README has the figures.
+#[test]
+fn change_on_source_shows_soon() -> Outcome {
+    watched(Backing::Tmpfs, |m| {
+        std::fs::write(m.source("f"), "0")?;
+        shows(m, "f", "0")?;
+        let mut delays = Vec::new();
+        for round in 1..=100 {
+            let text = round.to_string();
+            std::fs::write(m.source("f"), &text)?;
+            let start = Instant::now();
+            while std::fs::read_to_string(m.path("f"))? != text {
+                ensure!(start.elapsed() < SOON, "round {round}");
+                std::hint::spin_loop();
+            }
+            delays.push(start.elapsed());
+        }
+        delays.sort();
+        println!("delay: median {:?}, p99 {:?}", delays[50], delays[98]);
+        ensure!(
+            delays[50] < Duration::from_millis(200),
+            "median {:?}",
+            delays[50]
+        );
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_with_watch_and_what_excludes_it_names_both() -> Outcome {
+    case(|| {
+        if xtests::support::mount::is_native() {
+            return Err(missing("a mount (this is a native run)"));
+        }
+        let s = Scratch::new(Backing::Here)?;
+        for other in ["--passthrough=auto", "--writeback"] {
+            let mut mount = std::process::Command::new(thrufs()?);
+            let refused = output(
+                mount
+                    .args(["mount", "--watch", other])
+                    .args([s.source(), s.mountpoint()]),
+            )?;
+            let text = String::from_utf8_lossy(&refused.stderr);
+            let name = other.split('=').next().unwrap_or_default();
+            ensure!(!refused.status.success() && text.contains(name), "{text}");
+        }
+        let (source, dir): (PathBuf, PathBuf) = (s.source(), s.mountpoint());
+        let program = thrufs()?;
+        let text = User::new(1000, 1000).act(|| {
+            let mut mount = std::process::Command::new(&program);
+            let refused = output(mount.args(["mount", "--watch"]).args([&source, &dir]))?;
+            ensure!(!refused.status.success());
+            Ok(String::from_utf8_lossy(&refused.stderr).into_owned())
+        });
+        match text {
+            Ok(text) => ensure!(text.contains("--watch needs root"), "{text}"),
+            // The binary lies where this user cannot reach it.
+            Err(error) if format!("{error:#}").contains("cannot run") => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    })
+}
