@@ -44,6 +44,7 @@ mod config;
 mod convert;
 mod error;
 mod fault;
+mod foreign;
 mod fuse;
 mod handle_table;
 mod init;
@@ -66,6 +67,7 @@ pub use config::{
 };
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
+pub use foreign::Foreign;
 pub use fuse::{FuseAdapter, send_inval};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
