@@ -7,9 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use xtests::support::command::{output, succeed};
-use xtests::support::mount::{is_native, thrufs};
-use xtests::support::wait::{wait_for, wait_until};
+use xtests::support::command::succeed;
+use xtests::support::mount::is_native;
+use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
 const PAGE: usize = 4096;
@@ -34,29 +34,11 @@ impl Aligned {
     }
 }
 
-/// WRITEs that the daemon has been sent, as `thrufs status` counts them. The socket comes a moment
-/// after the mount.
-fn daemon_writes(m: &Mount) -> Result<u64> {
-    let text = wait_for("thrufs status", Duration::from_secs(5), || {
-        let mut status = Command::new(thrufs()?);
-        let said = output(status.args(["status", "--json"]).arg(m.dir()))?;
-        Ok(said.status.success().then_some(said.stdout))
-    })?;
-    let status: serde_json::Value = serde_json::from_slice(&text)?;
-    let opcodes = status["opcodes"]
-        .as_array()
-        .context("no opcodes in the status")?;
-    let write = opcodes.iter().find(|entry| entry["opcode"] == "WRITE");
-    Ok(write
-        .and_then(|entry| entry["requests"].as_u64())
-        .unwrap_or(0))
-}
-
 /// WRITEs that one write(2) sends.
 fn requests_of(m: &Mount, file: &File, data: &[u8], offset: u64) -> Result<u64> {
-    let before = daemon_writes(m)?;
+    let before = m.requests("WRITE")?;
     file.write_all_at(data, offset)?;
-    Ok(daemon_writes(m)? - before)
+    Ok(m.requests("WRITE")? - before)
 }
 
 fn sized(m: &Mount, name: &str, size: u64) -> Result<File> {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use crate::error::{IntoErrno, Result};
+use crate::foreign::Foreign;
 use crate::inode::InodeKey;
 
 /// Type of a file, from the S_IFMT bits of its mode.
@@ -49,6 +50,9 @@ pub struct Attr {
     pub ino: u64,
     /// Everything else, as the backing file system says it.
     pub stat: Statx,
+    /// Somebody else has changed the file, and the kernel must drop what it cached of it before it
+    /// is told.
+    pub foreign: Option<Foreign>,
 }
 
 impl Attr {

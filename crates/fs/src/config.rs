@@ -13,7 +13,8 @@ pub const LONG_TIMEOUT: Duration = Duration::from_secs(86_400);
 pub enum CachePolicy {
     /// Nothing: timeouts 0 and FOPEN_DIRECT_IO on every file. Several mounts of one SOURCE agree.
     Never,
-    /// Data until the next open that finds the file changed; metadata for a second.
+    /// Data until the file is opened, if it is not open already, or is found to have been changed
+    /// under SOURCE; metadata for a second.
     #[default]
     Auto,
     /// Everything, until the kernel drops it: for a SOURCE that nobody else changes.
@@ -167,6 +168,23 @@ pub struct Config {
     /// default is the kernel's default limit: 64 KiB already gives most of the speed, from 256 KiB
     /// on nothing changes, but each write(2) of up to 1 MiB is then one request.
     pub max_write: u32,
+}
+
+/// Shorter timeouts are left to the kernel: it asks before each read(2) then.
+const SHORTEST_WATCH: Duration = Duration::from_millis(100);
+
+impl Config {
+    /// How often open files are looked at for changes that were made under SOURCE, so that those
+    /// show within the timeout of attributes (`foreign.rs`). None where the kernel caches no data,
+    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when READ and WRITE may go
+    /// past the daemon, which then cannot tell whose a change is, and for timeouts too short.
+    pub(crate) fn watch_period(&self) -> Option<Duration> {
+        let is_watched = self.cache == CachePolicy::Auto
+            && self.passthrough == KernelPassthrough::Never
+            && !self.writeback
+            && self.timeouts.attr >= SHORTEST_WATCH;
+        is_watched.then(|| self.timeouts.attr / 2)
+    }
 }
 
 impl Default for Config {

@@ -15,13 +15,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem,
+    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
+use crate::attr::Attr;
 use crate::backing_ids::BackingIds;
 use crate::config::KernelPassthrough;
 use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
@@ -147,14 +148,38 @@ impl FuseAdapter {
     }
 
     fn reply_entry(&self, found: std::result::Result<Entry, fuser::Errno>, reply: ReplyEntry) {
+        let timeout = self.attr_timeout();
         match found {
-            Ok(entry) => reply.entry_with_ttls(
-                &self.attr_timeout(),
-                &entry.entry_timeout,
-                &file_attr(&entry.attr),
-                Generation(entry.generation),
-            ),
+            Ok(Entry {
+                attr,
+                entry_timeout,
+                generation,
+                ..
+            }) => self.when_dropped(attr, move |attr| {
+                reply.entry_with_ttls(&timeout, &entry_timeout, attr, Generation(generation));
+            }),
             Err(error) => reply.error(error),
+        }
+    }
+
+    fn reply_attr(&self, found: std::result::Result<Attr, fuser::Errno>, reply: ReplyAttr) {
+        let timeout = self.attr_timeout();
+        match found {
+            Ok(attr) => self.when_dropped(attr, move |attr| reply.attr(&timeout, attr)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    /// Answers with attributes: at once, unless they show that somebody else has changed the file;
+    /// then when the kernel has dropped what it cached of it, from the thread that has it do that.
+    fn when_dropped(&self, mut attr: Attr, answer: impl FnOnce(&FileAttr) + Send + 'static) {
+        let foreign = attr.foreign.take();
+        let shown = file_attr(&attr);
+        match foreign {
+            None => answer(&shown),
+            Some(foreign) => self
+                .fs
+                .drop_cached_then(attr.ino, foreign, move || answer(&shown)),
         }
     }
 }
@@ -280,10 +305,8 @@ impl Filesystem for FuseAdapter {
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let fh = fh.map(|fh| fh.0);
-        match self.run(Opcode::GetAttr, req, ino, |fs| fs.getattr(ino.0, fh)) {
-            Ok(attr) => reply.attr(&self.attr_timeout(), &file_attr(&attr)),
-            Err(error) => reply.error(error),
-        }
+        let found = self.run(Opcode::GetAttr, req, ino, |fs| fs.getattr(ino.0, fh));
+        self.reply_attr(found, reply);
     }
 
     fn setattr(
@@ -314,10 +337,8 @@ impl Filesystem for FuseAdapter {
             fh: fh.map(|fh| fh.0),
             caller: Some(caller(req)),
         };
-        match self.run(Opcode::SetAttr, req, ino, |fs| fs.setattr(ino.0, &set)) {
-            Ok(attr) => reply.attr(&self.attr_timeout(), &file_attr(&attr)),
-            Err(error) => reply.error(error),
-        }
+        let set = self.run(Opcode::SetAttr, req, ino, |fs| fs.setattr(ino.0, &set));
+        self.reply_attr(set, reply);
     }
 
     fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
@@ -484,8 +505,12 @@ impl Filesystem for FuseAdapter {
         };
         match self.run(Opcode::Create, req, parent, |fs| fs.create(&new, flags)) {
             Ok((entry, opened)) => {
-                // fuser has one timeout for the attributes and the name.
-                let ttl = self.attr_timeout().min(entry.entry_timeout);
+                // fuser has one timeout for the attributes and the name. What shows a foreign change
+                // is asked for again, and answered when the kernel has dropped what it cached.
+                let ttl = match &entry.attr.foreign {
+                    None => self.attr_timeout().min(entry.entry_timeout),
+                    Some(_changed) => Duration::ZERO,
+                };
                 let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
@@ -652,6 +677,10 @@ impl Filesystem for FuseAdapter {
         let done = self.run(Opcode::ReadDirPlus, req, (ino, fh), |fs| {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, generation, timeout) = match entry {
+                    // Asked for again, as in `create`.
+                    Some(entry) if entry.attr.foreign.is_some() => {
+                        (file_attr(&entry.attr), entry.generation, Duration::ZERO)
+                    }
                     Some(entry) => (
                         file_attr(&entry.attr),
                         entry.generation,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Errno, Result};
+use crate::foreign::Watch;
 use crate::write_batch::WriteGroup;
 
 /// Locks are per shard, so that files opened by different threads seldom share one.
@@ -42,6 +43,8 @@ pub(crate) struct OpenFile {
     pub(crate) syncs_metadata: bool,
     /// Those that this handle's WRITEs are joined with; none if they are not.
     pub(crate) group: Option<Arc<WriteGroup>>,
+    /// Tells foreign changes of the file; none if nobody does.
+    pub(crate) watch: Option<Arc<Watch>>,
 }
 
 impl Handle {
@@ -119,6 +122,21 @@ impl HandleTable {
         })
     }
 
+    /// Those with a watch.
+    pub(crate) fn watched(&self) -> Vec<Arc<Handle>> {
+        let is_watched =
+            |handle: &&Arc<Handle>| handle.file().is_some_and(|file| file.watch.is_some());
+        let of_shard = |shard: &RwLock<HashMap<u64, Arc<Handle>>>| {
+            let shard = shard.read();
+            shard
+                .values()
+                .filter(is_watched)
+                .cloned()
+                .collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
     /// How many are open.
     pub(crate) fn len(&self) -> usize {
         self.open.load(Ordering::Relaxed)
@@ -138,6 +156,7 @@ mod tests {
                 direct: false,
                 syncs_metadata: false,
                 group: None,
+                watch: None,
             }),
         }
     }

@@ -61,9 +61,9 @@ fn wishes(config: &Config) -> Vec<Wish> {
         // directory's default ACL.
         Wish::when(true, InitFlags::FUSE_DONT_MASK),
         // Cached data goes when GETATTR shows another mtime or size: SOURCE may be changed by
-        // others. Under `always` it is not.
+        // others. Under `always` it is not, and where we can tell by whom, we do it (`foreign.rs`).
         Wish::when(
-            config.cache == CachePolicy::Auto,
+            config.cache == CachePolicy::Auto && config.watch_period().is_none(),
             InitFlags::FUSE_AUTO_INVAL_DATA,
         ),
         // `ls -l` in one request per buffer instead of one per file; _AUTO only when the caller

@@ -1,6 +1,7 @@
 //! After a WRITE that failed or was short: makes the kernel drop what it cached of that range, so
 //! that the next reader, by read(2) or through a mapping, gets what the backing file holds. After an
-//! IOCTL that changed a file: its attributes, which the kernel does not expect to change by one.
+//! IOCTL that changed a file: its attributes, which the kernel does not expect to change by one. And
+//! all of a file that somebody else has changed (`foreign.rs`).
 //!
 //! Invariant: NOTIFY_INVAL_INODE is sent after the reply, from a thread that serves no request and
 //! holds no lock of ours. The kernel waits for the folio locks of the range, and the writer may
@@ -21,6 +22,7 @@
 //! [`MAX_PENDING`] inodes all that the kernel knows are invalidated instead.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 
@@ -33,6 +35,9 @@ const MAX_PENDING: usize = 256;
 /// the kernel no longer has is no error.
 pub type SendInval = Box<dyn Fn(u64, i64, i64) -> io::Result<()> + Send>;
 
+/// What is done when the kernel has been told, or cannot be: a reply that waits for it.
+pub(crate) type Then = Box<dyn FnOnce() + Send>;
+
 /// Bytes of a file from `start`, and its attributes; `None` as the end is beyond any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale {
@@ -41,7 +46,7 @@ pub(crate) struct Stale {
 }
 
 impl Stale {
-    const WHOLE: Self = Self {
+    pub(crate) const WHOLE: Self = Self {
         start: 0,
         end: None,
     };
@@ -78,12 +83,20 @@ impl Stale {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct State {
     /// First in, first out, each inode once.
-    pending: VecDeque<(u64, Stale)>,
-    overflowed: bool,
+    pending: VecDeque<(u64, Stale, Vec<Then>)>,
+    /// Too many inodes: all are invalidated, and then these done.
+    overflowed: Option<Vec<Then>>,
     running: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inodes = self.pending.iter().map(|(ino, stale, _)| (ino, stale));
+        f.debug_list().entries(inodes).finish()
+    }
 }
 
 /// What is still to be invalidated.
@@ -96,8 +109,8 @@ pub(crate) struct Invalidations {
 
 /// What the thread does next.
 enum Next {
-    One(u64, Stale),
-    All,
+    One(u64, Stale, Vec<Then>),
+    All(Vec<Then>),
     End,
 }
 
@@ -123,26 +136,49 @@ impl Invalidations {
     /// Ends the thread when it has sent what it is sending; it is not waited for, since it may be
     /// waiting for the kernel.
     pub(crate) fn stop(&self) {
-        let mut state = self.state.lock();
-        *state = State::default();
+        let state = std::mem::take(&mut *self.state.lock());
         self.changed.notify_all();
+        let pending = state.pending.into_iter().map(|(.., then)| then);
+        for then in pending.chain(state.overflowed).flatten() {
+            then();
+        }
     }
 
     /// Has `stale` of `ino` invalidated soon. Without a thread (no kernel, no cache) does nothing.
     pub(crate) fn push(&self, ino: u64, stale: Stale) {
-        let mut state = self.state.lock();
-        if !state.running || state.overflowed {
-            return;
+        self.add(ino, stale, None);
+    }
+
+    /// The same; calls `then` when it is done, or cannot be.
+    pub(crate) fn push_then(&self, ino: u64, stale: Stale, then: Then) {
+        if let Some(then) = self.add(ino, stale, Some(then)) {
+            then();
         }
-        if let Some((_, known)) = state.pending.iter_mut().find(|(known, _)| *known == ino) {
+    }
+
+    /// Gives `then` back if nobody will call it.
+    fn add(&self, ino: u64, stale: Stale, then: Option<Then>) -> Option<Then> {
+        let mut state = self.state.lock();
+        if !state.running {
+            return then;
+        }
+        if let Some(waiting) = &mut state.overflowed {
+            waiting.extend(then);
+        } else if let Some((_, known, waiting)) =
+            state.pending.iter_mut().find(|(known, ..)| *known == ino)
+        {
             *known = known.hull(stale);
+            waiting.extend(then);
         } else if state.pending.len() < MAX_PENDING {
-            state.pending.push_back((ino, stale));
+            let waiting = then.into_iter().collect();
+            state.pending.push_back((ino, stale, waiting));
         } else {
-            state.pending.clear();
-            state.overflowed = true;
+            let pending = state.pending.drain(..).flat_map(|(.., then)| then);
+            let waiting = pending.chain(then).collect();
+            state.overflowed = Some(waiting);
         }
         self.changed.notify_one();
+        None
     }
 
     fn next(&self) -> Next {
@@ -151,11 +187,11 @@ impl Invalidations {
             if !state.running {
                 return Next::End;
             }
-            if std::mem::take(&mut state.overflowed) {
-                return Next::All;
+            if let Some(then) = state.overflowed.take() {
+                return Next::All(then);
             }
-            if let Some((ino, stale)) = state.pending.pop_front() {
-                return Next::One(ino, stale);
+            if let Some((ino, stale, then)) = state.pending.pop_front() {
+                return Next::One(ino, stale, then);
             }
             self.changed.wait(&mut state);
         }
@@ -170,19 +206,27 @@ impl Invalidations {
             {
                 tracing::warn!(
                     ino, offset, len, %error,
-                    "the kernel may go on showing bytes of a failed WRITE, or old attributes: its \
-                     cache cannot be invalidated; --cache=never does without it"
+                    "the kernel may go on showing bytes of a failed WRITE, or what the file was \
+                     before somebody else changed it: its cache cannot be invalidated; \
+                     --cache=never does without it"
                 );
             }
         };
         loop {
-            match self.next() {
-                Next::One(ino, stale) => invalidate(ino, stale),
-                Next::All => all()
-                    .into_iter()
-                    .for_each(|ino| invalidate(ino, Stale::WHOLE)),
+            let then = match self.next() {
+                Next::One(ino, stale, then) => {
+                    invalidate(ino, stale);
+                    then
+                }
+                Next::All(then) => {
+                    all()
+                        .into_iter()
+                        .for_each(|ino| invalidate(ino, Stale::WHOLE));
+                    then
+                }
                 Next::End => return,
-            }
+            };
+            then.into_iter().for_each(|then| then());
         }
     }
 }

@@ -44,6 +44,7 @@ mod config;
 mod convert;
 mod error;
 mod fault;
+mod foreign;
 mod fuse;
 mod handle_table;
 mod init;
@@ -68,6 +69,7 @@ pub use config::{
 };
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
+pub use foreign::Foreign;
 pub use fuse::{FuseAdapter, send_inval, send_notify};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;

@@ -15,11 +15,12 @@ use crate::attr::{Attr, FileKind, key_of, statx};
 use crate::backing::{Backing, HostBacking};
 use crate::config::{Config, InodeFileHandles};
 use crate::error::{Errno, IntoErrno, Result, errno};
+use crate::foreign::{Foreign, Time, Watches};
 use crate::handle_table::{Handle, HandleTable};
 use crate::init::Negotiated;
 use crate::inode::{Held, Inode, PathFd};
 use crate::inode_table::InodeTable;
-use crate::inval::{Invalidations, SendInval};
+use crate::inval::{Invalidations, SendInval, Stale};
 use crate::mount_fd::MountFds;
 use crate::ops::lock::HostLocks;
 use crate::stats::Stats;
@@ -60,6 +61,7 @@ pub struct Passthrough {
     pub(crate) locks: HostLocks,
     pub(crate) stats: Stats,
     pub(crate) invalidations: Arc<Invalidations>,
+    pub(crate) watches: Arc<Watches>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
     /// Files and directories that may be open at a time, see [`Passthrough::check_room`].
@@ -121,6 +123,7 @@ impl Passthrough {
             locks: HostLocks::default(),
             stats: Stats::default(),
             invalidations: Arc::default(),
+            watches: Arc::default(),
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
             proc_self_fd: Arc::new(proc_self_fd),
@@ -138,19 +141,71 @@ impl Passthrough {
         self.negotiated.get()
     }
 
-    /// From now on, has the kernel drop what it cached of a WRITE that fails or is short.
+    /// From now on, has the kernel drop what it cached of a WRITE that fails or is short, and of
+    /// a file that somebody else has changed.
     ///
     /// # Errors
-    /// When there can be no thread that sends the notifications.
+    /// When there can be no thread for it.
     pub fn start_invalidating(self: &Arc<Self>, send: SendInval) -> io::Result<()> {
         // Weak: the thread must not keep the file system, and all it has open, alive.
         let fs = Arc::downgrade(self);
         let all = move || fs.upgrade().map_or_else(Vec::new, |fs| fs.inodes.numbers());
-        self.invalidations.start(send, all)
+        self.invalidations.start(send, all)?;
+        let Some(period) = self.config.watch_period() else {
+            return Ok(());
+        };
+        let (watches, fs) = (Arc::clone(&self.watches), Arc::downgrade(self));
+        watches.start();
+        let round = move || {
+            if let Some(fs) = fs.upgrade() {
+                fs.look_at_open_files();
+            }
+        };
+        std::thread::Builder::new()
+            .name("thrufs-watch".into())
+            .spawn(move || watches.serve(period, round))
+            .map(|_detached| ())
+            .inspect_err(|_| self.stop_invalidating())
+    }
+
+    /// Looks at each open file for what somebody else may have changed.
+    fn look_at_open_files(&self) {
+        let began = Time::now();
+        for handle in self.handles.watched() {
+            let watch = handle.file().and_then(|file| file.watch.as_ref());
+            // Once for all handles of a file.
+            if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
+                self.drop_cached(handle.ino, watch.look(&handle.fd));
+            }
+        }
+    }
+
+    /// Has the kernel drop soon what it cached of a file that somebody else has changed.
+    pub(crate) fn drop_cached(&self, ino: u64, foreign: Option<Foreign>) {
+        if let Some(foreign) = foreign {
+            self.drop_cached_then(ino, foreign, || ());
+        }
+    }
+
+    /// The same; calls `then` when it has.
+    pub(crate) fn drop_cached_then(
+        &self,
+        ino: u64,
+        foreign: Foreign,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        tracing::debug!(ino, "changed under SOURCE");
+        let done = move || {
+            foreign.dropped();
+            then();
+        };
+        self.invalidations
+            .push_then(ino, Stale::WHOLE, Box::new(done));
     }
 
     /// Sends no more notifications: the session has ended.
     pub fn stop_invalidating(&self) {
+        self.watches.stop();
         self.invalidations.stop();
     }
 
@@ -232,9 +287,20 @@ impl Passthrough {
             FileKind::Directory => timeouts.dir,
             _other => timeouts.entry,
         };
-        let attr = Attr {
-            ino: inode.ino,
-            stat,
+        let attr = match self.watches.get(inode.ino) {
+            // What was found before the inode was known says nothing of when.
+            Some(_open) => match self.getattr(inode.ino, None) {
+                Ok(attr) => attr,
+                Err(error) => {
+                    self.forget(inode.ino, 1);
+                    return Err(error);
+                }
+            },
+            None => Attr {
+                ino: inode.ino,
+                stat,
+                foreign: None,
+            },
         };
         Ok(Entry {
             ino: inode.ino,

@@ -71,8 +71,9 @@ pub(crate) struct MountArgs {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "File system")]
 pub(crate) struct FileOptions {
-    /// What the client kernel may cache: never = nothing (direct I/O), auto = data until the next
-    /// open and metadata for 1 s, always = everything, metadata = metadata only
+    /// What the client kernel may cache: never = nothing (direct I/O), auto = data of open files
+    /// until it is changed under SOURCE and metadata for 1 s, always = everything, metadata =
+    /// metadata only
     #[arg(long, value_name = "POLICY", default_value = "auto", value_parser = choice(CACHE))]
     pub(crate) cache: CachePolicy,
     /// Seconds for which attributes are cached [default: by --cache]

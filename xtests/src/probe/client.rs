@@ -44,6 +44,9 @@ pub(crate) enum Order {
         len: usize,
     },
     Map(usize),
+    /// One byte through the mapping.
+    Load(usize),
+    Stat,
     Store {
         offset: usize,
         value: u8,
@@ -142,6 +145,11 @@ impl Hands {
             )),
             Order::Map(len) => {
                 self.map = Some(Mapping::of_file(self.file()?, len, true, true)?);
+                Ok(Answer::Done)
+            }
+            Order::Load(offset) => Ok(Answer::Bytes(self.map()?.span(offset..offset + 1)?.load()?)),
+            Order::Stat => {
+                self.file()?.metadata()?;
                 Ok(Answer::Done)
             }
             Order::Store { offset, value } => {

@@ -5,8 +5,8 @@ mod scenarios;
 
 use super::Context;
 use scenarios::{
-    failed_write_and_store, features, getxattr, ghost, half_readable, large_folios, limits,
-    lost_store, notify_in_write, refused_bytes,
+    dropped_under_write, failed_write_and_store, features, getxattr, ghost, half_readable,
+    large_folios, limits, lost_store, notify_in_write, refused_bytes,
 };
 
 /// A question and what its answers mean.
@@ -75,6 +75,13 @@ pub(crate) const ALL: &[Question] = &[
         meaning: "-EFAULT: where ext4 and tmpfs write the readable part",
         kernels: "-EFAULT up to 7.3",
         ask: half_readable,
+    },
+    Question {
+        id: "R7",
+        question: "Does FUSE_AUTO_INVAL_DATA bring back the bytes from before a write(2)?",
+        meaning: "STALE: with a server that negotiates it, do not mix write(2) and mappings of a file",
+        kernels: "STALE in 6.18; no other kernel was asked",
+        ask: dropped_under_write,
     },
     Question {
         id: "T8",

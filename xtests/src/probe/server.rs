@@ -49,6 +49,8 @@ pub(crate) struct Recorded {
 struct File {
     name: String,
     content: Vec<u8>,
+    /// How often it was written, which its mtime shows.
+    writes: u32,
 }
 
 #[derive(Default)]
@@ -85,6 +87,7 @@ impl Shared {
             File {
                 name: name.to_owned(),
                 content,
+                writes: 0,
             },
         );
         ino
@@ -166,10 +169,10 @@ impl Shared {
             return Some(attr(ino, 0, FileType::Directory));
         }
         let state = self.state.lock();
-        state
-            .files
-            .get(&ino)
-            .map(|file| attr(ino, file.content.len(), FileType::RegularFile))
+        state.files.get(&ino).map(|file| FileAttr {
+            mtime: UNIX_EPOCH + Duration::from_secs(file.writes.into()),
+            ..attr(ino, file.content.len(), FileType::RegularFile)
+        })
     }
 
     fn find(&self, name: &OsStr) -> Option<u64> {
@@ -190,6 +193,7 @@ impl Shared {
             file.content.resize(end, 0);
         }
         file.content[offset..end].copy_from_slice(data);
+        file.writes += 1;
         true
     }
 
@@ -275,6 +279,7 @@ fn attr(ino: u64, len: usize, kind: FileType) -> FileAttr {
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) killpriv_v2: bool,
+    pub(crate) auto_inval_data: bool,
 }
 
 struct Server {

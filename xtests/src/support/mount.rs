@@ -12,9 +12,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 
+use super::command::output;
 use super::scratch::{Backing, Scratch};
 use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
+use super::wait::wait_for;
 
 /// Variable with the cache mode of this run of the tier: never, auto or always.
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
@@ -168,6 +170,23 @@ impl Mount {
         let kib = line.and_then(|line| line.split_whitespace().next());
         let kib: u64 = kib.context("VmRSS in /proc/PID/status")?.parse()?;
         Ok(kib << 10)
+    }
+
+    /// Requests of this opcode that the daemon has been sent, as `thrufs status` counts them.
+    pub fn requests(&self, opcode: &str) -> Result<u64> {
+        // The socket comes a moment after the mount.
+        let text = wait_for("thrufs status", Duration::from_secs(5), || {
+            let mut status = Command::new(thrufs()?);
+            let said = output(status.args(["status", "--json"]).arg(self.dir()))?;
+            Ok(said.status.success().then_some(said.stdout))
+        })?;
+        let status: serde_json::Value = serde_json::from_slice(&text)?;
+        let opcodes = status["opcodes"].as_array();
+        let opcodes = opcodes.context("no opcodes in the status")?;
+        let found = opcodes.iter().find(|entry| entry["opcode"] == opcode);
+        Ok(found
+            .and_then(|entry| entry["requests"].as_u64())
+            .unwrap_or(0))
     }
 
     /// What the daemon has printed so far.

@@ -107,3 +107,59 @@ fn stop_ends_the_thread_and_forgets_what_was_pending() {
         "nobody would send it"
     );
 }
+
+#[test]
+fn push_then_calls_when_the_notification_was_sent_and_not_before() {
+    let (queue, permit, sent) = gated(Vec::new());
+    let (caller, called) = mpsc::channel();
+    let then = |name: &'static str| -> Then {
+        let caller = caller.clone();
+        Box::new(move || caller.send(name).unwrap())
+    };
+    queue.push(7, stale(0, 10));
+    sent.recv_timeout(DEADLINE).unwrap();
+    // While it is being sent: one more is needed, and one is enough for both.
+    queue.push_then(7, Stale::WHOLE, then("first"));
+    queue.push_then(7, Stale::WHOLE, then("second"));
+    permit.send(()).unwrap();
+    assert_eq!(sent.recv_timeout(DEADLINE), Ok((7, 0, 0)));
+    assert_eq!(called.try_recv(), Err(mpsc::TryRecvError::Empty));
+    permit.send(()).unwrap();
+    assert_eq!(called.recv_timeout(DEADLINE), Ok("first"));
+    assert_eq!(called.recv_timeout(DEADLINE), Ok("second"));
+    queue.stop();
+    queue.push_then(7, Stale::WHOLE, then("nobody sends"));
+    assert_eq!(called.try_recv(), Ok("nobody sends"));
+}
+
+#[test]
+fn push_then_of_too_many_inodes_or_before_the_end_is_called_all_the_same() {
+    let (queue, permit, sent) = gated(vec![1]);
+    let (caller, called) = mpsc::channel();
+    let push = |ino: u64| {
+        let caller = caller.clone();
+        queue.push_then(
+            ino,
+            Stale::WHOLE,
+            Box::new(move || caller.send(ino).unwrap()),
+        );
+    };
+    queue.push(7, stale(0, 10));
+    sent.recv_timeout(DEADLINE).unwrap();
+    (0..=MAX_PENDING as u64).for_each(|ino| push(100 + ino));
+    push(1000);
+    permit.send(()).unwrap();
+    sent.recv_timeout(DEADLINE).unwrap();
+    // Waits for its own notification, which never comes.
+    push(2000);
+    permit.send(()).unwrap();
+    sent.recv_timeout(DEADLINE).unwrap();
+    queue.stop();
+    permit.send(()).unwrap();
+    let all: Vec<u64> = (0..MAX_PENDING + 2)
+        .map(|_| called.recv_timeout(DEADLINE).unwrap())
+        .collect();
+    assert_eq!(all[0], 100);
+    assert!(all.contains(&1000));
+    assert_eq!(called.recv_timeout(DEADLINE), Ok(2000));
+}

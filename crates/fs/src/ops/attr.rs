@@ -9,6 +9,7 @@ use thrufs_sys::creds::{FsCreds, Power};
 use crate::attr::{Attr, FileKind, statx};
 use crate::caller::has_fsetid;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::foreign::{Sets, Time};
 use crate::inode::{Inode, ROOT_INO};
 use crate::ops::privs;
 use crate::passthrough::{Caller, Passthrough};
@@ -62,13 +63,15 @@ impl Passthrough {
     /// ESTALE when the inode is gone; EBADF for a handle of another inode.
     pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
         let inode = self.inode(ino)?;
+        let (asked, watch) = (Time::now(), self.watches.get(ino));
         let stat = match fh {
             Some(fh) => statx(&self.handle(fh, ino)?.fd)?,
             None => statx(self.path_fd(&inode)?)?,
         };
+        let foreign = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
         let ino = if ino == ROOT_INO { stat.stx_ino } else { ino };
-        Ok(Attr { ino, stat })
+        Ok(Attr { ino, stat, foreign })
     }
 
     /// Changes attributes and returns them as they are then.
@@ -78,33 +81,46 @@ impl Passthrough {
     pub fn setattr(&self, ino: u64, set: &SetAttr) -> Result<Attr> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
+        let done = match self.watches.get(ino) {
+            Some(watch) => {
+                let (_change, foreign) = watch.begin(self.path_fd(&inode)?, Sets::Any);
+                self.drop_cached(ino, foreign);
+                self.set_attributes(&inode, set)
+            }
+            None => self.set_attributes(&inode, set),
+        };
+        done?;
+        self.getattr(ino, set.fh)
+    }
+
+    fn set_attributes(&self, inode: &Inode, set: &SetAttr) -> Result<()> {
         if let Some(mode) = set.mode {
-            self.set_mode(&inode, mode)?;
+            self.set_mode(inode, mode)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
-            self.set_owner(&inode, set)?;
+            self.set_owner(inode, set)?;
         }
         // fuser does not hand on FATTR_KILL_SUIDGID, so the caller is looked at.
         if let Some(caller) = set.caller.filter(|caller| !has_fsetid(caller)) {
             if set.size.is_some() {
-                privs::kill(self.path_fd(&inode)?, &caller)?;
+                privs::kill(self.path_fd(inode)?, &caller)?;
             } else if set.is_empty() {
-                privs::kill_if_permitted(self.path_fd(&inode)?, &caller)?;
+                privs::kill_if_permitted(self.path_fd(inode)?, &caller)?;
             }
         }
         if let Some(size) = set.size {
-            self.set_size(&inode, size, set.fh)?;
+            self.set_size(inode, size, set.fh)?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {
                 last_access: timespec(set.atime),
                 last_modification: timespec(set.mtime),
             };
-            let fd = self.path_fd(&inode)?;
+            let fd = self.path_fd(inode)?;
             let (dir, name) = self.proc_path(fd.as_fd());
             rustix::fs::utimensat(dir, name, &times, AtFlags::empty()).or_errno()?;
         }
-        self.getattr(ino, set.fh)
+        Ok(())
     }
 
     /// chown(2). The backing file system removes set-uid and, but for one case, set-gid.

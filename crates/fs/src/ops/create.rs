@@ -121,7 +121,9 @@ impl Passthrough {
             let truncated = self
                 .kill_suidgid_unless_privileged(ino, opened.fh, caller)
                 .and_then(|()| self.handle(opened.fh, ino))
-                .and_then(|handle| self.backing.truncate(handle.fd.as_fd(), 0));
+                .and_then(|handle| {
+                    self.changing(&handle, || self.backing.truncate(handle.fd.as_fd(), 0))
+                });
             if truncated.is_err() {
                 self.release(ino, opened.fh);
             }

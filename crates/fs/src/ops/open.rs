@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::attr::statx;
 use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
+use crate::foreign::{Entered, Time};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::passthrough::Passthrough;
 use crate::write_batch::WriteGroup;
@@ -75,23 +77,44 @@ impl Passthrough {
 
     /// Takes in a file that was just opened.
     pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32) -> Opened {
+        let entered = self.watch(ino, &file);
+        let keep_cache = match self.config.cache {
+            CachePolicy::Always => true,
+            CachePolicy::Auto => entered.as_ref().is_some_and(|entered| entered.keep),
+            CachePolicy::Never | CachePolicy::Metadata => false,
+        };
+        let (watch, foreign) = match entered {
+            Some(entered) => (Some(entered.watch), entered.foreign),
+            None => (None, None),
+        };
         let open = OpenFile {
             direct: self.backing_flags(flags) & libc::O_DIRECT != 0,
             // O_SYNC has the bit of O_DSYNC as well.
             syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
             group: self.write_group(ino, &file, flags),
+            watch,
         };
         let fh = self.handles.insert(Handle {
             ino,
             fd: file,
             kind: HandleKind::File(open),
         });
+        self.drop_cached(ino, foreign);
         Opened {
             fh,
             direct_io: self.config.cache.is_direct(),
-            keep_cache: self.config.cache == CachePolicy::Always,
+            keep_cache,
             passthrough: self.may_pass_through(),
         }
+    }
+
+    /// Begins to tell foreign changes of a file that was just opened, where that is done. A file that
+    /// cannot be looked at has none: the kernel drops what it cached, as at each OPEN without.
+    fn watch(&self, ino: u64, file: &OwnedFd) -> Option<Entered> {
+        self.config.watch_period()?;
+        let asked = Time::now();
+        let stat = statx(file).ok()?;
+        Some(self.watches.enter(ino, asked, &stat))
     }
 
     /// Those that WRITEs by a new handle are joined with, if any.
@@ -161,12 +184,15 @@ impl Passthrough {
     /// Closes a handle, with the locks that were taken through it.
     pub fn release(&self, ino: u64, fh: u64) {
         self.locks.release_handle(fh);
-        match self.handles.remove(fh) {
-            Some(handle) if handle.file().is_some_and(|file| file.group.is_some()) => {
-                self.write_groups.release(handle.ino);
-            }
-            Some(_not_joined) => {}
-            None => tracing::debug!(ino, fh, "RELEASE of a handle that is not open"),
+        let Some(handle) = self.handles.remove(fh) else {
+            tracing::debug!(ino, fh, "RELEASE of a handle that is not open");
+            return;
+        };
+        if handle.file().is_some_and(|file| file.group.is_some()) {
+            self.write_groups.release(handle.ino);
+        }
+        if handle.file().is_some_and(|file| file.watch.is_some()) {
+            self.watches.release(handle.ino);
         }
     }
 

@@ -6,6 +6,8 @@ use rustix::fs::SeekFrom;
 
 use crate::backing::Span;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::foreign::Sets;
+use crate::handle_table::Handle;
 use crate::passthrough::Passthrough;
 
 impl Passthrough {
@@ -17,8 +19,21 @@ impl Passthrough {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
         let fd = handle.fd.as_fd();
-        self.backing.allocate(fd, mode, offset, length)?;
+        self.changing(&handle, || self.backing.allocate(fd, mode, offset, length))?;
         self.make_durable(fd)
+    }
+
+    /// Runs what changes the content of an open file.
+    pub(crate) fn changing<T>(&self, handle: &Handle, change: impl FnOnce() -> T) -> T {
+        let watch = handle.file().and_then(|file| file.watch.as_ref());
+        let Some((own, foreign)) = watch.map(|watch| watch.begin(&handle.fd, Sets::Now)) else {
+            return change();
+        };
+        let done = change();
+        // Before the notification: what is fetched after it has this change.
+        drop(own);
+        self.drop_cached(handle.ino, foreign);
+        done
     }
 
     /// Under `--durability=dsync`, what a call through `fd` did to a file's content.
@@ -58,19 +73,20 @@ impl Passthrough {
         length: u64,
     ) -> Result<usize> {
         self.check_writable()?;
-        let (from, to) = (self.handle(fh_in, ino_in)?, self.handle(fh_out, ino_out)?);
+        let (from, target) = (self.handle(fh_in, ino_in)?, self.handle(fh_out, ino_out)?);
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         let from = Span {
             fd: from.fd.as_fd(),
             offset: offset_in,
         };
         let to = Span {
-            fd: to.fd.as_fd(),
+            fd: target.fd.as_fd(),
             offset: offset_out,
         };
         // The answer has 32 bits (struct fuse_write_out); a multiple of the page size keeps a
         // reflink possible.
-        let copied = self.backing.copy_range(from, to, length.min(0x7fff_f000))?;
+        let length = length.min(0x7fff_f000);
+        let copied = self.changing(&target, || self.backing.copy_range(from, to, length))?;
         self.make_durable(to.fd).map(|()| copied)
     }
 }

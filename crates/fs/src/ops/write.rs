@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use crate::backing::Position;
 use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::handle_table::OpenFile;
 use crate::inval::Stale;
 use crate::ops::data::{is_aligned, with_read_buffer};
 use crate::passthrough::Passthrough;
@@ -56,23 +57,27 @@ impl Passthrough {
             position,
             whole: request.from_cache,
         };
-        let written = match &file.group {
-            Some(group) => writer.write_in(group, piece)?,
+        let written = self.changing(&handle, || Self::write_piece(file, writer, piece))?;
+        if written == 0 && !request.data.is_empty() {
+            return Err(Errno::EIO);
+        }
+        self.stats.count_written(written);
+        Ok(written)
+    }
+
+    fn write_piece(file: &OpenFile, writer: Writer<'_>, piece: Piece<'_>) -> Result<usize> {
+        match &file.group {
+            Some(group) => writer.write_in(group, piece),
             // It is aligned if the program has the allocator for it (`thrufs_sys::session_buffer`).
             None if file.direct && !is_aligned(piece.data) => {
                 with_read_buffer(piece.data.len(), |aligned| {
                     aligned.copy_from_slice(piece.data);
                     let data = &*aligned;
                     writer.write_alone(Piece { data, ..piece })
-                })?
+                })
             }
-            None => writer.write_alone(piece)?,
-        };
-        if written == 0 && !request.data.is_empty() {
-            return Err(Errno::EIO);
+            None => writer.write_alone(piece),
         }
-        self.stats.count_written(written);
-        Ok(written)
     }
 
     /// Whether what changes the content of a file is durable before it is answered.

@@ -24,6 +24,11 @@ impl Filesystem for Server {
             // A kernel before 5.11 does not offer it: the probe then counts GETXATTR again.
             let _offered = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
         }
+        if self.options.auto_inval_data {
+            config
+                .add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA)
+                .map_err(|_| std::io::Error::other("no FUSE_AUTO_INVAL_DATA before Linux 3.8"))?;
+        }
         Ok(())
     }
 
