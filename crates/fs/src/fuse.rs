@@ -14,16 +14,17 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, FopenFlags,
-    Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr,
-    ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl,
-    ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    AccessFlags, BackingId, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem,
+    FopenFlags, Generation, INodeNo, IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags,
+    ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry,
+    ReplyIoctl, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
+use crate::attr::Attr;
 use crate::backing_ids::BackingIds;
 use crate::config::KernelPassthrough;
-use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
+use crate::convert::{file_type, fuser_errno, ids, number_only, set_time};
 use crate::error::{Errno, Result, errno};
 use crate::init::negotiate;
 use crate::inval::SendInval;
@@ -32,7 +33,7 @@ use crate::ops::{
     LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, WriteRequest,
     with_read_buffer,
 };
-use crate::passthrough::{Entry, Passthrough};
+use crate::passthrough::{Caller, Entry, Passthrough};
 use crate::stats::Opcode;
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
@@ -116,6 +117,16 @@ impl FuseAdapter {
         })
     }
 
+    /// Who asks, with its ids on SOURCE.
+    fn caller(&self, req: &Request) -> Result<Caller> {
+        ids::caller(&self.fs.config.ids, req)
+    }
+
+    /// Attributes with the ids that the client is shown.
+    fn file_attr(&self, attr: &Attr) -> FileAttr {
+        ids::file_attr(&self.fs.config.ids, attr)
+    }
+
     fn attr_timeout(&self) -> Duration {
         self.fs.config.timeouts.attr
     }
@@ -125,7 +136,7 @@ impl FuseAdapter {
             Ok(entry) => reply.entry_with_ttls(
                 &self.attr_timeout(),
                 &entry.entry_timeout,
-                &file_attr(&entry.attr),
+                &self.file_attr(&entry.attr),
                 Generation(entry.generation),
             ),
             Err(error) => reply.error(error),
@@ -249,7 +260,7 @@ impl Filesystem for FuseAdapter {
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
         let fh = fh.map(|fh| fh.0);
         match self.run(Opcode::GetAttr, req, ino, |fs| fs.getattr(ino.0, fh)) {
-            Ok(attr) => reply.attr(&self.attr_timeout(), &file_attr(&attr)),
+            Ok(attr) => reply.attr(&self.attr_timeout(), &self.file_attr(&attr)),
             Err(error) => reply.error(error),
         }
     }
@@ -272,18 +283,22 @@ impl Filesystem for FuseAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SetAttr {
-            mode,
-            uid,
-            gid,
-            size,
-            atime: atime.map(set_time),
-            mtime: mtime.map(set_time),
-            fh: fh.map(|fh| fh.0),
-            caller: Some(caller(req)),
-        };
-        match self.run(Opcode::SetAttr, req, ino, |fs| fs.setattr(ino.0, &set)) {
-            Ok(attr) => reply.attr(&self.attr_timeout(), &file_attr(&attr)),
+        let done = self.run(Opcode::SetAttr, req, ino, |fs| {
+            let (uid, gid) = ids::owner(&fs.config.ids, uid, gid)?;
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime: atime.map(set_time),
+                mtime: mtime.map(set_time),
+                fh: fh.map(|fh| fh.0),
+                caller: Some(self.caller(req)?),
+            };
+            fs.setattr(ino.0, &set)
+        });
+        match done {
+            Ok(attr) => reply.attr(&self.attr_timeout(), &self.file_attr(&attr)),
             Err(error) => reply.error(error),
         }
     }
@@ -305,14 +320,16 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        let made = self.run(Opcode::MkNod, req, parent, |fs| fs.mknod(&new, rdev));
+        let made = self.run(Opcode::MkNod, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.mknod(&new, rdev)
+        });
         self.reply_entry(made, reply);
     }
 
@@ -325,14 +342,16 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        let made = self.run(Opcode::MkDir, req, parent, |fs| fs.mkdir(&new));
+        let made = self.run(Opcode::MkDir, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.mkdir(&new)
+        });
         self.reply_entry(made, reply);
     }
 
@@ -366,16 +385,16 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let caller = caller(req);
-        let new = NewNode {
-            parent: parent.0,
-            name: link_name,
-            mode: 0o777,
-            umask: 0,
-            caller,
-        };
-        let target = target.as_os_str();
-        let made = self.run(Opcode::Symlink, req, parent, |fs| fs.symlink(&new, target));
+        let made = self.run(Opcode::Symlink, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name: link_name,
+                mode: 0o777,
+                umask: 0,
+                caller: self.caller(req)?,
+            };
+            fs.symlink(&new, target.as_os_str())
+        });
         self.reply_entry(made, reply);
     }
 
@@ -443,18 +462,22 @@ impl Filesystem for FuseAdapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        match self.run(Opcode::Create, req, parent, |fs| fs.create(&new, flags)) {
+        let made = self.run(Opcode::Create, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.create(&new, flags)
+        });
+        match made {
             Ok((entry, opened)) => {
                 // fuser has one timeout for the attributes and the name.
                 let ttl = self.attr_timeout().min(entry.entry_timeout);
-                let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
+                let (attr, generation) =
+                    (self.file_attr(&entry.attr), Generation(entry.generation));
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
                     Ok(Some(id)) => {
@@ -524,7 +547,7 @@ impl Filesystem for FuseAdapter {
         let kill_suidgid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let done = self.run(Opcode::Write, req, target, |fs| {
             if kill_suidgid {
-                fs.kill_suidgid(ino.0, fh.0, &caller(req))?;
+                fs.kill_suidgid(ino.0, fh.0, &self.caller(req)?)?;
             }
             fs.write(&request)
         });
@@ -620,7 +643,7 @@ impl Filesystem for FuseAdapter {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, generation, timeout) = match entry {
                     Some(entry) => (
-                        file_attr(&entry.attr),
+                        self.file_attr(&entry.attr),
                         entry.generation,
                         entry.entry_timeout,
                     ),
@@ -693,9 +716,8 @@ impl Filesystem for FuseAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(req);
         let done = self.run(Opcode::SetXattr, req, ino, |fs| {
-            fs.setxattr(ino.0, name, value, flags, &caller)
+            fs.setxattr(ino.0, name, value, flags, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -721,10 +743,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let caller = caller(req);
         let mask = mask.bits() as u32;
         let done = self.run(Opcode::Access, req, ino, |fs| {
-            fs.access(ino.0, mask, &caller)
+            fs.access(ino.0, mask, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -741,7 +762,7 @@ impl Filesystem for FuseAdapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let (owner, caller) = (lock_owner.0, caller(req));
+        let owner = lock_owner.0;
         let range = LockRange { start, end };
         let found = self.run(Opcode::GetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
@@ -752,7 +773,7 @@ impl Filesystem for FuseAdapter {
                 kind,
                 range,
                 pid,
-                caller,
+                caller: self.caller(req)?,
             })
         });
         match found {
@@ -775,7 +796,7 @@ impl Filesystem for FuseAdapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let (owner, caller) = (lock_owner.0, caller(req));
+        let owner = lock_owner.0;
         let range = LockRange { start, end };
         let tried = self.run(Opcode::SetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
@@ -786,7 +807,7 @@ impl Filesystem for FuseAdapter {
                 kind,
                 range,
                 pid,
-                caller,
+                caller: self.caller(req)?,
             };
             match fs.try_setlk(&request)? {
                 LockWait::Done => Ok(None),
@@ -839,9 +860,8 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(req);
         let done = self.run(Opcode::Fallocate, req, (ino, fh, offset, length), |fs| {
-            fs.kill_suidgid_unless_privileged(ino.0, fh.0, &caller)?;
+            fs.kill_suidgid_unless_privileged(ino.0, fh.0, &self.caller(req)?)?;
             fs.fallocate(ino.0, fh.0, offset, length, mode as u32)
         });
         reply_empty(done, reply);
@@ -879,10 +899,9 @@ impl Filesystem for FuseAdapter {
     ) {
         let from = (ino_in.0, fh_in.0, offset_in);
         let to = (ino_out.0, fh_out.0, offset_out);
-        let caller = caller(req);
         let target = (ino_out, fh_out, offset_out, len);
         let done = self.run(Opcode::CopyFileRange, req, target, |fs| {
-            fs.kill_suidgid_unless_privileged(to.0, to.1, &caller)?;
+            fs.kill_suidgid_unless_privileged(to.0, to.1, &self.caller(req)?)?;
             fs.copy_file_range(from, to, len)
         });
         reply_written(done, reply);

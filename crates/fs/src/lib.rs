@@ -46,6 +46,7 @@ mod error;
 mod fault;
 mod fuse;
 mod handle_table;
+mod id_map;
 mod init;
 mod inode;
 mod inode_table;
@@ -57,6 +58,7 @@ mod passthrough;
 mod stats;
 mod unsupported;
 mod write_batch;
+mod xattr_map;
 
 pub use attr::{Attr, FileKind};
 pub use backing::{Backing, HostBacking, Position, Span};
@@ -67,6 +69,7 @@ pub use config::{
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
 pub use fuse::{FuseAdapter, send_inval};
+pub use id_map::{IdMap, IdMapError, IdMaps, IdRule, Shift};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
 pub use inval::SendInval;
@@ -77,3 +80,4 @@ pub use ops::{
 pub use passthrough::{Caller, Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use unsupported::{UNSUPPORTED, Unsupported};
+pub use xattr_map::{ClientName, XattrMap, XattrMapError};
