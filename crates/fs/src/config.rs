@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use crate::id_map::IdMaps;
+use crate::xattr_map::XattrMap;
+
 /// Longest time the kernel may rely on what it cached under `--cache=always|metadata`
 /// (virtiofsd's value).
 pub const LONG_TIMEOUT: Duration = Duration::from_secs(86_400);
@@ -141,6 +144,11 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Serve extended attributes (`--xattr`).
     pub xattr: bool,
+    /// Other names for them on SOURCE (`--xattrmap`).
+    pub xattr_map: Option<XattrMap>,
+    /// Other users and groups on SOURCE (`--translate-uid`, `--translate-gid`). Not with POSIX ACLs,
+    /// in which ids are not translated.
+    pub ids: IdMaps,
     /// See [`PosixAcl`].
     pub posix_acl: PosixAcl,
     /// Refuse every change with EROFS (`--readonly`).
@@ -194,6 +202,8 @@ impl Default for Config {
             cache,
             timeouts: cache.timeouts(),
             xattr: false,
+            xattr_map: None,
+            ids: IdMaps::default(),
             posix_acl: PosixAcl::default(),
             readonly: false,
             readdirplus: true,

@@ -1,22 +1,15 @@
 //! Between our types and fuser's.
 
+pub(crate) mod ids;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use fuser::{FileAttr, FileType, INodeNo, Request, TimeOrNow};
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 use rustix::fs::StatxTimestamp;
 
 use crate::attr::{Attr, FileKind};
 use crate::error::Errno;
 use crate::ops::SetTime;
-use crate::passthrough::Caller;
-
-pub(crate) fn caller(req: &Request) -> Caller {
-    Caller {
-        uid: req.uid(),
-        gid: req.gid(),
-        pid: req.pid(),
-    }
-}
 
 /// EMFILE is about the daemon's table of descriptors; to the caller it would be about its own.
 pub(crate) fn fuser_errno(error: Errno) -> fuser::Errno {
@@ -39,7 +32,7 @@ pub(crate) fn file_type(kind: FileKind) -> FileType {
     }
 }
 
-pub(crate) fn file_attr(attr: &Attr) -> FileAttr {
+fn file_attr(attr: &Attr) -> FileAttr {
     let stat = &attr.stat;
     FileAttr {
         ino: INodeNo(attr.ino),

@@ -25,7 +25,7 @@ use fuser::{
 use crate::attr::Attr;
 use crate::backing_ids::BackingIds;
 use crate::config::KernelPassthrough;
-use crate::convert::{caller, file_attr, file_type, fuser_errno, number_only, set_time};
+use crate::convert::{file_type, fuser_errno, ids, number_only, set_time};
 use crate::error::{Errno, Result, errno};
 use crate::init::{Negotiated, negotiate};
 use crate::inval::SendInval;
@@ -35,7 +35,7 @@ use crate::ops::{
     with_read_buffer,
 };
 use crate::panics;
-use crate::passthrough::{Entry, Passthrough};
+use crate::passthrough::{Caller, Entry, Passthrough};
 use crate::stats::Opcode;
 use crate::watch::{Notify, SendEpoch};
 
@@ -143,6 +143,16 @@ impl FuseAdapter {
         })
     }
 
+    /// Who asks, with its ids on SOURCE.
+    fn caller(&self, req: &Request) -> Result<Caller> {
+        ids::caller(&self.fs.config.ids, req)
+    }
+
+    /// Attributes with the ids that the client is shown.
+    fn file_attr(&self, attr: &Attr) -> FileAttr {
+        ids::file_attr(&self.fs.config.ids, attr)
+    }
+
     fn attr_timeout(&self) -> Duration {
         self.fs.config.timeouts.attr
     }
@@ -174,7 +184,7 @@ impl FuseAdapter {
     /// then when the kernel has dropped what it cached of it, from the thread that has it do that.
     fn when_dropped(&self, mut attr: Attr, answer: impl FnOnce(&FileAttr) + Send + 'static) {
         let foreign = attr.foreign.take();
-        let shown = file_attr(&attr);
+        let shown = self.file_attr(&attr);
         match foreign {
             None => answer(&shown),
             Some(foreign) => self
@@ -327,17 +337,20 @@ impl Filesystem for FuseAdapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
-        let set = SetAttr {
-            mode,
-            uid,
-            gid,
-            size,
-            atime: atime.map(set_time),
-            mtime: mtime.map(set_time),
-            fh: fh.map(|fh| fh.0),
-            caller: Some(caller(req)),
-        };
-        let set = self.run(Opcode::SetAttr, req, ino, |fs| fs.setattr(ino.0, &set));
+        let set = self.run(Opcode::SetAttr, req, ino, |fs| {
+            let (uid, gid) = ids::owner(&fs.config.ids, uid, gid)?;
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime: atime.map(set_time),
+                mtime: mtime.map(set_time),
+                fh: fh.map(|fh| fh.0),
+                caller: Some(self.caller(req)?),
+            };
+            fs.setattr(ino.0, &set)
+        });
         self.reply_attr(set, reply);
     }
 
@@ -358,14 +371,16 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        let made = self.run(Opcode::MkNod, req, parent, |fs| fs.mknod(&new, rdev));
+        let made = self.run(Opcode::MkNod, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.mknod(&new, rdev)
+        });
         self.reply_entry(made, reply);
     }
 
@@ -378,14 +393,16 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        let made = self.run(Opcode::MkDir, req, parent, |fs| fs.mkdir(&new));
+        let made = self.run(Opcode::MkDir, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.mkdir(&new)
+        });
         self.reply_entry(made, reply);
     }
 
@@ -419,16 +436,16 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let caller = caller(req);
-        let new = NewNode {
-            parent: parent.0,
-            name: link_name,
-            mode: 0o777,
-            umask: 0,
-            caller,
-        };
-        let target = target.as_os_str();
-        let made = self.run(Opcode::Symlink, req, parent, |fs| fs.symlink(&new, target));
+        let made = self.run(Opcode::Symlink, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name: link_name,
+                mode: 0o777,
+                umask: 0,
+                caller: self.caller(req)?,
+            };
+            fs.symlink(&new, target.as_os_str())
+        });
         self.reply_entry(made, reply);
     }
 
@@ -496,14 +513,17 @@ impl Filesystem for FuseAdapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let new = NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: caller(req),
-        };
-        match self.run(Opcode::Create, req, parent, |fs| fs.create(&new, flags)) {
+        let made = self.run(Opcode::Create, req, parent, |fs| {
+            let new = NewNode {
+                parent: parent.0,
+                name,
+                mode,
+                umask,
+                caller: self.caller(req)?,
+            };
+            fs.create(&new, flags)
+        });
+        match made {
             Ok((entry, opened)) => {
                 // fuser has one timeout for the attributes and the name. What shows a foreign change
                 // is asked for again, and answered when the kernel has dropped what it cached.
@@ -511,7 +531,8 @@ impl Filesystem for FuseAdapter {
                     None => self.attr_timeout().min(entry.entry_timeout),
                     Some(_changed) => Duration::ZERO,
                 };
-                let (attr, generation) = (file_attr(&entry.attr), Generation(entry.generation));
+                let (attr, generation) =
+                    (self.file_attr(&entry.attr), Generation(entry.generation));
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
                     Ok(Some(id)) => {
@@ -582,7 +603,7 @@ impl Filesystem for FuseAdapter {
         let kill_suidgid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let done = self.run(Opcode::Write, req, target, |fs| {
             if kill_suidgid {
-                fs.kill_suidgid(ino.0, fh.0, &caller(req))?;
+                fs.kill_suidgid(ino.0, fh.0, &self.caller(req)?)?;
             }
             fs.write(&request)
         });
@@ -679,10 +700,10 @@ impl Filesystem for FuseAdapter {
                 let (attr, generation, timeout) = match entry {
                     // Asked for again, as in `create`.
                     Some(entry) if entry.attr.foreign.is_some() => {
-                        (file_attr(&entry.attr), entry.generation, Duration::ZERO)
+                        (self.file_attr(&entry.attr), entry.generation, Duration::ZERO)
                     }
                     Some(entry) => (
-                        file_attr(&entry.attr),
+                        self.file_attr(&entry.attr),
                         entry.generation,
                         entry.entry_timeout,
                     ),
@@ -755,9 +776,8 @@ impl Filesystem for FuseAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(req);
         let done = self.run(Opcode::SetXattr, req, ino, |fs| {
-            fs.setxattr(ino.0, name, value, flags, &caller)
+            fs.setxattr(ino.0, name, value, flags, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -783,10 +803,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
-        let caller = caller(req);
         let mask = mask.bits() as u32;
         let done = self.run(Opcode::Access, req, ino, |fs| {
-            fs.access(ino.0, mask, &caller)
+            fs.access(ino.0, mask, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -803,7 +822,7 @@ impl Filesystem for FuseAdapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let (owner, caller) = (lock_owner.0, caller(req));
+        let owner = lock_owner.0;
         let range = LockRange { start, end };
         let found = self.run(Opcode::GetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
@@ -814,7 +833,7 @@ impl Filesystem for FuseAdapter {
                 kind,
                 range,
                 pid,
-                caller,
+                caller: self.caller(req)?,
             })
         });
         match found {
@@ -837,7 +856,7 @@ impl Filesystem for FuseAdapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let (owner, caller) = (lock_owner.0, caller(req));
+        let owner = lock_owner.0;
         let range = LockRange { start, end };
         let tried = self.run(Opcode::SetLk, req, (ino, fh), |fs| {
             let kind = LockKind::from_fcntl(typ)?;
@@ -848,7 +867,7 @@ impl Filesystem for FuseAdapter {
                 kind,
                 range,
                 pid,
-                caller,
+                caller: self.caller(req)?,
             };
             match fs.try_setlk(&request)? {
                 LockWait::Done => Ok(None),
@@ -901,9 +920,8 @@ impl Filesystem for FuseAdapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let caller = caller(req);
         let done = self.run(Opcode::Fallocate, req, (ino, fh, offset, length), |fs| {
-            fs.kill_suidgid_unless_privileged(ino.0, fh.0, &caller)?;
+            fs.kill_suidgid_unless_privileged(ino.0, fh.0, &self.caller(req)?)?;
             fs.fallocate(ino.0, fh.0, offset, length, mode as u32)
         });
         reply_empty(done, reply);
@@ -941,10 +959,9 @@ impl Filesystem for FuseAdapter {
     ) {
         let from = (ino_in.0, fh_in.0, offset_in);
         let to = (ino_out.0, fh_out.0, offset_out);
-        let caller = caller(req);
         let target = (ino_out, fh_out, offset_out, len);
         let done = self.run(Opcode::CopyFileRange, req, target, |fs| {
-            fs.kill_suidgid_unless_privileged(to.0, to.1, &caller)?;
+            fs.kill_suidgid_unless_privileged(to.0, to.1, &self.caller(req)?)?;
             fs.copy_file_range(from, to, len)
         });
         reply_written(done, reply);

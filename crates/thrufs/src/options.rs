@@ -5,6 +5,8 @@
 //! derived from it; only what mount(8) calls flags (`ro`, `nodev`, ...) has a table beside it.
 //! Names and value sets are virtiofsd's wherever it has the option.
 
+mod mapping;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use thrufs_fs::{
     WriteJoining,
 };
 use tracing::level_filters::LevelFilter;
+
+pub(crate) use mapping::MappingOptions;
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
 /// is also how many calls on SOURCE may wait for a disk at once; but with many, a sequential reader
@@ -59,6 +63,8 @@ pub(crate) struct MountArgs {
 
     #[command(flatten)]
     pub(crate) files: FileOptions,
+    #[command(flatten)]
+    pub(crate) mapping: MappingOptions,
     #[command(flatten)]
     pub(crate) mount: KernelOptions,
     #[command(flatten)]

@@ -14,7 +14,9 @@ use thrufs_fs::{Config, Durability, Fault, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
-use crate::options::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MountArgs};
+use crate::options::{
+    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs,
+};
 
 /// Who may use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +129,8 @@ fn build(
         options.set_flag(MsFlags::MS_RDONLY, true);
     }
     check_modes(&args.files, is_root)?;
+    args.mapping.check(&args.files)?;
+    let config = config(&args.files, &args.mapping)?;
     let threads = session_threads(&args);
     let access = if args.mount.allow_root {
         Access::OwnerAndRoot
@@ -140,7 +144,7 @@ fn build(
         None => absolute(&args.source).into_os_string(),
     };
     Ok(MountRequest {
-        config: config(&args.files),
+        config,
         faults: args.files.fault,
         kernel: KernelRequest {
             flags: options.flags_over(MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
@@ -254,7 +258,7 @@ fn check_watch(files: &FileOptions, is_root: bool) -> Result<(), String> {
     Ok(())
 }
 
-fn config(files: &FileOptions) -> Config {
+fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, String> {
     let mut timeouts = files.cache.timeouts();
     timeouts.attr = files.attr_timeout.unwrap_or(timeouts.attr);
     timeouts.negative = files.negative_timeout.unwrap_or(timeouts.negative);
@@ -263,10 +267,12 @@ fn config(files: &FileOptions) -> Config {
         .dir_timeout
         .or(files.entry_timeout)
         .unwrap_or(timeouts.dir);
-    Config {
+    Ok(Config {
         cache: files.cache,
         timeouts,
-        xattr: files.xattr || files.posix_acl != PosixAcl::Never,
+        xattr: files.xattr || files.posix_acl != PosixAcl::Never || mapping.xattrmap.is_some(),
+        xattr_map: mapping.xattrmap.clone(),
+        ids: mapping.ids()?,
         posix_acl: files.posix_acl,
         readonly: files.readonly,
         readdirplus: !files.no_readdirplus,
@@ -283,7 +289,7 @@ fn config(files: &FileOptions) -> Config {
         } else {
             files.max_write
         },
-    }
+    })
 }
 
 /// A relative SOURCE means nothing to who reads the mount table; an absolute one is shown exactly

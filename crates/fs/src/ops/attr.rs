@@ -103,9 +103,9 @@ impl Passthrough {
         // fuser does not hand on FATTR_KILL_SUIDGID, so the caller is looked at.
         if let Some(caller) = set.caller.filter(|caller| !has_fsetid(caller)) {
             if set.size.is_some() {
-                privs::kill(self.path_fd(inode)?, &caller)?;
+                self.kill(self.path_fd(inode)?, &caller)?;
             } else if set.is_empty() {
-                privs::kill_if_permitted(self.path_fd(inode)?, &caller)?;
+                self.kill_if_permitted(self.path_fd(inode)?, &caller)?;
             }
         }
         if let Some(size) = set.size {
@@ -134,7 +134,7 @@ impl Passthrough {
         match set.caller.filter(|caller| !has_fsetid(caller)) {
             Some(caller)
                 if inode.kind != FileKind::Directory
-                    && privs::loses_plain_set_gid(&before, &caller) =>
+                    && self.loses_plain_set_gid(&before, &caller) =>
             {
                 privs::clear(&fd, u32::from(before.stx_mode))
             }

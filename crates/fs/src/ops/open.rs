@@ -77,7 +77,7 @@ impl Passthrough {
 
     /// Takes in a file that was just opened.
     pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32) -> Opened {
-        let entered = self.watch(ino, &file);
+        let entered = self.watch_foreign(ino, &file);
         let keep_cache = match self.config.cache {
             CachePolicy::Always => true,
             CachePolicy::Auto => entered.as_ref().is_some_and(|entered| entered.keep),
@@ -110,7 +110,7 @@ impl Passthrough {
 
     /// Begins to tell foreign changes of a file that was just opened, where that is done. A file that
     /// cannot be looked at has none: the kernel drops what it cached, as at each OPEN without.
-    fn watch(&self, ino: u64, file: &OwnedFd) -> Option<Entered> {
+    fn watch_foreign(&self, ino: u64, file: &OwnedFd) -> Option<Entered> {
         self.config.watch_period()?;
         let asked = Time::now();
         let stat = statx(file).ok()?;

@@ -30,7 +30,7 @@ impl Passthrough {
     pub fn kill_suidgid(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
-        kill(&handle.fd, caller)
+        self.kill(&handle.fd, caller)
     }
 
     /// Before FALLOCATE or COPY_FILE_RANGE into the file, which do not say what the caller lacks.
@@ -43,48 +43,55 @@ impl Passthrough {
         }
         self.kill_suidgid(ino, fh, caller)
     }
-}
 
-/// Removes from the regular file `fd` the bits that a write by `caller`, which lacks CAP_FSETID,
-/// removes.
-pub(crate) fn kill(fd: impl AsFd, caller: &Caller) -> Result<()> {
-    let stat = mode_and_owner(&fd)?;
-    let mode = u32::from(stat.stx_mode);
-    if mode & (SET_UID | SET_GID) == 0 || FileKind::from_mode(mode) != FileKind::Regular {
-        return Ok(());
+    /// Removes from the regular file `fd` the bits that a write by `caller`, which lacks CAP_FSETID,
+    /// removes.
+    pub(crate) fn kill(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
+        let stat = mode_and_owner(&fd)?;
+        let mode = u32::from(stat.stx_mode);
+        if mode & (SET_UID | SET_GID) == 0 || FileKind::from_mode(mode) != FileKind::Regular {
+            return Ok(());
+        }
+        if self.loses_plain_set_gid(&stat, caller) {
+            return clear(&fd, mode);
+        }
+        if mode & SET_UID != 0 || mode & GROUP_EXEC != 0 {
+            // A chown(2) to nobody removes what a write would, under the inode's lock, where a
+            // chmod(2) could undo another's.
+            let flags = AtFlags::EMPTY_PATH;
+            rustix::fs::chownat(&fd, c"", None, None, flags).or_errno()?;
+        }
+        Ok(())
     }
-    if loses_plain_set_gid(&stat, caller) {
-        return clear(&fd, mode);
+
+    /// What the kernel wants of a SETATTR that sets nothing: `caller` is about to write past the daemon
+    /// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file.
+    pub(crate) fn kill_if_permitted(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
+        let stat = mode_and_owner(&fd)?;
+        let mode = u32::from(stat.stx_mode);
+        let may = caller.uid == stat.stx_uid
+            || mode & libc::S_IWOTH != 0
+            || mode & libc::S_IWGRP != 0 && self.is_member(&stat, caller);
+        if may { self.kill(fd, caller) } else { Ok(()) }
     }
-    if mode & SET_UID != 0 || mode & GROUP_EXEC != 0 {
-        // A chown(2) to nobody removes what a write would, under the inode's lock, where a
-        // chmod(2) could undo another's.
-        let flags = AtFlags::EMPTY_PATH;
-        rustix::fs::chownat(&fd, c"", None, None, flags).or_errno()?;
+
+    fn is_member(&self, stat: &Statx, caller: &Caller) -> bool {
+        caller.gid == stat.stx_gid || self.supplementary_groups(caller).contains(&stat.stx_gid)
     }
-    Ok(())
-}
 
-/// What the kernel wants of a SETATTR that sets nothing: `caller` is about to write past the daemon
-/// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file.
-pub(crate) fn kill_if_permitted(fd: impl AsFd, caller: &Caller) -> Result<()> {
-    let stat = mode_and_owner(&fd)?;
-    let mode = u32::from(stat.stx_mode);
-    let may = caller.uid == stat.stx_uid
-        || mode & libc::S_IWOTH != 0
-        || mode & libc::S_IWGRP != 0 && is_member(&stat, caller);
-    if may { kill(fd, caller) } else { Ok(()) }
-}
+    /// Set-gid without group execution stays for a member of the file's group alone, which the backing
+    /// file system cannot judge.
+    pub(crate) fn loses_plain_set_gid(&self, stat: &Statx, caller: &Caller) -> bool {
+        let mode = u32::from(stat.stx_mode);
+        mode & SET_GID != 0 && mode & GROUP_EXEC == 0 && !self.is_member(stat, caller)
+    }
 
-fn is_member(stat: &Statx, caller: &Caller) -> bool {
-    caller.gid == stat.stx_gid || supplementary_groups(caller.pid).contains(&stat.stx_gid)
-}
-
-/// Set-gid without group execution stays for a member of the file's group alone, which the backing
-/// file system cannot judge.
-pub(crate) fn loses_plain_set_gid(stat: &Statx, caller: &Caller) -> bool {
-    let mode = u32::from(stat.stx_mode);
-    mode & SET_GID != 0 && mode & GROUP_EXEC == 0 && !is_member(stat, caller)
+    /// Supplementary groups of the caller, as groups on SOURCE. Empty when it cannot be seen.
+    pub(crate) fn supplementary_groups(&self, caller: &Caller) -> Vec<u32> {
+        let ours = |gid| self.config.ids.gid.to_host(gid);
+        let groups = supplementary_groups(caller.pid);
+        groups.into_iter().filter_map(ours).collect()
+    }
 }
 
 /// Clears both bits of the file `fd`, an O_PATH descriptor or not, that has this mode.

@@ -12,11 +12,11 @@ use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::attr::statx;
-use crate::caller::supplementary_groups;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::ops::proc_link;
 use crate::passthrough::{Caller, Passthrough};
+use crate::xattr_map::ClientName;
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
 const XATTR_MAX: usize = 65_536;
@@ -50,20 +50,21 @@ impl Passthrough {
         flags: i32,
         caller: &Caller,
     ) -> Result<()> {
+        let is_acl_access = name.as_bytes() == ACL_ACCESS;
         let name = self.xattr_name(name)?;
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
         let set = || rustix::fs::setxattr(proc_link(&fd), &name, value, flags).or_errno();
-        if name.as_bytes() != ACL_ACCESS || caller.uid == 0 {
+        if !is_acl_access || caller.uid == 0 {
             return set();
         }
         // Setting an ACL clears set-gid unless the caller is in the file's group. The protocol
         // says so in a flag that fuser does not carry, so the backing file system decides, and
         // must not find our CAP_FSETID.
         let gid = statx(&fd)?.stx_gid;
-        if caller.gid == gid || supplementary_groups(caller.pid).contains(&gid) {
+        if caller.gid == gid || self.supplementary_groups(caller).contains(&gid) {
             return set();
         }
         let creds = FsCreds::assume(caller.uid, caller.gid, Power::Keep).or_errno()?;
@@ -84,13 +85,29 @@ impl Passthrough {
         let mut names = vec![0; XATTR_MAX];
         let len = rustix::fs::listxattr(proc_link(&fd), &mut names[..]).or_errno()?;
         names.truncate(len);
-        if self.serves_acl() {
+        if self.serves_acl() && self.config.xattr_map.is_none() {
             return Ok(names);
         }
-        let visible = names
-            .split_inclusive(|byte| *byte == 0)
-            .filter(|name| !is_acl(name.strip_suffix(b"\0").unwrap_or(name)));
-        Ok(visible.flatten().copied().collect())
+        let mut visible = Vec::with_capacity(names.len());
+        for name in names
+            .split(|byte| *byte == 0)
+            .filter(|name| !name.is_empty())
+        {
+            if let Some(shown) = self.shown_name(name) {
+                visible.extend_from_slice(shown);
+                visible.push(0);
+            }
+        }
+        Ok(visible)
+    }
+
+    /// What the client is shown of a name on SOURCE.
+    fn shown_name<'a>(&self, name: &'a [u8]) -> Option<&'a [u8]> {
+        let shown = match &self.config.xattr_map {
+            Some(map) => map.server(name)?,
+            None => name,
+        };
+        (!is_acl(shown) || self.serves_acl()).then_some(shown)
     }
 
     /// Removes an extended attribute.
@@ -122,14 +139,25 @@ impl Passthrough {
         }
     }
 
+    /// The name on SOURCE of what the client calls `name`.
     fn xattr_name(&self, name: &OsStr) -> Result<CString> {
         if !self.has_xattr() {
             return Err(Errno::ENOSYS);
         }
-        if is_acl(name.as_bytes()) && !self.serves_acl() {
+        let name = name.as_bytes();
+        let mapped = match &self.config.xattr_map {
+            Some(map) => match map.client(name) {
+                ClientName::Named(mapped) => mapped,
+                ClientName::Denied => return Err(Errno::EPERM),
+                ClientName::Unsupported => return Err(Errno::EOPNOTSUPP),
+            },
+            None => name.to_vec(),
+        };
+        // Neither may a rule lead to one.
+        if (is_acl(name) || is_acl(&mapped)) && !self.serves_acl() {
             return Err(Errno::EOPNOTSUPP);
         }
-        CString::new(name.as_bytes()).map_err(|_nul| Errno::EINVAL)
+        CString::new(mapped).map_err(|_nul| Errno::EINVAL)
     }
 }
 

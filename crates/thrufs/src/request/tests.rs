@@ -324,3 +324,43 @@ fn parse_of_the_data_modes_fills_the_config() {
         assert!(text.contains("needs root"), "{text}");
     }
 }
+
+#[test]
+fn parse_of_maps_reaches_the_file_system() {
+    let request = request(&[
+        "--translate-uid=map:1:2:1",
+        "--translate-uid=forbid-guest:5:1",
+        "-o",
+        "translate_gid=host:7:8:1,xattrmap=:map::user.v.:",
+    ]);
+    let ids = &request.config.ids;
+    assert_eq!((ids.uid.to_host(1), ids.uid.to_host(5)), (Some(2), None));
+    assert_eq!((ids.uid.to_guest(2), ids.gid.to_guest(7)), (1, 8));
+    assert!(request.config.xattr && request.config.xattr_map.is_some());
+}
+
+#[test]
+fn parse_of_wrong_maps_names_the_option_and_the_remedy() {
+    for (options, wanted) in [
+        (
+            &["--translate-uid=map:1:2"][..],
+            "write map:GUEST:HOST:COUNT",
+        ),
+        (
+            &["--translate-gid=map:1:2:3", "--translate-gid=guest:3:9:1"],
+            "--translate-gid: 'map:1:2:3' and 'guest:3:9:1' are both for id 3",
+        ),
+        (&["--xattrmap=:ok:client:::"], "such as :ok:all:::"),
+        (
+            &["--translate-uid=map:1:2:1", "--posix-acl"],
+            "exclude --posix-acl",
+        ),
+        (
+            &["--xattrmap=:map::user.v.:", "--posix-acl=auto"],
+            "--posix-acl needs ACLs under their own names",
+        ),
+    ] {
+        let error = refusal(options);
+        assert!(error.contains(wanted), "{options:?}: {error}");
+    }
+}
