@@ -50,6 +50,7 @@ no\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors' -r -f -a "never\t''
 prefer\t''
 mandatory\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l locks -d 'Where POSIX and flock locks are kept: local = in the client kernel, host = on SOURCE, where other processes see them' -r -f -a "local\t''
 host\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail' -r -f -a "never\t''

@@ -3,11 +3,14 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use xtests::support::command::{output, succeed};
+use xtests::support::mount::thrufs;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, missing, on_backing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -183,4 +186,78 @@ fn much(m: &Mount, mib: usize) -> Outcome {
     println!("{mib} MiB written and read: {memory} bytes in memory");
     ensure!(memory < BASE, "{memory} bytes in memory");
     Ok(())
+}
+
+/// What the kernel knows of the tree, as the daemon counts it.
+fn known_inodes(m: &Mount) -> Result<usize> {
+    let json = succeed(
+        Command::new(thrufs()?)
+            .args(["status", "--json"])
+            .arg(m.dir()),
+    )?;
+    let (_, rest) = json
+        .split_once("\"inodes\":")
+        .context("no inodes in the status")?;
+    let digits: String = rest
+        .trim_start()
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
+    Ok(digits.parse()?)
+}
+
+/// Skips a kernel that cannot be asked to forget.
+fn require_prune(m: &Mount) -> Outcome {
+    m.require_mount()?;
+    let version = output(Command::new("uname").arg("-r"))?;
+    let version = String::from_utf8_lossy(&version.stdout).into_owned();
+    let mut numbers = version
+        .split(['.', '-'])
+        .map(|part| part.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < (6, 18) {
+        return Err(missing("NOTIFY_PRUNE (Linux 6.18)"));
+    }
+    Ok(())
+}
+
+#[test]
+fn walk_beyond_max_inodes_has_the_kernel_forget() -> Outcome {
+    on_mount(&["--max-inodes=2000"], |m| {
+        require_prune(m)?;
+        make(&m.source(""), 20_000)?;
+        // In use: it stays, and stays right.
+        std::fs::write(m.path("open"), "content")?;
+        let open = File::open(m.path("open"))?;
+        ensure!(walk(m.dir())? == 20_001);
+        wait_until("inodes to be forgotten", SOON, || {
+            Ok(known_inodes(m)? <= 2000)
+        })?;
+        let mut text = [0; 7];
+        open.read_exact_at(&mut text, 0)?;
+        ensure!(&text == b"content");
+        ensure!(walk(m.dir())? == 20_001, "another walk sees something else");
+        wait_until("inodes to be forgotten again", SOON, || {
+            Ok(known_inodes(m)? <= 2000)
+        })
+    })
+}
+
+/// A descriptor for each inode, and far fewer descriptors than files: without forgetting, the walk would
+/// end with ENFILE.
+#[test]
+fn walk_with_a_descriptor_for_each_inode_goes_beyond_the_limit() -> Outcome {
+    on_mount(
+        &["--inode-file-handles=never", "--rlimit-nofile=4096"],
+        |m| {
+            require_prune(m)?;
+            make(&m.source(""), 8000)?;
+            ensure!(walk(m.dir())? == 8000);
+            wait_until("descriptors to be free", SOON, || {
+                Ok(m.daemon_descriptors()? < 2500)
+            })?;
+            std::fs::write(m.path("d0/f0"), "x")?;
+            Ok(())
+        },
+    )
 }

@@ -314,3 +314,36 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
         succeed(Command::new("umount").arg(s.mountpoint())).map(|_| ())
     })
 }
+
+/// What systemd's Type=notify waits for: READY=1 when INIT is done and the mount answers, STOPPING=1 when
+/// it ends.
+#[test]
+fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
+    case(|| {
+        let (s, _leftover) = scratch()?;
+        let path = s.path().join("notify");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
+        socket.set_read_timeout(Some(SOON))?;
+        let next = || -> Result<String> {
+            let mut buffer = [0; 256];
+            let length = socket.recv(&mut buffer)?;
+            Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let mut mount = Command::new(thrufs()?);
+        mount.env("NOTIFY_SOCKET", &path).args(["mount", "-f"]);
+        let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
+        let ready = next();
+        let answer = std::fs::read(s.mountpoint().join("f"));
+        kill(
+            nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?),
+            Signal::SIGTERM,
+        )?;
+        let stopping = next();
+        let status = daemon.wait()?;
+        ensure!(ready?.contains("READY=1"));
+        ensure!(answer? == b"content", "READY before the mount answers");
+        ensure!(stopping?.contains("STOPPING=1"));
+        ensure!(status.success(), "{status}");
+        Ok(())
+    })
+}

@@ -162,6 +162,9 @@ pub struct Config {
     pub allow_mmap: bool,
     /// See [`InodeFileHandles`].
     pub inode_file_handles: InodeFileHandles,
+    /// Inodes that the kernel is to know at most (`--max-inodes`); what it uses it may know beyond that.
+    /// None: as many as it likes where they are held by file handle, else half of the descriptors.
+    pub max_inodes: Option<usize>,
     /// See [`Locks`].
     pub locks: Locks,
     /// See [`KernelPassthrough`].
@@ -210,6 +213,7 @@ impl Default for Config {
             allow_direct_io: false,
             allow_mmap: true,
             inode_file_handles: InodeFileHandles::default(),
+            max_inodes: None,
             locks: Locks::default(),
             passthrough: KernelPassthrough::default(),
             writeback: false,

@@ -6,9 +6,7 @@
 //! Invariant: every request is answered exactly once, also when an operation panics (EIO).
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -27,7 +25,7 @@ use crate::backing_ids::BackingIds;
 use crate::config::KernelPassthrough;
 use crate::convert::{file_type, fuser_errno, ids, number_only, set_time};
 use crate::error::{Errno, Result, errno};
-use crate::init::{Negotiated, negotiate};
+use crate::init::negotiate;
 use crate::inval::SendInval;
 use crate::lock_wait::LockWaiters;
 use crate::ops::{
@@ -37,7 +35,7 @@ use crate::ops::{
 use crate::panics;
 use crate::passthrough::{Caller, Entry, Passthrough};
 use crate::stats::Opcode;
-use crate::watch::{Notify, SendEpoch};
+use crate::watch::SendEntry;
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
@@ -45,28 +43,10 @@ pub fn send_inval(notifier: fuser::Notifier) -> SendInval {
     Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
 }
 
-/// The senders of notifications that [`crate::Watch::start`] takes. `device` is a descriptor of the
-/// connection: fuser has no NOTIFY_INC_EPOCH.
-pub fn send_notify(notifier: &fuser::Notifier, device: File, negotiated: &Negotiated) -> Notify {
-    let for_names = notifier.clone();
-    let epoch = move || {
-        // struct fuse_out_header: a length, a code in place of an error, and no request.
-        let words = [HEADER_SIZE, FUSE_NOTIFY_INC_EPOCH, 0, 0];
-        let message: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        (&device).write_all(&message)
-    };
-    Notify {
-        inode: send_inval(notifier.clone()),
-        entry: Box::new(move |parent, name| for_names.inval_entry(INodeNo(parent), name)),
-        epoch: (negotiated.kernel_abi >= INC_EPOCH_SINCE).then(|| Box::new(epoch) as SendEpoch),
-    }
+/// The sender of NOTIFY_INVAL_ENTRY that [`crate::Watch::start`] takes.
+pub fn send_entry(notifier: fuser::Notifier) -> SendEntry {
+    Box::new(move |parent, name| notifier.inval_entry(INodeNo(parent), name))
 }
-
-/// Bytes of struct fuse_out_header.
-const HEADER_SIZE: u32 = 16;
-const FUSE_NOTIFY_INC_EPOCH: u32 = 8;
-/// Version of the protocol that has it (Linux 6.16).
-const INC_EPOCH_SINCE: (u32, u32) = (7, 44);
 
 /// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
 /// would fail with EIO.
@@ -699,9 +679,11 @@ impl Filesystem for FuseAdapter {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, generation, timeout) = match entry {
                     // Asked for again, as in `create`.
-                    Some(entry) if entry.attr.foreign.is_some() => {
-                        (self.file_attr(&entry.attr), entry.generation, Duration::ZERO)
-                    }
+                    Some(entry) if entry.attr.foreign.is_some() => (
+                        self.file_attr(&entry.attr),
+                        entry.generation,
+                        Duration::ZERO,
+                    ),
                     Some(entry) => (
                         self.file_attr(&entry.attr),
                         entry.generation,

@@ -67,6 +67,13 @@ impl InodeTable {
         self.maps.read().by_ino.keys().copied().collect()
     }
 
+    /// Up to `count` numbers after the first `from`, in the table's order, which changes with what comes
+    /// and goes.
+    pub(crate) fn some_numbers(&self, from: usize, count: usize) -> Vec<u64> {
+        let maps = self.maps.read();
+        maps.by_ino.keys().skip(from).take(count).copied().collect()
+    }
+
     /// The inode with this key, counted as one more lookup, unless `held` shows that its number
     /// was given to another file.
     fn find(&self, key: &InodeKey, held: &Held) -> Option<Arc<Inode>> {

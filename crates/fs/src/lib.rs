@@ -50,10 +50,12 @@ mod handle_table;
 mod id_map;
 mod init;
 mod inode;
+mod inode_pressure;
 mod inode_table;
 mod inval;
 mod lock_wait;
 mod mount_fd;
+mod notify;
 mod ops;
 mod panics;
 mod passthrough;
@@ -72,11 +74,12 @@ pub use config::{
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
 pub use foreign::Foreign;
-pub use fuse::{FuseAdapter, send_inval, send_notify};
+pub use fuse::{FuseAdapter, send_entry, send_inval};
 pub use id_map::{IdMap, IdMapError, IdMaps, IdRule, Shift};
 pub use init::Negotiated;
 pub use inode::ROOT_INO;
 pub use inval::SendInval;
+pub use notify::{SendEpoch, SendPrune, send_epoch, send_prune};
 pub use ops::{
     DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
     WriteRequest,
@@ -85,5 +88,5 @@ pub use panics::{Panicked, on_session_panic};
 pub use passthrough::{Caller, Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use unsupported::{UNSUPPORTED, Unsupported};
-pub use watch::{Notify, SendEntry, SendEpoch, Watch, Watching};
+pub use watch::{Notify, SendEntry, Watch, Watching};
 pub use xattr_map::{ClientName, XattrMap, XattrMapError};

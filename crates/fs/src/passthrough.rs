@@ -19,9 +19,11 @@ use crate::foreign::{Foreign, Time, Watches};
 use crate::handle_table::{Handle, HandleTable};
 use crate::init::Negotiated;
 use crate::inode::{Held, Inode, PathFd};
+use crate::inode_pressure::InodePressure;
 use crate::inode_table::InodeTable;
 use crate::inval::{Invalidations, SendInval, Stale};
 use crate::mount_fd::MountFds;
+use crate::notify::SendPrune;
 use crate::ops::lock::HostLocks;
 use crate::stats::Stats;
 use crate::write_batch::WriteGroups;
@@ -62,6 +64,8 @@ pub struct Passthrough {
     pub(crate) stats: Stats,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) watches: Arc<Watches>,
+    /// None where nothing bounds the number of inodes.
+    pressure: Option<Arc<InodePressure>>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
     /// Files and directories that may be open at a time, see [`Passthrough::check_room`].
@@ -114,6 +118,7 @@ impl Passthrough {
             Mode::empty(),
         )
         .map_err(|e| io::Error::new(e.kind(), format!("/proc/self/fd: {e}; mount /proc")))?;
+        let pressure = inode_limit(&config).map(|limit| Arc::new(InodePressure::new(limit)));
         Ok(Self {
             inodes: InodeTable::new(key_of(&stat), Held::Fd(source)),
             config,
@@ -124,6 +129,7 @@ impl Passthrough {
             stats: Stats::default(),
             invalidations: Arc::default(),
             watches: Arc::default(),
+            pressure,
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
             proc_self_fd: Arc::new(proc_self_fd),
@@ -165,7 +171,7 @@ impl Passthrough {
             .name("thrufs-watch".into())
             .spawn(move || watches.serve(period, round))
             .map(|_detached| ())
-            .inspect_err(|_| self.stop_invalidating())
+            .inspect_err(|_| self.stop_notifying())
     }
 
     /// Looks at each open file for what somebody else may have changed.
@@ -203,10 +209,29 @@ impl Passthrough {
             .push_then(ino, Stale::WHOLE, Box::new(done));
     }
 
+    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
+    /// does not have the notification.
+    ///
+    /// # Errors
+    /// When there can be no thread that sends it, or it is asked for and cannot be had.
+    pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
+        match (&self.pressure, send) {
+            (None, _) => Ok(()),
+            (Some(pressure), Some(send)) => pressure.start(self, send),
+            (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
+                "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
+            )),
+            (Some(_), None) => Ok(()),
+        }
+    }
+
     /// Sends no more notifications: the session has ended.
-    pub fn stop_invalidating(&self) {
+    pub fn stop_notifying(&self) {
         self.watches.stop();
         self.invalidations.stop();
+        if let Some(pressure) = &self.pressure {
+            pressure.stop();
+        }
     }
 
     /// Requests served so far.
@@ -282,6 +307,9 @@ impl Passthrough {
         let key = key_of(&stat);
         let held = self.hold(fd, key.mnt_id, kind)?;
         let inode = self.inodes.look_up(key, kind, held);
+        if let Some(pressure) = &self.pressure {
+            pressure.note(self.inodes.len());
+        }
         let timeouts = &self.config.timeouts;
         let entry_timeout = match kind {
             FileKind::Directory => timeouts.dir,
@@ -336,12 +364,17 @@ impl Passthrough {
     /// # Errors
     /// ENFILE: it is not the caller's own table that is full.
     pub(crate) fn check_room(&self) -> Result<()> {
-        if self.handles.len() < self.handles_max {
+        let inodes = match self.config.inode_file_handles {
+            InodeFileHandles::Never => self.inodes.len(),
+            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => 0,
+        };
+        if self.handles.len() + inodes < self.handles_max {
             return Ok(());
         }
         tracing::warn!(
-            "{} files are open, all that --rlimit-nofile leaves room for: OPEN fails with ENFILE",
-            self.handles_max
+            "{} files are open and {inodes} inodes held open, all that --rlimit-nofile leaves room \
+             for: OPEN fails with ENFILE",
+            self.handles.len()
         );
         Err(Errno::ENFILE)
     }
@@ -393,6 +426,18 @@ fn handles_max() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let left = limit.map_or(u64::MAX, |limit| limit - RESERVE.min(limit / 4));
     usize::try_from(left).unwrap_or(usize::MAX)
+}
+
+/// Inodes that the kernel is to know at most.
+fn inode_limit(config: &Config) -> Option<usize> {
+    let by_descriptors = match config.inode_file_handles {
+        InodeFileHandles::Never => Some(handles_max() / 2),
+        InodeFileHandles::Prefer | InodeFileHandles::Mandatory => None,
+    };
+    config
+        .max_inodes
+        .or(by_descriptors)
+        .filter(|limit| *limit != usize::MAX)
 }
 
 /// Whether a handle of `source` can be had and opened again.

@@ -35,6 +35,7 @@ use crate::attr::{key_of, statx};
 use crate::error::IntoErrno;
 use crate::inode::ROOT_INO;
 use crate::inval::SendInval;
+use crate::notify::SendEpoch;
 use crate::passthrough::Passthrough;
 use event::Event;
 
@@ -47,8 +48,6 @@ const ATTRIBUTES_ONLY: i64 = -1;
 
 /// Sends NOTIFY_INVAL_ENTRY(parent, name). A name that the kernel does not know is no error.
 pub type SendEntry = Box<dyn Fn(u64, &OsStr) -> io::Result<()> + Send>;
-/// Sends NOTIFY_INC_EPOCH.
-pub type SendEpoch = Box<dyn Fn() -> io::Result<()> + Send>;
 
 /// The senders of notifications.
 pub struct Notify {
@@ -137,7 +136,7 @@ impl Watch {
         let (stopped, stop) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
         // Weak: the thread must not keep the file system, and all it has open, alive.
         let fs = Arc::downgrade(fs);
-        let thread = std::thread::Builder::new().name("thrufs-watch".into());
+        let thread = std::thread::Builder::new().name("thrufs-changes".into());
         thread.spawn(move || {
             while self.wait(&stopped) {
                 let Some(fs) = fs.upgrade() else { return };

@@ -117,6 +117,10 @@ pub(crate) struct FileOptions {
     /// Hold inodes by file handle, so that known files cost no descriptors
     #[arg(long, value_name = "WHEN", default_value = "prefer", value_parser = choice(FILE_HANDLES))]
     pub(crate) inode_file_handles: InodeFileHandles,
+    /// Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18)
+    /// [default: any number, or half of the open files where each inode costs one]
+    #[arg(long, value_name = "NUMBER", value_parser = max_inodes)]
+    pub(crate) max_inodes: Option<usize>,
     /// Where POSIX and flock locks are kept: local = in the client kernel, host = on SOURCE, where
     /// other processes see them
     #[arg(long, value_name = "WHERE", default_value = "local", value_parser = choice(LOCKS))]
@@ -325,6 +329,17 @@ fn max_read(text: &str) -> Result<u32, String> {
     match u32::try_from(bytes(text)?) {
         Ok(size) if size >= 4096 => Ok(size),
         _ => Err("must be from 4K to 4095M".to_owned()),
+    }
+}
+
+/// With fewer the kernel would forget what it is about to use.
+const MAX_INODES_MIN: usize = 1024;
+
+fn max_inodes(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Ok(usize::MAX),
+        Ok(count) if count >= MAX_INODES_MIN => Ok(count),
+        _ => Err(format!("must be 0 (no limit) or at least {MAX_INODES_MIN}")),
     }
 }
 

@@ -279,6 +279,7 @@ fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, Strin
         allow_direct_io: files.allow_direct_io,
         allow_mmap: files.allow_mmap,
         inode_file_handles: files.inode_file_handles,
+        max_inodes: files.max_inodes,
         locks: files.locks,
         passthrough: files.passthrough,
         writeback: files.writeback,

@@ -12,7 +12,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FaultyBacking, FuseAdapter, Panicked, Passthrough, Watch, Watching};
+use thrufs_fs::{
+    FaultyBacking, FuseAdapter, Negotiated, Notify, Panicked, Passthrough, Watch, Watching,
+};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -96,6 +98,11 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
         .context("INIT, the handshake with the kernel")?;
     fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
         .context("start the thread that invalidates the kernel's cache")?;
+    fs.start_pruning(thrufs_fs::send_prune(
+        duplicate(&attached.device)?,
+        negotiated(&fs)?,
+    ))
+    .context("bound the number of inodes")?;
     let watching = watch.map(|watch| start_watching(watch, &fs, &session, &attached.device));
     let watching = watching.transpose()?;
     let (sender, ended) = oneshot::channel();
@@ -105,7 +112,7 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
         .spawn(move || {
             let result = session.run();
             // With its sender, the last user of the connection beside the mount goes.
-            served.stop_invalidating();
+            served.stop_notifying();
             drop(watching);
             // The receiver is gone only when the process ends anyway.
             let _ = sender.send(result);
@@ -131,16 +138,23 @@ fn start_watching(
     session: &fuser::Session<FuseAdapter>,
     device: &OwnedFd,
 ) -> anyhow::Result<Watching> {
-    let negotiated = fs.negotiated().context("--watch before INIT")?;
-    let device = File::from(
-        device
-            .try_clone()
-            .context("duplicate the FUSE descriptor")?,
-    );
-    let notify = thrufs_fs::send_notify(&session.notifier(), device, negotiated);
+    let notify = Notify {
+        inode: thrufs_fs::send_inval(session.notifier()),
+        entry: thrufs_fs::send_entry(session.notifier()),
+        epoch: thrufs_fs::send_epoch(duplicate(device)?, negotiated(fs)?),
+    };
     watch
         .start(fs, notify)
         .context("start the thread that watches SOURCE")
+}
+
+fn duplicate(device: &OwnedFd) -> anyhow::Result<File> {
+    let device = device.try_clone();
+    Ok(File::from(device.context("duplicate the FUSE descriptor")?))
+}
+
+fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
+    fs.negotiated().context("a session without INIT")
 }
 
 fn session_config(request: SessionRequest) -> (SessionACL, fuser::Config) {

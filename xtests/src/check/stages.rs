@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::{build, cargo_tests, kernels, suites, workloads};
+use super::{build, cargo_tests, deb, kernels, suites, workloads};
 use crate::install;
 use crate::report::Report;
 use crate::support::skip::missing;
@@ -135,6 +135,12 @@ pub(super) const STAGES: &[Stage] = &[
         about: "mount tests, --cache=always",
         needs: MOUNT_TIER,
         run: cargo_tests::always,
+    },
+    Stage {
+        name: "deb",
+        about: "the Debian package: built, installed, used, removed",
+        needs: MOUNT,
+        run: deb::deb,
     },
     Stage {
         name: "demo",

@@ -1,0 +1,183 @@
+//! The stage `deb`: the Debian package is built, installed, used by mount(8), fstab and `thrufs`, and
+//! removed without a trace.
+//!
+//! Invariant: a package `thrufs` that is installed already is somebody's, and then nothing is touched.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::install::{self, cargo};
+use crate::report::Report;
+use crate::support::command::{output, succeed};
+use crate::support::mount::{Leftover, is_mounted, mount_line};
+use crate::support::skip::missing;
+use crate::support::{Backing, Scratch};
+
+const PACKAGE: &str = "thrufs";
+const CARGO_DEB: &str = "3.7.0";
+
+pub(super) fn deb(report: &mut Report) -> Result<()> {
+    if install::find("dpkg").is_none() {
+        return Err(missing("dpkg: this machine is no Debian"));
+    }
+    if is_installed()? {
+        return Err(missing(
+            "a machine without the package thrufs: `dpkg -r thrufs`",
+        ));
+    }
+    let file = match build() {
+        Ok(file) => file,
+        Err(error) => {
+            report.record("deb::build", Err(error));
+            return Ok(());
+        }
+    };
+    report.pass("deb::build");
+    let installed = Installed;
+    let outcome = succeed(Command::new("dpkg").arg("-i").arg(&file)).map(|_| ());
+    let done = outcome.is_ok();
+    report.record("deb::install", outcome);
+    if done {
+        report.record("deb::files", files_are_there());
+        report.record("deb::unit", unit_is_valid());
+        report.record("deb::mount", mounts(&["-t", "fuse.thrufs"]));
+        report.record("deb::fstab", mounts_by_fstab());
+    }
+    report.record("deb::remove", remove(&installed));
+    Ok(())
+}
+
+/// Removes the package, whatever happened in between.
+struct Installed;
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        // Nothing is left to do when it is gone already.
+        let _purged = Command::new("dpkg").args(["--purge", PACKAGE]).output();
+    }
+}
+
+fn is_installed() -> Result<bool> {
+    let status = output(Command::new("dpkg-query").args(["-W", "-f=${Status}", PACKAGE]))?;
+    Ok(String::from_utf8_lossy(&status.stdout).contains("installed"))
+}
+
+fn build() -> Result<PathBuf> {
+    let program = install::tool("cargo-deb", CARGO_DEB)?;
+    succeed(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "thrufs",
+    ]))?;
+    let file = install::target().join("check/thrufs.deb");
+    std::fs::create_dir_all(install::target().join("check"))?;
+    let mut build = Command::new(program);
+    build
+        .current_dir(install::root())
+        .args(["deb", "--package", "thrufs", "--no-build", "--fast"]);
+    succeed(build.arg("--output").arg(&file))?;
+    Ok(file)
+}
+
+fn listed() -> Result<Vec<PathBuf>> {
+    let text = succeed(Command::new("dpkg").args(["-L", PACKAGE]))?;
+    Ok(text.lines().map(PathBuf::from).collect())
+}
+
+fn files_are_there() -> Result<()> {
+    let files = listed()?;
+    for wanted in [
+        "/usr/bin/thrufs",
+        "/usr/sbin/mount.fuse.thrufs",
+        "/usr/share/man/man8/thrufs-mount.8",
+        "/usr/share/bash-completion/completions/thrufs",
+        "/usr/lib/systemd/system/thrufs@.service",
+    ] {
+        let is_it = |file: &PathBuf| file.to_string_lossy().trim_end_matches(".gz") == wanted;
+        ensure!(
+            files.iter().any(is_it),
+            "{wanted} is not in the package: {files:?}"
+        );
+    }
+    let version = succeed(Command::new("/usr/bin/thrufs").arg("-V"))?;
+    ensure!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+    Ok(())
+}
+
+fn unit_is_valid() -> Result<()> {
+    if install::find("systemd-analyze").is_none() {
+        return Err(missing("systemd-analyze (systemd)"));
+    }
+    let unit = "/usr/lib/systemd/system/thrufs@.service";
+    let verify = output(
+        Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(unit),
+    )?;
+    let said = String::from_utf8_lossy(&verify.stderr);
+    // It looks at all units that this one needs, and complains of theirs as well.
+    let ours: Vec<&str> = said
+        .lines()
+        .filter(|line| line.contains("thrufs"))
+        .collect();
+    ensure!(ours.is_empty(), "{}", ours.join("\n"));
+    Ok(())
+}
+
+fn scratch() -> Result<(Scratch, Leftover)> {
+    let scratch = Scratch::new(Backing::Here)?;
+    std::fs::write(scratch.source().join("f"), "content")?;
+    let leftover = Leftover(scratch.mountpoint());
+    Ok((scratch, leftover))
+}
+
+/// What `mount` mounts answers, has the right type, and goes by umount(8).
+fn mounts(arguments: &[&str]) -> Result<()> {
+    let (s, _leftover) = scratch()?;
+    let mut mount = Command::new("mount");
+    succeed(mount.args(arguments).args([s.source(), s.mountpoint()]))?;
+    check_and_unmount(&s.mountpoint())
+}
+
+/// As /etc/fstab has it, in a file of our own.
+fn mounts_by_fstab() -> Result<()> {
+    let (s, _leftover) = scratch()?;
+    let (source, dir) = (s.source(), s.mountpoint());
+    let line = format!(
+        "{} {} fuse.thrufs cache=auto,attr_timeout=0.5,nofail,x-systemd.automount,noatime 0 0\n",
+        source.display(),
+        dir.display()
+    );
+    let fstab = s.path().join("fstab");
+    std::fs::write(&fstab, line)?;
+    succeed(Command::new("mount").arg("-T").arg(&fstab).arg(&dir))?;
+    check_and_unmount(&dir)
+}
+
+fn check_and_unmount(dir: &Path) -> Result<()> {
+    let line = mount_line(dir).context("nothing is mounted")?;
+    ensure!(line.contains(" - fuse.thrufs "), "{line}");
+    ensure!(std::fs::read(dir.join("f"))? == b"content");
+    succeed(Command::new("umount").arg(dir))?;
+    ensure!(!is_mounted(dir), "still mounted");
+    Ok(())
+}
+
+fn remove(_installed: &Installed) -> Result<()> {
+    let files = listed().unwrap_or_default();
+    succeed(Command::new("dpkg").args(["--purge", PACKAGE]))?;
+    let is_ours = |file: &&PathBuf| file.to_string_lossy().contains("thrufs");
+    for file in files.iter().filter(is_ours) {
+        ensure!(
+            file.symlink_metadata().is_err(),
+            "{} stays behind",
+            file.display()
+        );
+    }
+    ensure!(!is_installed()?, "still installed");
+    Ok(())
+}
