@@ -34,7 +34,7 @@ complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "demo" -d 'Mount a scr
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro rw [no]dev [no]suid [no]exec [no]atime sync dirsync, and every long option; `\\,` is a comma inside a value' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l cache -d 'What the client kernel may cache: never = nothing (direct I/O), auto = data until the next open and metadata for 1 s, always = everything, metadata = metadata only' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l cache -d 'What the client kernel may cache: never = nothing (direct I/O), auto = data of open files until it is changed under SOURCE and metadata for 1 s, always = everything, metadata = metadata only' -r -f -a "never\t''
 auto\t''
 always\t''
 metadata\t''"
@@ -63,6 +63,9 @@ auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-gid -d 'The same for group ids' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l xattrmap -d 'Give extended attributes other names on SOURCE (implies --xattr): rules :TYPE:SCOPE:KEY:PREPEND: of which the first that matches holds, TYPE one of prefix ok bad unsupported, SCOPE one of client server all, any character for `:`; or :map:KEY:PREPEND:' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r

@@ -1,9 +1,9 @@
-//! Command lines that nobody means: the corpus of the fuzz targets `options` and `fault`, and seeded
+//! Command lines that nobody means: the corpus of the fuzz targets `options` and `specs`, and seeded
 //! mutations of it. Whatever is typed is a request or an error with words; nothing panics.
 
 use std::path::PathBuf;
 
-use thrufs_fs::Fault;
+use thrufs_fs::{Fault, IdMap, IdRule, XattrMap};
 
 use super::*;
 
@@ -13,7 +13,7 @@ use mutate::{Random, mutated};
 
 /// clap takes milliseconds for a command line in a test build.
 const LINES: u64 = 500;
-const FAULTS: u64 = 50_000;
+const SPECS: u64 = 20_000;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let top = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../xtests/fuzz/corpus");
@@ -39,9 +39,19 @@ fn check_line(line: &[u8]) {
     }
 }
 
-fn check_fault(text: &[u8]) {
-    if let Err(error) = String::from_utf8_lossy(text).parse::<Fault>() {
+/// A specification of a fault, of ids (a rule a line), or of names: each reads any text.
+fn check_spec(text: &[u8]) {
+    let text = String::from_utf8_lossy(text);
+    if let Err(error) = text.parse::<Fault>() {
         assert!(error.to_string().contains("expected OPERATION"), "{error}");
+    }
+    if let Err(error) = text.parse::<XattrMap>() {
+        assert!(!error.to_string().is_empty(), "{text}");
+    }
+    let rules: Result<Vec<IdRule>, _> = text.lines().map(str::parse).collect();
+    match rules.map(|rules| IdMap::new(&rules)) {
+        Ok(Ok(_map)) => {}
+        Ok(Err(error)) | Err(error) => assert!(!error.to_string().is_empty(), "{text}"),
     }
 }
 
@@ -55,11 +65,11 @@ fn parse_of_mutated_lines_is_a_request_or_an_error_with_words() {
 }
 
 #[test]
-fn parse_of_mutated_faults_is_a_fault_or_an_error_with_words() {
-    let seeds = corpus("fault");
-    seeds.iter().for_each(|text| check_fault(text));
-    for seed in 1..=FAULTS {
-        check_fault(&mutated(&seeds, &mut Random::new(seed)));
+fn parse_of_mutated_specifications_is_one_or_an_error_with_words() {
+    let seeds = corpus("specs");
+    seeds.iter().for_each(|text| check_spec(text));
+    for seed in 1..=SPECS {
+        check_spec(&mutated(&seeds, &mut Random::new(seed)));
     }
 }
 

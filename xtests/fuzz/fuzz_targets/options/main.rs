@@ -1,12 +1,10 @@
-//! A whole command line of `thrufs mount`, one argument a line.
+//! A whole command line of `thrufs mount`, one argument a line. The modules are the program's own, by
+//! symbolic links, since a program cannot be a dependency.
 #![no_main]
 #![allow(dead_code)]
 
-#[path = "../../../crates/thrufs/src/mount_options.rs"]
 mod mount_options;
-#[path = "../../../crates/thrufs/src/options.rs"]
 mod options;
-#[path = "../../../crates/thrufs/src/request.rs"]
 mod request;
 
 use std::ffi::OsString;

@@ -1,0 +1,1 @@
+../../../../crates/thrufs/src/mount_options.rs

@@ -1,0 +1,1 @@
+../../../../crates/thrufs/src/request.rs
