@@ -699,9 +699,11 @@ impl Filesystem for FuseAdapter {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, generation, timeout) = match entry {
                     // Asked for again, as in `create`.
-                    Some(entry) if entry.attr.foreign.is_some() => {
-                        (self.file_attr(&entry.attr), entry.generation, Duration::ZERO)
-                    }
+                    Some(entry) if entry.attr.foreign.is_some() => (
+                        self.file_attr(&entry.attr),
+                        entry.generation,
+                        Duration::ZERO,
+                    ),
                     Some(entry) => (
                         self.file_attr(&entry.attr),
                         entry.generation,
