@@ -20,7 +20,7 @@ mod xfstests;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -136,12 +136,16 @@ pub struct Options {
     /// A built checkout of xfstests.
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60).
+    /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60, or 5
+    /// with --quick).
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..))]
     seconds: Option<u64>,
-    /// How many operations fsx does in each cache mode (default: 100,000).
+    /// How many operations fsx does in each cache mode (default: 100,000, or 5,000 with --quick).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     operations: Option<u64>,
+    /// The least that says something: `suite all --peers` in a third of the time.
+    #[arg(long)]
+    quick: bool,
     /// Only these tests of xfstests, instead of the selection.
     #[arg(long, value_name = "generic/NNN", value_delimiter = ',')]
     test: Vec<String>,
@@ -173,11 +177,12 @@ impl Options {
     }
 
     fn seconds(&self) -> u64 {
-        self.seconds.unwrap_or(60)
+        self.seconds.unwrap_or(if self.quick { 5 } else { 60 })
     }
 
     fn operations(&self) -> u64 {
-        self.operations.unwrap_or(100_000)
+        self.operations
+            .unwrap_or(if self.quick { 5_000 } else { 100_000 })
     }
 
     /// When a mount is taken for hung.
@@ -210,6 +215,9 @@ pub struct Args {
     /// Compare with the peers as well: passthrough_ll, passthrough_hp in its modes, bindfs.
     #[arg(long)]
     peers: bool,
+    /// What has not begun after so many minutes is skipped, by name.
+    #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+    minutes: u64,
     #[command(flatten)]
     options: Options,
 }
@@ -223,8 +231,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let mut table = Table::default();
     let mut report = Report::default();
+    let end = Instant::now() + Duration::from_secs(60 * args.minutes);
     for name in names {
-        report.merge(run_suite(name, &places, &args.options, &mut table));
+        let end = Some(end);
+        report.merge(run_suite(name, &places, &args.options, end, &mut table));
     }
     println!("{table}");
     for entry in &report.skipped {
@@ -263,12 +273,25 @@ fn places(args: &Args) -> Vec<Place> {
 /// A stage of `xtests check`: the suite on a scratch mount of thrufs, against native.
 pub fn check(name: Name, options: &Options, report: &mut Report) -> Result<()> {
     let places = [Place::Native, Place::Thrufs];
-    report.merge(run_suite(name, &places, options, &mut Table::default()));
+    report.merge(run_suite(
+        name,
+        &places,
+        options,
+        None,
+        &mut Table::default(),
+    ));
     Ok(())
 }
 
-/// Runs one suite in all places; what is missing makes a skip by the suite's or the place's name.
-fn run_suite(name: Name, places: &[Place], options: &Options, table: &mut Table) -> Report {
+/// Runs one suite in all places that it comes to before `end`; what is missing makes a skip by the
+/// suite's or the place's name.
+fn run_suite(
+    name: Name,
+    places: &[Place],
+    options: &Options,
+    end: Option<Instant>,
+    table: &mut Table,
+) -> Report {
     let mut report = Report::default();
     let suite = name.name();
     if let Err(error) = build_thrufs(places).and_then(|()| name.provide(options)) {
@@ -277,11 +300,18 @@ fn run_suite(name: Name, places: &[Place], options: &Options, table: &mut Table)
     }
     let mut native = None;
     for place in places {
-        eprintln!("{suite} on {place} ...");
-        let verdicts = match name.run(place, options) {
+        let shown = format!("{suite} on {place}");
+        if end.is_some_and(|end| Instant::now() >= end) {
+            report.skip(shown, "no time was left: --minutes gives more".to_owned());
+            continue;
+        }
+        eprint!("{shown} ... ");
+        let began = Instant::now();
+        let ran = name.run(place, options);
+        eprintln!("{} s", began.elapsed().as_secs());
+        let verdicts = match ran {
             Ok(verdicts) => verdicts,
             Err(error) => {
-                let shown = format!("{suite} on {place}");
                 match (place, error.downcast_ref::<Missing>()) {
                     (Place::Peer(_), None) => report.skip(shown, format!("{error:#}")),
                     _ => report.record(&shown, Err(error)),

@@ -5,6 +5,7 @@
 //! suites and checks of the binary use the same mounts.
 
 pub mod command;
+mod ending;
 pub mod kernel_log;
 pub mod lock_holder;
 pub mod mount;

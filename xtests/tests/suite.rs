@@ -40,3 +40,13 @@ fn suite_on_a_place_that_is_not_there_names_those_that_are() {
     assert!(text.contains("no-such-place is no directory"), "{text}");
     assert!(text.contains("passthrough_hp-io-uring"), "{text}");
 }
+
+#[test]
+fn suite_of_what_cannot_run_at_once_is_not_counted_as_passed() {
+    let help = suite(&["--help"]).1;
+    for option in ["--quick", "--minutes", "--peers"] {
+        assert!(help.contains(option), "{help}");
+    }
+    let (output, text) = suite(&["dbench", "--on", "native", "--minutes", "0"]);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+}

@@ -29,6 +29,8 @@ pub(crate) enum Order {
         len: usize,
         value: u8,
     },
+    /// `len` bytes of a value at the file's start, by io_uring.
+    WriteUring(usize, u8),
     /// A write of `len` bytes whose buffer can be read up to `readable`.
     WriteHalfReadable {
         len: usize,
@@ -125,6 +127,16 @@ impl Hands {
                 self.file()?.write_at(&vec![value; len], offset)?,
             )),
             Order::WriteDirect { offset, len, value } => self.write_direct(offset, len, value),
+            Order::WriteUring(len, value) => {
+                let buffer = Mapping::anonymous(len)?;
+                let span = buffer.span(0..len)?;
+                span.store(&vec![value; len])?;
+                Ok(Answer::Count(thrufs_sys::uring::write(
+                    self.file()?,
+                    &span,
+                    0,
+                )?))
+            }
             Order::WriteHalfReadable { len, readable } => {
                 let page = usize::try_from(page_size()).map_err(io::Error::other)?;
                 let edge = readable.next_multiple_of(page);

@@ -2,11 +2,12 @@
 //! known. Beside the scenario that asks, so that a table for people needs no second source.
 
 mod scenarios;
+mod stale;
 
 use super::Context;
 use scenarios::{
-    dropped_under_write, failed_write_and_store, features, getxattr, ghost, half_readable,
-    large_folios, limits, lost_store, notify_in_write, refused_bytes,
+    failed_write_and_store, features, getxattr, ghost, half_readable, large_folios, limits,
+    lost_store, notify_in_write, refused_bytes,
 };
 
 /// A question and what its answers mean.
@@ -81,7 +82,14 @@ pub(crate) const ALL: &[Question] = &[
         question: "Does FUSE_AUTO_INVAL_DATA bring back the bytes from before a write(2)?",
         meaning: "STALE: with a server that negotiates it, do not mix write(2) and mappings of a file",
         kernels: "STALE in 6.18; no other kernel was asked",
-        ask: dropped_under_write,
+        ask: stale::dropped_under_write,
+    },
+    Question {
+        id: "R8",
+        question: "With FOPEN_DIRECT_IO, does a mapping show the bytes of before after a write?",
+        meaning: "STALE: do not mix such writes with shared mappings of the same pages",
+        kernels: "STALE for io_uring in 6.18; no other kernel was asked",
+        ask: stale::mapped_direct_write,
     },
     Question {
         id: "T8",

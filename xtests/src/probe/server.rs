@@ -280,6 +280,8 @@ fn attr(ino: u64, len: usize, kind: FileType) -> FileAttr {
 pub(crate) struct Options {
     pub(crate) killpriv_v2: bool,
     pub(crate) auto_inval_data: bool,
+    /// Files are open with FOPEN_DIRECT_IO, and can be mapped all the same.
+    pub(crate) direct_io: bool,
 }
 
 struct Server {

@@ -17,7 +17,8 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 
 use super::command::wait_for_exit;
-use super::mount::{abort, is_mounted};
+use super::ending::{Limits, wait_for_end};
+use super::mount::{abort, is_mounted, mount_line};
 use super::wait::{wait_for, wait_until};
 
 /// Any single step of mounting and unmounting.
@@ -30,6 +31,8 @@ pub struct Served {
     name: String,
     dir: PathBuf,
     log: PathBuf,
+    /// Of the mount, to find who else holds it.
+    device: Option<String>,
     /// None once it has ended and been reaped.
     daemon: Option<Child>,
     watchdog: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
@@ -57,10 +60,13 @@ impl Served {
             name: name.to_owned(),
             dir: dir.to_owned(),
             log: log.to_owned(),
+            device: None,
             daemon: Some(daemon),
             watchdog: None,
         };
         served.wait_for_answer()?;
+        let line = mount_line(dir).unwrap_or_default();
+        served.device = line.split(' ').nth(2).map(str::to_owned);
         served.watchdog = Some(watch(dir, LIMIT));
         Ok(served)
     }
@@ -111,7 +117,7 @@ impl Served {
     /// Waits for the daemon to end by itself, and returns its exit code.
     pub fn wait_for_daemon(&mut self) -> Result<i32> {
         let daemon = self.daemon.as_mut().context("the daemon has ended")?;
-        let status = wait_for_exit(daemon, "the daemon to exit", STEP)?;
+        let status = wait_for_end(daemon, self.device.as_deref(), &Limits::DAEMON)?;
         self.stop_watching();
         self.daemon = None;
         status

@@ -9,7 +9,11 @@ use crate::probe::client::{Answer, Client, Order, TimedOut};
 use crate::probe::server::{Action, Mounted, Options};
 
 /// A file of 'A's that the client has read once, so that its pages are uptodate.
-fn warm(context: &Context<'_>, mounted: &Mounted, len: usize) -> anyhow::Result<(u64, Client)> {
+pub(super) fn warm(
+    context: &Context<'_>,
+    mounted: &Mounted,
+    len: usize,
+) -> anyhow::Result<(u64, Client)> {
     let ino = mounted.shared.add("file", vec![b'A'; len]);
     let mut client = context.client(mounted, "file")?;
     let read = client.bytes(0, len)?;
@@ -234,53 +238,6 @@ pub(super) fn notify_in_write(context: &Context<'_>) -> anyhow::Result<String> {
             ))
         }
         Err(error) => Err(error),
-    }
-}
-
-/// A write to the second page changes the mtime; one to the first page is held, and has filled it.
-/// Then the kernel learns of the mtime, and somebody looks at the first page.
-pub(super) fn dropped_under_write(context: &Context<'_>) -> anyhow::Result<String> {
-    const PAGE: usize = 4096;
-    let mounted = context.mount(Options {
-        auto_inval_data: true,
-        ..Options::default()
-    })?;
-    let (_ino, mut writer) = warm(context, &mounted, 2 * PAGE)?;
-    let mut mapper = context.client(&mounted, "file")?;
-    mapper.call(Order::Map(2 * PAGE))?;
-    let write = |offset, value| Order::Write {
-        offset,
-        len: PAGE,
-        value,
-    };
-    writer.call(write(PAGE as u64, b'B'))?;
-    mounted.shared.once(Action::Hold);
-    writer.start(&write(0, b'C'))?;
-    ensure!(
-        mounted.shared.wait_for(context.limit, |held, _| held == 1),
-        "no WRITE came"
-    );
-    mapper.call(Order::Stat)?;
-    let during = mapper.call(Order::Load(0));
-    mounted.shared.release();
-    writer.finish("the held write")?;
-    let Answer::Bytes(during) = during? else {
-        bail!("the mapping gave no byte");
-    };
-    let after = mapper.call(Order::Load(0))?;
-    match (during.as_slice(), after) {
-        (b"C", Answer::Bytes(after)) if after == b"C" => Ok("ok".into()),
-        (b"A", Answer::Bytes(after)) if after == b"A" => {
-            let read = match mapper.bytes(0, 1)?.as_slice() {
-                b"C" => "read(2) looks at the mtime and brings the written ones",
-                _old => "read(2) as well",
-            };
-            Ok(format!(
-                "STALE (the mapping has the bytes of before, also after write(2) has returned; {read})"
-            ))
-        }
-        (b"A", Answer::Bytes(_new)) => Ok("STALE (until write(2) has returned)".into()),
-        other => bail!("neither the old byte nor the new one: {other:?}"),
     }
 }
 

@@ -24,6 +24,11 @@ impl Filesystem for Server {
             // A kernel before 5.11 does not offer it: the probe then counts GETXATTR again.
             let _offered = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
         }
+        if self.options.direct_io {
+            let wanted = InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP | InitFlags::FUSE_ASYNC_DIO;
+            // A kernel before 6.6 does not offer it, which the question looks at.
+            let _offered = config.add_capabilities(wanted);
+        }
         if self.options.auto_inval_data {
             config
                 .add_capabilities(InitFlags::FUSE_AUTO_INVAL_DATA)
@@ -102,7 +107,12 @@ impl Filesystem for Server {
     }
 
     fn open(&self, _req: &Request, _ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_KEEP_CACHE);
+        let flags = if self.options.direct_io {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        };
+        reply.opened(FileHandle(0), flags);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the trait's signature")]

@@ -1,0 +1,121 @@
+//! What a mapping shows of a write(2) that is under way, and after it has returned: the kernel fills or
+//! drops a page before it sends the WRITE, so a fault meanwhile can fetch the bytes of before.
+
+use anyhow::{bail, ensure};
+
+use super::scenarios::warm;
+use crate::probe::Context;
+use crate::probe::client::{Answer, Client, Order};
+use crate::probe::server::{Action, Mounted, Options};
+
+const PAGE: usize = 4096;
+
+/// The byte that `look` ends with while `write` is held, and the mapping's when it has returned.
+fn seen(
+    context: &Context<'_>,
+    mounted: &Mounted,
+    [writer, mapper]: [&mut Client; 2],
+    write: &Order,
+    look: impl IntoIterator<Item = Order>,
+) -> anyhow::Result<[u8; 2]> {
+    mounted.shared.once(Action::Hold);
+    writer.start(write)?;
+    ensure!(
+        mounted.shared.wait_for(context.limit, |held, _| held == 1),
+        "no WRITE came"
+    );
+    let looked = look.into_iter().map(|order| mapper.call(order)).last();
+    mounted.shared.release();
+    match writer.finish("the held write")? {
+        Answer::Count(PAGE) => {}
+        other => bail!("the held write: {other:?}"),
+    }
+    let after = mapper.call(Order::Load(0))?;
+    match (looked, after) {
+        (Some(Ok(Answer::Bytes(during))), Answer::Bytes(after))
+            if during.len() == 1 && after.len() == 1 =>
+        {
+            Ok([during[0], after[0]])
+        }
+        other => bail!("the mapping gave no byte: {other:?}"),
+    }
+}
+
+/// A write to the second page changes the mtime; one to the first page is held, and has filled it.
+/// Then the kernel learns of the mtime, and somebody looks at the first page.
+pub(super) fn dropped_under_write(context: &Context<'_>) -> anyhow::Result<String> {
+    let mounted = context.mount(Options {
+        auto_inval_data: true,
+        ..Options::default()
+    })?;
+    let (_ino, mut writer) = warm(context, &mounted, 2 * PAGE)?;
+    let mut mapper = context.client(&mounted, "file")?;
+    mapper.call(Order::Map(2 * PAGE))?;
+    writer.call(Order::Write {
+        offset: PAGE as u64,
+        len: PAGE,
+        value: b'B',
+    })?;
+    let write = Order::Write {
+        offset: 0,
+        len: PAGE,
+        value: b'C',
+    };
+    let look = [Order::Stat, Order::Load(0)];
+    match seen(context, &mounted, [&mut writer, &mut mapper], &write, look)? {
+        [b'C', b'C'] => Ok("ok".into()),
+        [b'A', b'A'] => {
+            let read = match mapper.bytes(0, 1)?.as_slice() {
+                b"C" => "read(2) looks at the mtime and brings the written ones",
+                _old => "read(2) as well",
+            };
+            Ok(format!(
+                "STALE (the mapping has the bytes of before, also after write(2) has returned; {read})"
+            ))
+        }
+        [b'A', b'C'] => Ok("STALE (until write(2) has returned)".into()),
+        other => bail!("neither the old byte nor the new one: {other:?}"),
+    }
+}
+
+/// A direct write, synchronous and by io_uring, to a page that somebody has mapped and looks at.
+pub(super) fn mapped_direct_write(context: &Context<'_>) -> anyhow::Result<String> {
+    let mut answers = Vec::new();
+    for (how, write) in [
+        (
+            "pwrite(2)",
+            Order::Write {
+                offset: 0,
+                len: PAGE,
+                value: b'C',
+            },
+        ),
+        ("io_uring", Order::WriteUring(PAGE, b'C')),
+    ] {
+        let mounted = context.mount(Options {
+            direct_io: true,
+            ..Options::default()
+        })?;
+        let offered = mounted.shared.offered.get();
+        let flag = fuser::InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+        if !offered.is_some_and(|(offered, _)| offered.contains(flag)) {
+            return Ok("not possible: no shared mappings with direct I/O".into());
+        }
+        mounted.shared.add("file", vec![b'A'; PAGE]);
+        let mut writer = context.client(&mounted, "file")?;
+        let mut mapper = context.client(&mounted, "file")?;
+        mapper.call(Order::Map(PAGE))?;
+        mapper.call(Order::Load(0))?;
+        let clients = [&mut writer, &mut mapper];
+        let [_during, after] = seen(context, &mounted, clients, &write, [Order::Load(0)])?;
+        answers.push(match after {
+            b'C' => (false, format!("{how}: ok")),
+            b'A' => (true, format!("{how}: STALE")),
+            other => bail!("neither the old byte nor the new one: {other:?}"),
+        });
+    }
+    let any = answers.iter().any(|(is_stale, _)| *is_stale);
+    let details: Vec<String> = answers.into_iter().map(|(_, detail)| detail).collect();
+    let answer = if any { "STALE" } else { "ok" };
+    Ok(format!("{answer} ({})", details.join("; ")))
+}
