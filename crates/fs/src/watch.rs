@@ -32,7 +32,7 @@ use rustix::fs::{Dir, Mode, OFlags};
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::attr::{key_of, statx};
-use crate::error::IntoErrno;
+use crate::error::{Errno, IntoErrno};
 use crate::inode::ROOT_INO;
 use crate::inval::SendInval;
 use crate::notify::SendEpoch;
@@ -73,8 +73,7 @@ pub struct Watching {
     _stop: OwnedFd,
 }
 
-fn refused(error: nix::errno::Errno) -> io::Error {
-    use nix::errno::Errno;
+fn refused(error: Errno) -> io::Error {
     let why = match error {
         Errno::EPERM => "needs root (CAP_SYS_ADMIN in the first user namespace)",
         Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EXDEV => {
@@ -140,7 +139,10 @@ impl Watch {
         thread.spawn(move || {
             while self.wait(&stopped) {
                 let Some(fs) = fs.upgrade() else { return };
-                self.pass_on(&fs, &notify);
+                if let Err(errno) = self.pass_on(&fs, &notify) {
+                    tracing::error!(%errno, "--watch: changes under SOURCE are no longer seen");
+                    return;
+                }
             }
         })?;
         Ok(Watching { _stop: stop })
@@ -154,20 +156,16 @@ impl Watch {
         ];
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) => fds[1].revents().is_none_or(|events| events.is_empty()),
-            Err(errno) => errno == nix::errno::Errno::EINTR,
+            Err(errno) => errno == Errno::EINTR,
         }
     }
 
-    /// Reads what there is, and sends what it comes to.
-    fn pass_on(&self, fs: &Passthrough, notify: &Notify) {
+    /// Reads what there is, and sends what it comes to. An error is the end of the watch.
+    fn pass_on(&self, fs: &Passthrough, notify: &Notify) -> nix::Result<()> {
         let mut buffer = vec![0; BUFFER_SIZE];
         let length = match nix::unistd::read(&self.group, &mut buffer) {
-            Ok(length) => length,
-            Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EINTR) => return,
-            Err(errno) => {
-                tracing::error!(%errno, "--watch: changes under SOURCE are no longer seen");
-                return;
-            }
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+            read => read?,
         };
         let own = std::process::id().cast_signed();
         // The same inode twice in one batch is one notification.
@@ -182,6 +180,7 @@ impl Watch {
                 self.invalidate(fs, notify, event, &mut sent);
             }
         }
+        Ok(())
     }
 
     fn invalidate(
