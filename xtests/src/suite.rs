@@ -352,3 +352,17 @@ fn build_thrufs(places: &[Place]) -> Result<()> {
     build.args(["build", "--quiet", "--release", "--package", "thrufs"]);
     succeed(build.current_dir(install::root())).map(|_| ())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_suite_after_the_end_skips_every_place_by_name() {
+        let places = [Place::Native, Place::Dir("/".into())];
+        let (options, end) = (Options::default(), Some(Instant::now()));
+        let report = run_suite(Name::All, &places, &options, end, &mut Table::default());
+        let skipped: Vec<&str> = report.skipped.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(skipped, ["all on native", "all on /"]);
+    }
+}

@@ -127,25 +127,8 @@ impl Hands {
                 self.file()?.write_at(&vec![value; len], offset)?,
             )),
             Order::WriteDirect { offset, len, value } => self.write_direct(offset, len, value),
-            Order::WriteUring(len, value) => {
-                let buffer = Mapping::anonymous(len)?;
-                let span = buffer.span(0..len)?;
-                span.store(&vec![value; len])?;
-                Ok(Answer::Count(thrufs_sys::uring::write(
-                    self.file()?,
-                    &span,
-                    0,
-                )?))
-            }
-            Order::WriteHalfReadable { len, readable } => {
-                let page = usize::try_from(page_size()).map_err(io::Error::other)?;
-                let edge = readable.next_multiple_of(page);
-                let buffer = Mapping::anonymous(edge + len)?;
-                buffer.forbid_from(edge)?;
-                let start = edge - readable;
-                let span = buffer.span(start..start + len)?;
-                Ok(Answer::Count(pwritev(self.file()?, &[span], 0)?))
-            }
+            Order::WriteUring(len, value) => self.write_uring(len, value),
+            Order::WriteHalfReadable { len, readable } => self.write_half_readable(len, readable),
             Order::Read { offset, len } => {
                 let mut bytes = vec![0; len];
                 let count = self.file()?.read_at(&mut bytes, offset)?;
@@ -178,19 +161,37 @@ impl Hands {
                 rustix::fs::fadvise(self.file()?, 0, None, rustix::fs::Advice::DontNeed)?;
                 Ok(Answer::Done)
             }
-            Order::CopyRange { from, to, len } => {
-                let (mut from, mut to) = (from, to);
-                let file = self.file()?;
-                let copied =
-                    rustix::fs::copy_file_range(file, Some(&mut from), file, Some(&mut to), len)?;
-                Ok(Answer::Count(copied))
-            }
+            Order::CopyRange { from, to, len } => self.copy_range(from, to, len),
             Order::Truncate(len) => {
                 self.file()?.set_len(len)?;
                 Ok(Answer::Done)
             }
             Order::PageFlags(offset) => self.page_flags(offset),
         }
+    }
+
+    fn write_uring(&self, len: usize, value: u8) -> io::Result<Answer> {
+        let buffer = Mapping::anonymous(len)?;
+        let span = buffer.span(0..len)?;
+        span.store(&vec![value; len])?;
+        let count = thrufs_sys::uring::write(self.file()?, &span, 0)?;
+        Ok(Answer::Count(count))
+    }
+
+    fn write_half_readable(&self, len: usize, readable: usize) -> io::Result<Answer> {
+        let page = usize::try_from(page_size()).map_err(io::Error::other)?;
+        let edge = readable.next_multiple_of(page);
+        let buffer = Mapping::anonymous(edge + len)?;
+        buffer.forbid_from(edge)?;
+        let start = edge - readable;
+        let span = buffer.span(start..start + len)?;
+        Ok(Answer::Count(pwritev(self.file()?, &[span], 0)?))
+    }
+
+    fn copy_range(&self, mut from: u64, mut to: u64, len: usize) -> io::Result<Answer> {
+        let file = self.file()?;
+        let copied = rustix::fs::copy_file_range(file, Some(&mut from), file, Some(&mut to), len)?;
+        Ok(Answer::Count(copied))
     }
 
     fn page_flags(&self, offset: usize) -> io::Result<Answer> {

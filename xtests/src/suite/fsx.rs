@@ -16,6 +16,11 @@ use crate::support::scratch::{Backing, Scratch};
 
 const VERSION: &str = "0.3.2";
 
+/// Operations of one run; more are several runs, each with a seed and a file of its own. This version
+/// keeps every mapping that it reads from, so that a longer run becomes ever slower, and ends at some
+/// 400,000 operations, when the kernel gives it no more (vm.max_map_count).
+const LONGEST_RUN: u64 = 20_000;
+
 /// Every operation that Linux and FUSE have, mapped ones as often as plain ones.
 const CONFIG: &str = "\
 [weights]
@@ -88,32 +93,39 @@ fn deadline(options: &Options) -> Duration {
         + Duration::from_millis(6) * u32::try_from(options.operations()).unwrap_or(u32::MAX)
 }
 
-/// One file in `dir`, operations from `seed`.
+/// Operations from `seed` on, on files in `dir`.
 pub fn exercise(dir: &Path, seed: u32, options: &Options) -> Result<()> {
     let fsx = install::tool("fsx", VERSION)?;
     let outside = tempfile::tempdir()?;
     let config = outside.path().join("fsx.toml");
     std::fs::write(&config, CONFIG)?;
-    let log = outside.path().join("log");
-    let output = std::fs::File::create(&log)?;
-    let operations = options.operations().to_string();
-    let mut command = Command::new(&fsx);
-    command
-        .arg("-f")
-        .arg(&config)
-        .args(["-N", &operations, "-S", &seed.to_string(), "-P"]);
-    command
-        .arg(outside.path())
-        .arg(dir.join(format!("fsx-{seed}")));
+    let (mut left, mut seed) = (options.operations(), seed);
+    while left > 0 {
+        let operations = left.min(LONGEST_RUN);
+        let mut command = Command::new(&fsx);
+        command.arg("-f").arg(&config);
+        command.args(["-N", &operations.to_string(), "-S", &seed.to_string(), "-P"]);
+        command.arg(outside.path());
+        let file = dir.join(format!("fsx-{seed}"));
+        run_once(command.arg(&file), deadline(options))
+            .with_context(|| format!("fsx with seed {seed}, {operations} operations"))?;
+        // A failed one stays, to be looked at.
+        std::fs::remove_file(&file).with_context(|| file.display().to_string())?;
+        left -= operations;
+        // Further than the seeds of the modes are apart.
+        seed += 100;
+    }
+    Ok(())
+}
+
+fn run_once(command: &mut Command, deadline: Duration) -> Result<()> {
+    let log = tempfile::NamedTempFile::new()?;
+    let output = log.reopen()?;
     let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
-    let status = wait_for_exit(&mut child, "fsx", deadline(options));
-    let said = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+    let status = wait_for_exit(&mut child, "fsx", deadline);
+    let said = String::from_utf8_lossy(&std::fs::read(log.path())?).into_owned();
     let status = status.with_context(|| tail(&said))?;
-    ensure!(
-        status.success(),
-        "fsx with seed {seed}: {status}\n{}",
-        tail(&said)
-    );
+    ensure!(status.success(), "{status}\n{}", tail(&said));
     Ok(())
 }
 

@@ -48,9 +48,10 @@ pub(super) fn wait_for_end(
         if looked.elapsed() >= LOOK {
             looked = Instant::now();
             let now = work(daemon.id());
-            if now.is_runnable || used.replace(now.ticks) != Some(now.ticks) {
-                reasonable = looked;
-            } else if reasonable.elapsed() >= limits.idle && !holders(device).is_empty() {
+            let works = now.is_runnable || used.replace(now.ticks) != Some(now.ticks);
+            // To look for holders takes longer, and few daemons come so far.
+            let is_late = reasonable.elapsed() >= limits.idle;
+            if works || is_late && !holders(device).is_empty() {
                 reasonable = looked;
             }
         }
