@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use anyhow::ensure;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+use thrufs_rules::table::SHAPES;
 use xtests::support::{Backing, Outcome, missing, on_backing, on_mount};
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -18,21 +19,9 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
 #[test]
 fn write_of_every_shape_is_in_the_backing_file() -> Outcome {
     on_mount(&[], |m| {
-        let shapes = [
-            (0, 1),
-            (0, 65536),
-            (100, 65536),
-            (2048, 4096),
-            (4000, 4000),
-            (100, 8192),
-            (100, 65436),
-            (0, 1 << 20),
-            (1, 1 << 20),
-            (1, 2 << 20),
-            (10, 100),
-            (4095, 2),
-        ];
-        for (index, (offset, len)) in shapes.into_iter().enumerate() {
+        let shapes = SHAPES.map(|shape| (shape.pos, shape.len as usize));
+        let shapes = shapes.into_iter().chain([(0, 1), (4095, 2)]);
+        for (index, (offset, len)) in shapes.enumerate() {
             let name = format!("w{index}");
             let data = pattern(len, index);
             let file = File::options()

@@ -1,6 +1,7 @@
 //! Which write rule the kernel uses, from the WRITEs that it sends for writes to files that it has
 //! not cached. What each rule would send is the specification's business (`thrufs_rules`), not this file's.
 
+use thrufs_rules::table::SHAPES;
 use thrufs_rules::{CacheState, Limits, Request, WriteRequest, WriteRule, plan};
 
 use super::Context;
@@ -10,19 +11,12 @@ use super::server::Options;
 /// Length of the files that are written to.
 pub(crate) const FILE_LEN: usize = 4 << 20;
 
-/// (offset, length) of a write(2).
-pub(crate) const SHAPES: &[(usize, usize)] = &[
-    (0, 65536),
-    (100, 65536),
-    (2048, 4096),
-    (4000, 4000),
-    (100, 8192),
-    (100, 65436),
-    (0, 1 << 20),
-    (1, 1 << 20),
-    (1, 2 << 20),
-    (10, 100),
-];
+/// (offset, length) of each write(2): those that tell the rules apart.
+pub(crate) fn shapes() -> impl Iterator<Item = (usize, usize)> {
+    SHAPES
+        .into_iter()
+        .map(|shape| (shape.pos as usize, shape.len as usize))
+}
 
 /// The WRITEs and the number of READs that a rule sends for a write of `len` at `offset` to a cold
 /// file.
@@ -51,7 +45,7 @@ pub(crate) fn ask(context: &Context<'_>) -> anyhow::Result<String> {
     let mounted = context.mount(Options::default())?;
     let mut candidates = WriteRule::ALL.to_vec();
     let (mut counts, mut reads) = (Vec::new(), 0);
-    for (index, &(offset, len)) in SHAPES.iter().enumerate() {
+    for (index, (offset, len)) in shapes().enumerate() {
         let name = format!("file{index}");
         let ino = mounted.shared.add(&name, vec![b'A'; FILE_LEN]);
         let mut client = context.client(&mounted, &name)?;
@@ -98,7 +92,7 @@ pub(crate) fn ask(context: &Context<'_>) -> anyhow::Result<String> {
 mod tests {
     use thrufs_rules::WriteRule;
 
-    use super::{SHAPES, expected};
+    use super::{expected, shapes};
 
     #[test]
     fn expected_writes_of_each_rule_equal_the_measured_counts() {
@@ -107,9 +101,8 @@ mod tests {
                 .iter()
                 .find(|rule| rule.name() == name)
                 .unwrap();
-            SHAPES
-                .iter()
-                .map(|shape| expected(*rule, *shape).unwrap().0.len())
+            shapes()
+                .map(|shape| expected(*rule, shape).unwrap().0.len())
                 .collect::<Vec<_>>()
         };
         assert_eq!(counts("D"), [1, 2, 2, 2, 2, 2, 1, 2, 3, 1]);

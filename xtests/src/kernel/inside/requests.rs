@@ -82,7 +82,7 @@ pub(super) fn check(dir: &Path) -> anyhow::Result<String> {
     let trace = Trace::start()?;
     let mut candidates = thrufs_rules::WriteRule::ALL.to_vec();
     let mut counts = Vec::new();
-    for (index, &shape) in write_rule::SHAPES.iter().enumerate() {
+    for (index, shape) in write_rule::shapes().enumerate() {
         let (sizes, reads) = one(&trace, dir, index, shape)?;
         counts.push(sizes.len().to_string());
         let mut left = Vec::new();
