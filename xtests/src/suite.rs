@@ -143,7 +143,7 @@ pub struct Options {
     /// How many operations fsx does in each cache mode (default: 100,000, or 5,000 with --quick).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     operations: Option<u64>,
-    /// The least that says something: `suite all --peers` in a third of the time.
+    /// The least that says something, for `suite all --peers`.
     #[arg(long)]
     quick: bool,
     /// Only these tests of xfstests, instead of the selection.
