@@ -168,7 +168,7 @@ impl Passthrough {
             }
         };
         std::thread::Builder::new()
-            .name("thrufs-watch".into())
+            .name("thrufs-foreign".into())
             .spawn(move || watches.serve(period, round))
             .map(|_detached| ())
             .inspect_err(|_| self.stop_notifying())
