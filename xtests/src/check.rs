@@ -1,6 +1,5 @@
 //! `xtests check`: everything that must hold before a change goes in, in one command. Stages are a
-//! table ([`stages::STAGES`]); this file runs them one by one with a line of progress each. What takes
-//! too long for every change has to be named ([`stages::ON_REQUEST`]).
+//! table ([`stages::STAGES`]); this file runs them one by one with a line of progress each.
 //!
 //! Invariant: a stage that cannot run is reported as skipped with what is missing, and with
 //! CI=true a skip that `check/skips.toml` does not list with a reason is a failure.
@@ -22,7 +21,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
-use stages::{ON_REQUEST, STAGES, Stage};
+use stages::{STAGES, Stage};
 
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
@@ -39,15 +38,14 @@ pub struct Args {
 /// The subcommand; the last line it prints is `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
     if args.list {
-        for stage in STAGES.iter().chain(ON_REQUEST) {
+        for stage in STAGES {
             println!("{:18} {}", stage.name, stage.about);
         }
         return Ok(ExitCode::SUCCESS);
     }
     for name in &args.stage {
-        let all = || STAGES.iter().chain(ON_REQUEST);
-        let names: Vec<&str> = all().map(|stage| stage.name).collect();
-        let known = all().any(|stage| stage.is_called(name));
+        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        let known = STAGES.iter().any(|stage| stage.is_called(name));
         ensure!(
             known,
             "no stage is called {name:?}; there are: {}",
@@ -58,7 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let stages: Vec<&Stage> = if args.stage.is_empty() {
         STAGES.iter().collect()
     } else {
-        STAGES.iter().chain(ON_REQUEST).filter(named).collect()
+        STAGES.iter().filter(named).collect()
     };
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {

@@ -15,6 +15,7 @@ mod case;
 mod expect;
 mod guest;
 mod inside;
+mod instructions;
 mod plan;
 mod program;
 mod run;
@@ -43,6 +44,8 @@ enum Command {
     Build(BuildArgs),
     /// Build, boot each kernel, run the tests inside and print a table: test by kernel
     Run(RunArgs),
+    /// Build small kernels for QEMU, and count the instructions per write(2) to a mount of thrufs
+    Instructions(BuildArgs),
     /// The first process of a booted kernel
     #[command(hide = true)]
     Guest(guest::Args),
@@ -63,8 +66,9 @@ struct BuildArgs {
     /// Build this kernel tree as it is instead; it has to be free of build products
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     tree: Option<PathBuf>,
-    /// `stock`, `patched` (with the series of contrib/kernel), or a negative control such as `hold-all`;
-    /// `6.12/stock` for another base than the rest
+    /// `stock`, `patched` (with the series of contrib/kernel; `patched@2`: with its first two patches), `rfc`
+    /// (and what is for discussion), or a negative control such as `hold-all`; `6.12/stock` for another
+    /// base than the rest
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     variant: Vec<String>,
     /// Compilers at a time
@@ -96,6 +100,10 @@ struct RunArgs {
     /// How long the random reproducer runs
     #[arg(long, default_value_t = 10)]
     seconds: u64,
+    /// The --cache of the mount that the random reproducer works on, or of virtiofsd. With `auto` the kernel
+    /// drops pages of a file whose mtime it did not expect, also those of a WRITE in flight
+    #[arg(long, default_value = "always")]
+    cache: String,
     /// How many operations fsx does
     #[arg(long, default_value_t = 2000)]
     operations: u64,
@@ -123,7 +131,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Build(args) => {
-            for kernel in plan::build(args)? {
+            for kernel in plan::build(args, thrufs_lab::Kind::UserMode)? {
                 println!(
                     "{}\t{}\t{}",
                     kernel.name,
@@ -134,6 +142,7 @@ fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         Command::Run(args) => run::run(args),
+        Command::Instructions(args) => instructions::run(args),
         Command::Guest(args) => guest::run(args),
         Command::Inside(args) => inside::run(args),
         Command::Ask(args) => inside::ask(args),

@@ -27,11 +27,14 @@ const LINES_PER_NOTE: usize = 250;
 pub struct Recipe {
     /// Names the build directory, and the kernel in tables.
     pub variant: String,
+    /// What it is built for.
+    pub kind: Kind,
     /// Where the source comes from.
     pub source: Source,
     /// What is laid over it.
     pub series: Series,
-    /// The configuration beyond the architecture's defaults.
+    /// The configuration beyond the defaults: the architecture's for [`Kind::UserMode`], nothing at all
+    /// for [`Kind::Bootable`].
     pub fragments: Vec<Fragment>,
 }
 
@@ -42,6 +45,31 @@ pub enum Kind {
     UserMode,
     /// It is an image for a machine, which QEMU is.
     Bootable,
+}
+
+impl Kind {
+    fn architecture(self) -> &'static str {
+        match self {
+            Self::UserMode => "um",
+            Self::Bootable => "x86_64",
+        }
+    }
+
+    /// The configuration to begin with. With tinyconfig User Mode Linux does not come up.
+    fn defaults(self) -> &'static str {
+        match self {
+            Self::UserMode => "defconfig",
+            Self::Bootable => "tinyconfig",
+        }
+    }
+
+    /// What make is asked for, and where it leaves that.
+    fn product(self) -> (&'static str, &'static str) {
+        match self {
+            Self::UserMode => ("linux", "linux"),
+            Self::Bootable => ("bzImage", "arch/x86/boot/bzImage"),
+        }
+    }
 }
 
 /// A kernel that can be booted.
@@ -105,7 +133,7 @@ impl Lab {
             .join("linux");
         let kernel = Kernel {
             image,
-            kind: Kind::UserMode,
+            kind: recipe.kind,
             variant: recipe.variant.clone(),
             source: tree.name.clone(),
         };
@@ -119,7 +147,8 @@ impl Lab {
         let objects = self.objects(recipe, &tree, say)?;
         self.configure(recipe, &tree, &objects)?;
         self.make(recipe, &tree, &objects, say)?;
-        publish(&objects.join("linux"), &kernel.image)?;
+        let (_, product) = recipe.kind.product();
+        publish(&objects.join(product), &kernel.image)?;
         Ok(kernel)
     }
 
@@ -141,6 +170,7 @@ impl Lab {
         for part in [
             tree.name.as_str(),
             compiler.as_str(),
+            recipe.kind.architecture(),
             &wanted(&recipe.fragments),
         ] {
             hash.update((part.len() as u64).to_le_bytes());
@@ -157,15 +187,17 @@ impl Lab {
     /// The build directory, begun with the objects of another variant if there are any.
     fn objects(&self, recipe: &Recipe, tree: &Tree, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let name = tree.name.replace(['/', ' '], "_");
+        let name = format!("{name}_{}", recipe.kind.architecture());
         let all = self.dir.join("build").join(name);
         let objects = all.join(&recipe.variant);
         if objects.is_dir() {
             return Ok(objects);
         }
         std::fs::create_dir_all(&all).map_err(at(&all))?;
+        let (_, product) = recipe.kind.product();
         let siblings = std::fs::read_dir(&all).map_err(at(&all))?;
         let mut siblings = siblings.filter_map(|entry| Some(entry.ok()?.path()));
-        let Some(sibling) = siblings.find(|dir| dir.join("linux").is_file()) else {
+        let Some(sibling) = siblings.find(|dir| dir.join(product).is_file()) else {
             std::fs::create_dir(&objects).map_err(at(&objects))?;
             return Ok(objects);
         };
@@ -199,8 +231,9 @@ impl Lab {
         }
         let log = objects.join("lab-config.log");
         run_logged(
-            self.make_command(tree, objects).arg("defconfig"),
-            "make defconfig",
+            self.make_command(recipe, tree, objects)
+                .arg(recipe.kind.defaults()),
+            "making the default configuration",
             &log,
         )?;
         // Of two values for an option kconfig takes the later one.
@@ -211,7 +244,7 @@ impl Lab {
         file.write_all(wanted.as_bytes()).map_err(at(&config))?;
         drop(file);
         run_logged(
-            self.make_command(tree, objects).arg("olddefconfig"),
+            self.make_command(recipe, tree, objects).arg("olddefconfig"),
             "make olddefconfig",
             &log,
         )?;
@@ -232,9 +265,12 @@ impl Lab {
         ));
         let mut file = File::create(&log).map_err(at(&log))?;
         let errors = file.try_clone().map_err(at(&log))?;
-        let mut make = self.make_command(tree, objects);
-        make.arg(format!("-j{}", self.jobs)).stdin(Stdio::null());
-        make.stdout(Stdio::piped()).stderr(Stdio::from(errors));
+        let mut make = self.make_command(recipe, tree, objects);
+        let (target, _) = recipe.kind.product();
+        make.arg(format!("-j{}", self.jobs)).arg(target);
+        make.stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::from(errors));
         let mut child = make.spawn().map_err(|source| missing(&make, source))?;
         let output = child.stdout.take().expect("it was asked to be piped");
         for (number, line) in BufReader::new(output).split(b'\n').enumerate() {
@@ -259,9 +295,9 @@ impl Lab {
         Err(Error::Step { what, log, tail })
     }
 
-    fn make_command(&self, tree: &Tree, objects: &Path) -> Command {
-        let mut make = Command::new("nice");
-        make.args(["-n", "19", "make", "ARCH=um"])
+    fn make_command(&self, recipe: &Recipe, tree: &Tree, objects: &Path) -> Command {
+        let mut make = Command::new("make");
+        make.arg(format!("ARCH={}", recipe.kind.architecture()))
             .arg("-C")
             .arg(&tree.dir);
         make.arg(format!("O={}", objects.display()));

@@ -92,6 +92,12 @@ pub enum Error {
         /// The kernel's image.
         image: PathBuf,
     },
+    /// The machine cannot count this kernel's instructions.
+    #[error("{} is a program, and only QEMU counts instructions: build it as a bootable image", image.display())]
+    Counted {
+        /// The kernel's image.
+        image: PathBuf,
+    },
     /// The tree given has no kernel in it.
     #[error("{} is no kernel source tree: it has no {missing}", tree.display())]
     NotATree {

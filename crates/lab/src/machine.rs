@@ -38,6 +38,9 @@ pub struct Machine {
     pub memory: u32,
     /// Processors; a kernel without SMP has to be given one.
     pub cpus: u32,
+    /// Whether its clock counts instructions, one a nanosecond, and skips the time in which there is none to
+    /// execute. Only QEMU's translator can do that.
+    pub counted: bool,
     /// What the guest sees.
     pub root: Root,
     /// The first process: a path on the host, and its arguments.
@@ -53,6 +56,9 @@ impl Machine {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         match (kernel.kind, &self.root) {
             // The host's root has all files that could be asked for.
+            (Kind::UserMode, _) if self.counted => Err(Error::Counted {
+                image: kernel.image.clone(),
+            }),
             (Kind::UserMode, _) => self.run(self.command(kernel, dir), dir, deadline),
             (Kind::Bootable, Root::Files(files)) => qemu::boot(self, kernel, files, dir, deadline),
             (Kind::Bootable, Root::Host) => Err(Error::Root {
@@ -194,6 +200,7 @@ mod tests {
         Machine {
             memory: 64,
             cpus: 1,
+            counted: false,
             root: Root::Host,
             init: vec!["/init".into()],
             kernel_arguments: Vec::new(),
@@ -214,6 +221,19 @@ mod tests {
                 .unwrap()
                 .contains("LAB-END")
         );
+    }
+
+    #[test]
+    fn boot_of_a_program_that_is_to_be_counted_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(dir.path(), "true");
+        let machine = Machine {
+            counted: true,
+            ..machine()
+        };
+        let outcome = machine.boot(&kernel, dir.path(), Duration::from_secs(30));
+        let error = outcome.err().unwrap().to_string();
+        assert!(error.contains("bootable image"), "{error}");
     }
 
     #[test]

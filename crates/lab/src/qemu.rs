@@ -33,7 +33,7 @@ pub(crate) fn boot(
         .read(true)
         .write(true)
         .open("/dev/kvm");
-    if device.is_ok() {
+    if device.is_ok() && !machine.counted {
         let outcome = start("kvm")?;
         let silent = outcome.verdicts.is_empty() && outcome.running.is_none();
         if outcome.end != End::Died || !silent {
@@ -59,6 +59,9 @@ fn command(machine: &Machine, kernel: &Kernel, archive: &Path, accelerator: &str
         "none",
         "-no-reboot",
     ]);
+    if machine.counted {
+        command.args(["-icount", "shift=0,sleep=off"]);
+    }
     command.args(["-serial", "stdio"]);
     command.args(["-m", &machine.memory.to_string()]);
     command.args(["-smp", &machine.cpus.to_string()]);
@@ -82,6 +85,7 @@ mod tests {
         let machine = Machine {
             memory: 64,
             cpus: 1,
+            counted: false,
             root: Root::Files(Vec::new()),
             init: vec!["/init".into(), "kernel".into(), "guest".into()],
             kernel_arguments: vec!["quiet".into()],

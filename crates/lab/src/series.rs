@@ -62,9 +62,32 @@ impl Series {
         self
     }
 
+    /// The first `count` patches only.
+    #[must_use]
+    pub fn first(mut self, count: usize) -> Self {
+        self.patches.truncate(count);
+        self
+    }
+
+    /// The number of patches.
+    pub fn len(&self) -> usize {
+        self.patches.len()
+    }
+
     /// Whether there is anything to apply.
     pub fn is_empty(&self) -> bool {
         self.patches.is_empty()
+    }
+
+    /// Whether one of the patches changes, adds or removes `path`.
+    pub fn touches(&self, path: &str) -> Result<bool> {
+        for patch in &self.patches {
+            let text = read(patch)?;
+            if touched(&String::from_utf8_lossy(&text)).contains(path) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Feeds the content of all patches to `hash`.

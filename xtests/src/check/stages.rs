@@ -74,7 +74,7 @@ const KERNEL: &[Need] = &[
     Need::Apt("mkfs.ext4", "e2fsprogs"),
 ];
 
-/// The stages of a run in which none is named, in order.
+/// The stages, in order.
 pub(super) const STAGES: &[Stage] = &[
     Stage {
         name: "fmt",
@@ -212,17 +212,13 @@ pub(super) const STAGES: &[Stage] = &[
         ],
         run: workloads::sqlite,
     },
+    Stage {
+        name: "kernel",
+        about: "Linux 7.3 stock, patched, rfc, hold-all: built, booted, tested",
+        needs: KERNEL,
+        run: kernels::table,
+    },
 ];
-
-/// Stages that are run only when they are named. `kernel`: building three kernels from nothing took 15
-/// minutes of CPU time, and 93 minutes on two CPUs with other work. How long that is without other work,
-/// and so whether it fits into a run of everything, has not been measured.
-pub(super) const ON_REQUEST: &[Stage] = &[Stage {
-    name: "kernel",
-    about: "only by name: Linux 7.3 stock, patched, hold-all, built, booted, tested",
-    needs: KERNEL,
-    run: kernels::table,
-}];
 
 /// Provides what a stage needs; what cannot be had is the error that skips it.
 pub(super) fn provide(stage: &Stage) -> Result<()> {

@@ -102,6 +102,18 @@ pub(super) struct Comparison {
     pub(super) notes: Vec<String>,
 }
 
+impl Comparison {
+    /// The same with a cell for each of `all`; of these the kernel was given `own`.
+    pub(super) fn widened(mut self, own: &[String], all: &[String]) -> Self {
+        let cell = |test: &String| match own.iter().position(|name| name == test) {
+            Some(at) => self.cells[at].clone(),
+            None => Cell::NotRun("the series of its base has no such test".into()),
+        };
+        self.cells = all.iter().map(cell).collect();
+        self
+    }
+}
+
 impl Expectations {
     pub(super) fn load() -> anyhow::Result<Self> {
         toml::from_str(include_str!("expect.toml")).context("expect.toml")
@@ -324,6 +336,18 @@ mod tests {
         let none = outcome("else", Mark::Pass, "");
         let comparison = expectations().compare("k", &["t".into()], &none);
         assert_eq!(comparison.cells, [Cell::Wrong("no verdict".into())]);
+    }
+
+    #[test]
+    fn widened_by_a_test_of_another_base_is_not_run_and_keeps_the_rest() {
+        let (own, all) = (["t".to_owned()], ["u".to_owned(), "t".to_owned()]);
+        let outcome = outcome("t", Mark::Pass, "");
+        let comparison = Expectations::default().compare("k", &own, &outcome);
+        let cells = comparison.widened(&own, &all).cells;
+        assert!(
+            matches!(cells[..], [Cell::NotRun(_), Cell::Pass]),
+            "{cells:?}"
+        );
     }
 
     #[test]

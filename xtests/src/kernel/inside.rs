@@ -4,6 +4,7 @@
 //! Invariant: a scenario fails by an error that begins with what was seen, because the expectations
 //! name it. It passes only if the kernel does what it should, not what this version of it does.
 
+mod instructions;
 mod requests;
 mod virtiofs;
 
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use clap::{Parser, ValueEnum};
+use thrufs_rules::Limits;
 use xtests::suite::{Options, fsx};
 use xtests::support::command::{output, succeed};
 use xtests::support::{Backing, Mount};
@@ -38,6 +40,8 @@ pub(super) enum What {
     Daemon,
     /// The WRITEs of a write(2), counted by the kernel, against the rules.
     Requests,
+    /// Instructions per write(2), on a machine that counts them.
+    Instructions,
     /// The reproducer's family.
     Family,
     /// Its random mode.
@@ -58,6 +62,9 @@ pub(super) struct Args {
     what: What,
     #[arg(long, value_enum, default_value = "thrufs")]
     on: On,
+    /// How a mount of thrufs caches.
+    #[arg(long, default_value = "auto")]
+    cache: String,
     /// How long the random mode runs.
     #[arg(long, default_value_t = 10)]
     seconds: u64,
@@ -91,13 +98,24 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 }
 
 fn scenario(args: &Args) -> anyhow::Result<String> {
-    let place = Place::new(
-        args.on,
-        super::LONGEST_CASE + Duration::from_secs(args.seconds),
-    )?;
-    let said = match args.what {
-        What::Daemon => daemon(&place),
-        What::Requests => requests::check(place.dir()),
+    let limit = super::LONGEST_CASE + Duration::from_secs(args.seconds);
+    let place = match args.on {
+        On::Thrufs => Place::thrufs(&args.cache, limit)?,
+        On::Virtiofs => Place::Virtiofs(virtiofs::Mounted::new()?),
+    };
+    let said = exercise(args, &place);
+    // Also when it has failed: the device can be mounted once at a time.
+    let left = place.leave();
+    let said = said?;
+    left?;
+    Ok(said)
+}
+
+fn exercise(args: &Args, place: &Place) -> anyhow::Result<String> {
+    match args.what {
+        What::Daemon => daemon(place),
+        What::Requests => requests::check(place.dir(), &place.limits()?),
+        What::Instructions => instructions::measure(place.dir()),
         What::Family => repro(place.dir(), &["--deadline=3", "--abort"]),
         What::Random => {
             let seconds = format!("--seconds={}", args.seconds);
@@ -108,9 +126,7 @@ fn scenario(args: &Args) -> anyhow::Result<String> {
         What::Refused => virtiofs::refused(place.dir()),
         What::Ghost => virtiofs::ghost(place.dir()),
         What::PartlyReadable => virtiofs::partly_readable(place.dir()),
-    }?;
-    place.leave()?;
-    Ok(said)
+    }
 }
 
 /// A directory to work in.
@@ -120,20 +136,23 @@ enum Place {
 }
 
 impl Place {
-    fn new(on: On, limit: Duration) -> anyhow::Result<Self> {
-        Ok(match on {
-            On::Thrufs => {
-                let mount = Mount::new(Backing::Tmpfs, &["--cache=auto"])?;
-                Self::Thrufs(Box::new(mount.allow(limit)))
-            }
-            On::Virtiofs => Self::Virtiofs(virtiofs::Mounted::new()?),
-        })
+    fn thrufs(cache: &str, limit: Duration) -> anyhow::Result<Self> {
+        let mount = Mount::new(Backing::Tmpfs, &[&format!("--cache={cache}")])?;
+        Ok(Self::Thrufs(Box::new(mount.allow(limit))))
     }
 
     fn dir(&self) -> &Path {
         match self {
             Self::Thrufs(mount) => mount.dir(),
             Self::Virtiofs(mounted) => mounted.dir(),
+        }
+    }
+
+    /// What a WRITE is limited to.
+    fn limits(&self) -> anyhow::Result<Limits> {
+        match self {
+            Self::Thrufs(_) => Ok(Limits::default()),
+            Self::Virtiofs(_) => virtiofs::Mounted::limits(),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use thrufs_lab::{Fragment, Kernel, Lab, Package, Recipe, Series, Source};
+use thrufs_lab::{Fragment, Kernel, Kind, Lab, Package, Recipe, Series, Source};
 
 use super::{BuildArgs, say, top};
 
@@ -13,6 +13,8 @@ use super::{BuildArgs, say, top};
 pub(super) struct Built {
     pub(super) name: String,
     pub(super) kernel: Kernel,
+    /// Whose tests it is given.
+    pub(super) base: Base,
     pub(super) cpus: u32,
 }
 
@@ -38,7 +40,7 @@ fn bases() -> anyhow::Result<Bases> {
 #[derive(Deserialize, Clone)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Base {
-    name: String,
+    pub(super) name: String,
     package: String,
     pinned: String,
     suites: Vec<String>,
@@ -70,8 +72,20 @@ impl Base {
         })
     }
 
-    /// The patches of a variant.
+    /// The patches of a variant; `patched@2` are the first two of `patched`.
     pub(super) fn series(&self, variant: &str) -> anyhow::Result<Series> {
+        let Some((whole, count)) = variant.split_once('@') else {
+            return self.whole_series(variant);
+        };
+        let series = self.whole_series(whole)?;
+        let has = series.len();
+        match count.parse() {
+            Ok(count) if (1..=has).contains(&count) => Ok(series.first(count)),
+            _ => bail!("there is no variant {variant}: {whole} has the patches 1 to {has}"),
+        }
+    }
+
+    fn whole_series(&self, variant: &str) -> anyhow::Result<Series> {
         let contrib = top().join("contrib/kernel");
         let dir = match variant {
             "stock" => return Ok(Series::none()),
@@ -96,13 +110,26 @@ impl Base {
         })
     }
 
-    fn fragments(&self) -> anyhow::Result<Vec<Fragment>> {
+    /// The patches that bring the tests: all there are, so that each kernel is asked the same.
+    pub(super) fn tests(&self) -> anyhow::Result<Series> {
+        let rfc = top().join(format!("contrib/kernel/{}-rfc", self.name));
+        self.series(if rfc.is_dir() { "rfc" } else { "patched" })
+    }
+
+    fn fragments(&self, kind: Kind) -> anyhow::Result<Vec<Fragment>> {
         let known = [
             ("common", include_str!("config/common.config")),
             ("modern", include_str!("config/modern.config")),
+            ("since-6.9", include_str!("config/since-6.9.config")),
+            ("counted", include_str!("config/counted.config")),
+            ("before-5.18", include_str!("config/before-5.18.config")),
         ];
         let mut fragments = Vec::new();
-        for name in &self.fragments {
+        let wanted = match kind {
+            Kind::UserMode => self.fragments.as_slice(),
+            Kind::Bootable => &["counted".to_owned()],
+        };
+        for name in wanted {
             let found = known.iter().find(|(known, _)| known == name);
             let (_, text) = found.with_context(|| format!("bases.toml: no fragment {name}"))?;
             fragments.push(Fragment {
@@ -115,7 +142,7 @@ impl Base {
 }
 
 /// Builds all that `args` asks for.
-pub(super) fn build(args: &BuildArgs) -> anyhow::Result<Vec<Built>> {
+pub(super) fn build(args: &BuildArgs, kind: Kind) -> anyhow::Result<Vec<Built>> {
     let lab = Lab::new(&args.lab, args.jobs)?;
     let mut kernels = Vec::new();
     for word in &args.variant {
@@ -132,15 +159,17 @@ pub(super) fn build(args: &BuildArgs) -> anyhow::Result<Vec<Built>> {
         };
         let recipe = Recipe {
             variant: variant.to_owned(),
+            kind,
             source,
             series: base.series(variant)?,
-            fragments: base.fragments()?,
+            fragments: base.fragments(kind)?,
         };
         let kernel = lab.build(&recipe, &say)?;
         kernels.push(Built {
             name: format!("{prefix}/{variant}"),
             kernel,
             cpus: base.cpus,
+            base,
         });
     }
     Ok(kernels)
@@ -169,6 +198,7 @@ pub(super) fn distribution(lab: &Lab, image: &str) -> anyhow::Result<Built> {
     Ok(Built {
         name: format!("distro/{name}"),
         kernel,
+        base: Base::find(Base::NEWEST)?,
         cpus: 2,
     })
 }
@@ -184,10 +214,20 @@ mod tests {
     }
 
     #[test]
+    fn series_up_to_a_patch_that_is_not_there_names_those_that_are() {
+        let newest = Base::find(Base::NEWEST).unwrap();
+        assert_eq!(newest.series("patched@2").unwrap().len(), 2);
+        for word in ["patched@7", "patched@0", "patched@x"] {
+            let error = newest.series(word).err().unwrap().to_string();
+            assert!(error.ends_with("patched has the patches 1 to 6"), "{error}");
+        }
+    }
+
+    #[test]
     fn series_of_the_newest_base_and_fragments_of_all_are_there() {
         for base in bases().unwrap().base {
             assert!(base.series("stock").unwrap().is_empty());
-            base.fragments().unwrap();
+            base.fragments(Kind::UserMode).unwrap();
         }
         let newest = Base::find(Base::NEWEST).unwrap();
         assert!(!newest.series("patched").unwrap().is_empty());

@@ -2,7 +2,8 @@
 //! which is the guest's as well.
 //!
 //! It is taken out of the series and not kept a second time, so that there is one test to be right. It
-//! runs on every kernel, also on those that the series is not laid over.
+//! runs on every kernel of its base, also on those that the series is not laid over; and the newest one
+//! on kernels whose series has none.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -14,6 +15,7 @@ use super::plan::Base;
 use super::say;
 
 const TEST: &str = "tools/testing/selftests/filesystems/fuse/write_through_test.c";
+const SELFTESTS: &str = "tools/testing/selftests";
 
 /// The built test program.
 pub(super) struct Program {
@@ -23,28 +25,35 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Builds it below the lab's directory.
-    pub(super) fn build(lab: &Lab) -> anyhow::Result<Self> {
-        let base = Base::find(Base::NEWEST)?;
+    /// Builds the one for `base` below the lab's directory.
+    pub(super) fn build(lab: &Lab, base: &Base) -> anyhow::Result<Self> {
+        let newest = Base::find(Base::NEWEST)?;
+        let base = if base.tests()?.touches(TEST)? {
+            base
+        } else {
+            &newest
+        };
         let tree = lab.source_dir(&base.source(), &say)?;
-        let dir = lab.dir().join("selftest");
+        let dir = lab.dir().join("selftest").join(&base.name);
         if dir.exists() {
             std::fs::remove_dir_all(&dir).with_context(|| format!("clearing {}", dir.display()))?;
         }
-        let source = base.series("patched")?.extract(TEST, &dir)?;
-        headers(&tree, &dir.join("include/linux"))?;
+        let source = base.tests()?.extract(TEST, &dir)?;
+        let harness = dir.join(SELFTESTS);
+        headers(&tree.join(SELFTESTS), &harness)?;
+        // The host's FUSE header may be older than the test, so the kernel's own is used.
+        let include = dir.join("include");
+        copy(
+            &tree.join("include/uapi/linux/fuse.h"),
+            &include.join("linux/fuse.h"),
+        )?;
         let path = dir.join("write_through_test");
         let mut gcc = Command::new("gcc");
         gcc.args(["-Wall", "-O2", "-g", "-o"])
             .arg(&path)
             .arg(&source);
-        gcc.arg("-I").arg(dir.join("include"));
-        gcc.arg("-I")
-            .arg(tree.join("tools/testing/selftests"))
-            .arg("-lpthread");
-        // The source includes the harness by a relative path, which the tree has.
-        gcc.arg("-iquote")
-            .arg(tree.join("tools/testing/selftests/filesystems/fuse"));
+        gcc.arg("-I").arg(include).arg("-I").arg(harness);
+        gcc.arg("-lpthread");
         let output = gcc.output().context("cannot run gcc: install it")?;
         if !output.status.success() {
             bail!(
@@ -62,12 +71,23 @@ impl Program {
     }
 }
 
-/// The host's FUSE header may be older than the test, so the kernel's own is used.
-fn headers(tree: &Path, dir: &Path) -> anyhow::Result<()> {
-    let header = tree.join("include/uapi/linux/fuse.h");
+/// The harness, which the source includes by a relative path that not all trees have.
+fn headers(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let entries = std::fs::read_dir(from).with_context(|| format!("reading {}", from.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "h") {
+            let name = path.file_name().expect("a listed file has a name");
+            copy(&path, &to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let dir = to.parent().unwrap_or(to);
     std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-    std::fs::copy(&header, dir.join("fuse.h"))
-        .with_context(|| format!("copying {}", header.display()))?;
+    std::fs::copy(from, to).with_context(|| format!("copying {}", from.display()))?;
     Ok(())
 }
 
@@ -93,7 +113,7 @@ mod tests {
     #[test]
     fn tests_of_the_series_are_found() {
         let dir = std::env::temp_dir().join(format!("kernel-series-{}", std::process::id()));
-        let series = Base::find(Base::NEWEST).unwrap().series("patched").unwrap();
+        let series = Base::find(Base::NEWEST).unwrap().tests().unwrap();
         let source = std::fs::read_to_string(series.extract(TEST, &dir).unwrap()).unwrap();
         std::fs::remove_dir_all(&dir).unwrap();
         assert!(

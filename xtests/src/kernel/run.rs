@@ -9,7 +9,7 @@ use thrufs_lab::{Kind, Lab, Machine, Outcome, Root};
 use xtests::install;
 
 use super::case::Case;
-use super::expect::Expectations;
+use super::expect::{Comparison, Expectations};
 use super::plan::{self, Built};
 use super::suites::{self, Extent, Transport};
 use super::virtiofs::Server;
@@ -28,12 +28,13 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             install::apt(&[("qemu-system-x86_64", "qemu-system-x86")])?;
             vec![plan::distribution(&lab, image)?]
         }
-        None => plan::build(&args.build)?,
+        None => plan::build(&args.build, Kind::UserMode)?,
     };
     visible(lab.dir())?;
     visible(&std::env::current_exe().context("finding the path of this program")?)?;
     let extent = Extent {
         seconds: args.seconds,
+        cache: &args.cache,
         operations: args.operations,
     };
     let portable = suites::PORTABLE.map(str::to_owned).to_vec();
@@ -42,27 +43,30 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     } else {
         &args.tests
     };
-    let cases = suites::cases(&lab, args.transport, extent, wanted)?;
-    let tests: Vec<String> = cases.iter().map(|case| case.name.clone()).collect();
-    let mut compared = Vec::new();
-    let mut all_well = true;
+    let mut columns: Vec<Column> = Vec::new();
     for built in &kernels {
-        let name = column(built, args.transport);
-        let mut here = cases.clone();
-        here.retain(|case| expectations.left_out(&name, &case.name).is_none());
-        say(&format!("{name}: booting, {} tests", here.len()));
-        let outcome = boot(built, &name, &here, args, &lab)?;
-        say(&format!(
-            "{name}: ended after {:.1} s",
-            outcome.took.as_secs_f32()
-        ));
-        let comparison = expectations.compare(&name, &tests, &outcome);
-        if table::is_wrong(&comparison) {
-            all_well = false;
-            show_console(&outcome)?;
-        }
-        compared.push((name, comparison));
+        let known = columns
+            .iter()
+            .find(|c| c.built.base.name == built.base.name);
+        let cases = match known {
+            Some(column) => column.cases.clone(),
+            None => suites::cases(&lab, &built.base, args.transport, extent, wanted)?,
+        };
+        columns.push(Column { built, cases });
     }
+    let mut tests = Vec::new();
+    columns
+        .iter()
+        .for_each(|column| column.name_tests(&mut tests));
+    let mut compared = Vec::new();
+    for column in &columns {
+        let (name, comparison) = column.run(&expectations, args, &lab)?;
+        let own: Vec<String> = column.cases.iter().map(|case| case.name.clone()).collect();
+        compared.push((name, comparison.widened(&own, &tests)));
+    }
+    let all_well = !compared
+        .iter()
+        .any(|(_, comparison)| table::is_wrong(comparison));
     if args.json {
         println!(
             "{}",
@@ -78,11 +82,53 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// The kernel's name in tables and expectations.
-fn column(built: &Built, transport: Transport) -> String {
-    match transport {
-        Transport::Fuse => built.name.clone(),
-        Transport::Virtiofs => format!("{}/virtiofs", built.name),
+/// A kernel, and what it is asked.
+struct Column<'a> {
+    built: &'a Built,
+    cases: Vec<Case>,
+}
+
+impl Column<'_> {
+    /// The kernel's name in tables and expectations.
+    fn name(&self, transport: Transport) -> String {
+        match transport {
+            Transport::Fuse => self.built.name.clone(),
+            Transport::Virtiofs => format!("{}/virtiofs", self.built.name),
+        }
+    }
+
+    /// Boots it and compares what came of it, a cell for each of its own cases.
+    fn run(
+        &self,
+        expectations: &Expectations,
+        args: &RunArgs,
+        lab: &Lab,
+    ) -> anyhow::Result<(String, Comparison)> {
+        let name = self.name(args.transport);
+        let mut here = self.cases.clone();
+        here.retain(|case| expectations.left_out(&name, &case.name).is_none());
+        say(&format!("{name}: booting, {} tests", here.len()));
+        let outcome = boot(self.built, &name, &here, args, lab)?;
+        let seconds = outcome.took.as_secs_f32();
+        say(&format!("{name}: ended after {seconds:.1} s"));
+        let own: Vec<String> = self.cases.iter().map(|case| case.name.clone()).collect();
+        let comparison = expectations.compare(&name, &own, &outcome);
+        if table::is_wrong(&comparison) {
+            show_console(&outcome)?;
+        }
+        Ok((name, comparison))
+    }
+
+    /// Adds the names of its tests that `all` lacks, each to the end of its suite.
+    fn name_tests(&self, all: &mut Vec<String>) {
+        for case in &self.cases {
+            if all.contains(&case.name) {
+                continue;
+            }
+            let suite = Case::suite(&case.name);
+            let last = all.iter().rposition(|test| Case::suite(test) == suite);
+            all.insert(last.map_or(all.len(), |at| at + 1), case.name.clone());
+        }
     }
 }
 
@@ -106,20 +152,10 @@ fn boot(
     lab: &Lab,
 ) -> anyhow::Result<Outcome> {
     let dir = lab.dir().join("run").join(name.replace('/', "-"));
-    std::fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
-    let list = dir.join("cases.json");
-    let text = serde_json::to_vec_pretty(cases).context("writing the cases down")?;
-    std::fs::write(&list, text).with_context(|| list.display().to_string())?;
-    let own = std::env::current_exe().context("finding the path of this program")?;
-    let init = [
-        own.as_path(),
-        "kernel".as_ref(),
-        "guest".as_ref(),
-        list.as_path(),
-    ];
+    let (list, init) = suites::first_process(cases, &dir)?;
     let server = match args.transport {
         Transport::Fuse => None,
-        Transport::Virtiofs => Some(Server::start(&dir)?),
+        Transport::Virtiofs => Some(Server::start(&dir, &args.cache)?),
     };
     let root = match built.kernel.kind {
         Kind::UserMode => Root::Host,
@@ -129,7 +165,8 @@ fn boot(
         memory: 1024,
         cpus: built.cpus,
         root,
-        init: init.iter().map(|part| part.display().to_string()).collect(),
+        counted: false,
+        init,
         kernel_arguments: server.iter().map(Server::device).collect(),
     };
     Ok(machine.boot(

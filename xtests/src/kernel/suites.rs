@@ -14,6 +14,7 @@ use xtests::support::mount::BIN;
 
 use super::LONGEST_CASE;
 use super::case::{Case, Language, is_called};
+use super::plan::Base;
 use super::program::Program;
 
 /// How requests get to the server.
@@ -49,18 +50,21 @@ const SUSPICIOUS: u64 = 15;
 
 /// How long and how much.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Extent {
+pub(super) struct Extent<'a> {
     /// Seconds of the random mode.
     pub(super) seconds: u64,
+    /// How the mount caches that the random mode works on.
+    pub(super) cache: &'a str,
     /// Operations of fsx.
     pub(super) operations: u64,
 }
 
-/// All cases of a transport, or those called for.
+/// All cases of a transport for kernels of `base`, or those called for.
 pub(super) fn cases(
     lab: &Lab,
+    base: &Base,
     transport: Transport,
-    extent: Extent,
+    extent: Extent<'_>,
     wanted: &[String],
 ) -> anyhow::Result<Vec<Case>> {
     let own = std::env::current_exe().context("finding the path of this program")?;
@@ -68,7 +72,7 @@ pub(super) fn cases(
         |suite: &str| wanted.is_empty() || wanted.iter().any(|name| Case::suite(name) == suite);
     let mut all = Vec::new();
     if transport == Transport::Fuse && asks("selftest") {
-        all.extend(selftests(&Program::build(lab)?));
+        all.extend(selftests(&Program::build(lab, base)?));
     }
     all.extend(scenarios(&own, transport, extent));
     if asks("thrufs") || asks("virtiofs") {
@@ -124,6 +128,24 @@ fn selftests(program: &Program) -> Vec<Case> {
     program.tests.iter().map(case).collect()
 }
 
+/// A case of this program's, by a hidden subcommand.
+pub(super) fn own(name: &str, words: &[&str]) -> anyhow::Result<Case> {
+    let own = std::env::current_exe().context("finding the path of this program")?;
+    Ok(own_case(&own, name, words, LONGEST_CASE.as_secs()))
+}
+
+/// Writes the list of cases into `dir`; that, and the words of a first process that runs them.
+pub(super) fn first_process(cases: &[Case], dir: &Path) -> anyhow::Result<(PathBuf, Vec<String>)> {
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    let list = dir.join("cases.json");
+    let text = serde_json::to_vec_pretty(cases).context("writing the cases down")?;
+    std::fs::write(&list, text).with_context(|| list.display().to_string())?;
+    let own = std::env::current_exe().context("finding the path of this program")?;
+    let words = [own.as_path(), "kernel".as_ref(), "guest".as_ref(), &list];
+    let words = words.map(|word| word.display().to_string()).to_vec();
+    Ok((list, words))
+}
+
 /// A hidden subcommand of this program.
 fn own_case(own: &Path, name: &str, words: &[&str], limit: u64) -> Case {
     let mut arguments = vec!["kernel".to_owned()];
@@ -139,7 +161,7 @@ fn own_case(own: &Path, name: &str, words: &[&str], limit: u64) -> Case {
     }
 }
 
-fn scenarios(own: &Path, transport: Transport, extent: Extent) -> Vec<Case> {
+fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> {
     let mut cases = Vec::new();
     let (on, names): (&str, &[&str]) = match transport {
         Transport::Fuse => (
@@ -179,14 +201,17 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent) -> Vec<Case> {
     let limit = LONGEST_CASE.as_secs() + extent.seconds;
     for name in names {
         let what = name.rsplit('/').next().unwrap_or(name);
-        let words = ["inside", what, "--on", on, &seconds, &operations];
+        let mut words = vec!["inside", what, "--on", on, &seconds, &operations];
+        if what == "random" {
+            words.extend(["--cache", extent.cache]);
+        }
         cases.push(own_case(own, name, &words, limit));
     }
     cases
 }
 
 /// The daemon that is tested.
-fn thrufs() -> anyhow::Result<PathBuf> {
+pub(super) fn thrufs() -> anyhow::Result<PathBuf> {
     succeed(&mut install::cargo(&[
         "build",
         "--quiet",
@@ -250,6 +275,7 @@ mod tests {
         use clap::Parser;
         let extent = Extent {
             seconds: 1,
+            cache: "always",
             operations: 1,
         };
         for transport in [Transport::Fuse, Transport::Virtiofs] {

@@ -32,8 +32,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Installs virtiofsd if need be, and starts it with a fresh directory below `dir`.
-    pub(super) fn start(dir: &Path) -> anyhow::Result<Self> {
+    /// Installs virtiofsd if need be, and starts it with a fresh directory below `dir`; `cache` as it
+    /// calls it.
+    pub(super) fn start(dir: &Path, cache: &str) -> anyhow::Result<Self> {
         install::apt(&[
             ("strace", "strace"),
             ("/usr/include/cap-ng.h", "libcap-ng-dev"),
@@ -62,7 +63,8 @@ impl Server {
             .arg("--socket-path")
             .arg(&socket)
             .arg("--shared-dir")
-            .arg(&shared);
+            .arg(&shared)
+            .arg(format!("--cache={cache}"));
         command.args([
             "--tag",
             TAG,

@@ -18,19 +18,15 @@ pub(crate) fn shapes() -> impl Iterator<Item = (usize, usize)> {
         .map(|shape| (shape.pos as usize, shape.len as usize))
 }
 
-/// The WRITEs and the number of READs that a rule sends for a write of `len` at `offset` to a cold
-/// file.
+/// The WRITEs and the number of READs that a rule sends, within `limits`, for a write of `len` at `offset`
+/// to a cold file.
 pub(crate) fn expected(
     rule: WriteRule,
     (offset, len): (usize, usize),
+    limits: &Limits,
 ) -> anyhow::Result<(Vec<(u64, u64)>, usize)> {
     let request = Request::new(offset as u64, len as u64)?;
-    let sent = plan(
-        rule,
-        &request,
-        &CacheState::cold(FILE_LEN as u64),
-        &Limits::default(),
-    );
+    let sent = plan(rule, &request, &CacheState::cold(FILE_LEN as u64), limits);
     let reads = sent.iter().map(WriteRequest::reads).sum();
     Ok((
         sent.iter()
@@ -68,7 +64,7 @@ pub(crate) fn ask(context: &Context<'_>) -> anyhow::Result<String> {
         reads += read;
         let mut left = Vec::new();
         for rule in candidates {
-            if expected(rule, (offset, len))? == (writes.clone(), read) {
+            if expected(rule, (offset, len), &Limits::default())? == (writes.clone(), read) {
                 left.push(rule);
             }
         }
@@ -102,7 +98,12 @@ mod tests {
                 .find(|rule| rule.name() == name)
                 .unwrap();
             shapes()
-                .map(|shape| expected(*rule, shape).unwrap().0.len())
+                .map(|shape| {
+                    expected(*rule, shape, &thrufs_rules::Limits::default())
+                        .unwrap()
+                        .0
+                        .len()
+                })
                 .collect::<Vec<_>>()
         };
         assert_eq!(counts("D"), [1, 2, 2, 2, 2, 2, 1, 2, 3, 1]);

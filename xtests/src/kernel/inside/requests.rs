@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use nix::mount::{MsFlags, mount};
+use thrufs_rules::{Limits, WriteRule};
 use xtests::support::missing;
 
 use crate::probe::write_rule;
@@ -78,16 +79,16 @@ fn parse(line: &str) -> Option<(u32, u64)> {
 }
 
 /// Passes if every shape takes no more WRITEs than rule E sends, and no READ.
-pub(super) fn check(dir: &Path) -> anyhow::Result<String> {
+pub(super) fn check(dir: &Path, limits: &Limits) -> anyhow::Result<String> {
     let trace = Trace::start()?;
-    let mut candidates = thrufs_rules::WriteRule::ALL.to_vec();
+    let mut candidates = WriteRule::ALL.to_vec();
     let mut counts = Vec::new();
     for (index, shape) in write_rule::shapes().enumerate() {
         let (sizes, reads) = one(&trace, dir, index, shape)?;
         counts.push(sizes.len().to_string());
         let mut left = Vec::new();
         for rule in candidates {
-            let (writes, expected_reads) = write_rule::expected(rule, shape)?;
+            let (writes, expected_reads) = write_rule::expected(rule, shape, limits)?;
             let expected: Vec<u64> = writes.iter().map(|(_, size)| *size).collect();
             if expected == sizes && expected_reads == reads {
                 left.push(rule);
