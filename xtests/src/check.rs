@@ -16,11 +16,12 @@ mod workloads;
 
 use std::io::Write;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
+use crate::support::skip::missing;
 use stages::{STAGES, Stage};
 
 /// Arguments of `xtests check`.
@@ -30,6 +31,9 @@ pub struct Args {
     /// (may be given several times).
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
+    /// Leave out a stage (`kernel`) that may not be over so many minutes after the start.
+    #[arg(long, value_name = "NUMBER")]
+    minutes: Option<u64>,
     /// List the stages and end.
     #[arg(long)]
     list: bool,
@@ -58,12 +62,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         STAGES.iter().filter(named).collect()
     };
+    let began = Instant::now();
+    let limit = args
+        .minutes
+        .map(|minutes| Duration::from_secs(60 * minutes));
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {
         print!("[{:2}/{}] {:18} ", index + 1, stages.len(), stage.name);
         std::io::stdout().flush()?;
         let start = Instant::now();
-        let report = expected::judge(run_stage(stage));
+        let left = limit.map(|limit| limit.saturating_sub(began.elapsed()));
+        let report = expected::judge(run_stage(stage, left));
         println!("{} ({:.0?})", report.summary(), start.elapsed());
         print_details(&report);
         all.merge(report);
@@ -76,9 +85,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-fn run_stage(stage: &Stage) -> Report {
+fn run_stage(stage: &Stage, left: Option<Duration>) -> Report {
     let mut report = Report::default();
-    let outcome = stages::provide(stage).and_then(|()| (stage.run)(&mut report));
+    let outcome = match left {
+        Some(left) if left < stage.longest() => Err(missing(format!(
+            "{} minutes, of which {} are left: run it by itself (--stage {})",
+            stage.longest().as_secs() / 60,
+            left.as_secs() / 60,
+            stage.name
+        ))),
+        _ => stages::provide(stage).and_then(|()| (stage.run)(&mut report)),
+    };
     if let Err(error) = outcome {
         report.record(stage.name, Err(error));
     }

@@ -1,6 +1,7 @@
 //! The stages of `xtests check`, cheapest first: name, what each needs, what it runs.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -37,6 +38,14 @@ impl Stage {
         self.name
             .strip_prefix(name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+
+    /// After which it is ended, if it can be much longer than the others.
+    pub(super) fn longest(&self) -> Duration {
+        match self.name {
+            "kernel" => kernels::LIMIT,
+            _ => Duration::ZERO,
+        }
     }
 }
 
