@@ -47,7 +47,7 @@ auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-mmap -d 'Let files that are not cached (--cache=never, metadata) be mapped shared' -r -f -a "yes\t''
 no\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors [default: prefer, but never in a sandbox when SOURCE is a part of a file system, of which a handle could name the rest]' -r -f -a "never\t''
 prefer\t''
 mandatory\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
@@ -66,6 +66,17 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fault -d 'For te
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-gid -d 'The same for group ids' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l xattrmap -d 'Give extended attributes other names on SOURCE (implies --xattr): rules :TYPE:SCOPE:KEY:PREPEND: of which the first that matches holds, TYPE one of prefix ok bad unsupported, SCOPE one of client server all, any character for `:`; or :map:KEY:PREPEND:' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l sandbox -d 'Where the serving process is shut in: namespace = namespaces of its own with SOURCE as root, chroot = SOURCE as root, none [default: for root namespace, or what the machine allows of it; for a user none]' -r -f -a "namespace\t''
+chroot\t''
+none\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l seccomp -d 'What happens to it at a system call that serving needs not: kill = it ends, trap = SIGSYS, log = the kernel\'s log, none = nothing is filtered' -r -f -a "kill\t''
+log\t''
+trap\t''
+none\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l gid-map -d 'The same for groups' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l break-out -d 'For tests: try to get out of the sandbox, in place of serving' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r

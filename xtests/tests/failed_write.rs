@@ -349,7 +349,7 @@ fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
 #[test]
 fn write_beyond_the_daemons_rlimit_fsize_is_efbig_and_the_daemon_lives() -> Outcome {
     on_mount(&[], |m| {
-        let pid = Pid::from_raw(m.pid()?.as_raw()).context("a process id")?;
+        let pid = Pid::from_raw(m.server_pid()?.as_raw()).context("a process id")?;
         let file = open(&m.path("f"), 0)?;
         let limit = 3 * PAGE + 100;
         let limits = Rlimit {

@@ -5,10 +5,12 @@ use std::fs::{File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
 use xtests::support::mount::is_native;
+use xtests::support::wait::wait_until;
 use xtests::support::{Mount, Outcome, User, on_mount};
 
 const OWNER: u32 = 4001;
@@ -195,6 +197,11 @@ fn write_with_xattr_on_sends_no_getxattr() -> Outcome {
                 file.write_all_at(&[3; 4096], index * 4096)?;
             }
             // A file without the attribute: each request for it fails, which debug shows.
+            // Lines come in order, so that all are there when this one is.
+            ensure!(std::fs::metadata(m.path("missing")).is_err());
+            wait_until("the last line", Duration::from_secs(10), || {
+                Ok(m.log().contains("opcode=\"LOOKUP\""))
+            })?;
             let log = m.log();
             let asked = log
                 .lines()

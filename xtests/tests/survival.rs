@@ -292,7 +292,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
 #[test]
 fn signals_without_number_disturb_no_request() -> Outcome {
     on_mount(&[], |m| {
-        let pid = m.pid()?;
+        let pid = m.server_pid()?;
         let harmless = [
             Signal::SIGHUP,
             Signal::SIGWINCH,
@@ -332,7 +332,7 @@ fn signals_without_number_disturb_no_request() -> Outcome {
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
     on_mount(&[], |m| {
-        let pid = m.pid()?;
+        let pid = m.server_pid()?;
         std::fs::write(m.path("f"), "content")?;
         m.drop_caches()?;
         kill(pid, Signal::SIGSTOP)?;

@@ -186,9 +186,9 @@ fn more_changes_than_the_queue_holds_show_all_the_same() -> Outcome {
         for name in ["moved", "gone", "content", "d/moved"] {
             shows(m, name, "before")?;
         }
-        kill(m.pid()?, Signal::SIGSTOP)?;
+        kill(m.server_pid()?, Signal::SIGSTOP)?;
         let flooded = flood(m, limit + 1000);
-        kill(m.pid()?, Signal::SIGCONT)?;
+        kill(m.server_pid()?, Signal::SIGCONT)?;
         flooded?;
         wait_until("everything to be invalidated", SOON, || {
             Ok(m.log().contains("invalidating everything"))

@@ -97,7 +97,7 @@ fn setxattr_too_large_fails_as_natively() -> Outcome {
 
 #[test]
 fn xattr_of_a_symlink_is_its_own() -> Outcome {
-    on_mount(&["--xattr"], |m| {
+    on_mount(&["--xattr", "--modcaps=+sys_admin"], |m| {
         File::create(m.path("f"))?;
         std::os::unix::fs::symlink("f", m.path("l"))?;
         lsetxattr(m.path("l"), "trusted.t", b"link", XattrFlags::empty())?;

@@ -1,8 +1,10 @@
 //! What /proc tells of the thread that waits for an answer, where the protocol or fuser does not.
 
 use rustix::thread::CapabilitySet;
+use serde::{Deserialize, Serialize};
 
 use crate::passthrough::Caller;
+use crate::proc::callers;
 
 /// In the masks of /proc/TID/status.
 const CAP_FSETID: u64 = CapabilitySet::FSETID.bits();
@@ -21,53 +23,75 @@ const SYS_FLOCK_32: i64 = 143;
 /// How often to look again at a caller that has sent its request but is not yet asleep.
 const LOOKS: usize = 200;
 
-/// The system call that thread `tid` is blocked in (/proc/TID/syscall).
-pub(crate) fn system_call(tid: u32) -> System {
+/// What /proc/TID/status says of a thread, as far as it matters.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallerStatus {
+    /// Supplementary groups.
+    pub groups: Vec<u32>,
+    /// Effective capabilities; none where the line is not there.
+    pub effective: Option<u64>,
+    /// Signals that are pending and not blocked.
+    pub pending: u64,
+}
+
+/// What /proc says of thread `tid`; none when it is gone or cannot be seen.
+pub fn read_status(tid: u32) -> Option<CallerStatus> {
+    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
+    let mask = |name: &str| u64::from_str_radix(field(name)?.trim(), 16).ok();
+    let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
+    Some(CallerStatus {
+        groups: field("Groups:")
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|gid| gid.parse().ok())
+            .collect(),
+        effective: mask("CapEff:"),
+        pending: pending & !mask("SigBlk:").unwrap_or(0),
+    })
+}
+
+/// Number of the system call that thread `tid` is blocked in (/proc/TID/syscall).
+pub fn read_system_call(tid: u32) -> Option<i64> {
     for _ in 0..LOOKS {
-        let Ok(text) = std::fs::read_to_string(format!("/proc/{tid}/syscall")) else {
-            break;
-        };
+        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
         if text.trim() == "running" {
             std::thread::yield_now();
             continue;
         }
-        let number = text
-            .split_whitespace()
-            .next()
-            .and_then(|word| word.parse::<i64>().ok());
-        return match number {
-            Some(libc::SYS_flock | SYS_FLOCK_32) => System::Flock,
-            _other => System::Other,
-        };
+        return text.split_whitespace().next()?.parse().ok();
     }
-    System::Other
+    None
+}
+
+fn status(tid: u32) -> Option<CallerStatus> {
+    match callers() {
+        Some(callers) => callers.status(tid),
+        None => read_status(tid),
+    }
+}
+
+/// The system call that thread `tid` is blocked in.
+pub(crate) fn system_call(tid: u32) -> System {
+    let number = match callers() {
+        Some(callers) => callers.system_call(tid),
+        None => read_system_call(tid),
+    };
+    match number {
+        Some(libc::SYS_flock | SYS_FLOCK_32) => System::Flock,
+        _other => System::Other,
+    }
 }
 
 /// Whether thread `tid` has a signal to attend to, or is gone. A caller that cannot be seen from
 /// here (`tid` 0) counts as having none.
 pub(crate) fn is_interrupted(tid: u32) -> bool {
-    if tid == 0 {
-        return false;
-    }
-    let Ok(status) = std::fs::read_to_string(format!("/proc/{tid}/status")) else {
-        return true;
-    };
-    let mask = |field: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-            .unwrap_or(0)
-    };
-    (mask("SigPnd:") | mask("ShdPnd:")) & !mask("SigBlk:") != 0
+    tid != 0 && status(tid).is_none_or(|status| status.pending != 0)
 }
 
-/// Supplementary groups of a thread, from /proc; none when it cannot be seen from here.
+/// Supplementary groups of a thread; none when it cannot be seen from here.
 pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
-    let groups = status_field(tid, "Groups:");
-    groups
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|gid| gid.parse().ok())
-        .collect()
+    status(tid).unwrap_or_default().groups
 }
 
 /// Whether the caller may change a file that is set-uid or set-gid and leave it so. One that is
@@ -76,15 +100,8 @@ pub(crate) fn has_fsetid(caller: &Caller) -> bool {
     if caller.uid != 0 {
         return false;
     }
-    let effective = status_field(caller.pid, "CapEff:")
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    let effective = status(caller.pid).and_then(|status| status.effective);
     effective.is_none_or(|caps| caps & CAP_FSETID != 0)
-}
-
-fn status_field(tid: u32, name: &str) -> Option<String> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let mut lines = status.lines();
-    lines.find_map(|line| line.strip_prefix(name).map(str::to_owned))
 }
 
 #[cfg(test)]

@@ -234,6 +234,5 @@ fn names(flags: InitFlags) -> Vec<String> {
 
 /// Pages that this kernel allows in one request.
 fn max_pages_limit() -> u64 {
-    let text = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit").unwrap_or_default();
-    text.trim().parse().unwrap_or(DEFAULT_MAX_PAGES)
+    crate::proc::max_pages_limit().unwrap_or(DEFAULT_MAX_PAGES)
 }

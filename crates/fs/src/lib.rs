@@ -59,6 +59,7 @@ mod notify;
 mod ops;
 mod panics;
 mod passthrough;
+mod proc;
 mod stats;
 mod unsupported;
 mod watch;
@@ -67,6 +68,7 @@ mod xattr_map;
 
 pub use attr::{Attr, FileKind};
 pub use backing::{Backing, HostBacking, Position, Span};
+pub use caller::{CallerStatus, read_status, read_system_call};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
     PosixAcl, Timeouts, WriteJoining,
@@ -86,6 +88,7 @@ pub use ops::{
 };
 pub use panics::{Panicked, on_session_panic};
 pub use passthrough::{Caller, Entry, Passthrough};
+pub use proc::{Callers, HeldProc};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use watch::{Notify, SendEntry, Watch, Watching};

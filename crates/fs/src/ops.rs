@@ -24,10 +24,3 @@ pub use lock::{LockKind, LockRange, LockRequest, LockWait};
 pub use namespace::Place;
 pub use open::Opened;
 pub use write::WriteRequest;
-
-/// The name in /proc that stands for `fd`, for calls that take no O_PATH descriptor. It
-/// leads nowhere once `fd` is closed.
-fn proc_link(fd: &impl std::os::fd::AsFd) -> String {
-    use std::os::fd::AsRawFd;
-    format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
-}

@@ -112,12 +112,7 @@ impl Passthrough {
             tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
             config.inode_file_handles = InodeFileHandles::Never;
         }
-        let proc_self_fd = rustix::fs::open(
-            "/proc/self/fd",
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|e| io::Error::new(e.kind(), format!("/proc/self/fd: {e}; mount /proc")))?;
+        let proc_self_fd = crate::proc::self_fd()?;
         let pressure = inode_limit(&config).map(|limit| Arc::new(InodePressure::new(limit)));
         Ok(Self {
             inodes: InodeTable::new(key_of(&stat), Held::Fd(source)),

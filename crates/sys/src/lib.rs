@@ -3,6 +3,7 @@
 //! This is the only crate of thrufs with `unsafe`: one operation a block, each with the reason why
 //! it is sound. A wrapper that one of those libraries gains is taken out here.
 
+pub mod confine;
 pub mod creds;
 pub mod file_handle;
 pub mod fork;

@@ -19,6 +19,8 @@ pub struct MountEntry {
     pub mount_id: u64,
     /// Device of the file system, as `major:minor`.
     pub device: String,
+    /// The directory of the file system that is mounted, `/` for all of it; unescaped.
+    pub root: PathBuf,
     /// Where it is mounted, unescaped.
     pub mount_point: PathBuf,
     /// For instance `ext4` or `fuse.thrufs`.
@@ -36,7 +38,7 @@ impl MountEntry {
         let mount_id = text(fields.next()?)?.parse().ok()?;
         let _parent_id = fields.next()?;
         let device = text(fields.next()?)?.to_owned();
-        let _root = fields.next()?;
+        let root = PathBuf::from(unescape(fields.next()?));
         let mount_point = PathBuf::from(unescape(fields.next()?));
         // The mount options and any number of optional fields end at a single `-`.
         fields.by_ref().find(|field| field == b"-")?;
@@ -51,6 +53,7 @@ impl MountEntry {
         Some(Self {
             mount_id,
             device,
+            root,
             mount_point,
             fs_type,
             source,
@@ -193,6 +196,7 @@ mod tests {
         let entry = MountEntry::parse(line).unwrap();
         assert_eq!(entry.mount_id, 36);
         assert_eq!(entry.device, "0:98");
+        assert_eq!(entry.root, Path::new("/mnt1"));
         assert_eq!(entry.mount_point, Path::new("/mnt 2/a\\b"));
         assert_eq!(entry.fs_type, "fuse.thrufs");
         assert_eq!(entry.source, "a\tb");

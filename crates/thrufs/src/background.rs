@@ -21,10 +21,10 @@ use thrufs_sys::fork::Side;
 use thrufs_sys::mountinfo::Place;
 use tracing::level_filters::LevelFilter;
 
+use crate::control;
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::teardown::wait_for_answer;
-use crate::{control, logging};
 
 /// How long opening SOURCE, mounting and INIT may take together.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -118,8 +118,7 @@ fn daemon(places: Places, request: &MountRequest, mut readiness: Readiness) -> R
     let result = rustix::process::setsid()
         .context("start a session")
         .and_then(|_| rustix::process::chdir("/").context("change to /"))
-        .and_then(|()| logging::init(quiet_start(request.log)))
-        .and_then(|()| control::serve(places, request, &mut readiness));
+        .and_then(|()| control::serve(places, request, &mut readiness, quiet_start(request.log)));
     result.map_err(|error| readiness.fail(&error))
 }
 

@@ -1,4 +1,4 @@
-//! The daemon's main thread: starts the session, tells who waits that it is ready, and ends it.
+//! The daemon's main thread, where it is not shut in: starts the session, tells who waits that it is ready, and ends it.
 //!
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
 //! unmounts. Data never passes through here; fuser's threads serve it.
@@ -10,14 +10,14 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::background::Readiness;
-use crate::metrics;
 use crate::places::Places;
-use crate::request::MountRequest;
+use crate::request::{LogRequest, MountRequest};
 use crate::session::{self, Running};
 use crate::status::{Reporter, StatusSocket};
+use crate::{logging, metrics, supervisor};
 
 /// How long a busy mount keeps the daemon after SIGTERM.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The signals that end a daemon, and those that do not.
 #[derive(Debug)]
@@ -69,7 +69,12 @@ pub(crate) fn serve(
     places: Places,
     request: &MountRequest,
     readiness: &mut Readiness,
+    log: LogRequest,
 ) -> anyhow::Result<()> {
+    if request.confinement.splits() {
+        return supervisor::serve(places, request, readiness, log);
+    }
+    logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;
         let source = places.source_path();
@@ -116,7 +121,7 @@ fn finished(running: Running, result: anyhow::Result<()>) -> anyhow::Result<()> 
 }
 
 /// Does nothing without NOTIFY_SOCKET.
-fn notify_systemd(state: &[NotifyState<'_>]) {
+pub(crate) fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!("tell systemd ({state:?}): {error}");
     }

@@ -19,9 +19,7 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 
 /// Starts logging. To be called once.
 pub(crate) fn init(request: LogRequest) -> anyhow::Result<()> {
-    let filter = Targets::new()
-        .with_default(others(request.level))
-        .with_target("thrufs", request.level);
+    let filter = filter(request.level);
     if request.syslog {
         let options = syslog_tracing::Options::LOG_PID;
         let facility = syslog_tracing::Facility::Daemon;
@@ -51,6 +49,46 @@ pub(crate) fn init(request: LogRequest) -> anyhow::Result<()> {
             .try_init()
     }
     .context("start logging")
+}
+
+/// How a server logs, whose standard error is a pipe to its supervisor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ServerLog {
+    request: LogRequest,
+    ansi: bool,
+}
+
+impl ServerLog {
+    /// To be made by the supervisor, which can see its standard error.
+    pub(crate) fn of(request: LogRequest) -> Self {
+        Self {
+            request,
+            ansi: std::io::stderr().is_terminal() && !request.syslog,
+        }
+    }
+
+    /// Starts logging. To be called once.
+    pub(crate) fn init(self) -> anyhow::Result<()> {
+        let filter = filter(self.request.level);
+        let lines = fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(self.ansi);
+        let registry = tracing_subscriber::registry();
+        if self.request.syslog {
+            // The level goes first, and the system log adds the time.
+            let lines = lines.without_time().with_target(false);
+            registry.with(lines.with_filter(filter)).try_init()
+        } else {
+            registry.with(lines.with_filter(filter)).try_init()
+        }
+        .context("start logging")
+    }
+}
+
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_default(others(level))
+        .with_target("thrufs", level)
 }
 
 /// Libraries say at `info` what belongs to `debug`.

@@ -7,6 +7,7 @@
 mod attach;
 mod background;
 mod cli;
+mod confine;
 #[cfg(test)]
 mod contrib;
 mod control;
@@ -20,8 +21,10 @@ mod pages_limit;
 mod places;
 mod replace_dead;
 mod request;
+mod server;
 mod session;
 mod status;
+mod supervisor;
 mod teardown;
 mod umount;
 
@@ -110,10 +113,12 @@ fn mount(request: &MountRequest) -> anyhow::Result<()> {
         replace_dead::run(&request.mountpoint, &request.kernel.subtype)?;
     }
     let places = check(request)?;
+    let request = &request
+        .clone()
+        .with_safe_file_handles(|| places.are_whole());
     limits::apply(request.rlimit_nofile)?;
     if request.foreground {
-        logging::init(request.log)?;
-        control::serve(places, request, &mut Readiness::Foreground)
+        control::serve(places, request, &mut Readiness::Foreground, request.log)
     } else {
         background::start(places, request)
     }

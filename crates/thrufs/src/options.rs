@@ -5,6 +5,7 @@
 //! derived from it; only what mount(8) calls flags (`ro`, `nodev`, ...) has a table beside it.
 //! Names and value sets are virtiofsd's wherever it has the option.
 
+mod confine;
 mod mapping;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,7 @@ use thrufs_fs::{
 };
 use tracing::level_filters::LevelFilter;
 
+pub(crate) use confine::ConfineOptions;
 pub(crate) use mapping::MappingOptions;
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
@@ -65,6 +67,8 @@ pub(crate) struct MountArgs {
     pub(crate) files: FileOptions,
     #[command(flatten)]
     pub(crate) mapping: MappingOptions,
+    #[command(flatten)]
+    pub(crate) confine: ConfineOptions,
     #[command(flatten)]
     pub(crate) mount: KernelOptions,
     #[command(flatten)]
@@ -114,9 +118,11 @@ pub(crate) struct FileOptions {
     #[arg(long, value_name = "YES|NO", num_args = 0..=1, require_equals = true,
         default_value = "yes", default_missing_value = "yes", value_parser = choice(YES_NO))]
     pub(crate) allow_mmap: bool,
-    /// Hold inodes by file handle, so that known files cost no descriptors
-    #[arg(long, value_name = "WHEN", default_value = "prefer", value_parser = choice(FILE_HANDLES))]
-    pub(crate) inode_file_handles: InodeFileHandles,
+    /// Hold inodes by file handle, so that known files cost no descriptors [default: prefer, but
+    /// never in a sandbox when SOURCE is a part of a file system, of which a handle could name the
+    /// rest]
+    #[arg(long, value_name = "WHEN", value_parser = choice(FILE_HANDLES))]
+    pub(crate) inode_file_handles: Option<InodeFileHandles>,
     /// Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18)
     /// [default: any number, or half of the open files where each inode costs one]
     #[arg(long, value_name = "NUMBER", value_parser = max_inodes)]

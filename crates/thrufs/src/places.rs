@@ -41,6 +41,26 @@ impl Places {
     }
 }
 
+impl Places {
+    /// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle
+    /// can name a file beside them. What cannot be known is taken for a part.
+    pub(crate) fn are_whole(&self) -> bool {
+        let Ok(mounts) = thrufs_sys::mountinfo::all() else {
+            return false;
+        };
+        let source = self.source_path();
+        let Ok(id) = thrufs_sys::mountinfo::mount_id(&self.source) else {
+            return false;
+        };
+        let top = mounts.iter().find(|mount| mount.mount_id == id);
+        top.is_some_and(|top| top.mount_point == source)
+            && mounts
+                .iter()
+                .filter(|mount| mount.mount_point.starts_with(&source))
+                .all(|mount| mount.root == Path::new("/"))
+    }
+}
+
 /// A mount point whose daemon died answers everything with ENOTCONN, which tells nobody what to do.
 fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
     // Attributes that the kernel still has cached would hide it for their lifetime.

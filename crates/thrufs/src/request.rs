@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, Durability, Fault, KernelPassthrough, PosixAcl};
+use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
+use crate::confine::{Confinement, Needs, Sandbox};
 use crate::mount_options::MountOptions;
 use crate::options::{
     DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs,
@@ -65,6 +66,9 @@ pub(crate) struct MountRequest {
     pub(crate) kernel: KernelRequest,
     pub(crate) session: SessionRequest,
     pub(crate) log: LogRequest,
+    pub(crate) confinement: Confinement,
+    /// Whether --inode-file-handles was given, and not left to what can be had safely.
+    pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
     /// Unmount a dead mount of ours at `mountpoint` first.
@@ -76,6 +80,27 @@ pub(crate) struct MountRequest {
     pub(crate) metrics: Option<SocketAddr>,
     /// `None`: as much as can be had. `Some(0)`: leave it.
     pub(crate) rlimit_nofile: Option<u64>,
+}
+
+impl MountRequest {
+    /// Without file handles where they were not asked for, a sandbox was, and SOURCE is not
+    /// `whole`: whoever may open handles may open any file of the file system.
+    pub(crate) fn with_safe_file_handles(mut self, whole: impl FnOnce() -> bool) -> Self {
+        let sandboxed = self.confinement.candidates.first() != Some(&Sandbox::None);
+        if sandboxed && !self.wants_file_handles && !whole() {
+            self.config.inode_file_handles = InodeFileHandles::Never;
+        }
+        self
+    }
+
+    /// The privileges that the file system uses.
+    pub(crate) fn needs(&self) -> Needs {
+        Needs {
+            file_handles: self.config.inode_file_handles != InodeFileHandles::Never,
+            kernel_passthrough: self.config.passthrough != KernelPassthrough::Never,
+            watch: self.watch,
+        }
+    }
 }
 
 /// Reads the arguments after `thrufs mount` (or `mount.thrufs`), with those in `-o`.
@@ -114,20 +139,7 @@ fn build(
     mut options: MountOptions,
     is_root: bool,
 ) -> Result<MountRequest, String> {
-    if args.helper.read_only {
-        options.set_flag(MsFlags::MS_RDONLY, true);
-    }
-    if args.helper.read_write {
-        options.set_flag(MsFlags::MS_RDONLY, false);
-    }
-    if args.files.readonly {
-        if options.mentioned.contains(MsFlags::MS_RDONLY)
-            && !options.flags.contains(MsFlags::MS_RDONLY)
-        {
-            return Err("--readonly and rw contradict each other: leave one out".to_owned());
-        }
-        options.set_flag(MsFlags::MS_RDONLY, true);
-    }
+    set_flags(&args, &mut options)?;
     check_modes(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
     let config = config(&args.files, &args.mapping)?;
@@ -139,12 +151,17 @@ fn build(
     } else {
         Access::Owner
     };
+    let confinement = args
+        .confine
+        .confinement(is_root, &args.mount, &args.process)?;
     let fsname = match args.mount.fsname {
         Some(name) => OsString::from(name),
         None => absolute(&args.source).into_os_string(),
     };
     Ok(MountRequest {
         config,
+        confinement,
+        wants_file_handles: args.files.inode_file_handles.is_some(),
         faults: args.files.fault,
         kernel: KernelRequest {
             flags: options.flags_over(MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
@@ -175,6 +192,25 @@ fn build(
         source: args.source,
         mountpoint: args.mountpoint,
     })
+}
+
+/// What `-r`, `-w` and `--readonly` say of the mount's flags.
+fn set_flags(args: &MountArgs, options: &mut MountOptions) -> Result<(), String> {
+    if args.helper.read_only {
+        options.set_flag(MsFlags::MS_RDONLY, true);
+    }
+    if args.helper.read_write {
+        options.set_flag(MsFlags::MS_RDONLY, false);
+    }
+    if args.files.readonly {
+        if options.mentioned.contains(MsFlags::MS_RDONLY)
+            && !options.flags.contains(MsFlags::MS_RDONLY)
+        {
+            return Err("--readonly and rw contradict each other: leave one out".to_owned());
+        }
+        options.set_flag(MsFlags::MS_RDONLY, true);
+    }
+    Ok(())
 }
 
 /// How many, when nobody says.
@@ -278,7 +314,7 @@ fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, Strin
         readdirplus: !files.no_readdirplus,
         allow_direct_io: files.allow_direct_io,
         allow_mmap: files.allow_mmap,
-        inode_file_handles: files.inode_file_handles,
+        inode_file_handles: files.inode_file_handles.unwrap_or_default(),
         max_inodes: files.max_inodes,
         locks: files.locks,
         passthrough: files.passthrough,

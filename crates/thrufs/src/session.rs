@@ -1,7 +1,8 @@
 //! One mounted file system: the mount, the session threads that answer it, and its end.
 //!
 //! Invariant: from the moment the mount exists, a value owns it whose drop detaches it, so no error
-//! on the way to a running session can leave it behind.
+//! on the way to a running session can leave it behind. The mount ([`Attached`]) and the threads
+//! ([`Serving`]) are apart, since they may live in two processes ([`crate::supervisor`]).
 
 use std::fs::File;
 use std::io;
@@ -20,128 +21,220 @@ use tokio::sync::oneshot;
 use crate::attach;
 use crate::pages_limit;
 use crate::places::Places;
-use crate::request::{Access, MountRequest, SessionRequest};
+use crate::request::{Access, KernelRequest, MountRequest};
 use crate::teardown::{Detached, OurMount};
 
 /// A mount with its connection. Detaches when dropped.
 #[derive(Debug)]
-struct Attached {
+pub(crate) struct Attached {
     ours: OurMount,
     /// Tells whether the mount is still ours; the session has a duplicate.
-    device: OwnedFd,
+    connection: OwnedFd,
+}
+
+impl Attached {
+    /// Mounts at `mountpoint` (absolute, without symlinks).
+    pub(crate) fn new(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<Self> {
+        let (connection, ours) = attach::attach(mountpoint, request)?;
+        Ok(Self { ours, connection })
+    }
+
+    /// /dev/fuse.
+    pub(crate) fn connection(&self) -> &OwnedFd {
+        &self.connection
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn mountpoint(&self) -> &Path {
+        self.ours.mountpoint()
+    }
+
+    /// Device of the file system, as `major:minor`.
+    pub(crate) fn device(&self) -> &str {
+        self.ours.device()
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if let Err(error) = self.ours.detach(&self.device) {
+        if let Err(error) = self.ours.detach(&self.connection) {
             tracing::error!("{error:#}");
         }
     }
 }
 
-/// A file system that is being served.
-#[derive(Debug)]
-pub(crate) struct Running {
-    fs: Arc<Passthrough>,
+/// Detaches the mount and gives the session up to `patience` to end. A mount that is still in use
+/// afterwards loses its connection. Returns how the session `ended`, if it is by itself.
+pub(crate) async fn stop(
     attached: Attached,
-    ended: oneshot::Receiver<io::Result<()>>,
+    patience: Duration,
+    ended: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<anyhow::Result<()>> {
+    match attached.ours.detach(&attached.connection)? {
+        Detached::Now => {}
+        Detached::WasGone => {
+            tracing::info!("the mount is unmounted or covered already; it is left alone");
+        }
+    }
+    let mut ended = std::pin::pin!(ended);
+    if let Ok(result) = tokio::time::timeout(patience, &mut ended).await {
+        return Ok(result);
+    }
+    tracing::warn!("the mount is still in use; its users lose the connection now");
+    attached.ours.abort(&attached.connection);
+    // What the threads say of a connection that was aborted is no news.
+    let _ended = tokio::time::timeout(patience, ended).await;
+    Ok(Ok(()))
 }
 
-/// Ends the daemon, as SIGTERM does, when a session thread is lost: the caller that it served would
-/// wait for ever, and nothing would tell why.
-fn end_when_a_thread_is_lost() {
-    thrufs_fs::on_session_panic(|panicked| {
+/// The file system of `request` on `source` (O_PATH).
+pub(crate) fn file_system(
+    source: OwnedFd,
+    request: &MountRequest,
+) -> anyhow::Result<Arc<Passthrough>> {
+    let config = request.config.clone();
+    let fs = if request.faults.is_empty() {
+        Passthrough::new(source, config)
+    } else {
+        tracing::warn!("--fault: calls on SOURCE fail on purpose");
+        let backing = Arc::new(FaultyBacking::new(request.faults.clone()));
+        Passthrough::with_backing(source, config, backing)
+    };
+    let fs = fs.with_context(|| format!("SOURCE {}", request.source.display()))?;
+    Ok(Arc::new(fs))
+}
+
+/// Begins to watch SOURCE, if that was asked for. To be called before INIT: from then on the kernel
+/// caches.
+pub(crate) fn watch(fs: &Passthrough, request: &MountRequest) -> anyhow::Result<Option<Watch>> {
+    let watch = request.watch.then(|| fs.watch()).transpose();
+    watch.with_context(|| format!("SOURCE {}", request.source.display()))
+}
+
+/// Has `end` end the daemon when a session thread is lost: the caller that it served would wait for
+/// ever, and nothing would tell why.
+pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
+    thrufs_fs::on_session_panic(move |panicked| {
         if panicked == Panicked::OutsideOperation {
             tracing::error!(
                 "a session thread panicked on a message of the kernel: a bug; unmounting"
             );
-            // It is this process, which exists.
-            let _ = rustix::process::kill_process(
-                rustix::process::getpid(),
-                rustix::process::Signal::TERM,
-            );
+            end();
         }
     });
 }
 
+/// Session threads that answer a connection.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    fs: Arc<Passthrough>,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Serving {
+    /// Negotiates INIT on `connection` and starts the session threads.
+    pub(crate) fn start(
+        fs: Arc<Passthrough>,
+        watch: Option<Watch>,
+        connection: OwnedFd,
+        request: &MountRequest,
+    ) -> anyhow::Result<Self> {
+        let device = duplicate(&connection)?;
+        let (acl, config) = session_config(request);
+        let adapter = FuseAdapter::new(Arc::clone(&fs));
+        let session = fuser::Session::from_fd(adapter, connection, acl, config)
+            .context("INIT, the handshake with the kernel")?;
+        fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+            .context("start the thread that invalidates the kernel's cache")?;
+        fs.start_pruning(thrufs_fs::send_prune(
+            device
+                .try_clone()
+                .context("duplicate the FUSE descriptor")?,
+            negotiated(&fs)?,
+        ))
+        .context("bound the number of inodes")?;
+        let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
+        let watching = watching.transpose()?;
+        let (sender, ended) = oneshot::channel();
+        let served = Arc::clone(&fs);
+        std::thread::Builder::new()
+            .name("session".to_owned())
+            .spawn(move || {
+                let result = session.run();
+                // With its sender, the last user of the connection beside the mount goes.
+                served.stop_notifying();
+                drop(watching);
+                // The receiver is gone only when the process ends anyway.
+                let _ = sender.send(result);
+            })
+            .context("start the session's thread")?;
+        Ok(Self { fs, ended })
+    }
+
+    /// Says what is served, and what was negotiated.
+    pub(crate) fn log(&self, source: &Path, mountpoint: &Path) {
+        let (source, mountpoint) = (source.display(), mountpoint.display());
+        tracing::info!("{source} is mounted at {mountpoint}");
+        if let Some(negotiated) = self.fs.negotiated() {
+            for line in negotiated.to_string().lines() {
+                tracing::info!("INIT: {line}");
+            }
+        }
+    }
+
+    /// The file system, for what INIT negotiated and for its counters.
+    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
+        &self.fs
+    }
+
+    /// Waits until the session ends by itself: somebody unmounted it (`Ok`), or it failed.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        match (&mut self.ended).await {
+            Ok(result) => result.context("the session failed"),
+            Err(_) => anyhow::bail!("the session's thread is gone without a result"),
+        }
+    }
+}
+
+/// A file system that is mounted and served by this process.
+#[derive(Debug)]
+pub(crate) struct Running {
+    serving: Serving,
+    attached: Attached,
+}
+
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
-    end_when_a_thread_is_lost();
-    let shown = request.source.display();
-    let config = request.config.clone();
-    let fs = if request.faults.is_empty() {
-        Passthrough::new(places.source, config)
-    } else {
-        tracing::warn!("--fault: calls on SOURCE fail on purpose");
-        let backing = Arc::new(FaultyBacking::new(request.faults.clone()));
-        Passthrough::with_backing(places.source, config, backing)
-    };
-    let fs = Arc::new(fs.with_context(|| format!("SOURCE {shown}"))?);
-    // Before INIT: from then on the kernel caches.
-    let watch = match request.watch {
-        true => Some(fs.watch().with_context(|| format!("SOURCE {shown}"))?),
-        false => None,
-    };
+    when_a_thread_is_lost(|| {
+        // As SIGTERM does. It is this process, which exists.
+        let own = rustix::process::getpid();
+        let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
+    });
+    let fs = file_system(places.source, request)?;
+    let watch = watch(&fs, request)?;
     // Put back when it is dropped, after INIT.
     let _raised = match request.raise_max_pages_limit {
         true => Some(pages_limit::raise_for(request.config.max_write)?),
         false => None,
     };
-    let (device, ours) = attach::attach(&places.mountpoint, &request.kernel)?;
-    let attached = Attached { ours, device };
-    let device = attached
-        .device
-        .try_clone()
-        .context("duplicate the FUSE descriptor")?;
-    let (acl, config) = session_config(request.session);
-    let session = fuser::Session::from_fd(FuseAdapter::new(Arc::clone(&fs)), device, acl, config)
-        .context("INIT, the handshake with the kernel")?;
-    fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
-        .context("start the thread that invalidates the kernel's cache")?;
-    fs.start_pruning(thrufs_fs::send_prune(
-        duplicate(&attached.device)?,
-        negotiated(&fs)?,
-    ))
-    .context("bound the number of inodes")?;
-    let watching = watch.map(|watch| start_watching(watch, &fs, &session, &attached.device));
-    let watching = watching.transpose()?;
-    let (sender, ended) = oneshot::channel();
-    let served = Arc::clone(&fs);
-    std::thread::Builder::new()
-        .name("session".to_owned())
-        .spawn(move || {
-            let result = session.run();
-            // With its sender, the last user of the connection beside the mount goes.
-            served.stop_notifying();
-            drop(watching);
-            // The receiver is gone only when the process ends anyway.
-            let _ = sender.send(result);
-        })
-        .context("start the session's thread")?;
-    let mountpoint = attached.ours.mountpoint().display();
-    tracing::info!("{shown} is mounted at {mountpoint}");
-    if let Some(negotiated) = fs.negotiated() {
-        for line in negotiated.to_string().lines() {
-            tracing::info!("INIT: {line}");
-        }
-    }
-    Ok(Running {
-        fs,
-        attached,
-        ended,
-    })
+    let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+    let connection = attached.connection().try_clone();
+    let connection = connection.context("duplicate the FUSE descriptor")?;
+    let serving = Serving::start(fs, watch, connection, request)?;
+    serving.log(&request.source, attached.mountpoint());
+    Ok(Running { serving, attached })
 }
 
 fn start_watching(
     watch: Watch,
     fs: &Arc<Passthrough>,
     session: &fuser::Session<FuseAdapter>,
-    device: &OwnedFd,
+    device: File,
 ) -> anyhow::Result<Watching> {
     let notify = Notify {
         inode: thrufs_fs::send_inval(session.notifier()),
         entry: thrufs_fs::send_entry(session.notifier()),
-        epoch: thrufs_fs::send_epoch(duplicate(device)?, negotiated(fs)?),
+        epoch: thrufs_fs::send_epoch(device, negotiated(fs)?),
     };
     watch
         .start(fs, notify)
@@ -157,59 +250,45 @@ fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
     fs.negotiated().context("a session without INIT")
 }
 
-fn session_config(request: SessionRequest) -> (SessionACL, fuser::Config) {
-    let acl = match request.access {
+fn session_config(request: &MountRequest) -> (SessionACL, fuser::Config) {
+    let acl = match request.session.access {
+        // The session compares with its own user, which has another number in a user namespace
+        // with maps; the kernel lets nobody else in anyway.
+        Access::Owner if request.confinement.has_map() => SessionACL::All,
         Access::Owner => SessionACL::Owner,
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Everybody => SessionACL::All,
     };
     let mut config = fuser::Config::default();
     config.acl = acl;
-    config.n_threads = Some(request.threads);
-    config.clone_fd = request.clone_fd;
+    config.n_threads = Some(request.session.threads);
+    config.clone_fd = request.session.clone_fd;
     (acl, config)
 }
 
 impl Running {
-    /// The file system, for what INIT negotiated and for its counters.
+    /// See [`Serving::fs`].
     pub(crate) fn fs(&self) -> &Arc<Passthrough> {
-        &self.fs
+        self.serving.fs()
     }
 
-    /// Where it is mounted.
+    /// See [`Attached::mountpoint`].
     pub(crate) fn mountpoint(&self) -> &Path {
-        self.attached.ours.mountpoint()
+        self.attached.mountpoint()
     }
 
-    /// Device of the file system, as `major:minor`.
+    /// See [`Attached::device`].
     pub(crate) fn device(&self) -> &str {
-        self.attached.ours.device()
+        self.attached.device()
     }
 
-    /// Waits until the session ends by itself: somebody unmounted it (`Ok`), or it failed.
+    /// See [`Serving::ended`].
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
-        match (&mut self.ended).await {
-            Ok(result) => result.context("the session failed"),
-            Err(_) => anyhow::bail!("the session's thread is gone without a result"),
-        }
+        self.serving.ended().await
     }
 
-    /// Detaches the mount and gives the session up to `patience` to finish. A mount that is still
-    /// in use afterwards loses its connection.
+    /// See [`stop`].
     pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
-        match self.attached.ours.detach(&self.attached.device)? {
-            Detached::Now => {}
-            Detached::WasGone => {
-                tracing::info!("the mount is unmounted or covered already; it is left alone");
-            }
-        }
-        if let Ok(result) = tokio::time::timeout(patience, self.ended()).await {
-            return result;
-        }
-        tracing::warn!("the mount is still in use; its users lose the connection now");
-        self.attached.ours.abort(&self.attached.device);
-        // What the threads say of a connection that was aborted is no news.
-        let _ended = tokio::time::timeout(patience, self.ended()).await;
-        Ok(())
+        stop(self.attached, patience, self.serving.ended()).await?
     }
 }

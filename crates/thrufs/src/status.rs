@@ -19,7 +19,7 @@ use anyhow::{Context, bail};
 use serde::Serialize;
 
 pub(crate) use report::{Reporter, Status};
-pub(crate) use server::StatusSocket;
+pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 
 use crate::control;
 use crate::status::find::Found;

@@ -88,7 +88,7 @@ impl Server {
     pub(super) fn pid(&self) -> Result<Option<u32>> {
         let pid = match &self.served {
             Running::Nobody => return Ok(None),
-            Running::Thrufs { served, .. } => served.pid()?,
+            Running::Thrufs { served, .. } => served.server_pid()?,
             Running::Peer(peer) => peer.pid()?,
         };
         Ok(Some(u32::try_from(pid.as_raw())?))

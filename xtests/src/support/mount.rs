@@ -153,6 +153,14 @@ impl Mount {
             .pid()
     }
 
+    /// The process that serves, which is shut in and so is another one; skips a native run.
+    pub fn server_pid(&self) -> Result<nix::unistd::Pid> {
+        let served = self.served.as_ref();
+        served
+            .ok_or_else(|| missing("a mount (this is a native run)"))?
+            .server_pid()
+    }
+
     /// Skips a native run: the test asks something that only a mount has.
     pub fn require_mount(&self) -> Result<()> {
         self.pid().map(|_| ())
@@ -160,12 +168,12 @@ impl Mount {
 
     /// How many descriptors the daemon has open.
     pub fn daemon_descriptors(&self) -> Result<usize> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count())
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.server_pid()?))?.count())
     }
 
     /// Bytes that the daemon has in memory.
     pub fn daemon_memory(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server_pid()?))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kib = line.and_then(|line| line.split_whitespace().next());
         let kib: u64 = kib.context("VmRSS in /proc/PID/status")?.parse()?;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
+use nix::unistd::Pid;
 
 use super::command::wait_for_exit;
 use super::ending::{Limits, wait_for_end};
@@ -35,6 +36,8 @@ pub struct Served {
     device: Option<String>,
     /// None once it has ended and been reaped.
     daemon: Option<Child>,
+    /// Its child that serves, if it has one.
+    server: Option<Pid>,
     watchdog: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
 }
 
@@ -62,9 +65,11 @@ impl Served {
             log: log.to_owned(),
             device: None,
             daemon: Some(daemon),
+            server: None,
             watchdog: None,
         };
         served.wait_for_answer()?;
+        served.server = served.child()?;
         let line = mount_line(dir).unwrap_or_default();
         served.device = line.split(' ').nth(2).map(str::to_owned);
         served.watchdog = Some(watch(dir, LIMIT));
@@ -104,9 +109,25 @@ impl Served {
     }
 
     /// The daemon's process id.
-    pub fn pid(&self) -> Result<nix::unistd::Pid> {
+    pub fn pid(&self) -> Result<Pid> {
         let daemon = self.daemon.as_ref().context("the daemon has ended")?;
-        Ok(nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?))
+        Ok(Pid::from_raw(i32::try_from(daemon.id())?))
+    }
+
+    /// The process that serves: the daemon's child where it is shut in, else the daemon itself.
+    pub fn server_pid(&self) -> Result<Pid> {
+        self.server.map_or_else(|| self.pid(), Ok)
+    }
+
+    fn child(&self) -> Result<Option<Pid>> {
+        let pid = self.pid()?;
+        let path = format!("/proc/{pid}/task/{pid}/children");
+        let children = std::fs::read_to_string(&path).context(path)?;
+        let mut children = children.split_whitespace();
+        match (children.next(), children.next()) {
+            (Some(child), None) => Ok(Some(Pid::from_raw(child.parse()?))),
+            _none_or_several => Ok(None),
+        }
     }
 
     /// What the daemon has printed so far.
@@ -120,6 +141,13 @@ impl Served {
         let status = wait_for_end(daemon, self.device.as_deref(), &Limits::DAEMON)?;
         self.stop_watching();
         self.daemon = None;
+        if let Some(server) = self.server.take() {
+            // A daemon that was killed takes it along, a moment later.
+            let path = format!("/proc/{server}");
+            wait_until("the serving process to be gone", STEP, || {
+                Ok(!Path::new(&path).exists())
+            })?;
+        }
         status
             .code()
             .with_context(|| format!("the daemon was killed by {:?}", status.signal()))

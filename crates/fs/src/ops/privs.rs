@@ -97,7 +97,7 @@ impl Passthrough {
 /// Clears both bits of the file `fd`, an O_PATH descriptor or not, that has this mode.
 pub(crate) fn clear(fd: impl AsFd, mode: u32) -> Result<()> {
     let mode = Mode::from_raw_mode(mode & 0o7777 & !(SET_UID | SET_GID));
-    let link = crate::ops::proc_link(&fd);
+    let link = crate::proc::link(&fd);
     match rustix::fs::chmod(link, mode).or_errno() {
         // A daemon that may not change modes has no CAP_FSETID either: its write removes them.
         Err(Errno::EPERM) => Ok(()),

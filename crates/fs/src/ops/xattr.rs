@@ -14,8 +14,8 @@ use thrufs_sys::creds::{FsCreds, Power};
 use crate::attr::statx;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::ops::proc_link;
 use crate::passthrough::{Caller, Passthrough};
+use crate::proc;
 use crate::xattr_map::ClientName;
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
@@ -33,7 +33,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let mut value = vec![0; XATTR_MAX];
-        let len = rustix::fs::getxattr(proc_link(&fd), name, &mut value[..]).or_errno()?;
+        let len = rustix::fs::getxattr(proc::link(&fd), name, &mut value[..]).or_errno()?;
         value.truncate(len);
         Ok(value)
     }
@@ -56,7 +56,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
-        let set = || rustix::fs::setxattr(proc_link(&fd), &name, value, flags).or_errno();
+        let set = || rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno();
         if !is_acl_access || caller.uid == 0 {
             return set();
         }
@@ -83,7 +83,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let mut names = vec![0; XATTR_MAX];
-        let len = rustix::fs::listxattr(proc_link(&fd), &mut names[..]).or_errno()?;
+        let len = rustix::fs::listxattr(proc::link(&fd), &mut names[..]).or_errno()?;
         names.truncate(len);
         if self.serves_acl() && self.config.xattr_map.is_none() {
             return Ok(names);
@@ -120,7 +120,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         // Bound to a name: the descriptor must be open until the call is over.
         let fd = self.path_fd(&inode)?;
-        rustix::fs::removexattr(proc_link(&fd), name).or_errno()
+        rustix::fs::removexattr(proc::link(&fd), name).or_errno()
     }
 
     fn has_xattr(&self) -> bool {

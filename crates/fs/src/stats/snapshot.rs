@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{Histogram, Opcode};
 use crate::init::Negotiated;
 use crate::passthrough::Passthrough;
+use crate::proc;
 
 /// See the module. Each number was true within the time that it took to collect them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -95,11 +96,7 @@ impl Process {
     /// # Errors
     /// /proc is not mounted.
     fn read() -> io::Result<Self> {
-        let at = |path: &'static str| {
-            move |error: io::Error| io::Error::new(error.kind(), format!("{path}: {error}"))
-        };
-        let listed = std::fs::read_dir("/proc/self/fd").map_err(at("/proc/self/fd"))?;
-        let statm = std::fs::read_to_string("/proc/self/statm").map_err(at("/proc/self/statm"))?;
+        let statm = proc::statm()?;
         let pages: u64 = statm
             .split(' ')
             .nth(1)
@@ -107,8 +104,7 @@ impl Process {
             .ok_or_else(|| io::Error::other("/proc/self/statm: no resident pages"))?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Ok(Self {
-            // One of them is the listing's own.
-            descriptors: (listed.count() as u64).saturating_sub(1),
+            descriptors: proc::count_descriptors()?,
             descriptors_limit: limit.unwrap_or(u64::MAX),
             resident_bytes: pages * rustix::param::page_size() as u64,
         })

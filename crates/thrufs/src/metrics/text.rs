@@ -222,6 +222,7 @@ mod tests {
         Status {
             format: 1,
             version: "0.1.0".to_owned(),
+            server_pid: 0,
             pid: 1,
             source: "/a \"quoted\" \\ one".to_owned(),
             mountpoint: "/m".to_owned(),

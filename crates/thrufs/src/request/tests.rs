@@ -364,3 +364,77 @@ fn parse_of_wrong_maps_names_the_option_and_the_remedy() {
         assert!(error.contains(wanted), "{options:?}: {error}");
     }
 }
+
+#[test]
+fn parse_of_confinement_by_user_and_option() {
+    use crate::confine::Seccomp;
+    let candidates = |options: &[&str], is_root| {
+        let request = try_request(options, is_root).unwrap();
+        request.confinement.candidates.to_vec()
+    };
+    let all = [Sandbox::Namespace, Sandbox::Chroot, Sandbox::None];
+    assert_eq!(candidates(&[], true), all);
+    assert_eq!(candidates(&[], false), [Sandbox::None]);
+    assert_eq!(candidates(&["--clone-fd"], true), [Sandbox::None]);
+    assert_eq!(candidates(&["--sandbox=chroot"], true), [Sandbox::Chroot]);
+    let map = ["-o", "uid_map=:0:100000:65536:"];
+    assert_eq!(candidates(&map, false), [Sandbox::Namespace]);
+    assert_eq!(request(&[]).confinement.seccomp, Seccomp::Kill);
+    assert!(request(&["--sandbox=none"]).confinement.splits());
+    assert!(
+        !request(&["--sandbox=none", "--seccomp=none"])
+            .confinement
+            .splits()
+    );
+}
+
+#[test]
+fn parse_of_confinement_that_cannot_be_names_the_remedy() {
+    for (options, is_root, wanted) in [
+        (
+            &["--sandbox=chroot"][..],
+            false,
+            "needs root: use --sandbox=namespace or none",
+        ),
+        (
+            &["--sandbox=none", "--uid-map=:0:1:1:"],
+            true,
+            "use --sandbox=namespace",
+        ),
+        (
+            &["--sandbox=namespace", "--clone-fd"],
+            true,
+            "use --sandbox=none",
+        ),
+        (
+            &["--allow-root", "--gid-map=:0:1:1:"],
+            true,
+            "or use --allow-other",
+        ),
+        (&["--modcaps=mknod"], true, "write +sys_admin or -mknod"),
+        (
+            &["--uid-map=0:1:2"],
+            true,
+            "expected :INSIDE:OUTSIDE:COUNT:",
+        ),
+    ] {
+        let error = try_request(options, is_root).unwrap_err();
+        assert!(error.contains(wanted), "{options:?}: {error}");
+    }
+}
+
+#[test]
+fn with_safe_file_handles_of_a_part_of_a_file_system_has_none_in_a_sandbox() {
+    let handles = |options: &[&str], whole: bool| {
+        let request = request(options).with_safe_file_handles(|| whole);
+        request.config.inode_file_handles
+    };
+    assert_eq!(handles(&[], true), InodeFileHandles::Prefer);
+    assert_eq!(handles(&[], false), InodeFileHandles::Never);
+    assert_eq!(
+        handles(&["--sandbox=none"], false),
+        InodeFileHandles::Prefer
+    );
+    let asked = ["--inode-file-handles=mandatory"];
+    assert_eq!(handles(&asked, false), InodeFileHandles::Mandatory);
+}

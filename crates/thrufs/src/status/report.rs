@@ -22,6 +22,9 @@ pub(crate) struct Status {
     /// The daemon's version.
     pub(crate) version: String,
     pub(crate) pid: u32,
+    /// The process that serves, which is another one where it is shut in.
+    #[serde(default)]
+    pub(crate) server_pid: u32,
     pub(crate) source: String,
     pub(crate) mountpoint: String,
     /// Device of the mounted file system, as `major:minor`.
@@ -38,6 +41,8 @@ pub(crate) struct Reporter {
     pub(crate) source: String,
     pub(crate) mountpoint: String,
     pub(crate) device: String,
+    pub(crate) pid: u32,
+    pub(crate) server_pid: u32,
     pub(crate) started: Instant,
 }
 
@@ -49,6 +54,8 @@ impl Reporter {
             source: source.to_string_lossy().into_owned(),
             mountpoint: running.mountpoint().to_string_lossy().into_owned(),
             device: running.device().to_owned(),
+            pid: std::process::id(),
+            server_pid: std::process::id(),
             started: Instant::now(),
         }
     }
@@ -58,7 +65,8 @@ impl Reporter {
         Ok(Status {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            pid: std::process::id(),
+            pid: self.pid,
+            server_pid: self.server_pid,
             source: self.source.clone(),
             mountpoint: self.mountpoint.clone(),
             device: self.device.clone(),

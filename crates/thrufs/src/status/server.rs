@@ -26,25 +26,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Before the next try when no connection can be accepted (say, for lack of descriptors).
 const RETRY: Duration = Duration::from_millis(200);
 
-/// The socket of a running daemon; removed when dropped.
+/// The socket of a running daemon, in the file system; removed when dropped.
 #[derive(Debug)]
-pub(crate) struct StatusSocket {
+pub(crate) struct SocketFile {
     path: PathBuf,
     /// The number of our file: a successor may have put its own there.
     ino: u64,
-    task: JoinHandle<()>,
 }
 
-impl StatusSocket {
-    /// Makes it in the runtime directory and answers from now on. Needs a tokio runtime.
-    pub(crate) fn open(reporter: Reporter) -> anyhow::Result<Self> {
-        Self::open_in(&runtime_dir::own(), reporter)
+impl SocketFile {
+    /// Makes it in the runtime directory, for the mount with this device.
+    pub(crate) fn make(device: &str) -> anyhow::Result<(Self, StdListener)> {
+        Self::make_in(&runtime_dir::own(), device)
     }
 
-    fn open_in(directory: &Path, reporter: Reporter) -> anyhow::Result<Self> {
+    fn make_in(directory: &Path, device: &str) -> anyhow::Result<(Self, StdListener)> {
         let _lock: File = runtime_dir::open_locked(directory)?;
         remove_stale(directory);
-        let path = directory.join(runtime_dir::socket_name(&reporter.device));
+        let path = directory.join(runtime_dir::socket_name(device));
         let shown = path.display().to_string();
         match std::fs::remove_file(&path) {
             // The number is ours now, so whoever had it before is unmounted.
@@ -56,16 +55,13 @@ impl StatusSocket {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
             .with_context(|| format!("mode of {shown}"))?;
         listener.set_nonblocking(true)?;
-        let listener = UnixListener::from_std(listener)?;
         let ino = path.symlink_metadata()?.ino();
-        let task = tokio::spawn(serve(listener, reporter));
-        Ok(Self { path, ino, task })
+        Ok((Self { path, ino }, listener))
     }
 }
 
-impl Drop for StatusSocket {
+impl Drop for SocketFile {
     fn drop(&mut self) {
-        self.task.abort();
         let Some(directory) = self.path.parent() else {
             return;
         };
@@ -80,6 +76,53 @@ impl Drop for StatusSocket {
             tracing::debug!("{} stays: {error}", self.path.display());
         }
     }
+}
+
+/// The socket of a daemon that answers itself; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct StatusSocket {
+    /// After the task, which ends first.
+    _file: SocketFile,
+    task: JoinHandle<()>,
+}
+
+impl StatusSocket {
+    /// Makes it in the runtime directory and answers from now on. Needs a tokio runtime.
+    pub(crate) fn open(reporter: Reporter) -> anyhow::Result<Self> {
+        Self::open_in(&runtime_dir::own(), reporter)
+    }
+
+    fn open_in(directory: &Path, reporter: Reporter) -> anyhow::Result<Self> {
+        let (_file, listener) = SocketFile::make_in(directory, &reporter.device)?;
+        let task = serve(listener, reporter, Askers::OwnerAndRoot)?;
+        Ok(Self { _file, task })
+    }
+}
+
+impl Drop for StatusSocket {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Answers at a socket that exists (not blocking). Needs a tokio runtime.
+pub(crate) fn serve(
+    listener: StdListener,
+    reporter: Reporter,
+    askers: Askers,
+) -> anyhow::Result<JoinHandle<()>> {
+    let listener = UnixListener::from_std(listener)?;
+    Ok(tokio::spawn(accept(listener, reporter, askers)))
+}
+
+/// Who is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Askers {
+    /// The daemon's user and root, whatever became of the socket's mode.
+    OwnerAndRoot,
+    /// Whom the modes of the socket and its directory let in: in a user namespace others have no
+    /// number by which they could be told apart.
+    LetIn,
 }
 
 /// Removes the sockets of daemons that were killed.
@@ -108,13 +151,13 @@ fn is_refused(path: &Path) -> bool {
     })
 }
 
-async fn serve(listener: UnixListener, reporter: Reporter) {
+async fn accept(listener: UnixListener, reporter: Reporter, askers: Askers) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let reporter = reporter.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &reporter).await {
+                    if let Err(error) = answer(stream, &reporter, askers).await {
                         tracing::debug!("status: {error:#}");
                     }
                 });
@@ -127,9 +170,13 @@ async fn serve(listener: UnixListener, reporter: Reporter) {
     }
 }
 
-async fn answer(mut stream: UnixStream, reporter: &Reporter) -> anyhow::Result<()> {
+async fn answer(mut stream: UnixStream, reporter: &Reporter, askers: Askers) -> anyhow::Result<()> {
     let peer = stream.peer_cred().context("who asks")?.uid();
-    if !may_ask(peer, runtime_dir::uid()) {
+    let known = match askers {
+        Askers::OwnerAndRoot => may_ask(peer, runtime_dir::uid()),
+        Askers::LetIn => true,
+    };
+    if !known {
         anyhow::bail!("uid {peer} may not ask");
     }
     let text = serde_json::to_vec(&reporter.status()?)?;

@@ -17,6 +17,8 @@ fn reporter(source: &Path, device: &str) -> Reporter {
         source: "/srv".to_owned(),
         mountpoint: "/mnt".to_owned(),
         device: device.to_owned(),
+        pid: std::process::id(),
+        server_pid: std::process::id(),
         started: Instant::now(),
     }
 }

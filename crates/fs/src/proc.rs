@@ -1,0 +1,133 @@
+//! /proc, for a process that has shut itself in where no path leads there.
+//!
+//! Invariant: what is held is set before the process has a second thread, together with the current
+//! directory, and never changes. Held is the directory /proc/self/fd alone, mounted by itself, so
+//! that `..` of it is itself and no other process can be reached; whoever has to be looked up in
+//! /proc (a caller's groups, capabilities, signals) is asked about outside, through [`Callers`].
+//!
+//! A property of the process and not of a [`crate::Passthrough`], like the current directory: calls
+//! that take no O_PATH descriptor (those for extended attributes) find `N` there.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::caller::CallerStatus;
+
+/// Answers what /proc says of a thread that waits for an answer.
+pub trait Callers: Send + Sync {
+    /// Its credentials and signals; none when it is gone or nobody answers.
+    fn status(&self, tid: u32) -> Option<CallerStatus>;
+    /// The system call that it is in; none when it is in none, or nobody answers.
+    fn system_call(&self, tid: u32) -> Option<i64>;
+}
+
+/// What is taken along of /proc.
+pub struct HeldProc {
+    /// /proc/self/fd, as O_PATH, on a mount of its own.
+    self_fd: OwnedFd,
+    /// /proc/self/statm.
+    statm: File,
+    max_pages_limit: Option<u64>,
+    callers: Box<dyn Callers>,
+}
+
+static HELD: OnceLock<HeldProc> = OnceLock::new();
+
+impl HeldProc {
+    /// Takes along what /proc at `/proc` has of this process: to be called while that can still be
+    /// reached. `self_fd` is a mount of /proc/self/fd alone.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn open(self_fd: OwnedFd, callers: Box<dyn Callers>) -> io::Result<Self> {
+        Ok(Self {
+            self_fd,
+            statm: File::open(STATM).map_err(at(STATM))?,
+            max_pages_limit: read_max_pages_limit(),
+            callers,
+        })
+    }
+
+    /// From now on, for the whole process: /proc is no longer looked for by path. Changes the
+    /// current directory.
+    ///
+    /// # Errors
+    /// From fchdir(2); or it was called before.
+    pub fn hold(self) -> io::Result<()> {
+        rustix::process::fchdir(&self.self_fd)?;
+        HELD.set(self)
+            .map_err(|_second| io::Error::other("/proc is held already"))
+    }
+}
+
+const SELF_FD: &str = "/proc/self/fd";
+const STATM: &str = "/proc/self/statm";
+
+fn at(path: &'static str) -> impl Fn(io::Error) -> io::Error {
+    move |error| io::Error::new(error.kind(), format!("{path}: {error}; mount /proc"))
+}
+
+/// O_PATH on /proc/self/fd.
+pub(crate) fn self_fd() -> io::Result<OwnedFd> {
+    if let Some(held) = HELD.get() {
+        return held.self_fd.try_clone();
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    rustix::fs::open(SELF_FD, flags, Mode::empty()).map_err(|errno| at(SELF_FD)(errno.into()))
+}
+
+/// The path that stands for `fd`. It leads nowhere once `fd` is closed.
+pub(crate) fn link(fd: &impl AsFd) -> String {
+    let number = fd.as_fd().as_raw_fd();
+    match HELD.get() {
+        Some(_) => number.to_string(),
+        None => format!("{SELF_FD}/{number}"),
+    }
+}
+
+/// Who is asked about callers, if not /proc.
+pub(crate) fn callers() -> Option<&'static dyn Callers> {
+    HELD.get().map(|held| &*held.callers)
+}
+
+/// How many descriptors this process has open.
+pub(crate) fn count_descriptors() -> io::Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = rustix::fs::openat(self_fd()?, c".", flags, Mode::empty())?;
+    let mut count = 0_u64;
+    for entry in rustix::fs::Dir::new(listing)? {
+        let name = entry?;
+        let is_dot = matches!(name.file_name().to_bytes(), b"." | b"..");
+        count += u64::from(!is_dot);
+    }
+    // One of them is the listing's own.
+    Ok(count.saturating_sub(1))
+}
+
+/// The line of /proc/self/statm.
+pub(crate) fn statm() -> io::Result<String> {
+    let Some(held) = HELD.get() else {
+        return std::fs::read_to_string(STATM).map_err(at(STATM));
+    };
+    let mut line = [0; 256];
+    let len = held.statm.read_at(&mut line, 0)?;
+    Ok(String::from_utf8_lossy(&line[..len]).into_owned())
+}
+
+/// fs.fuse.max_pages_limit, where the kernel has it.
+pub(crate) fn max_pages_limit() -> Option<u64> {
+    match HELD.get() {
+        Some(held) => held.max_pages_limit,
+        None => read_max_pages_limit(),
+    }
+}
+
+fn read_max_pages_limit() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit").ok()?;
+    text.trim().parse().ok()
+}

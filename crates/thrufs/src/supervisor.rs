@@ -1,0 +1,166 @@
+//! The process outside, when the one that serves is shut in: it mounts and unmounts, answers signals
+//! and systemd, and keeps the files of the runtime directory.
+//!
+//! Invariant: as for an unconfined daemon ([`crate::control`]): signal handlers are installed before
+//! the mount exists, and however the server ends, the mount is gone before this process is. The
+//! server is told nothing but the mount, and believed nothing but its end.
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+
+use crate::background::Readiness;
+use crate::confine::Sandbox;
+use crate::control::{PATIENCE, Signals, block_on, notify_systemd};
+use crate::pages_limit::{self, RaisedLimit};
+use crate::places::Places;
+use crate::request::{LogRequest, MountRequest};
+use crate::server::{FromServer, Said, Serve, Server};
+use crate::session::{Attached, stop};
+use crate::status::SocketFile;
+use crate::{logging, metrics};
+
+/// Serves until told to stop or until somebody unmounts.
+pub(crate) fn serve(
+    places: Places,
+    request: &MountRequest,
+    readiness: &mut Readiness,
+    log: LogRequest,
+) -> anyhow::Result<()> {
+    let raised = match request.raise_max_pages_limit {
+        true => Some(pages_limit::raise_for(request.config.max_write)?),
+        false => None,
+    };
+    // While this process has one thread.
+    let server = Server::start(&places.source, request, log)?;
+    logging::init(log)?;
+    for reason in &server.refused {
+        tracing::warn!("{reason}");
+    }
+    tracing::info!(
+        "serving in --sandbox={} with --seccomp={}",
+        server.sandbox,
+        request.confinement.seccomp
+    );
+    block_on(async {
+        let mut signals = Signals::install()?;
+        let attached = mount(&server, &places, request).await?;
+        // SOURCE stays held by the server alone.
+        drop(places);
+        let (tell, told) = mpsc::unbounded_channel();
+        let ending = server.ending()?;
+        server.listen(log, move |said| {
+            // Nobody listens any more only when this process ends.
+            let _ = tell.send(said);
+        })?;
+        let mut run = Run {
+            told,
+            raised,
+            failure: None,
+        };
+        tokio::select! {
+            name = signals.stop() => {
+                tracing::info!("{name}: unmounting");
+                notify_systemd(&[NotifyState::Stopping]);
+                let (attached, status) = attached;
+                drop(status);
+                let ended = stop(attached, PATIENCE, run.until_the_end(readiness)).await;
+                // One that hangs, say in a file system below, does not outlive this process.
+                ending.kill();
+                ended.unwrap_or(Ok(()))
+            }
+            result = run.until_the_end(readiness) => {
+                notify_systemd(&[NotifyState::Stopping]);
+                if result.is_ok() {
+                    tracing::info!("{} was unmounted", attached.0.mountpoint().display());
+                }
+                result
+            }
+        }
+    })
+}
+
+/// The server's life, as it tells it.
+struct Run {
+    told: mpsc::UnboundedReceiver<Said>,
+    /// Put back when INIT is done.
+    raised: Option<RaisedLimit>,
+    failure: Option<String>,
+}
+
+impl Run {
+    /// Announces the server when it is ready, and returns when it has ended.
+    async fn until_the_end(&mut self, readiness: &mut Readiness) -> anyhow::Result<()> {
+        while let Some(said) = self.told.recv().await {
+            match said {
+                Said::Message(FromServer::Ready) => {
+                    self.raised = None;
+                    readiness.announce()?;
+                    notify_systemd(&[NotifyState::Ready]);
+                }
+                Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
+                Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
+                Said::Ended(status) => return self.ended(status.context("wait for the server")?),
+            }
+        }
+        bail!("nobody tells of the serving process any more")
+    }
+
+    fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
+        if let Some(reason) = self.failure.take() {
+            return Err(anyhow!("{reason}"));
+        }
+        match status {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
+                "the serving process made a system call that --seccomp forbids, and was ended: \
+                 --seccomp=log serves on and names it in the kernel's log"
+            ),
+            WaitStatus::Signaled(_, signal, _) => {
+                bail!("the serving process was ended by {signal}; its mount is taken down")
+            }
+            other => bail!("the serving process ended without a reason ({other:?})"),
+        }
+    }
+}
+
+/// Mounts, and gives the server what it needs of it.
+async fn mount(
+    server: &Server,
+    places: &Places,
+    request: &MountRequest,
+) -> anyhow::Result<(Attached, Option<SocketFile>)> {
+    // Bound before the mount exists: an address that cannot be had must leave nothing mounted.
+    let metrics = match request.metrics {
+        Some(address) => Some(metrics::bind(address).await?.into_std()?),
+        None => None,
+    };
+    let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+    let status = SocketFile::make(attached.device())
+        .inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
+        .ok();
+    let (status, listener) = match status {
+        Some((file, listener)) => (Some(file), Some(listener)),
+        None => (None, None),
+    };
+    let serve = Serve {
+        mountpoint: attached.mountpoint().to_owned(),
+        device: attached.device().to_owned(),
+        source: places.source_path(),
+        pid: std::process::id(),
+        server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
+        in_user_namespace: server.sandbox == Sandbox::Namespace
+            && request.confinement.has_user_namespace(),
+        status: listener.is_some(),
+        metrics: metrics.is_some(),
+    };
+    server.serve(
+        serve,
+        attached.connection(),
+        listener.as_ref(),
+        metrics.as_ref(),
+    )?;
+    Ok((attached, status))
+}

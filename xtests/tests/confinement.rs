@@ -1,0 +1,268 @@
+//! How far the serving process is shut in, as /proc shows it, and as an attempt to get out finds it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use xtests::support::command::output;
+use xtests::support::mount::{Leftover, is_mounted, is_native, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
+
+const SOON: Duration = Duration::from_secs(10);
+/// chown, dac_override, fowner, fsetid, setgid, setuid, linux_immutable, mknod and setfcap, by number.
+const KEPT: &[u32] = &[0, 1, 3, 4, 6, 7, 9, 27, 31];
+const DAC_READ_SEARCH: u32 = 2;
+const SYS_ADMIN: u32 = 21;
+/// How many ways out are tried.
+const ATTEMPTS: usize = 18;
+
+fn mask(numbers: &[u32]) -> u64 {
+    numbers.iter().fold(0, |mask, number| mask | 1 << number)
+}
+
+/// The lines of /proc/PID/status.
+fn status(pid: Pid) -> Result<BTreeMap<String, String>> {
+    let path = format!("/proc/{pid}/status");
+    let text = std::fs::read_to_string(&path).context(path)?;
+    let pairs = text.lines().filter_map(|line| line.split_once(':'));
+    Ok(pairs
+        .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+        .collect())
+}
+
+fn capabilities(status: &BTreeMap<String, String>, set: &str) -> Result<u64> {
+    let hex = status.get(set).with_context(|| format!("no {set}"))?;
+    Ok(u64::from_str_radix(hex, 16)?)
+}
+
+fn namespace(pid: Pid, kind: &str) -> Result<PathBuf> {
+    let path = format!("/proc/{pid}/ns/{kind}");
+    std::fs::read_link(&path).context(path)
+}
+
+/// What each thread of a serving process holds.
+fn check_privileges(pid: Pid, kept: &[u32]) -> Outcome {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let tid = task?.file_name().to_string_lossy().parse()?;
+        let status = status(Pid::from_raw(tid))?;
+        for set in ["CapEff", "CapPrm", "CapBnd"] {
+            let held = capabilities(&status, set)?;
+            ensure!(held == mask(kept), "{set} of {tid}: {held:x}");
+        }
+        for set in ["CapInh", "CapAmb"] {
+            ensure!(capabilities(&status, set)? == 0, "{set} of {tid}");
+        }
+        ensure!(status["NoNewPrivs"] == "1", "NoNewPrivs of {tid}");
+        ensure!(status["Seccomp"] == "2", "Seccomp of {tid}");
+        ensure!(status["Seccomp_filters"] == "2", "Seccomp_filters of {tid}");
+    }
+    Ok(())
+}
+
+#[test]
+fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
+    on_mount(&[], |m| {
+        let pid = m.server_pid()?;
+        std::fs::write(m.path("f"), "content")?;
+        ensure!(pid != m.pid()?, "one process does both");
+        check_privileges(pid, KEPT)?;
+        let nspid = &status(pid)?["NSpid"];
+        ensure!(nspid.split_whitespace().last() == Some("1"), "{nspid}");
+        let ours = Pid::this();
+        for kind in ["mnt", "pid", "net", "ipc"] {
+            let same = namespace(pid, kind)? == namespace(ours, kind)?;
+            ensure!(!same, "the {kind} namespace is that of everybody");
+        }
+        // Its root is SOURCE, and there is nothing else in its mount namespace.
+        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
+        ensure!(mounts.lines().count() == 1, "{mounts}");
+        ensure!(mounts.contains("nosuid,nodev"), "{mounts}");
+        Ok(())
+    })
+}
+
+#[test]
+fn server_with_options_that_need_more_has_that_alone() -> Outcome {
+    let with = |option: &str, numbers: &[u32]| {
+        let kept = [KEPT, numbers].concat();
+        on_mount(&["--cache=auto", option], |m| {
+            m.require_mount()?;
+            check_privileges(m.server_pid()?, &kept)
+        })
+    };
+    with("--inode-file-handles=prefer", &[DAC_READ_SEARCH])?;
+    with("--watch", &[DAC_READ_SEARCH])?;
+    with("--passthrough=auto", &[SYS_ADMIN])?;
+    with("--modcaps=+sys_admin", &[SYS_ADMIN])?;
+    on_mount(&["--modcaps=-mknod:-setfcap"], |m| {
+        m.require_mount()?;
+        let kept: Vec<u32> = KEPT
+            .iter()
+            .copied()
+            .filter(|number| ![27, 31].contains(number))
+            .collect();
+        check_privileges(m.server_pid()?, &kept)
+    })
+}
+
+#[test]
+fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
+    on_mount(&["--sandbox=chroot"], |m| {
+        m.require_mount()?;
+        let pid = m.server_pid()?;
+        std::fs::write(m.path("f"), "content")?;
+        check_privileges(pid, KEPT)?;
+        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        ensure!(namespace(pid, "mnt")? == namespace(Pid::this(), "mnt")?);
+        Ok(())
+    })
+}
+
+/// Runs the attempts in the daemon itself; returns what it said, by line.
+fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
+    if is_native() {
+        return Err(missing("a mount (this is a native run)"));
+    }
+    let scratch = Scratch::new(Backing::Here)?;
+    let _leftover = Leftover(scratch.mountpoint());
+    // One more descriptor than anybody expects, on the root, as a careless parent would leave it.
+    let root = File::open("/")?;
+    nix::fcntl::fcntl(
+        &root,
+        nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
+    )?;
+    let mut command = Command::new(thrufs()?);
+    command
+        .args(["mount", "-f", "--log-level=error"])
+        .args(options)
+        .args([scratch.source(), scratch.mountpoint()]);
+    let done = output(&mut command)?;
+    ensure!(!is_mounted(&scratch.mountpoint()), "the mount is left");
+    let said = String::from_utf8_lossy(&done.stderr);
+    let lines = said.lines().map(str::to_owned).collect();
+    Ok((done.status.success(), lines))
+}
+
+#[test]
+fn break_out_of_each_sandbox_finds_nothing_outside() -> Outcome {
+    case(|| {
+        // Without the filter, which would end it at the first attempt: each wall holds alone.
+        let (_, lines) = break_out(&["--break-out=all", "--seccomp=none"])?;
+        let held = lines
+            .iter()
+            .filter(|line| line.starts_with("held:"))
+            .count();
+        // What a new user namespace or a new root gives is of use nowhere; the filter refuses both.
+        let useless = ["escaped: user-namespace:"];
+        let escaped: Vec<&String> = lines
+            .iter()
+            .filter(|line| line.starts_with("escaped:"))
+            .filter(|line| !useless.iter().any(|known| line.starts_with(known)))
+            .collect();
+        ensure!(escaped.is_empty(), "{lines:#?}");
+        ensure!(held + useless.len() >= ATTEMPTS, "{lines:#?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn break_out_with_no_sandbox_shows_that_the_attempts_would_succeed() -> Outcome {
+    case(|| {
+        let options = ["--break-out=all", "--sandbox=none", "--seccomp=log"];
+        let (_, lines) = break_out(&options)?;
+        for name in [
+            "open",
+            "descriptors",
+            "symlink",
+            "device",
+            "file-handle",
+            "signal",
+            "network",
+        ] {
+            let wanted = format!("escaped: {name}:");
+            let escapes = lines.iter().any(|line| line.starts_with(&wanted));
+            ensure!(escapes, "{name} is held by nothing: {lines:#?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn break_out_by_a_forbidden_system_call_ends_the_server() -> Outcome {
+    case(|| {
+        for attempt in [
+            "mount",
+            "user-namespace",
+            "signal",
+            "ptrace",
+            "network",
+            "execve",
+            "chroot",
+        ] {
+            let option = format!("--break-out={attempt}");
+            let (success, lines) = break_out(&[&option])?;
+            let said = lines.join("\n");
+            ensure!(!success, "{attempt}: {said}");
+            ensure!(said.contains("--seccomp forbids"), "{attempt}: {said}");
+            ensure!(!said.contains("escaped"), "{attempt}: {said}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn server_killed_is_noticed_and_its_mount_taken_down() -> Outcome {
+    case(|| {
+        let mut m = Mount::new(Backing::Here, &[])?;
+        m.require_mount()?;
+        kill(m.server_pid()?, Signal::SIGKILL)?;
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 1, "exit code {code}");
+        ensure!(m.log().contains("ended by SIGKILL"), "{}", m.log());
+        ensure!(!is_mounted(m.dir()), "the mount is left");
+        Ok(())
+    })
+}
+
+#[test]
+fn supervisor_killed_takes_the_server_along() -> Outcome {
+    case(|| {
+        let mut m = Mount::new(Backing::Here, &[])?;
+        let _leftover = Leftover(m.dir().to_owned());
+        let server = m.server_pid()?;
+        kill(m.pid()?, Signal::SIGKILL)?;
+        ensure!(m.wait_for_daemon().is_err(), "it was killed");
+        wait_until("the server to be gone", SOON, || {
+            Ok(!Path::new(&format!("/proc/{server}")).exists())
+        })
+    })
+}
+
+/// A mount made below SOURCE later is served, as without a sandbox.
+#[test]
+fn mount_made_below_source_later_shows_up() -> Outcome {
+    on_mount(&[], |m| {
+        m.require_mount()?;
+        let inner = m.source("inner");
+        std::fs::create_dir(&inner)?;
+        let shared = std::fs::read_to_string("/proc/self/mountinfo")?;
+        let none = None::<&str>;
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some("tmpfs"), &inner, Some("tmpfs"), flags, none)?;
+        let _mounted = Leftover(inner.clone());
+        std::fs::write(inner.join("f"), "later")?;
+        if !shared.contains("shared:") {
+            return Err(missing("mounts that are shared (mount --make-rshared /)"));
+        }
+        wait_until("the file system to show up", SOON, || {
+            Ok(std::fs::read(m.path("inner/f")).is_ok_and(|text| text == b"later"))
+        })
+    })
+}
