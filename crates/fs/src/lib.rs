@@ -59,6 +59,7 @@ mod notify;
 mod ops;
 mod panics;
 mod passthrough;
+mod room;
 mod stats;
 mod unsupported;
 mod watch;

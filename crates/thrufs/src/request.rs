@@ -15,7 +15,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::mount_options::MountOptions;
 use crate::options::{
-    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs,
+    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs, ProcessOptions,
 };
 
 /// Who may use the mount.
@@ -158,14 +158,7 @@ fn build(
             clone_fd: args.process.clone_fd,
             access,
         },
-        log: LogRequest {
-            level: if args.process.debug {
-                LevelFilter::DEBUG
-            } else {
-                args.process.log_level
-            },
-            syslog: args.process.syslog,
-        },
+        log: log_request(&args.process),
         raise_max_pages_limit: args.files.raise_max_pages_limit,
         replace_dead: args.mount.replace_dead,
         watch: args.files.watch,
@@ -175,6 +168,17 @@ fn build(
         source: args.source,
         mountpoint: args.mountpoint,
     })
+}
+
+fn log_request(process: &ProcessOptions) -> LogRequest {
+    LogRequest {
+        level: if process.debug {
+            LevelFilter::DEBUG
+        } else {
+            process.log_level
+        },
+        syslog: process.syslog,
+    }
 }
 
 /// How many, when nobody says.
