@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -264,5 +265,21 @@ fn mount_made_below_source_later_shows_up() -> Outcome {
         wait_until("the file system to show up", SOON, || {
             Ok(std::fs::read(m.path("inner/f")).is_ok_and(|text| text == b"later"))
         })
+    })
+}
+
+#[test]
+fn server_with_maps_of_ids_serves_in_a_user_namespace() -> Outcome {
+    let options = ["--uid-map=:0:100000:65536:", "--gid-map=:0:100000:65536:"];
+    on_mount(&options, |m| {
+        m.require_mount()?;
+        let pid = m.server_pid()?;
+        ensure!(namespace(pid, "user")? != namespace(Pid::this(), "user")?);
+        ensure!(status(pid)?["Uid"].starts_with("100000\t"), "its user");
+        chown(m.source("."), Some(100_000), Some(100_000))?;
+        std::fs::write(m.path("f"), "content")?;
+        ensure!(m.path("f").metadata()?.uid() == 0, "on the mount");
+        ensure!(m.source("f").metadata()?.uid() == 100_000, "on SOURCE");
+        Ok(())
     })
 }

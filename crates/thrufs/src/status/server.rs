@@ -30,8 +30,15 @@ const RETRY: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// The number of our file: a successor may have put its own there.
-    ino: u64,
+    /// Which file is ours: a successor may have put its own there, and have got the same number.
+    identity: Identity,
+}
+
+/// Number and time of the last change.
+type Identity = (u64, i64, i64);
+
+fn identity(meta: &std::fs::Metadata) -> Identity {
+    (meta.ino(), meta.ctime(), meta.ctime_nsec())
 }
 
 impl SocketFile {
@@ -55,8 +62,8 @@ impl SocketFile {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))
             .with_context(|| format!("mode of {shown}"))?;
         listener.set_nonblocking(true)?;
-        let ino = path.symlink_metadata()?.ino();
-        Ok((Self { path, ino }, listener))
+        let identity = identity(&path.symlink_metadata()?);
+        Ok((Self { path, identity }, listener))
     }
 }
 
@@ -69,7 +76,7 @@ impl Drop for SocketFile {
             Ok(lock) => lock,
             Err(error) => return tracing::debug!("{} stays: {error:#}", self.path.display()),
         };
-        let ours = |meta: &std::fs::Metadata| meta.ino() == self.ino;
+        let ours = |meta: &std::fs::Metadata| identity(meta) == self.identity;
         if self.path.symlink_metadata().is_ok_and(|meta| ours(&meta))
             && let Err(error) = std::fs::remove_file(&self.path)
         {
