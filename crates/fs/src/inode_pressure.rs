@@ -142,3 +142,21 @@ impl InodePressure {
         Ok(())
     }
 }
+
+impl Passthrough {
+    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
+    /// does not have the notification.
+    ///
+    /// # Errors
+    /// When there can be no thread that sends it, or it is asked for and cannot be had.
+    pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
+        match (&self.pressure, send) {
+            (None, _) => Ok(()),
+            (Some(pressure), Some(send)) => pressure.start(self, send),
+            (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
+                "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
+            )),
+            (Some(_), None) => Ok(()),
+        }
+    }
+}

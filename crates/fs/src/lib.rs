@@ -60,6 +60,7 @@ mod ops;
 mod panics;
 mod passthrough;
 mod proc;
+mod room;
 mod stats;
 mod unsupported;
 mod watch;

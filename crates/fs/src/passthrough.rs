@@ -23,8 +23,8 @@ use crate::inode_pressure::InodePressure;
 use crate::inode_table::InodeTable;
 use crate::inval::{Invalidations, SendInval, Stale};
 use crate::mount_fd::MountFds;
-use crate::notify::SendPrune;
 use crate::ops::lock::HostLocks;
+use crate::room::Room;
 use crate::stats::Stats;
 use crate::write_batch::WriteGroups;
 
@@ -65,11 +65,10 @@ pub struct Passthrough {
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) watches: Arc<Watches>,
     /// None where nothing bounds the number of inodes.
-    pressure: Option<Arc<InodePressure>>,
+    pub(crate) pressure: Option<Arc<InodePressure>>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     mounts: MountFds,
-    /// Files and directories that may be open at a time, see [`Passthrough::check_room`].
-    handles_max: usize,
+    pub(crate) room: Room,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -113,7 +112,9 @@ impl Passthrough {
             config.inode_file_handles = InodeFileHandles::Never;
         }
         let proc_self_fd = crate::proc::self_fd()?;
-        let pressure = inode_limit(&config).map(|limit| Arc::new(InodePressure::new(limit)));
+        let room = Room::of_this_process();
+        let pressure = room.inode_limit(&config);
+        let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
         Ok(Self {
             inodes: InodeTable::new(key_of(&stat), Held::Fd(source)),
             config,
@@ -128,7 +129,7 @@ impl Passthrough {
             negotiated: OnceLock::new(),
             mounts: MountFds::default(),
             proc_self_fd: Arc::new(proc_self_fd),
-            handles_max: handles_max(),
+            room,
         })
     }
 
@@ -202,22 +203,6 @@ impl Passthrough {
         };
         self.invalidations
             .push_then(ino, Stale::WHOLE, Box::new(done));
-    }
-
-    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
-    /// does not have the notification.
-    ///
-    /// # Errors
-    /// When there can be no thread that sends it, or it is asked for and cannot be had.
-    pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
-        match (&self.pressure, send) {
-            (None, _) => Ok(()),
-            (Some(pressure), Some(send)) => pressure.start(self, send),
-            (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
-                "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
-            )),
-            (Some(_), None) => Ok(()),
-        }
     }
 
     /// Sends no more notifications: the session has ended.
@@ -353,27 +338,6 @@ impl Passthrough {
         }
     }
 
-    /// Whether one more file can be opened for a client. The last of the process's descriptors are kept
-    /// back: with none left, a LOOKUP or a FLUSH would fail too, and nobody could even ask why.
-    ///
-    /// # Errors
-    /// ENFILE: it is not the caller's own table that is full.
-    pub(crate) fn check_room(&self) -> Result<()> {
-        let inodes = match self.config.inode_file_handles {
-            InodeFileHandles::Never => self.inodes.len(),
-            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => 0,
-        };
-        if self.handles.len() + inodes < self.handles_max {
-            return Ok(());
-        }
-        tracing::warn!(
-            "{} files are open and {inodes} inodes held open, all that --rlimit-nofile leaves room \
-             for: OPEN fails with ENFILE",
-            self.handles.len()
-        );
-        Err(Errno::ENFILE)
-    }
-
     /// EROFS on a mount that is read-only.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.config.readonly {
@@ -410,29 +374,6 @@ pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> R
 
 fn decimal(number: i32) -> CString {
     CString::new(number.to_string()).expect("digits have no NUL")
-}
-
-/// Descriptors that are not for open files: threads, devices, mounts, and those that last as long as a
-/// request. A small limit leaves at least three quarters to files.
-const RESERVE: u64 = 512;
-
-/// The rest of what RLIMIT_NOFILE allows now.
-fn handles_max() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    let left = limit.map_or(u64::MAX, |limit| limit - RESERVE.min(limit / 4));
-    usize::try_from(left).unwrap_or(usize::MAX)
-}
-
-/// Inodes that the kernel is to know at most.
-fn inode_limit(config: &Config) -> Option<usize> {
-    let by_descriptors = match config.inode_file_handles {
-        InodeFileHandles::Never => Some(handles_max() / 2),
-        InodeFileHandles::Prefer | InodeFileHandles::Mandatory => None,
-    };
-    config
-        .max_inodes
-        .or(by_descriptors)
-        .filter(|limit| *limit != usize::MAX)
 }
 
 /// Whether a handle of `source` can be had and opened again.

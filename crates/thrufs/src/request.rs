@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 use crate::confine::{Confinement, Needs, Sandbox};
 use crate::mount_options::MountOptions;
 use crate::options::{
-    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs,
+    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs, ProcessOptions,
 };
 
 /// Who may use the mount.
@@ -175,14 +175,7 @@ fn build(
             clone_fd: args.process.clone_fd,
             access,
         },
-        log: LogRequest {
-            level: if args.process.debug {
-                LevelFilter::DEBUG
-            } else {
-                args.process.log_level
-            },
-            syslog: args.process.syslog,
-        },
+        log: log_request(&args.process),
         raise_max_pages_limit: args.files.raise_max_pages_limit,
         replace_dead: args.mount.replace_dead,
         watch: args.files.watch,
@@ -211,6 +204,17 @@ fn set_flags(args: &MountArgs, options: &mut MountOptions) -> Result<(), String>
         options.set_flag(MsFlags::MS_RDONLY, true);
     }
     Ok(())
+}
+
+fn log_request(process: &ProcessOptions) -> LogRequest {
+    LogRequest {
+        level: if process.debug {
+            LevelFilter::DEBUG
+        } else {
+            process.log_level
+        },
+        syslog: process.syslog,
+    }
 }
 
 /// How many, when nobody says.
