@@ -1,4 +1,4 @@
-//! Command lines that nobody means: the corpus of the fuzz targets `options` and `specs`, and seeded
+//! Command lines that nobody means: a corpus of them and that of the fuzz target `specs`, and seeded
 //! mutations of it. Whatever is typed is a request or an error with words; nothing panics.
 
 use std::path::PathBuf;

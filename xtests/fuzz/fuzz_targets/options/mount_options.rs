@@ -1,1 +1,0 @@
-../../../../crates/thrufs/src/mount_options.rs

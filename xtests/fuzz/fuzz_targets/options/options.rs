@@ -1,1 +1,0 @@
-../../../../crates/thrufs/src/options.rs
