@@ -49,6 +49,15 @@ fn unmount(dir: &Path) -> Outcome {
     })
 }
 
+/// Of a daemon that is two processes the one that serves dies a moment after the other.
+fn wait_for_dead(dir: &Path) -> Outcome {
+    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+    wait_until("the connection to be gone", SOON, || {
+        let asked = statx(CWD, dir, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
+        Ok(asked.is_err_and(|error| error == rustix::io::Errno::NOTCONN))
+    })
+}
+
 fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
@@ -84,6 +93,7 @@ fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once()
             m.wait_for_daemon().is_err(),
             "a killed daemon has no exit code"
         );
+        wait_for_dead(m.dir())?;
         for (index, count) in acknowledged.iter().enumerate() {
             let written = std::fs::read(m.source(&format!("w{index}")))?;
             let count = usize::try_from(count.load(Ordering::SeqCst))?;
@@ -104,6 +114,7 @@ fn mount_on_a_dead_mount_names_both_remedies() -> Outcome {
         let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err());
+        wait_for_dead(m.dir())?;
         let refused = output(
             Command::new(thrufs()?)
                 .arg("mount")
@@ -174,6 +185,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
         kill(first.pid()?, Signal::SIGKILL)?;
         ensure!(first.wait_for_daemon().is_err());
         both?;
+        wait_for_dead(&dir)?;
         remount(&first.source(""), &dir)?;
         ensure!(lines()? == 0);
         Ok(())

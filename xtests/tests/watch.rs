@@ -162,6 +162,7 @@ fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
         shows(m, "last", "before")?;
         std::fs::write(m.source("last"), "after")?;
         shows(m, "last", "after")?;
+        wait_until("the log to have it", SOON, || Ok(notifications(m) > 0))?;
         let sent = notifications(m);
         ensure!((1..10).contains(&sent), "{sent} notifications\n{}", m.log());
         Ok(())
