@@ -30,12 +30,11 @@ mod summary;
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::install;
-use xtests::support::command::succeed;
 use xtests::support::mount::BIN;
 
 use configs::{Binary, Kind};
@@ -236,9 +235,7 @@ fn build(plan: &Plan) -> Result<()> {
     if !wanted || std::env::var_os(BIN).is_some() {
         return Ok(());
     }
-    let mut cargo = Command::new("cargo");
-    cargo.args(["build", "--quiet", "--release", "--package", "thrufs"]);
-    succeed(cargo.current_dir(install::root())).map(|_| ())
+    install::thrufs().map(|_| ())
 }
 
 #[cfg(test)]

@@ -35,6 +35,21 @@ pub fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// The daemon, as this checkout builds it.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn thrufs() -> Result<PathBuf> {
+    succeed(&mut cargo(&[
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "thrufs",
+    ]))?;
+    Ok(target().join("release/thrufs"))
+}
+
 /// Whether a program is on PATH (or in the directories of root's PATH).
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -19,14 +19,13 @@ mod verdicts;
 mod xfstests;
 
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
 use crate::install;
 use crate::report::Report;
-use crate::support::command::succeed;
 use crate::support::mount::BIN;
 use crate::support::peers::Kind;
 use crate::support::scratch::Backing;
@@ -348,9 +347,7 @@ fn build_thrufs(places: &[Place]) -> Result<()> {
     if !places.contains(&Place::Thrufs) || std::env::var_os(BIN).is_some() {
         return Ok(());
     }
-    let mut build = Command::new("cargo");
-    build.args(["build", "--quiet", "--release", "--package", "thrufs"]);
-    succeed(build.current_dir(install::root())).map(|_| ())
+    install::thrufs().map(|_| ())
 }
 
 #[cfg(test)]

@@ -57,13 +57,7 @@ pub(super) fn deny(report: &mut Report) -> Result<()> {
 
 /// Without arguments each binary says what it can do.
 pub(super) fn help(report: &mut Report) -> Result<()> {
-    succeed(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
+    install::thrufs()?;
     let binaries = [("xtests", "check"), ("thrufs", "mount")];
     for (name, subcommand) in binaries {
         let outcome = explains_itself(name, subcommand);

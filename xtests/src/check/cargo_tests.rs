@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 
 use crate::install::{self, cargo};
 use crate::report::Report;
-use crate::support::command::{succeed, tail};
+use crate::support::command::tail;
 use crate::support::mount::{BIN, CACHE, ON};
 use crate::support::skip::SKIP_LOG;
 
@@ -40,15 +40,9 @@ pub(super) fn always(report: &mut Report) -> Result<()> {
 }
 
 fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
-    succeed(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
+    let thrufs = install::thrufs()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
-    test.env(BIN, install::target().join("release/thrufs"));
+    test.env(BIN, thrufs);
     test.env_remove(ON)
         .env_remove(CACHE)
         .envs(environment.iter().copied());

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::install::{self, cargo};
+use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, succeed};
 use crate::support::mount::{Leftover, is_mounted, mount_line};
@@ -66,13 +66,7 @@ fn is_installed() -> Result<bool> {
 
 fn build() -> Result<PathBuf> {
     let program = install::tool("cargo-deb", CARGO_DEB)?;
-    succeed(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
+    install::thrufs()?;
     let file = install::target().join("check/thrufs.deb");
     std::fs::create_dir_all(install::target().join("check"))?;
     let mut build = Command::new(program);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::trees;
-use crate::install::{self, cargo};
+use crate::install;
 use crate::report::Report;
 use crate::support::command::succeed;
 use crate::support::mount::BIN;
@@ -22,13 +22,7 @@ const LIMIT: Duration = Duration::from_secs(600);
 /// A mount of the binary that this checkout builds.
 fn mount(backing: Backing, options: &[&str]) -> Result<Mount> {
     if std::env::var_os(BIN).is_none() {
-        succeed(&mut cargo(&[
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "thrufs",
-        ]))?;
+        install::thrufs()?;
     }
     Ok(Mount::new(backing, options)?.allow(LIMIT))
 }
@@ -40,14 +34,8 @@ fn program(name: &str, args: &[&str], dir: &Path) -> Command {
 }
 
 pub(super) fn demo(report: &mut Report) -> Result<()> {
-    succeed(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
-    let demo = succeed(Command::new(install::target().join("release/thrufs")).arg("demo"));
+    let thrufs = install::thrufs()?;
+    let demo = succeed(Command::new(thrufs).arg("demo"));
     report.record("demo", demo.map(|_| ()));
     Ok(())
 }

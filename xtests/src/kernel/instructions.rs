@@ -44,7 +44,7 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         .join(built.name.replace('/', "-"))
         .join(TEST);
     let mut case = suites::own(TEST, &["inside", TEST, "--cache=always"])?;
-    let thrufs = suites::thrufs()?;
+    let thrufs = install::thrufs()?;
     case.environment
         .push((BIN.to_owned(), thrufs.display().to_string()));
     let (list, init) = suites::first_process(&[case.clone()], &dir)?;

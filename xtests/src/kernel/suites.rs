@@ -80,7 +80,7 @@ pub(super) fn cases(
     }
     if transport == Transport::Fuse {
         let tests: Vec<&str> = TESTS.iter().copied().filter(|suite| asks(suite)).collect();
-        let thrufs = thrufs()?;
+        let thrufs = install::thrufs()?;
         all.extend(mount_tests(&tests)?);
         for case in &mut all {
             case.environment
@@ -208,18 +208,6 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
         cases.push(own_case(own, name, &words, limit));
     }
     cases
-}
-
-/// The daemon that is tested.
-pub(super) fn thrufs() -> anyhow::Result<PathBuf> {
-    succeed(&mut install::cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
-    Ok(install::target().join("release/thrufs"))
 }
 
 /// Each test of these files, by its own name.
