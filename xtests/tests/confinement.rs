@@ -8,6 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtests::support::command::output;
@@ -246,25 +247,27 @@ fn supervisor_killed_takes_the_server_along() -> Outcome {
     })
 }
 
-/// A mount made below SOURCE later is served, as without a sandbox.
+/// A mount made below SOURCE later is served, as without a sandbox, where SOURCE's mount is shared (as
+/// systemd makes all of them).
 #[test]
 fn mount_made_below_source_later_shows_up() -> Outcome {
-    on_mount(&[], |m| {
+    case(|| {
+        let scratch = Scratch::new(Backing::Tmpfs)?;
+        let none = None::<&str>;
+        let shared = MsFlags::MS_SHARED;
+        mount(none, &scratch.source(), none, shared, none)?;
+        let m = Mount::of(scratch, &[])?;
         m.require_mount()?;
         let inner = m.source("inner");
         std::fs::create_dir(&inner)?;
-        let shared = std::fs::read_to_string("/proc/self/mountinfo")?;
-        let none = None::<&str>;
-        let flags = nix::mount::MsFlags::empty();
-        nix::mount::mount(Some("tmpfs"), &inner, Some("tmpfs"), flags, none)?;
-        let _mounted = Leftover(inner.clone());
+        mount(Some("tmpfs"), &inner, Some("tmpfs"), MsFlags::empty(), none)?;
+        let mounted = Leftover(inner.clone());
         std::fs::write(inner.join("f"), "later")?;
-        if !shared.contains("shared:") {
-            return Err(missing("mounts that are shared (mount --make-rshared /)"));
-        }
         wait_until("the file system to show up", SOON, || {
             Ok(std::fs::read(m.path("inner/f")).is_ok_and(|text| text == b"later"))
-        })
+        })?;
+        drop(mounted);
+        m.unmount()
     })
 }
 
