@@ -3,7 +3,8 @@
 //! memory, or a descriptor.
 //!
 //! By NOTIFY_PRUNE, which makes the kernel drop what nobody uses; the FORGETs come by themselves. So the
-//! bound is soft: what is open, or a directory above something that is known, stays.
+//! bound is soft: what is open, or a directory above something that is known, stays. A walk that looks up
+//! faster than the kernel forgets is held back a little, so that it does not use up all descriptors.
 //!
 //! Invariant: notifications are sent from a thread that serves no request and holds no lock of ours.
 
@@ -23,6 +24,8 @@ const BATCH: usize = 512;
 const SETTLE: Duration = Duration::from_millis(2);
 /// When the kernel uses all that it knows: until it is asked again.
 const IN_USE: Duration = Duration::from_secs(1);
+/// A LOOKUP that is held back looks again after such a while, so often.
+const HELD_BACK: (Duration, u32) = (Duration::from_millis(1), 50);
 
 /// See the module.
 #[derive(Debug)]
@@ -30,6 +33,9 @@ pub(crate) struct InodePressure {
     limit: usize,
     /// More are known than `limit`; cleared by the thread.
     over: AtomicBool,
+    /// Waiting for the kernel to forget would be in vain: there is no thread that asks it to, or it uses
+    /// all that it knows.
+    in_vain: AtomicBool,
     /// A leaf lock, never held while a notification is sent. True while the thread runs.
     running: Mutex<bool>,
     changed: Condvar,
@@ -40,6 +46,7 @@ impl InodePressure {
         Self {
             limit,
             over: AtomicBool::new(false),
+            in_vain: AtomicBool::new(true),
             running: Mutex::new(false),
             changed: Condvar::new(),
         }
@@ -50,6 +57,18 @@ impl InodePressure {
         if known > self.limit && !self.over.swap(true, Ordering::Relaxed) {
             let _running = self.running.lock();
             self.changed.notify_all();
+        }
+    }
+
+    /// Before a LOOKUP is answered: while half as many again are known as are to be, it waits for the
+    /// kernel to forget some, but not for long.
+    pub(crate) fn hold_back(&self, known: impl Fn() -> usize) {
+        let (step, most) = HELD_BACK;
+        for _ in 0..most {
+            if known() <= self.limit + self.limit / 2 || self.in_vain.load(Ordering::Relaxed) {
+                return;
+            }
+            std::thread::sleep(step);
         }
     }
 
@@ -68,6 +87,7 @@ impl InodePressure {
         send: SendPrune,
     ) -> io::Result<()> {
         *self.running.lock() = true;
+        self.in_vain.store(false, Ordering::Relaxed);
         // Weak: the thread must not keep the file system, and all it has open, alive.
         let (pressure, fs) = (Arc::clone(self), Arc::downgrade(fs));
         let thread = std::thread::Builder::new().name("thrufs-prune".into());
@@ -75,6 +95,7 @@ impl InodePressure {
             while pressure.wait_until_over() {
                 let Some(fs) = fs.upgrade() else { return };
                 if let Err(error) = pressure.relieve(&fs, &send) {
+                    pressure.in_vain.store(true, Ordering::Relaxed);
                     tracing::warn!(%error, "NOTIFY_PRUNE: the number of inodes is no longer bounded");
                     return;
                 }
@@ -110,6 +131,7 @@ impl InodePressure {
     /// Goes once through all that are known, until it is enough.
     fn relieve(&self, fs: &Passthrough, send: &SendPrune) -> io::Result<()> {
         let mut asked = 0;
+        self.in_vain.store(false, Ordering::Relaxed);
         loop {
             let known = fs.inodes.len();
             if known <= self.enough() {
@@ -124,6 +146,7 @@ impl InodePressure {
                     limit = self.limit,
                     "the kernel uses all inodes that it knows"
                 );
+                self.in_vain.store(true, Ordering::Relaxed);
                 self.pause(IN_USE);
                 break;
             }
@@ -158,5 +181,39 @@ impl Passthrough {
             )),
             (Some(_), None) => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn hold_back_waits_until_enough_are_forgotten() {
+        let pressure = InodePressure::new(100);
+        pressure.in_vain.store(false, Ordering::Relaxed);
+        let known = Cell::new(153);
+        pressure.hold_back(|| {
+            known.set(known.get() - 1);
+            known.get()
+        });
+        assert_eq!(known.get(), 150);
+    }
+
+    #[test]
+    fn hold_back_waits_for_nothing_that_cannot_come() {
+        let pressure = InodePressure::new(100);
+        let asked = Cell::new(0);
+        let known = || {
+            asked.set(asked.get() + 1);
+            1000
+        };
+        pressure.hold_back(known);
+        assert_eq!(asked.get(), 1, "no thread asks the kernel to forget");
+        pressure.in_vain.store(false, Ordering::Relaxed);
+        pressure.hold_back(known);
+        assert_eq!(asked.get(), 1 + HELD_BACK.1, "the kernel forgets none");
     }
 }

@@ -289,6 +289,7 @@ impl Passthrough {
         let inode = self.inodes.look_up(key, kind, held);
         if let Some(pressure) = &self.pressure {
             pressure.note(self.inodes.len());
+            pressure.hold_back(|| self.inodes.len());
         }
         let timeouts = &self.config.timeouts;
         let entry_timeout = match kind {

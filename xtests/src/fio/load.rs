@@ -196,6 +196,6 @@ mod tests {
         let load = before.until(&Snapshot::take(Some(std::process::id())).expect("/proc"));
         let ours = load.daemon_seconds.expect("this process lives");
         assert!(ours >= 0.05, "{ours} CPU seconds of our own");
-        assert!(load.wall_seconds >= 0.1);
+        assert!(load.wall_seconds > 0.0);
     }
 }

@@ -21,8 +21,11 @@ const VERSION: &str = "0.3.2";
 /// 400,000 operations, when the kernel gives it no more (vm.max_map_count).
 const LONGEST_RUN: u64 = 20_000;
 
-/// Every operation that Linux and FUSE have, mapped ones as often as plain ones.
+/// Every operation that Linux and FUSE have, mapped ones as often as plain ones. None of no bytes: this
+/// version then computes the last byte of a posix_fallocate that has none, and ends.
 const CONFIG: &str = "\
+[opsize]
+min = 1
 [weights]
 close_open = 1
 read = 10

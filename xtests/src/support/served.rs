@@ -119,15 +119,29 @@ impl Served {
         self.server.map_or_else(|| self.pid(), Ok)
     }
 
+    /// The daemon's only child, if it has one. By everybody's parent: not every kernel lists a process's
+    /// children (CONFIG_PROC_CHILDREN).
     fn child(&self) -> Result<Option<Pid>> {
-        let pid = self.pid()?;
-        let path = format!("/proc/{pid}/task/{pid}/children");
-        let children = std::fs::read_to_string(&path).context(path)?;
-        let mut children = children.split_whitespace();
-        match (children.next(), children.next()) {
-            (Some(child), None) => Ok(Some(Pid::from_raw(child.parse()?))),
-            _none_or_several => Ok(None),
+        let ours = format!("PPid:\t{}", self.pid()?);
+        let mut found = None;
+        for entry in std::fs::read_dir("/proc").context("/proc")? {
+            let entry = entry?;
+            let Some(pid) = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+            else {
+                continue;
+            };
+            // One that has ended meanwhile is nobody's child.
+            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            if status.lines().any(|line| line == ours)
+                && found.replace(Pid::from_raw(pid)).is_some()
+            {
+                return Ok(None);
+            }
         }
+        Ok(found)
     }
 
     /// What the daemon has printed so far.
