@@ -67,8 +67,8 @@ struct BuildArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     tree: Option<PathBuf>,
     /// `stock`, `patched` (with the series of contrib/kernel; `patched@2`: with its first two patches), `rfc`
-    /// (and what is for discussion), or a negative control such as `hold-all`; `6.12/stock` for another
-    /// base than the rest
+    /// (and what is for discussion), `rfc-folios` (and large folios), or a negative control such as `hold-all`;
+    /// `6.12/stock` for another base than the rest
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     variant: Vec<String>,
     /// Compilers at a time
@@ -88,6 +88,10 @@ struct RunArgs {
     /// linux-image-6.12.95+deb12-cloud-amd64, or an image
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant", "transport"])]
     distro: Option<String>,
+    /// Build the kernels for a machine with huge pages and boot them under QEMU: User Mode Linux has no huge
+    /// pages, and files have no large folios without
+    #[arg(long, conflicts_with_all = ["tree", "distro", "transport"])]
+    qemu: bool,
     /// How requests get to the server
     #[arg(long, value_enum, default_value = "fuse")]
     transport: suites::Transport,
@@ -131,7 +135,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
     match &args.command {
         Command::Build(args) => {
-            for kernel in plan::build(args, thrufs_lab::Kind::UserMode)? {
+            for kernel in plan::build(args, plan::Purpose::UserMode)? {
                 println!(
                     "{}\t{}\t{}",
                     kernel.name,

@@ -4,6 +4,7 @@
 //! Invariant: a scenario fails by an error that begins with what was seen, because the expectations
 //! name it. It passes only if the kernel does what it should, not what this version of it does.
 
+mod folios;
 mod instructions;
 mod requests;
 mod virtiofs;
@@ -40,6 +41,8 @@ pub(super) enum What {
     Daemon,
     /// The WRITEs of a write(2), counted by the kernel, against the rules.
     Requests,
+    /// The folios that a write(2) adds to the page cache, counted by the kernel.
+    Folios,
     /// Instructions per write(2), on a machine that counts them.
     Instructions,
     /// The reproducer's family.
@@ -115,6 +118,7 @@ fn exercise(args: &Args, place: &Place) -> anyhow::Result<String> {
     match args.what {
         What::Daemon => daemon(place),
         What::Requests => requests::check(place.dir(), &place.limits()?),
+        What::Folios => folios::check(place.dir()),
         What::Instructions => instructions::measure(place.dir()),
         What::Family => repro(place.dir(), &["--deadline=10", "--abort"]),
         What::Random => {

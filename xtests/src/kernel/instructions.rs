@@ -8,11 +8,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use thrufs_lab::{Kind, Lab, Machine, Mark, Root};
+use thrufs_lab::{Lab, Machine, Mark, Root};
 use xtests::install;
 use xtests::support::mount::BIN;
 
-use super::plan::{self, Built};
+use super::plan::{self, Built, LARGE_FOLIOS, Purpose};
 use super::{BuildArgs, say, suites};
 
 /// Booting takes some ten seconds, and measuring less.
@@ -27,7 +27,8 @@ pub(super) fn run(args: &BuildArgs) -> anyhow::Result<ExitCode> {
         ("/usr/include/libelf.h", "libelf-dev"),
     ])?;
     let lab = Lab::new(&args.lab, args.jobs)?;
-    let kernels = plan::build(args, Kind::Bootable)?;
+    let huge_pages = args.variant.iter().any(|name| name.ends_with(LARGE_FOLIOS));
+    let kernels = plan::build(args, Purpose::Counted { huge_pages })?;
     let mut columns = Vec::new();
     for built in &kernels {
         columns.push((built.name.as_str(), measure(built, &lab)?));

@@ -18,6 +18,39 @@ pub(super) struct Built {
     pub(super) cpus: u32,
 }
 
+/// What a kernel is built for, which decides its configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// To run tests in as a program.
+    UserMode,
+    /// To run tests in under QEMU, with huge pages: User Mode Linux has none, and without them no file has
+    /// large folios.
+    Machine,
+    /// To count instructions; with huge pages if a kernel of the table makes use of large folios.
+    Counted { huge_pages: bool },
+}
+
+impl Purpose {
+    fn kind(self) -> Kind {
+        match self {
+            Self::UserMode => Kind::UserMode,
+            Self::Machine | Self::Counted { .. } => Kind::Bootable,
+        }
+    }
+
+    /// Where a variant's objects are kept; kernels of different configurations have few in common.
+    fn objects(self, variant: &str) -> String {
+        match self {
+            Self::Machine => format!("{variant}-machine"),
+            Self::Counted { huge_pages: true } => format!("{variant}-huge"),
+            Self::UserMode | Self::Counted { huge_pages: false } => variant.to_owned(),
+        }
+    }
+}
+
+/// The variant with large folios in write-through.
+pub(super) const LARGE_FOLIOS: &str = "rfc-folios";
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Bases {
@@ -90,7 +123,7 @@ impl Base {
         let dir = match variant {
             "stock" => return Ok(Series::none()),
             "patched" => contrib.join(&self.name),
-            "rfc" => contrib.join(format!("{}-rfc", self.name)),
+            "rfc" | LARGE_FOLIOS => contrib.join(format!("{}-{variant}", self.name)),
             control => contrib
                 .join("negative-controls")
                 .join(&self.name)
@@ -106,31 +139,40 @@ impl Base {
         let own = Series::from_dir(&dir, &format!("{} {}", self.package, self.pinned))?;
         Ok(match variant {
             "rfc" => self.series("patched")?.then(own),
+            LARGE_FOLIOS => self.series("rfc")?.then(own),
             _ => own,
         })
     }
 
     /// The patches that bring the tests: all there are, so that each kernel is asked the same.
     pub(super) fn tests(&self) -> anyhow::Result<Series> {
-        let rfc = top().join(format!("contrib/kernel/{}-rfc", self.name));
-        self.series(if rfc.is_dir() { "rfc" } else { "patched" })
+        let is_there = |variant: &str| {
+            let dir = top().join(format!("contrib/kernel/{}-{variant}", self.name));
+            dir.is_dir()
+        };
+        let most = [LARGE_FOLIOS, "rfc"].into_iter().find(|v| is_there(v));
+        self.series(most.unwrap_or("patched"))
     }
 
-    fn fragments(&self, kind: Kind) -> anyhow::Result<Vec<Fragment>> {
+    fn fragments(&self, purpose: Purpose) -> anyhow::Result<Vec<Fragment>> {
         let known = [
             ("common", include_str!("config/common.config")),
             ("modern", include_str!("config/modern.config")),
             ("since-6.9", include_str!("config/since-6.9.config")),
             ("counted", include_str!("config/counted.config")),
+            ("huge-pages", include_str!("config/huge-pages.config")),
+            ("machine", include_str!("config/machine.config")),
             ("before-5.18", include_str!("config/before-5.18.config")),
         ];
         let mut fragments = Vec::new();
-        let wanted = match kind {
-            Kind::UserMode => self.fragments.as_slice(),
-            Kind::Bootable => &["counted".to_owned()],
+        let wanted: Vec<&str> = match purpose {
+            Purpose::UserMode => self.fragments.iter().map(String::as_str).collect(),
+            Purpose::Machine => vec!["counted", "huge-pages", "machine"],
+            Purpose::Counted { huge_pages: true } => vec!["counted", "huge-pages"],
+            Purpose::Counted { huge_pages: false } => vec!["counted"],
         };
         for name in wanted {
-            let found = known.iter().find(|(known, _)| known == name);
+            let found = known.iter().find(|(known, _)| *known == name);
             let (_, text) = found.with_context(|| format!("bases.toml: no fragment {name}"))?;
             fragments.push(Fragment {
                 name: format!("{name}.config"),
@@ -142,7 +184,7 @@ impl Base {
 }
 
 /// Builds all that `args` asks for.
-pub(super) fn build(args: &BuildArgs, kind: Kind) -> anyhow::Result<Vec<Built>> {
+pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Built>> {
     let lab = Lab::new(&args.lab, args.jobs)?;
     let mut kernels = Vec::new();
     for word in &args.variant {
@@ -158,15 +200,19 @@ pub(super) fn build(args: &BuildArgs, kind: Kind) -> anyhow::Result<Vec<Built>> 
             None => (base.name.as_str(), base.source()),
         };
         let recipe = Recipe {
-            variant: variant.to_owned(),
-            kind,
+            variant: purpose.objects(variant),
+            kind: purpose.kind(),
             source,
             series: base.series(variant)?,
-            fragments: base.fragments(kind)?,
+            fragments: base.fragments(purpose)?,
         };
         let kernel = lab.build(&recipe, &say)?;
+        let place = match purpose {
+            Purpose::Machine => "/qemu",
+            Purpose::UserMode | Purpose::Counted { .. } => "",
+        };
         kernels.push(Built {
-            name: format!("{prefix}/{variant}"),
+            name: format!("{prefix}/{variant}{place}"),
             kernel,
             cpus: base.cpus,
             base,
@@ -227,10 +273,21 @@ mod tests {
     fn series_of_the_newest_base_and_fragments_of_all_are_there() {
         for base in bases().unwrap().base {
             assert!(base.series("stock").unwrap().is_empty());
-            base.fragments(Kind::UserMode).unwrap();
+            for purpose in [
+                Purpose::UserMode,
+                Purpose::Machine,
+                Purpose::Counted { huge_pages: true },
+            ] {
+                base.fragments(purpose).unwrap();
+            }
         }
         let newest = Base::find(Base::NEWEST).unwrap();
         assert!(!newest.series("patched").unwrap().is_empty());
+        let (rfc, folios) = (
+            newest.series("rfc").unwrap(),
+            newest.series(LARGE_FOLIOS).unwrap(),
+        );
+        assert!(folios.len() > rfc.len(), "it is on top of the other");
         assert!(!newest.series("hold-all").unwrap().is_empty());
     }
 }

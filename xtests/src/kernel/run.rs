@@ -10,7 +10,7 @@ use xtests::install;
 
 use super::case::Case;
 use super::expect::{Comparison, Expectations};
-use super::plan::{self, Built};
+use super::plan::{self, Built, Purpose};
 use super::suites::{self, Extent, Transport};
 use super::virtiofs::Server;
 use super::{RunArgs, say, table};
@@ -28,7 +28,14 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             install::apt(&[("qemu-system-x86_64", "qemu-system-x86")])?;
             vec![plan::distribution(&lab, image)?]
         }
-        None => plan::build(&args.build, Kind::UserMode)?,
+        None if args.qemu => {
+            install::apt(&[
+                ("qemu-system-x86_64", "qemu-system-x86"),
+                ("/usr/include/libelf.h", "libelf-dev"),
+            ])?;
+            plan::build(&args.build, Purpose::Machine)?
+        }
+        None => plan::build(&args.build, Purpose::UserMode)?,
     };
     visible(lab.dir())?;
     visible(&std::env::current_exe().context("finding the path of this program")?)?;
@@ -38,7 +45,8 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         operations: args.operations,
     };
     let portable = suites::PORTABLE.map(str::to_owned).to_vec();
-    let wanted = if args.distro.is_some() && args.tests.is_empty() {
+    let sees_files = args.distro.is_none() && !args.qemu;
+    let wanted = if !sees_files && args.tests.is_empty() {
         &portable
     } else {
         &args.tests

@@ -172,6 +172,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
             &[
                 "thrufs/daemon",
                 "thrufs/requests",
+                "thrufs/folios",
                 "thrufs/fsx",
                 "repro/family",
                 "repro/random",

@@ -18,14 +18,16 @@ const WRITE_OVERHEAD: u64 = 40 + 40;
 const READ: u32 = 15;
 const WRITE: u32 = 16;
 
-/// The kernel's events, while it lives.
-struct Trace {
+/// The kernel's events of a kind, while it lives.
+pub(super) struct Trace {
     event: PathBuf,
 }
 
 impl Trace {
-    fn start() -> anyhow::Result<Self> {
-        let event = Path::new(TRACING).join("events/fuse/fuse_request_send/enable");
+    /// `event` is `system/name`.
+    pub(super) fn start(event: &str, since: &str) -> anyhow::Result<Self> {
+        let name = event.replace('/', ":");
+        let event = Path::new(TRACING).join("events").join(event).join("enable");
         if !event.exists() {
             let flags = MsFlags::empty();
             mount(
@@ -38,20 +40,20 @@ impl Trace {
             .map_err(|errno| missing(format!("tracefs: {errno}")))?;
         }
         if !event.exists() {
-            return Err(missing(
-                "the event fuse:fuse_request_send, which Linux has since 6.11",
-            ));
+            return Err(missing(format!(
+                "the event {name}, which Linux has since {since}"
+            )));
         }
         std::fs::write(&event, "1").with_context(|| event.display().to_string())?;
         Ok(Self { event })
     }
 
-    fn clear(&self) -> std::io::Result<()> {
+    pub(super) fn clear(&self) -> std::io::Result<()> {
         std::fs::write(Path::new(TRACING).join("trace"), "")
     }
 
-    /// Opcode and length of each request since.
-    fn requests(&self) -> anyhow::Result<Vec<(u32, u64)>> {
+    /// What `parse` makes of the lines since.
+    pub(super) fn events<T>(&self, parse: impl Fn(&str) -> Option<T>) -> anyhow::Result<Vec<T>> {
         let text = std::fs::read_to_string(Path::new(TRACING).join("trace"))?;
         Ok(text.lines().filter_map(parse).collect())
     }
@@ -80,7 +82,7 @@ fn parse(line: &str) -> Option<(u32, u64)> {
 
 /// Passes if every shape takes no more WRITEs than rule E sends, and no READ.
 pub(super) fn check(dir: &Path, limits: &Limits) -> anyhow::Result<String> {
-    let trace = Trace::start()?;
+    let trace = Trace::start("fuse/fuse_request_send", "6.11")?;
     let mut candidates = WriteRule::ALL.to_vec();
     let mut counts = Vec::new();
     for (index, shape) in write_rule::shapes().enumerate() {
@@ -120,7 +122,8 @@ fn one(
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed)?;
     trace.clear()?;
     let written = file.write_at(&vec![b'B'; len], offset as u64)?;
-    let requests = trace.requests()?;
+    // Opcode and length of each.
+    let requests: Vec<(u32, u64)> = trace.events(parse)?;
     ensure!(written == len, "write of {len} at {offset} wrote {written}");
     let sizes = requests.iter().filter(|(opcode, _)| *opcode == WRITE);
     let sizes: Vec<u64> = sizes
