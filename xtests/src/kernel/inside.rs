@@ -116,7 +116,7 @@ fn exercise(args: &Args, place: &Place) -> anyhow::Result<String> {
         What::Daemon => daemon(place),
         What::Requests => requests::check(place.dir(), &place.limits()?),
         What::Instructions => instructions::measure(place.dir()),
-        What::Family => repro(place.dir(), &["--deadline=10", "--abort"]),
+        What::Family => repro(place.dir(), &["--deadline=5", "--abort"]),
         What::Random => {
             let seconds = format!("--seconds={}", args.seconds);
             repro(place.dir(), &["--random", "--deadline=20", &seconds])
