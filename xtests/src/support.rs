@@ -16,7 +16,7 @@ pub mod skip;
 pub mod user;
 pub mod wait;
 
-pub use mount::{Mount, ino, on_backing, on_mount};
+pub use mount::{Mount, ino, mounted, on_backing, on_mount, unmounted};
 pub use peers::Peer;
 pub use scratch::{Backing, Scratch};
 pub use skip::{Outcome, case, missing};

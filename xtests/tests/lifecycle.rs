@@ -12,28 +12,10 @@ use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, is_mounted, mount_line, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
 const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
-
-fn mounted() -> Result<Mount> {
-    let mount = Mount::new(Backing::Here, &[])?;
-    mount.require_mount()?;
-    std::fs::write(mount.source("f"), "content")?;
-    Ok(mount)
-}
-
-/// A scratch directory for tests that call thrufs by themselves.
-fn scratch() -> Result<(Scratch, Leftover)> {
-    if xtests::support::mount::is_native() {
-        return Err(missing("a mount (this is a native run)"));
-    }
-    let scratch = Scratch::new(Backing::Here)?;
-    std::fs::write(scratch.source().join("f"), "content")?;
-    let leftover = Leftover(scratch.mountpoint());
-    Ok((scratch, leftover))
-}
 
 fn wait_for_unmounted(path: &Path) -> Outcome {
     wait_until("the mount to be gone", SOON, || Ok(!is_mounted(path)))
@@ -182,7 +164,7 @@ fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
 #[test]
 fn mount_in_the_background_returns_when_it_answers() -> Outcome {
     case(|| {
-        let (s, _leftover) = scratch()?;
+        let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
             let mut mount = Command::new(thrufs()?);
             succeed(mount.arg("mount").args([s.source(), s.mountpoint()]))?;
@@ -200,7 +182,7 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
 #[test]
 fn mount_that_cannot_start_names_the_reason_and_leaves_nothing() -> Outcome {
     case(|| {
-        let (s, _leftover) = scratch()?;
+        let (s, _leftover) = unmounted()?;
         let (source, dir) = (s.source(), s.mountpoint());
         let (none, file) = (s.path().join("none"), s.source().join("f"));
         let cases: [(&[&Path], &[&str], &str); 6] = [
@@ -267,7 +249,7 @@ fn helper(s: &Scratch, name: &str) -> Result<PathBuf> {
 #[test]
 fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
     case(|| {
-        let (s, _leftover) = scratch()?;
+        let (s, _leftover) = unmounted()?;
         let options = "rw,nofail,_netdev,x-systemd.automount,cache=never,noatime,comment=x";
         for name in ["mount.thrufs", "mount.fuse.thrufs"] {
             let program = helper(&s, name)?;
@@ -296,7 +278,7 @@ fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
 #[test]
 fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
     case(|| {
-        let (s, _leftover) = scratch()?;
+        let (s, _leftover) = unmounted()?;
         if !Path::new("/sbin/mount.fuse").exists() {
             return Err(missing("/sbin/mount.fuse (fuse3)"));
         }
@@ -320,7 +302,7 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
 #[test]
 fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
     case(|| {
-        let (s, _leftover) = scratch()?;
+        let (s, _leftover) = unmounted()?;
         let path = s.path().join("notify");
         let socket = std::os::unix::net::UnixDatagram::bind(&path)?;
         socket.set_read_timeout(Some(SOON))?;

@@ -15,7 +15,11 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat, 
 use rustix::fs::{XattrFlags, mkdirat, renameat_with, symlinkat, unlinkat};
 use xtests::support::{Mount, Outcome, on_mount};
 
+/// At least so long, and until both sides have done enough: on a busy machine that takes longer.
 const LASTING: Duration = Duration::from_secs(2);
+const LONGEST: Duration = Duration::from_secs(60);
+const SWAPS: u64 = 1000;
+const READS: u64 = 500;
 const CANARY: &[u8] = b"CANARY: nobody may read or change this";
 
 /// Everything that an access from outside could change.
@@ -54,8 +58,7 @@ fn make_tree(top: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// Exchanges `name` of SOURCE with a symlink to the canary's, back and forth.
-fn attack(source: &Path, canary: &Path, stop: &AtomicBool) -> Result<u64> {
-    let mut swaps = 0;
+fn attack(source: &Path, canary: &Path, stop: &AtomicBool, swaps: &AtomicU64) -> Outcome {
     let names = ["d", "x", "d/x", "d/sub"];
     for (index, name) in names.iter().enumerate() {
         symlink(canary.join(name), source.join(format!("evil-{index}")))?;
@@ -66,8 +69,9 @@ fn attack(source: &Path, canary: &Path, stop: &AtomicBool) -> Result<u64> {
             for _ in 0..2 {
                 // The client may have removed either; the loop below puts it back.
                 let exchange = RenameFlags::EXCHANGE;
-                swaps +=
-                    u64::from(renameat_with(CWD, &evil, CWD, source.join(name), exchange).is_ok());
+                if renameat_with(CWD, &evil, CWD, source.join(name), exchange).is_ok() {
+                    swaps.fetch_add(1, Ordering::Relaxed);
+                }
             }
             if evil.symlink_metadata().is_err() {
                 symlink(canary.join(name), &evil)?;
@@ -79,7 +83,7 @@ fn attack(source: &Path, canary: &Path, stop: &AtomicBool) -> Result<u64> {
             let _ = std::fs::remove_file(source.join(name));
         }
     }
-    Ok(swaps)
+    Ok(())
 }
 
 /// A directory of the mount reached without any symlink.
@@ -150,16 +154,21 @@ fn duel(m: &Mount) -> Outcome {
     make_tree(&m.source(""), b"inside")?;
     let mut before = Vec::new();
     snapshot(&canary, &mut before)?;
-    let (stop, reads) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (stop, swaps, reads) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
     let source = m.source("");
+    let start = Instant::now();
+    let lasts = || {
+        let enough =
+            swaps.load(Ordering::Relaxed) >= SWAPS && reads.load(Ordering::Relaxed) >= READS;
+        start.elapsed() < if enough { LASTING } else { LONGEST }
+    };
     std::thread::scope(|scope| -> Outcome {
-        let attacker = scope.spawn(|| attack(&source, &canary, &stop));
+        let attacker = scope.spawn(|| attack(&source, &canary, &stop, &swaps));
         let clients: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| -> Outcome {
                     let top = rustix::fs::open(m.dir(), OFlags::DIRECTORY, Mode::empty())?;
-                    let start = Instant::now();
-                    while start.elapsed() < LASTING {
+                    while lasts() {
                         work(top.as_fd(), &reads)?;
                         for path in ["d", "d/sub"] {
                             if let Ok(dir) = directory(top.as_fd(), path) {
@@ -175,14 +184,13 @@ fn duel(m: &Mount) -> Outcome {
             .into_iter()
             .try_for_each(|client| client.join().expect("no panic"));
         stop.store(true, Ordering::Relaxed);
-        let swaps = attacker.join().expect("no panic")?;
-        ensure!(swaps > 100, "only {swaps} swaps: the test is void");
+        attacker.join().expect("no panic")?;
         clean
     })?;
-    let reads = reads.load(Ordering::Relaxed);
+    let (swaps, reads) = (swaps.into_inner(), reads.into_inner());
     ensure!(
-        reads > 50,
-        "only {reads} reads got through: the test is void"
+        swaps >= SWAPS && reads >= READS,
+        "only {swaps} swaps and {reads} reads within {LONGEST:?}: the test is void"
     );
     let mut after = Vec::new();
     snapshot(&canary, &mut after)?;

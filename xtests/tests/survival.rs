@@ -15,16 +15,11 @@ use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_mount};
+use xtests::support::{
+    Backing, Mount, Outcome, Scratch, case, mounted, on_backing, on_mount, unmounted,
+};
 
 const SOON: Duration = Duration::from_secs(10);
-
-fn mounted() -> Result<Mount> {
-    let mount = Mount::new(Backing::Here, &[])?;
-    mount.require_mount()?;
-    std::fs::write(mount.source("f"), "content")?;
-    Ok(mount)
-}
 
 /// Mounts in the background with `--replace-dead`, asks, and unmounts.
 fn remount(source: &Path, dir: &Path) -> Outcome {
@@ -242,13 +237,16 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
 #[test]
 fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
     on_backing(Backing::Tmpfs, &[], |m| {
+        // What was written stays open on SOURCE until RELEASE, which comes after close(2) has returned.
         let remount = |options: &str| {
-            let options = format!("remount,{options}");
-            succeed(
-                Command::new("mount")
-                    .args(["-o", &options])
-                    .arg(m.source("")),
-            )
+            wait_until("no file of SOURCE to be open for writing", SOON, || {
+                let mut mount = Command::new("mount");
+                let option = format!("remount,{options}");
+                let done = output(mount.args(["-o", &option]).arg(m.source("")))?;
+                let said = String::from_utf8_lossy(&done.stderr);
+                ensure!(done.status.success() || said.contains("busy"), "{said}");
+                Ok(done.status.success())
+            })
         };
         std::fs::write(m.path("f"), "content")?;
         remount("ro")?;
@@ -344,24 +342,23 @@ fn signals_without_number_disturb_no_request() -> Outcome {
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
     on_mount(&[], |m| {
-        let pid = m.server_pid()?;
+        m.require_mount()?;
         std::fs::write(m.path("f"), "content")?;
+        // A directory each: in one the kernel would make the second wait for the first.
+        std::fs::create_dir(m.path("d"))?;
         m.drop_caches()?;
-        kill(pid, Signal::SIGSTOP)?;
-        let (path, other) = (m.path("f"), m.path("g"));
-        let reading = std::thread::spawn(move || std::fs::read(path));
-        let writing = std::thread::spawn(move || std::fs::write(other, "written"));
-        let stat = format!("/proc/{pid}/stat");
-        let waited = wait_until("the daemon to be stopped", SOON, || {
-            Ok(std::fs::read_to_string(&stat)?.contains(") T "))
-        });
-        let served = reading.is_finished() && writing.is_finished();
-        kill(pid, Signal::SIGCONT)?;
-        waited?;
-        ensure!(!served, "a stopped daemon served");
+        let (path, other) = (m.path("f"), m.path("d/g"));
+        let (reading, writing) = m.while_stopped(|| {
+            let reading = std::thread::spawn(move || std::fs::read(path));
+            let writing = std::thread::spawn(move || std::fs::write(other, "written"));
+            wait_until("both to wait", SOON, || Ok(m.waiting()? >= 2))?;
+            let served = reading.is_finished() || writing.is_finished();
+            ensure!(!served, "a stopped daemon served");
+            Ok((reading, writing))
+        })?;
         ensure!(reading.join().expect("no panic")? == b"content");
         writing.join().expect("no panic")?;
-        ensure!(std::fs::read(m.source("g"))? == b"written");
+        ensure!(std::fs::read(m.source("d/g"))? == b"written");
         Ok(())
     })
 }
@@ -384,12 +381,7 @@ fn traces() -> Result<(usize, usize, usize)> {
 }
 
 fn cycle(times: usize) -> Outcome {
-    if xtests::support::mount::is_native() {
-        return Err(missing("a mount (this is a native run)"));
-    }
-    let s = Scratch::new(Backing::Here)?;
-    std::fs::write(s.source().join("f"), "content")?;
-    let _leftover = Leftover(s.mountpoint());
+    let (s, _leftover) = unmounted()?;
     let ours = |count: Result<(usize, usize, usize)>| count.context("look for what is left");
     let before = ours(traces())?;
     for round in 0..times {
@@ -509,13 +501,16 @@ fn mixed_load_leaves_memory_and_descriptors_flat() -> Outcome {
     on_mount(&["--locks=host"], |m| load(m, Duration::from_secs(20)))
 }
 
+/// `THRUFS_LOAD_MINUTES` in place of an hour.
 #[test]
 #[ignore = "an hour: cargo test --release -p xtests --test survival -- --ignored mixed_load"]
 fn mixed_load_of_an_hour_leaves_memory_and_descriptors_flat() -> Outcome {
     case(|| {
-        let hour = Duration::from_secs(3600);
-        let m = Mount::new(Backing::Here, &["--locks=host"])?.allow(2 * hour);
-        load(&m, hour)?;
+        let minutes = std::env::var("THRUFS_LOAD_MINUTES");
+        let minutes = minutes.map_or(Ok(60), |text| text.parse::<u64>());
+        let time = Duration::from_secs(60 * minutes.context("THRUFS_LOAD_MINUTES")?);
+        let m = Mount::new(Backing::Here, &["--locks=host"])?.allow(2 * time);
+        load(&m, time)?;
         m.unmount()
     })
 }

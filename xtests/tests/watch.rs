@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use nix::sys::signal::{Signal, kill};
 use xtests::support::command::output;
 use xtests::support::mount::thrufs;
 use xtests::support::wait::wait_until;
@@ -187,10 +186,7 @@ fn more_changes_than_the_queue_holds_show_all_the_same() -> Outcome {
         for name in ["moved", "gone", "content", "d/moved"] {
             shows(m, name, "before")?;
         }
-        kill(m.server_pid()?, Signal::SIGSTOP)?;
-        let flooded = flood(m, limit + 1000);
-        kill(m.server_pid()?, Signal::SIGCONT)?;
-        flooded?;
+        m.while_stopped(|| flood(m, limit + 1000))?;
         wait_until("everything to be invalidated", SOON, || {
             Ok(m.log().contains("invalidating everything"))
         })?;

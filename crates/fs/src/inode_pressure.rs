@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -22,6 +22,8 @@ use crate::passthrough::Passthrough;
 const BATCH: usize = 512;
 /// Until the FORGETs of a batch have come, about.
 const SETTLE: Duration = Duration::from_millis(2);
+/// They come by requests that session threads have to get to: on a busy machine not before this.
+const LATE: Duration = Duration::from_millis(500);
 /// When the kernel uses all that it knows: until it is asked again.
 const IN_USE: Duration = Duration::from_secs(1);
 /// A LOOKUP that is held back looks again after such a while, so often.
@@ -128,19 +130,39 @@ impl InodePressure {
         *running
     }
 
-    /// Goes once through all that are known, until it is enough.
-    fn relieve(&self, fs: &Passthrough, send: &SendPrune) -> io::Result<()> {
-        let mut asked = 0;
+    /// Whether the kernel comes to have forgotten so many in all, however slowly it is heard.
+    fn wait_for_forgets(&self, fs: &Passthrough, forgotten: u64) -> bool {
+        let start = Instant::now();
+        while fs.inodes.forgotten() < forgotten {
+            if start.elapsed() >= LATE || !self.pause(SETTLE) {
+                return false;
+            }
+        }
         self.in_vain.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// Goes through all that are known, until it is enough or the kernel forgets no more.
+    fn relieve(&self, fs: &Passthrough, send: &SendPrune) -> io::Result<()> {
+        let (mut asked, mut from) = (0, fs.inodes.forgotten());
         loop {
             let known = fs.inodes.len();
             if known <= self.enough() {
+                self.in_vain.store(false, Ordering::Relaxed);
                 break;
             }
-            let batch = fs
-                .inodes
-                .some_numbers(asked, BATCH.min(known - self.enough()));
+            let some = BATCH.min(known - self.enough());
+            // Those that were forgotten are no longer among them.
+            let gone = usize::try_from(fs.inodes.forgotten() - from).unwrap_or(asked);
+            if gone >= some {
+                self.in_vain.store(false, Ordering::Relaxed);
+            }
+            let batch = fs.inodes.some_numbers(asked.saturating_sub(gone), some);
             if batch.is_empty() {
+                if self.wait_for_forgets(fs, from + some as u64) {
+                    (asked, from) = (0, fs.inodes.forgotten());
+                    continue;
+                }
                 tracing::debug!(
                     known,
                     limit = self.limit,
@@ -155,10 +177,7 @@ impl InodePressure {
             if !self.pause(SETTLE) {
                 break;
             }
-            // Those that were forgotten are no longer among them.
-            asked += batch
-                .len()
-                .saturating_sub(known.saturating_sub(fs.inodes.len()));
+            asked += batch.len();
         }
         self.over.store(false, Ordering::Relaxed);
         self.note(fs.inodes.len());
@@ -187,8 +206,44 @@ impl Passthrough {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::ffi::OsStr;
+    use std::fs::File;
 
     use super::*;
+    use crate::config::Config;
+    use crate::inode::ROOT_INO;
+
+    /// On a busy machine all that were asked for had been asked for before the first FORGET was read. That
+    /// was taken for a kernel that uses all that it knows, and for a second nothing was bounded.
+    #[test]
+    fn relieve_with_forgets_that_come_late_goes_on_until_it_is_enough() {
+        let source = tempfile::tempdir().unwrap();
+        let config = Config {
+            max_inodes: Some(8),
+            ..Config::default()
+        };
+        let top = File::open(source.path()).unwrap();
+        let fs = Arc::new(Passthrough::new(top.into(), config).unwrap());
+        for index in 0..40 {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap();
+        }
+        let pressure = fs.pressure.clone().unwrap();
+        *pressure.running.lock() = true;
+        let kernel = Arc::clone(&fs);
+        let send: SendPrune = Box::new(move |batch| {
+            let (fs, batch) = (Arc::clone(&kernel), batch.to_vec());
+            std::thread::spawn(move || {
+                std::thread::sleep(25 * SETTLE);
+                batch.iter().for_each(|ino| fs.forget(*ino, 1));
+            });
+            Ok(())
+        });
+        pressure.relieve(&fs, &send).unwrap();
+        assert!(fs.inodes.len() <= 8, "{} are left", fs.inodes.len());
+        assert!(!pressure.in_vain.load(Ordering::Relaxed));
+    }
 
     #[test]
     fn hold_back_waits_until_enough_are_forgotten() {

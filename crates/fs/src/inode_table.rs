@@ -28,6 +28,8 @@ pub(crate) struct InodeTable {
     /// A leaf lock: no system call is made and no other lock taken while it is held.
     maps: RwLock<Maps>,
     root: Arc<Inode>,
+    /// Inodes that the kernel has forgotten so far.
+    forgotten: AtomicU64,
 }
 
 impl InodeTable {
@@ -46,6 +48,7 @@ impl InodeTable {
         Self {
             maps: RwLock::new(maps),
             root,
+            forgotten: AtomicU64::new(0),
         }
     }
 
@@ -60,6 +63,11 @@ impl InodeTable {
     /// How many inodes the kernel holds, the root included.
     pub(crate) fn len(&self) -> usize {
         self.maps.read().by_ino.len() + 1
+    }
+
+    /// How many inodes the kernel has forgotten since the start.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// The numbers of all inodes but the root.
@@ -164,6 +172,7 @@ impl InodeTable {
         let dropped = maps.by_ino.remove(&ino);
         maps.by_key.remove(&key);
         drop(maps);
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
         drop(dropped);
     }
 }

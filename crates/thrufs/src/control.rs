@@ -3,6 +3,7 @@
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
 //! unmounts. Data never passes through here; fuser's threads serve it.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -12,9 +13,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use crate::background::Readiness;
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
-use crate::session::{self, Running};
-use crate::status::{Reporter, StatusSocket};
-use crate::{logging, metrics, supervisor};
+use crate::status::{self, Reporter, StatusSocket};
+use crate::{logging, metrics, session, supervisor};
 
 /// How long a busy mount keeps the daemon after SIGTERM.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
@@ -78,50 +78,69 @@ pub(crate) fn serve(
     block_on(async {
         let mut signals = Signals::install()?;
         let source = places.source_path();
-        // Bound before the mount exists: an address that cannot be had must leave nothing mounted.
-        let metrics = match request.metrics {
-            Some(address) => Some(metrics::bind(address).await?),
-            None => None,
-        };
+        let metrics = metrics::bind(request.metrics).await?;
         let mut running = session::start(places, request)?;
+        let mountpoint = running.mountpoint().to_owned();
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
         let reporter = Reporter::new(&source, &running);
-        let status = open_status_socket(reporter.clone());
+        let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
         }
-        readiness.announce()?;
-        notify_systemd(&[NotifyState::Ready]);
-        tokio::select! {
-            name = signals.stop() => {
-                tracing::info!("{name}: unmounting");
-                notify_systemd(&[NotifyState::Stopping]);
+        announce(readiness)?;
+        match wait_for_end(&mut signals, &mountpoint, running.ended()).await {
+            End::Told => {
                 drop(status);
                 running.stop(PATIENCE).await
             }
-            result = running.ended() => finished(running, result),
+            End::ByItself(result) => {
+                drop(running);
+                result
+            }
         }
     })
 }
 
-/// A mount works without it, so that it cannot be had is no reason to fail.
-fn open_status_socket(reporter: Reporter) -> Option<StatusSocket> {
-    StatusSocket::open(reporter)
-        .inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
-        .ok()
+/// Why a daemon ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// A signal says so.
+    Told,
+    /// Somebody unmounted (`Ok`), or what served failed.
+    ByItself(anyhow::Result<()>),
 }
 
-fn finished(running: Running, result: anyhow::Result<()>) -> anyhow::Result<()> {
+/// Waits for a signal that ends the daemon, or until what serves has `ended`.
+pub(crate) async fn wait_for_end(
+    signals: &mut Signals,
+    mountpoint: &Path,
+    ended: impl Future<Output = anyhow::Result<()>>,
+) -> End {
+    let end = tokio::select! {
+        name = signals.stop() => {
+            tracing::info!("{name}: unmounting");
+            End::Told
+        }
+        result = ended => {
+            if result.is_ok() {
+                tracing::info!("{} was unmounted", mountpoint.display());
+            }
+            End::ByItself(result)
+        }
+    };
     notify_systemd(&[NotifyState::Stopping]);
-    if result.is_ok() {
-        tracing::info!("{} was unmounted", running.mountpoint().display());
-    }
-    drop(running);
-    result
+    end
+}
+
+/// Tells everybody who waits for the mount that it answers.
+pub(crate) fn announce(readiness: &mut Readiness) -> anyhow::Result<()> {
+    readiness.announce()?;
+    notify_systemd(&[NotifyState::Ready]);
+    Ok(())
 }
 
 /// Does nothing without NOTIFY_SOCKET.
-pub(crate) fn notify_systemd(state: &[NotifyState<'_>]) {
+fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!("tell systemd ({state:?}): {error}");
     }

@@ -34,11 +34,16 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Before the next try when no connection can be accepted (say, for lack of descriptors).
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Takes the address.
-pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("--metrics={address}: choose another address or port"))
+/// Takes the address, if one was asked for. To be called before there is a mount: an address that
+/// cannot be had must leave nothing mounted.
+pub(crate) async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let listener = TcpListener::bind(address).await;
+    let listener =
+        listener.with_context(|| format!("--metrics={address}: choose another address or port"))?;
+    Ok(Some(listener))
 }
 
 /// Answers for as long as the runtime lives.
@@ -144,9 +149,10 @@ mod tests {
     #[tokio::test]
     async fn bind_of_an_address_in_use_names_it() {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = bind(loopback).await.expect("a free port");
+        let first = bind(Some(loopback)).await.expect("a free port");
+        let first = first.expect("it was asked for");
         let taken = first.local_addr().expect("it is bound");
-        let error = format!("{:#}", bind(taken).await.expect_err("it is taken"));
+        let error = format!("{:#}", bind(Some(taken)).await.expect_err("it is taken"));
         assert!(error.contains(&format!("--metrics={taken}")), "{error}");
     }
 }

@@ -10,6 +10,8 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::request::MountRequest;
+
 const SYSCTL: &str = "/proc/sys/fs/fuse/max_pages_limit";
 const PAGE: u64 = 4096;
 
@@ -21,9 +23,12 @@ pub(crate) struct RaisedLimit {
     before: u64,
 }
 
-/// Raises the limit to what WRITEs of `max_write` bytes need; nothing to do is no error.
-pub(crate) fn raise_for(max_write: u32) -> anyhow::Result<RaisedLimit> {
-    raise(Path::new(SYSCTL), u64::from(max_write).div_ceil(PAGE))
+/// Raises the limit to what WRITEs of the largest size need, if that was asked for; nothing to do is
+/// no error. What is returned puts it back, which is to be when INIT is done.
+pub(crate) fn raise_if_asked(request: &MountRequest) -> anyhow::Result<Option<RaisedLimit>> {
+    let pages = u64::from(request.config.max_write).div_ceil(PAGE);
+    let asked = request.raise_max_pages_limit;
+    asked.then(|| raise(Path::new(SYSCTL), pages)).transpose()
 }
 
 fn raise(sysctl: &Path, pages: u64) -> anyhow::Result<RaisedLimit> {

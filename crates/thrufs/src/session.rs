@@ -212,11 +212,7 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     });
     let fs = file_system(places.source, request)?;
     let watch = watch(&fs, request)?;
-    // Put back when it is dropped, after INIT.
-    let _raised = match request.raise_max_pages_limit {
-        true => Some(pages_limit::raise_for(request.config.max_write)?),
-        false => None,
-    };
+    let _raised = pages_limit::raise_if_asked(request)?;
     let attached = Attached::new(&places.mountpoint, &request.kernel)?;
     let connection = attached.connection().try_clone();
     let connection = connection.context("duplicate the FUSE descriptor")?;

@@ -44,6 +44,12 @@ fn interval(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| "expected seconds from 0.1 to 3600".to_owned())
 }
 
+/// What `thrufs status` needs of a daemon, if it could be made: a mount works without it.
+pub(crate) fn if_possible<T>(made: anyhow::Result<T>) -> Option<T> {
+    made.inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
+        .ok()
+}
+
 /// Runs `thrufs status`.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     control::block_on(async {

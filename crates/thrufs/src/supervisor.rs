@@ -8,18 +8,18 @@
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use sd_notify::NotifyState;
+use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::background::Readiness;
 use crate::confine::Sandbox;
-use crate::control::{PATIENCE, Signals, block_on, notify_systemd};
+use crate::control::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
 use crate::pages_limit::{self, RaisedLimit};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
 use crate::session::{Attached, stop};
-use crate::status::SocketFile;
+use crate::status::{self, SocketFile};
 use crate::{logging, metrics};
 
 /// Serves until told to stop or until somebody unmounts.
@@ -29,10 +29,7 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogRequest,
 ) -> anyhow::Result<()> {
-    let raised = match request.raise_max_pages_limit {
-        true => Some(pages_limit::raise_for(request.config.max_write)?),
-        false => None,
-    };
+    let raised = pages_limit::raise_if_asked(request)?;
     // While this process has one thread.
     let server = Server::start(&places.source, request, log)?;
     logging::init(log)?;
@@ -60,10 +57,10 @@ pub(crate) fn serve(
             raised,
             failure: None,
         };
-        tokio::select! {
-            name = signals.stop() => {
-                tracing::info!("{name}: unmounting");
-                notify_systemd(&[NotifyState::Stopping]);
+        let mountpoint = attached.0.mountpoint().to_owned();
+        let until = run.until_the_end(readiness);
+        match wait_for_end(&mut signals, &mountpoint, until).await {
+            End::Told => {
                 let (attached, status) = attached;
                 drop(status);
                 let ended = stop(attached, PATIENCE, run.until_the_end(readiness)).await;
@@ -71,13 +68,7 @@ pub(crate) fn serve(
                 ending.kill();
                 ended.unwrap_or(Ok(()))
             }
-            result = run.until_the_end(readiness) => {
-                notify_systemd(&[NotifyState::Stopping]);
-                if result.is_ok() {
-                    tracing::info!("{} was unmounted", attached.0.mountpoint().display());
-                }
-                result
-            }
+            End::ByItself(result) => result,
         }
     })
 }
@@ -97,8 +88,7 @@ impl Run {
             match said {
                 Said::Message(FromServer::Ready) => {
                     self.raised = None;
-                    readiness.announce()?;
-                    notify_systemd(&[NotifyState::Ready]);
+                    announce(readiness)?;
                 }
                 Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
@@ -132,15 +122,10 @@ async fn mount(
     places: &Places,
     request: &MountRequest,
 ) -> anyhow::Result<(Attached, Option<SocketFile>)> {
-    // Bound before the mount exists: an address that cannot be had must leave nothing mounted.
-    let metrics = match request.metrics {
-        Some(address) => Some(metrics::bind(address).await?.into_std()?),
-        None => None,
-    };
+    let metrics = metrics::bind(request.metrics).await?;
+    let metrics = metrics.map(TcpListener::into_std).transpose()?;
     let attached = Attached::new(&places.mountpoint, &request.kernel)?;
-    let status = SocketFile::make(attached.device())
-        .inspect_err(|error| tracing::warn!("`thrufs status` will not work: {error:#}"))
-        .ok();
+    let status = status::if_possible(SocketFile::make(attached.device()));
     let (status, listener) = match status {
         Some((file, listener)) => (Some(file), Some(listener)),
         None => (None, None),

@@ -26,6 +26,8 @@ const MODES: &[(&str, &str)] = &[
     ("-xattr", "--xattr"),
     ("-clone-fd", "--clone-fd"),
     ("-dsync", "--durability=dsync"),
+    ("-no-seccomp", "--seccomp=none"),
+    ("-no-sandbox", "--sandbox=none"),
 ];
 
 /// How a configuration is started.
@@ -207,6 +209,10 @@ mod tests {
         assert_eq!(
             options("thrufs-passthrough-t1-xattr"),
             ["--passthrough=always", "--thread-pool-size=1", "--xattr"]
+        );
+        assert_eq!(
+            options("thrufs-no-sandbox-no-seccomp"),
+            ["--sandbox=none", "--seccomp=none"]
         );
     }
 

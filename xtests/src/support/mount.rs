@@ -4,6 +4,8 @@
 //! [`super::served`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
 //! tests: what fails there is no fault of thrufs.
 
+use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,12 +13,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use super::command::output;
 use super::scratch::{Backing, Scratch};
 use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
-use super::wait::wait_for;
+use super::wait::{wait_for, wait_until};
 
 /// Variable with the cache mode of this run of the tier: never, auto or always.
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
@@ -63,22 +67,39 @@ pub fn mount_line(path: &Path) -> Option<String> {
         .map(str::to_owned)
 }
 
+/// The directory of the FUSE connection behind a mount point, in the control file system.
+fn connection(path: &Path) -> Option<PathBuf> {
+    let line = mount_line(path)?;
+    let minor = line.split(' ').nth(2)?.strip_prefix("0:")?;
+    let all = Path::new("/sys/fs/fuse/connections");
+    let control = all.join(minor);
+    if !control.exists() {
+        let _there_already = Command::new("mount")
+            .args(["-t", "fusectl", "fusectl"])
+            .arg(all)
+            .stderr(Stdio::null())
+            .status();
+    }
+    Some(control)
+}
+
 /// Aborts the FUSE connection behind a mount point: every caller gets an error at once.
 pub fn abort(path: &Path) {
-    let Some(line) = mount_line(path) else { return };
-    let device = line.split(' ').nth(2).unwrap_or_default();
-    let Some(minor) = device.strip_prefix("0:") else {
+    let Some(control) = connection(path) else {
         return;
     };
-    let _ = Command::new("mount")
-        .args(["-t", "fusectl", "fusectl", "/sys/fs/fuse/connections"])
-        .stderr(Stdio::null())
-        .status();
-    let file = format!("/sys/fs/fuse/connections/{minor}/abort");
-    if let Err(error) = std::fs::write(&file, "1") {
+    let file = control.join("abort");
+    // Opened before the second look: when a mount is gone another one gets its number, but the open
+    // file stays that of the connection which had it then.
+    let opened = File::options().write(true).open(&file);
+    if connection(path) != Some(control) {
+        return;
+    }
+    if let Err(error) = opened.and_then(|mut file| file.write_all(b"1")) {
         eprintln!(
-            "cannot abort the connection of {}: {file}: {error}",
-            path.display()
+            "cannot abort the connection of {}: {}: {error}",
+            path.display(),
+            file.display()
         );
     }
 }
@@ -146,7 +167,7 @@ impl Mount {
     }
 
     /// The daemon's process id; skips a native run.
-    pub fn pid(&self) -> Result<nix::unistd::Pid> {
+    pub fn pid(&self) -> Result<Pid> {
         let served = self.served.as_ref();
         served
             .ok_or_else(|| missing("a mount (this is a native run)"))?
@@ -154,7 +175,7 @@ impl Mount {
     }
 
     /// The process that serves, which is shut in and so is another one; skips a native run.
-    pub fn server_pid(&self) -> Result<nix::unistd::Pid> {
+    pub fn server_pid(&self) -> Result<Pid> {
         let served = self.served.as_ref();
         served
             .ok_or_else(|| missing("a mount (this is a native run)"))?
@@ -166,6 +187,43 @@ impl Mount {
         self.pid().map(|_| ())
     }
 
+    /// Requests that the kernel has sent or will send, and that are not answered.
+    pub fn waiting(&self) -> Result<u64> {
+        let control = connection(self.dir()).context("no FUSE connection")?;
+        let file = control.join("waiting");
+        let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+        Ok(text.trim().parse()?)
+    }
+
+    /// Does `body` while no thread of the process that serves can run.
+    pub fn while_stopped<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
+        let pid = self.server_pid()?;
+        let _goes_on = GoesOn(pid);
+        kill(pid, Signal::SIGSTOP)?;
+        // The signal stops all threads when one of them gets to it, which on a busy machine takes as
+        // long as others need for some thousand files.
+        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| -> Result<bool> {
+            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
+            Ok(stat
+                .rsplit_once(") ")
+                .is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        wait_until(
+            "every thread to be stopped",
+            Duration::from_secs(10),
+            || {
+                for task in std::fs::read_dir(&tasks)? {
+                    if !is_stopped(task)? {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            },
+        )?;
+        body()
+    }
+
     /// How many descriptors the daemon has open.
     pub fn daemon_descriptors(&self) -> Result<usize> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.server_pid()?))?.count())
@@ -173,10 +231,21 @@ impl Mount {
 
     /// Bytes that the daemon has in memory.
     pub fn daemon_memory(&self) -> Result<u64> {
+        self.memory("VmRSS:")
+    }
+
+    /// The most that it ever had.
+    pub fn daemon_peak_memory(&self) -> Result<u64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.server_pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = status.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|line| line.split_whitespace().next());
-        let kib: u64 = kib.context("VmRSS in /proc/PID/status")?.parse()?;
+        let kib: u64 = kib
+            .with_context(|| format!("{field} in /proc/PID/status"))?
+            .parse()?;
         Ok(kib << 10)
     }
 
@@ -228,6 +297,16 @@ impl Mount {
     }
 }
 
+/// A process that was stopped, and must not stay so.
+struct GoesOn(Pid);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        // It fails only if the process is gone.
+        let _gone = kill(self.0, Signal::SIGCONT);
+    }
+}
+
 /// Makes sure that a mount which a test made by itself is gone when the test is over.
 pub struct Leftover(pub PathBuf);
 
@@ -249,6 +328,29 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     }
     command.args(options).arg(source).arg(dir);
     Ok(command)
+}
+
+/// A mount with a file `f` that holds `content`, for tests of how a mount ends.
+pub fn mounted() -> Result<Mount> {
+    let mount = Mount::of(scratch_with_file()?, &[])?;
+    mount.require_mount()?;
+    Ok(mount)
+}
+
+/// The same, not mounted: for tests that call thrufs by themselves. Skips a native run.
+pub fn unmounted() -> Result<(Scratch, Leftover)> {
+    if is_native() {
+        return Err(missing("a mount (this is a native run)"));
+    }
+    let scratch = scratch_with_file()?;
+    let leftover = Leftover(scratch.mountpoint());
+    Ok((scratch, leftover))
+}
+
+fn scratch_with_file() -> Result<Scratch> {
+    let scratch = Scratch::new(Backing::Here)?;
+    std::fs::write(scratch.source().join("f"), "content")?;
+    Ok(scratch)
 }
 
 /// A test on a default backing: mounts, runs `body`, unmounts and checks the daemon's end.

@@ -1,0 +1,391 @@
+//! Mounts by a user: through fusermount3, shut in as /proc shows it, and with a clear error where the
+//! machine does not let a user mount.
+//!
+//! Invariant: the machine stays as it is. The user, /etc/fuse.conf and the mode of /dev/fuse are those
+//! of a mount namespace that the test's thread makes for itself; what is mounted there is seen nowhere
+//! else, and goes with it. Not the machine's own users, which may be few: fusermount3 wants one that has
+//! a name.
+
+use std::collections::HashMap;
+use std::fs::{File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use xtests::support::command::{output, succeed};
+use xtests::support::mount::{cache_mode, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
+
+const SOON: Duration = Duration::from_secs(10);
+/// Of nobody else.
+const USER: u32 = 54_321;
+const NAME: &str = "thrufs-test";
+const NOTHING: Option<&str> = None;
+
+/// A machine of a user's, seen by this thread and the programs that it starts.
+struct Machine<'a> {
+    /// Whose end is to come outside, where nothing is mounted in it.
+    scratch: &'a Scratch,
+    /// A tmpfs with what differs from the machine around it.
+    own: PathBuf,
+}
+
+/// Runs `body` in a thread with a machine of its own.
+fn on_machine(body: impl FnOnce(&Machine<'_>) -> Outcome + Send) -> Outcome {
+    case(|| {
+        let (scratch, _leftover) = unmounted()?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let machine = Machine::new(&scratch)?;
+                body(&machine)
+            });
+            thread.join().map_err(|_| anyhow!("the test panicked"))?
+        })
+    })
+}
+
+fn bind(what: &Path, on: &Path) -> Outcome {
+    mount(Some(what), on, NOTHING, MsFlags::MS_BIND, NOTHING)
+        .with_context(|| format!("bind {} on {}", what.display(), on.display()))
+}
+
+impl<'a> Machine<'a> {
+    fn new(scratch: &'a Scratch) -> Result<Self> {
+        unshare(CloneFlags::CLONE_NEWNS)
+            .map_err(|errno| missing(format!("a mount namespace: {errno}")))?;
+        let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+        mount(NOTHING, "/", NOTHING, private, NOTHING).context("a private mount namespace")?;
+        let own = scratch.path().join("own");
+        std::fs::create_dir(&own)?;
+        // Not in the scratch directory itself: devices may not be opened where that is.
+        let tmpfs = Some("tmpfs");
+        mount(tmpfs, &own, tmpfs, MsFlags::empty(), Some("mode=0755"))?;
+        let machine = Self { scratch, own };
+        // As udev makes them.
+        machine.make_device("null", makedev(1, 3))?;
+        machine.make_device("fuse", makedev(10, 229))?;
+        let users = std::fs::read_to_string("/etc/passwd").context("/etc/passwd")?;
+        machine.replace(
+            "/etc/passwd",
+            &format!("{users}{NAME}:x:{USER}:{USER}::/:/bin/sh\n"),
+        )?;
+        machine.replace("/etc/fuse.conf", "")?;
+        // Where it is built a user may have no way to.
+        let program = machine.program();
+        File::create(&program)?;
+        bind(&thrufs()?, &program)?;
+        for directory in [machine.runtime(), machine.source(), machine.mountpoint()] {
+            std::fs::create_dir_all(&directory)?;
+            chown(&directory, Some(USER), Some(USER))?;
+        }
+        chown(machine.source().join("f"), Some(USER), Some(USER))?;
+        std::fs::set_permissions(machine.runtime(), Permissions::from_mode(0o700))?;
+        Ok(machine)
+    }
+
+    /// Gives the machine a device of its own that everybody may open.
+    fn make_device(&self, name: &str, number: u64) -> Outcome {
+        let device = self.own.join(name);
+        mknod(&device, SFlag::S_IFCHR, Mode::empty(), number)
+            .map_err(|errno| missing(format!("mknod of /dev/{name}: {errno}")))?;
+        std::fs::set_permissions(&device, Permissions::from_mode(0o666))?;
+        bind(&device, &Path::new("/dev").join(name))
+    }
+
+    /// Gives a file of the machine another content.
+    fn replace(&self, path: &str, content: &str) -> Outcome {
+        let path = Path::new(path);
+        if !path.exists() {
+            return Err(missing(format!("{} (fuse3)", path.display())));
+        }
+        let other = self.own.join(path.file_name().context("a file's name")?);
+        std::fs::write(&other, content)?;
+        bind(&other, path)
+    }
+
+    fn let_users_open_the_device(&self, they_may: bool) -> Outcome {
+        let mode = if they_may { 0o666 } else { 0o600 };
+        let device = self.own.join("fuse");
+        Ok(std::fs::set_permissions(
+            device,
+            Permissions::from_mode(mode),
+        )?)
+    }
+
+    /// Leaves no fusermount3 where anybody looks for it.
+    fn remove_helper(&self) -> Outcome {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let fixed = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
+        for directory in std::env::split_paths(&path).chain(fixed) {
+            let helper = directory.join("fusermount3");
+            if helper.is_file() {
+                bind(Path::new("/dev/null"), &helper)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn program(&self) -> PathBuf {
+        self.own.join("thrufs")
+    }
+
+    fn runtime(&self) -> PathBuf {
+        self.own.join("run")
+    }
+
+    fn source(&self) -> PathBuf {
+        self.scratch.source()
+    }
+
+    fn mountpoint(&self) -> PathBuf {
+        self.scratch.mountpoint()
+    }
+
+    /// `program` as the user.
+    fn by_user(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.uid(USER).gid(USER).current_dir("/");
+        command.env("XDG_RUNTIME_DIR", self.runtime());
+        command
+    }
+
+    /// `thrufs mount` by the user, in the background.
+    fn mount(&self, options: &[&str]) -> Result<(Output, Detached)> {
+        let mut command = self.by_user(self.program());
+        command.arg("mount").args(options);
+        if !options.iter().any(|option| option.starts_with("--cache")) {
+            command.arg(format!("--cache={}", cache_mode()));
+        }
+        let mounted = output(command.args([self.source(), self.mountpoint()]))?;
+        Ok((mounted, Detached(self.mountpoint())))
+    }
+
+    /// The same, which must succeed; returns the process that serves.
+    fn mounted(&self, options: &[&str]) -> Result<(Server, Detached)> {
+        let (mounted, detached) = self.mount(options)?;
+        ensure!(mounted.status.success(), "{options:?}: {}", said(&mounted));
+        let mut status = self.by_user(self.program());
+        let status = succeed(status.args(["status", "--json"]).arg(self.mountpoint()))?;
+        let status: serde_json::Value = serde_json::from_str(&status)?;
+        let pid = status["server_pid"].as_u64().context("no server_pid")?;
+        Ok((Server(pid), detached))
+    }
+
+    /// What the mount with these options is refused with.
+    fn refused(&self, options: &[&str]) -> Result<String> {
+        let (refused, _detached) = self.mount(options)?;
+        let text = said(&refused);
+        ensure!(!refused.status.success(), "{options:?}: success");
+        ensure!(!text.contains("panicked"), "{text}");
+        ensure!(self.line()?.is_none(), "{options:?}: left mounted");
+        Ok(text)
+    }
+
+    /// The mount, as this thread's mount namespace has it.
+    fn line(&self) -> Result<Option<String>> {
+        let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+        let point = format!(" {} ", self.mountpoint().display());
+        let mut lines = table.lines().filter(|line| line.contains(&point));
+        Ok(lines.next().map(str::to_owned))
+    }
+
+    fn unmount(&self, server: &Server) -> Outcome {
+        let mut umount = self.by_user(self.program());
+        succeed(umount.arg("umount").arg(self.mountpoint()))?;
+        ensure!(self.line()?.is_none(), "it is still mounted");
+        wait_until("the server to be gone", SOON, || {
+            Ok(!server.path("").exists())
+        })
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A mount point of this thread's mount namespace, where nothing stays mounted.
+struct Detached(PathBuf);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        // It fails where nothing is mounted, which is what is wanted.
+        let _nothing = umount2(&self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+/// The process that serves.
+struct Server(u64);
+
+impl Server {
+    fn path(&self, name: &str) -> PathBuf {
+        Path::new("/proc").join(self.0.to_string()).join(name)
+    }
+
+    fn has_own_namespace(&self, kind: &str) -> Result<bool> {
+        let own = std::fs::read_link(self.path("ns").join(kind))?;
+        Ok(own != std::fs::read_link(Path::new("/proc/thread-self/ns").join(kind))?)
+    }
+
+    /// The lines of its status, after a look at what is the same in each sandbox.
+    fn check_status(&self) -> Result<HashMap<String, String>> {
+        let text = std::fs::read_to_string(self.path("status"))?;
+        let pairs = text.lines().filter_map(|line| line.split_once(':'));
+        let status: HashMap<String, String> = pairs
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        let ids = vec![USER.to_string(); 4].join("\t");
+        for (name, wanted) in [
+            ("Uid", ids.as_str()),
+            ("Gid", ids.as_str()),
+            ("CapEff", "0000000000000000"),
+            ("CapPrm", "0000000000000000"),
+            ("CapInh", "0000000000000000"),
+            ("NoNewPrivs", "1"),
+            ("Seccomp", "2"),
+        ] {
+            ensure!(status[name] == wanted, "{name}: {}", status[name]);
+        }
+        Ok(status)
+    }
+}
+
+/// What a user does in the mount, and what is found in SOURCE of it.
+fn work(machine: &Machine<'_>) -> Outcome {
+    let (dir, source) = (machine.mountpoint(), machine.source());
+    User::new(USER, USER).act(|| {
+        ensure!(std::fs::read(dir.join("f"))? == b"content");
+        std::fs::create_dir(dir.join("d"))?;
+        std::fs::write(dir.join("d/new"), vec![7; 100_000])?;
+        std::fs::rename(dir.join("d/new"), dir.join("g"))?;
+        ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
+        ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
+        // The user is no root for having a daemon.
+        let error = chown(dir.join("g"), Some(0), Some(0)).unwrap_err();
+        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        Ok(std::fs::remove_dir(dir.join("d"))?)
+    })?;
+    ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
+    ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
+    // Nobody else, root included, is let in.
+    let error = std::fs::read(dir.join("f")).unwrap_err();
+    ensure!(error.kind() == ErrorKind::PermissionDenied, "{error}");
+    Ok(())
+}
+
+#[test]
+fn mount_of_a_user_serves_that_user_with_no_capability_and_a_filter() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&[])?;
+        work(machine)?;
+        server.check_status()?;
+        ensure!(!server.has_own_namespace("mnt")?, "nothing was asked for");
+        let line = machine.line()?.context("it is not mounted")?;
+        for wanted in [
+            "nosuid",
+            "nodev",
+            "default_permissions",
+            " - fuse.thrufs ",
+            &format!("user_id={USER}"),
+        ] {
+            ensure!(line.contains(wanted), "no {wanted}: {line}");
+        }
+        machine.unmount(&server)
+    })
+}
+
+/// Whether this user can make the namespaces, by util-linux's own means.
+fn require_namespaces(machine: &Machine<'_>) -> Outcome {
+    let mut unshare = machine.by_user("/usr/bin/unshare");
+    let options = [
+        "-U",
+        "-r",
+        "-m",
+        "-p",
+        "-n",
+        "-i",
+        "-f",
+        "--mount-proc",
+        "true",
+    ];
+    let tried = output(unshare.args(options))?;
+    if tried.status.success() {
+        return Ok(());
+    }
+    let text = machine.refused(&["--sandbox=namespace"])?;
+    ensure!(text.contains("--sandbox=namespace"), "{text}");
+    ensure!(text.contains("forbid"), "no reason: {text}");
+    Err(missing(format!(
+        "user namespaces for users: {}",
+        said(&tried)
+    )))
+}
+
+#[test]
+fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
+    on_machine(|machine| {
+        require_namespaces(machine)?;
+        let (server, _detached) = machine.mounted(&["--sandbox=namespace"])?;
+        work(machine)?;
+        let status = server.check_status()?;
+        for kind in ["user", "mnt", "pid", "net", "ipc"] {
+            ensure!(
+                server.has_own_namespace(kind)?,
+                "the {kind} namespace is everybody's"
+            );
+        }
+        let nspid = &status["NSpid"];
+        ensure!(nspid.split_whitespace().last() == Some("1"), "{nspid}");
+        ensure!(std::fs::read(server.path("root/f"))? == b"content");
+        let mounts = std::fs::read_to_string(server.path("mountinfo"))?;
+        ensure!(mounts.lines().count() == 1, "{mounts}");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
+    on_machine(|machine| {
+        let text = machine.refused(&["--allow-other"])?;
+        ensure!(text.contains("add the line `user_allow_other`"), "{text}");
+        machine.replace("/etc/fuse.conf", "user_allow_other\n")?;
+        let (server, _detached) = machine.mounted(&["--allow-other"])?;
+        // By root, and by somebody else.
+        let file = machine.mountpoint().join("f");
+        ensure!(std::fs::read(&file)? == b"content");
+        let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
+        ensure!(read == b"content");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_that_cannot_be_names_the_remedy() -> Outcome {
+    on_machine(|machine| {
+        let text = machine.refused(&["--sandbox=chroot"])?;
+        ensure!(text.contains("use --sandbox=namespace or none"), "{text}");
+        chown(machine.mountpoint(), Some(0), Some(0))?;
+        let text = machine.refused(&[])?;
+        ensure!(
+            text.contains("a directory that is the user's own"),
+            "{text}"
+        );
+        chown(machine.mountpoint(), Some(USER), Some(USER))?;
+        machine.let_users_open_the_device(false)?;
+        let text = machine.refused(&[])?;
+        ensure!(text.contains("chmod 0666 /dev/fuse"), "{text}");
+        machine.let_users_open_the_device(true)?;
+        machine.remove_helper()?;
+        let text = machine.refused(&[])?;
+        ensure!(text.contains("fusermount3 is not installed"), "{text}");
+        ensure!(text.contains("apt-get install fuse3"), "{text}");
+        Ok(())
+    })
+}
