@@ -1,7 +1,7 @@
 //! `--translate-uid` and `--translate-gid`: the ids that the client sees, against those on SOURCE.
 //!
 //! Invariant: ids of the client become ids of SOURCE, and back, at one place, where a request is
-//! taken apart and a reply is put together (`fuse.rs`); everything below knows ids of SOURCE only.
+//! taken apart and a reply is put together (`fuse`); everything below knows ids of SOURCE only.
 //! Rules of one direction never overlap, so their order means nothing. An id without a rule stays
 //! as it is. READ and WRITE carry no id, and pay nothing.
 //!

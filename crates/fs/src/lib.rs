@@ -6,7 +6,7 @@
 //! kernel      fuse_perform_write > fuse_send_write_pages
 //! ----------------------------------------------------------- /dev/fuse
 //! fuser       session thread reads and decodes
-//! fuse.rs     FuseAdapter: the only file that sees fuser's requests and replies
+//! fuse.rs     FuseAdapter: the only module that sees fuser's requests and replies
 //! ops/        write.rs: finds the handle, decides where the bytes go
 //! write_batch.rs  joins WRITEs that wait on the same inode
 //! backing.rs  trait Backing: the seam where tests inject faults
