@@ -111,9 +111,9 @@ fn create_beyond_the_descriptor_limit_succeeds() -> Outcome {
     )
 }
 
+/// With handles, since an inode that is known longer than it is open would cost a descriptor else.
 #[test]
 fn close_of_many_files_closes_them_on_source() -> Outcome {
-    // Else each inode that the kernel remembers holds one as well.
     on_mount(&["--inode-file-handles=prefer"], |m| {
         m.require_mount()?;
         let before = m.daemon_descriptors()?;

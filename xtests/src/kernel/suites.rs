@@ -39,6 +39,8 @@ const QUESTIONS: &[(&str, &[&str])] = &[
     ("R3", &["ok"]),
     ("R4", &["ok"]),
     ("R5", &["a short write"]),
+    ("R7", &["ok"]),
+    ("R8", &["ok", "not possible"]),
     ("T8", &["ok"]),
 ];
 
@@ -111,7 +113,8 @@ pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>>
     if cases.iter().any(|case| case.name == "thrufs/fsx") {
         files.extend(xtests::suite::fsx::files()?);
     }
-    files.extend(install::find("setpriv"));
+    // What a scenario starts beside.
+    files.extend(["setpriv", "mount"].into_iter().filter_map(install::find));
     Ok(files)
 }
 
@@ -193,7 +196,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
             healthy
                 .iter()
                 .for_each(|start| words.extend(["--healthy", start]));
-            cases.push(own_case(own, &format!("probe/{question}"), &words, 60));
+            cases.push(own_case(own, &format!("probe/{question}"), &words, 120));
         }
     }
     let seconds = format!("--seconds={}", extent.seconds);

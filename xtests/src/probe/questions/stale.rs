@@ -5,12 +5,13 @@ use anyhow::{bail, ensure};
 
 use super::scenarios::warm;
 use crate::probe::Context;
-use crate::probe::client::{Answer, Client, Order};
+use crate::probe::client::{Answer, Client, Order, TimedOut};
 use crate::probe::server::{Action, Mounted, Options};
 
 const PAGE: usize = 4096;
 
-/// The byte that `look` ends with while `write` is held, and the mapping's when it has returned.
+/// The byte that `look` ends with while `write` is held, or else as soon as it is not, and the mapping's when
+/// it has returned.
 fn seen(
     context: &Context<'_>,
     mounted: &Mounted,
@@ -24,15 +25,30 @@ fn seen(
         mounted.shared.wait_for(context.limit, |held, _| held == 1),
         "no WRITE came"
     );
-    let looked = look.into_iter().map(|order| mapper.call(order)).last();
+    let mut looked = Vec::new();
+    for order in look {
+        mapper.start(&order)?;
+        looked.push(None);
+    }
+    for answer in &mut looked {
+        match mapper.finish("a look at the page of the held write") {
+            Ok(seen) => *answer = Some(seen),
+            // It waits for the reply to the WRITE, which makes it come back right.
+            Err(error) if error.is::<TimedOut>() => break,
+            Err(error) => return Err(error),
+        }
+    }
     mounted.shared.release();
     match writer.finish("the held write")? {
         Answer::Count(PAGE) => {}
         other => bail!("the held write: {other:?}"),
     }
+    for answer in looked.iter_mut().filter(|answer| answer.is_none()) {
+        *answer = Some(mapper.finish("a look that waited for the held write")?);
+    }
     let after = mapper.call(Order::Load(0))?;
-    match (looked, after) {
-        (Some(Ok(Answer::Bytes(during))), Answer::Bytes(after))
+    match (looked.pop().flatten(), after) {
+        (Some(Answer::Bytes(during)), Answer::Bytes(after))
             if during.len() == 1 && after.len() == 1 =>
         {
             Ok([during[0], after[0]])
