@@ -268,14 +268,14 @@ fn work(machine: &Machine<'_>) -> Outcome {
         ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
         // The user is no root for having a daemon.
-        let error = chown(dir.join("g"), Some(0), Some(0)).unwrap_err();
+        let error = chown(dir.join("g"), Some(0), Some(0)).expect_err("root only may");
         ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
     ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
     ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
     // Nobody else, root included, is let in.
-    let error = std::fs::read(dir.join("f")).unwrap_err();
+    let error = std::fs::read(dir.join("f")).expect_err("root is let in");
     ensure!(error.kind() == ErrorKind::PermissionDenied, "{error}");
     Ok(())
 }

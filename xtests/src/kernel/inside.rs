@@ -120,7 +120,7 @@ fn exercise(args: &Args, place: &Place) -> anyhow::Result<String> {
         What::Requests => requests::check(place.dir(), &place.limits()?),
         What::Folios => folios::check(place.dir()),
         What::Instructions => instructions::measure(place.dir()),
-        What::Family => repro(place.dir(), &["--deadline=10", "--abort"]),
+        What::Family => repro(place.dir(), &["--deadline=5", "--abort"]),
         What::Random => {
             let seconds = format!("--seconds={}", args.seconds);
             repro(place.dir(), &["--random", "--deadline=20", &seconds])

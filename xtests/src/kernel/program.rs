@@ -25,7 +25,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Builds the one for `base` below the lab's directory.
+    /// Builds the one for `base` in a directory of its own, and then puts it below the lab's in one step:
+    /// somebody else may be running it from there.
     pub(super) fn build(lab: &Lab, base: &Base) -> anyhow::Result<Self> {
         let newest = Base::find(Base::NEWEST)?;
         let base = if base.tests()?.touches(TEST)? {
@@ -34,11 +35,12 @@ impl Program {
             &newest
         };
         let tree = lab.source_dir(&base.source(), &say)?;
-        let dir = lab.dir().join("selftest").join(&base.name);
-        if dir.exists() {
-            std::fs::remove_dir_all(&dir).with_context(|| format!("clearing {}", dir.display()))?;
-        }
-        let source = base.tests()?.extract(TEST, &dir)?;
+        let built = lab.dir().join("selftest").join(&base.name);
+        std::fs::create_dir_all(&built).with_context(|| format!("making {}", built.display()))?;
+        let scratch = tempfile::tempdir_in(lab.dir())
+            .with_context(|| format!("a directory in {}", lab.dir().display()))?;
+        let dir = scratch.path();
+        let source = base.tests()?.extract(TEST, dir)?;
         let harness = dir.join(SELFTESTS);
         headers(&tree.join(SELFTESTS), &harness)?;
         // The host's FUSE header may be older than the test, so the kernel's own is used.
@@ -47,10 +49,10 @@ impl Program {
             &tree.join("include/uapi/linux/fuse.h"),
             &include.join("linux/fuse.h"),
         )?;
-        let path = dir.join("write_through_test");
+        let program = dir.join("write_through_test");
         let mut gcc = Command::new("gcc");
         gcc.args(["-Wall", "-O2", "-g", "-o"])
-            .arg(&path)
+            .arg(&program)
             .arg(&source);
         gcc.arg("-I").arg(include).arg("-I").arg(harness);
         gcc.arg("-lpthread");
@@ -64,6 +66,8 @@ impl Program {
         }
         let text = std::fs::read_to_string(&source)
             .with_context(|| format!("reading {}", source.display()))?;
+        let path = built.join("write_through_test");
+        std::fs::rename(&program, &path).with_context(|| format!("making {}", path.display()))?;
         Ok(Self {
             path,
             tests: parse_tests(&text),

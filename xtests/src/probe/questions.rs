@@ -81,14 +81,14 @@ pub(crate) const ALL: &[Question] = &[
         id: "R7",
         question: "Does FUSE_AUTO_INVAL_DATA bring back the bytes from before a write(2)?",
         meaning: "STALE: with a server that negotiates it, do not mix write(2) and mappings of a file",
-        kernels: "STALE in 6.18 and 7.3; no other kernel was asked",
+        kernels: "STALE in 6.12, 6.18 and 7.3",
         ask: stale::dropped_under_write,
     },
     Question {
         id: "R8",
         question: "With FOPEN_DIRECT_IO, does a mapping show the bytes of before after a write?",
         meaning: "STALE: do not mix such writes with shared mappings of the same pages",
-        kernels: "STALE for io_uring in 6.18, ok in 7.3; no other kernel was asked",
+        kernels: "STALE for io_uring in 6.18; ok in 6.12, and in 7.3, which drops the pages again at the end",
         ask: stale::mapped_direct_write,
     },
     Question {

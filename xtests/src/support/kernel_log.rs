@@ -18,6 +18,9 @@ const COMPLAINTS: &[&str] = &[
     "rcu_sched self-detected stall",
 ];
 
+/// What the kernel says of a caller in the same words: mount(2) with MS_MANDLOCK, once after each boot.
+const OF_CALLERS: &str = "WARNING: The mand mount option has been deprecated";
+
 /// The log's end at one moment.
 pub struct KernelLog {
     last: Option<String>,
@@ -53,6 +56,7 @@ fn since(log: &str, last: Option<&str>) -> Vec<String> {
     let new = &lines[start.map_or(0, |at| at + 1)..];
     new.iter()
         .filter(|line| COMPLAINTS.iter().any(|word| line.contains(word)))
+        .filter(|line| !line.contains(OF_CALLERS))
         .map(|line| (*line).to_owned())
         .collect()
 }
@@ -67,5 +71,12 @@ mod tests {
         assert_eq!(since(log, Some("[2] mark")).len(), 1);
         assert_eq!(since(log, None).len(), 2);
         assert!(since("[2] mark\n", Some("[2] mark")).is_empty());
+    }
+
+    #[test]
+    fn since_a_line_leaves_out_what_is_said_of_a_caller() {
+        let log = "[1] mark\n[2]   WARNING: The mand mount option has been deprecated and\n\
+                   [3] WARNING: fs/fuse/file.c:1 at f, CPU#0: a/1\n";
+        assert_eq!(since(log, Some("[1] mark")).len(), 1);
     }
 }
