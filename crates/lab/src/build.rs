@@ -22,6 +22,8 @@ use crate::source::{Package, Source, Tree, unpack_release};
 
 /// After how many lines of make's output progress is told.
 const LINES_PER_NOTE: usize = 250;
+/// In a build directory: the fragments that it was configured by.
+const STAMP: &str = ".lab-config";
 
 /// What to build.
 pub struct Recipe {
@@ -196,8 +198,11 @@ impl Lab {
         std::fs::create_dir_all(&all).map_err(at(&all))?;
         let (_, product) = recipe.kind.product();
         let siblings = std::fs::read_dir(&all).map_err(at(&all))?;
-        let mut siblings = siblings.filter_map(|entry| Some(entry.ok()?.path()));
-        let Some(sibling) = siblings.find(|dir| dir.join(product).is_file()) else {
+        let siblings = siblings.filter_map(|entry| Some(entry.ok()?.path()));
+        let built = siblings.filter(|dir| dir.join(product).is_file());
+        // Of another configuration few objects can be used.
+        let wanted = wanted(&recipe.fragments);
+        let Some(sibling) = built.max_by_key(|dir| was_made_for(dir, &wanted)) else {
             std::fs::create_dir(&objects).map_err(at(&objects))?;
             return Ok(objects);
         };
@@ -224,9 +229,9 @@ impl Lab {
 
     /// Writes `.config`, unless it was made for the same fragments already.
     fn configure(&self, recipe: &Recipe, tree: &Tree, objects: &Path) -> Result<()> {
-        let (config, stamp) = (objects.join(".config"), objects.join(".lab-config"));
+        let (config, stamp) = (objects.join(".config"), objects.join(STAMP));
         let wanted = wanted(&recipe.fragments);
-        if std::fs::read_to_string(&stamp).is_ok_and(|made_for| made_for == wanted) {
+        if was_made_for(objects, &wanted) {
             return Ok(());
         }
         let log = objects.join("lab-config.log");
@@ -307,6 +312,11 @@ impl Lab {
             .env_remove("LDFLAGS");
         make
     }
+}
+
+/// Whether the objects in `dir` were configured by the fragments `wanted`.
+fn was_made_for(dir: &Path, wanted: &str) -> bool {
+    std::fs::read_to_string(dir.join(STAMP)).is_ok_and(|made_for| made_for == wanted)
 }
 
 fn wanted(fragments: &[Fragment]) -> String {
