@@ -59,7 +59,7 @@ impl Machine {
             (Kind::UserMode, _) if self.counted => Err(Error::Counted {
                 image: kernel.image.clone(),
             }),
-            (Kind::UserMode, _) => self.run(self.command(kernel, dir), dir, deadline),
+            (Kind::UserMode, _) => self.run(self.command(kernel, dir), dir, deadline, deadline),
             (Kind::Bootable, Root::Files(files)) => qemu::boot(self, kernel, files, dir, deadline),
             (Kind::Bootable, Root::Host) => Err(Error::Root {
                 image: kernel.image.clone(),
@@ -67,11 +67,13 @@ impl Machine {
         }
     }
 
-    /// Runs what is the machine, a process group of its own, and reads its console.
+    /// Runs what is the machine, a process group of its own, and reads its console. One that says
+    /// nothing at all for `silence` has died.
     pub(crate) fn run(
         &self,
         mut command: Command,
         dir: &Path,
+        silence: Duration,
         deadline: Duration,
     ) -> Result<Outcome> {
         let console = dir.join("console");
@@ -88,7 +90,7 @@ impl Machine {
         drop(command);
         let lines = console_lines(output, &console)?;
         let mut reader = Reader::default();
-        let in_time = read_until(&lines, begin + deadline, &mut reader);
+        let in_time = read_until(&lines, begin + silence, begin + deadline, &mut reader);
         stop(&mut child).map_err(at(dir))?;
         // what was on its way when the machine stopped
         lines.iter().for_each(|line| reader.line(&line));
@@ -157,14 +159,24 @@ fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<Strin
     Ok(lines)
 }
 
-/// Reads until the console closes or the hypervisor gives up; false if the deadline came first.
-fn read_until(lines: &Receiver<String>, deadline: Instant, reader: &mut Reader) -> bool {
+/// Reads until the console closes, the hypervisor gives up or the first word is overdue; false if the
+/// deadline came before.
+fn read_until(
+    lines: &Receiver<String>,
+    first_word: Instant,
+    deadline: Instant,
+    reader: &mut Reader,
+) -> bool {
+    let mut until = first_word.min(deadline);
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        match lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
             Ok(line) if line.contains(BROKEN_DOWN) => return true,
-            Ok(line) => reader.line(&line),
+            Ok(line) => {
+                reader.line(&line);
+                until = deadline;
+            }
             Err(RecvTimeoutError::Disconnected) => return true,
-            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Timeout) => return until < deadline,
         }
     }
 }
@@ -247,6 +259,18 @@ mod tests {
             (outcome.end, outcome.running.as_deref()),
             (End::Died, Some("t"))
         );
+    }
+
+    #[test]
+    fn run_of_a_guest_that_never_says_a_word_has_died_before_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = Command::new("tail");
+        command.args(["-f", "/dev/null"]);
+        let (silence, deadline) = (Duration::from_millis(300), Duration::from_secs(600));
+        let outcome = machine()
+            .run(command, dir.path(), silence, deadline)
+            .unwrap();
+        assert_eq!(outcome.end, End::Died);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! QEMU as the machine, for kernels that are no programs.
 //!
 //! KVM is tried first. Where it is there but does not work (a nested guest on some hosts dies at its
-//! first instructions) the guest goes without a word, and the same is run again by QEMU's own translator:
+//! first instructions, or never comes to them) there is not a word, and the same is run again by QEMU's own translator:
 //! some ten times slower, and it works everywhere.
 
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use crate::machine::Machine;
 use crate::outcome::{End, Outcome};
 
 const PROGRAM: &str = "qemu-system-x86_64";
+/// A kernel under a hypervisor that works speaks within a second.
+const FIRST_WORD: Duration = Duration::from_secs(20);
 
 pub(crate) fn boot(
     machine: &Machine,
@@ -25,22 +27,22 @@ pub(crate) fn boot(
 ) -> Result<Outcome> {
     let archive = dir.join("initramfs");
     initramfs::write(files, &archive)?;
-    let start = |accelerator| {
+    let start = |accelerator, silence| {
         let command = command(machine, kernel, &archive, accelerator);
-        machine.run(command, dir, deadline)
+        machine.run(command, dir, silence, deadline)
     };
     let device = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm");
     if device.is_ok() && !machine.counted {
-        let outcome = start("kvm")?;
+        let outcome = start("kvm", FIRST_WORD)?;
         let silent = outcome.verdicts.is_empty() && outcome.running.is_none();
         if outcome.end != End::Died || !silent {
             return Ok(outcome);
         }
     }
-    start("tcg")
+    start("tcg", deadline)
 }
 
 fn command(machine: &Machine, kernel: &Kernel, archive: &Path, accelerator: &str) -> Command {
