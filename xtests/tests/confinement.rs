@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtests::support::command::output;
 use xtests::support::mount::{Leftover, is_mounted, is_native, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, User, case, missing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 /// chown, dac_override, fowner, fsetid, setgid, setuid, linux_immutable, mknod and setfcap, by number.
@@ -295,6 +296,31 @@ fn server_with_maps_of_ids_serves_in_a_user_namespace() -> Outcome {
         std::fs::write(m.path("f"), "content")?;
         ensure!(m.path("f").metadata()?.uid() == 0, "on the mount");
         ensure!(m.source("f").metadata()?.uid() == 100_000, "on SOURCE");
+        Ok(())
+    })
+}
+
+#[test]
+fn create_by_an_owner_outside_the_maps_is_refused_and_not_done_as_root() -> Outcome {
+    let options = ["--uid-map=:0:100000:1000:", "--gid-map=:0:100000:1000:"];
+    on_mount(&options, |m| {
+        m.require_mount()?;
+        chown(m.source("."), Some(100_000), Some(100_000))?;
+        std::fs::create_dir(m.path("all"))?;
+        std::fs::set_permissions(m.path("all"), PermissionsExt::from_mode(0o777))?;
+        let file = |name: &str| m.path("all").join(name);
+        User::new(999, 999).act(|| Ok(std::fs::write(file("inside"), "x")?))?;
+        let made = m.source("all/inside").metadata()?;
+        ensure!((made.uid(), made.gid()) == (100_999, 100_999), "{made:?}");
+        for (uid, gid) in [(1000, 999), (999, 1000), (1000, 1000)] {
+            let refused = User::new(uid, gid).act(|| Ok(File::create(file("outside")).err()))?;
+            let error = refused.and_then(|error| error.raw_os_error());
+            ensure!(
+                error == Some(Errno::EOVERFLOW as i32),
+                "{uid}:{gid}: {error:?}"
+            );
+            ensure!(!m.source("all/outside").exists(), "made by whom?");
+        }
         Ok(())
     })
 }

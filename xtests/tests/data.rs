@@ -24,12 +24,7 @@ fn write_of_every_shape_is_in_the_backing_file() -> Outcome {
         for (index, (offset, len)) in shapes.enumerate() {
             let name = format!("w{index}");
             let data = pattern(len, index);
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(m.path(&name))?;
+            let file = File::create_new(m.path(&name))?;
             file.write_all_at(&data, offset)?;
             // Before close and without fsync: write-through.
             let backing = std::fs::read(m.source(&name))?;
@@ -125,12 +120,7 @@ fn open_with_truncate_empties_the_file() -> Outcome {
 #[test]
 fn write_far_beyond_the_end_leaves_a_hole() -> Outcome {
     on_mount(&[], |m| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(m.path("sparse"))?;
+        let file = File::create_new(m.path("sparse"))?;
         file.write_all_at(b"end", 1 << 40)?;
         ensure!(file.metadata()?.len() == (1 << 40) + 3);
         ensure!(
@@ -148,12 +138,7 @@ fn write_far_beyond_the_end_leaves_a_hole() -> Outcome {
 fn lseek_finds_data_and_holes() -> Outcome {
     on_mount(&[], |m| {
         use rustix::fs::{SeekFrom, seek};
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(m.path("sparse"))?;
+        let file = File::create_new(m.path("sparse"))?;
         file.set_len(4 << 20)?;
         file.write_all_at(&[1; 4096], 2 << 20)?;
         let host = File::open(m.source("sparse"))?;
@@ -348,12 +333,7 @@ fn copy_file_range_copies_within_and_between_files() -> Outcome {
         let data = pattern(300_000, 8);
         std::fs::write(m.path("from"), &data)?;
         let from = File::open(m.path("from"))?;
-        let to = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(m.path("to"))?;
+        let to = File::create_new(m.path("to"))?;
         to.write_all_at(&[9; 100], 0)?;
         ensure!(std::fs::read(m.path("to"))?.len() == 100);
         let (mut at, mut to_at, mut left) = (1000, 50, 200_000);

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::lock_holder::{Kind, LockHolder, range};
@@ -17,6 +17,14 @@ const BOTH: [&str; 2] = ["--locks=local", "--locks=host"];
 
 fn holder(kind: Kind, extra: &[&str], file: &Path) -> Result<LockHolder> {
     LockHolder::start(Path::new(env!("CARGO_BIN_EXE_xtests")), kind, extra, file)
+}
+
+/// A process that has locked `file`.
+fn held(kind: Kind, extra: &[&str], file: &Path) -> Result<LockHolder> {
+    let mut holder = holder(kind, extra, file)?;
+    let word = holder.says()?;
+    ensure!(word == "locked", "{kind:?} {extra:?}: {word}");
+    Ok(holder)
 }
 
 /// What another process gets that tries the lock on `file`.
@@ -43,111 +51,79 @@ fn wait_for_blocked(waiter: &LockHolder) -> Outcome {
     )
 }
 
-#[test]
-fn lock_held_by_one_process_is_busy_for_another() -> Outcome {
+/// Has one process lock a new file, wherever locks are kept and with each of `kinds`, and runs `body`.
+fn with_held(
+    kinds: &[Kind],
+    extra: &[&str],
+    body: impl Fn(Kind, &Path, LockHolder) -> Outcome,
+) -> Outcome {
     for option in BOTH {
         on_mount(&[option], |m| {
-            for kind in KINDS {
+            for &kind in kinds {
                 let path = m.path("f");
                 File::create(&path)?;
-                let mut first = holder(kind, &[], &path)?;
-                ensure!(first.says()? == "locked", "{option} {kind:?}");
-                ensure!(
-                    attempt(kind, &[], &path)? == "busy",
-                    "{option} {kind:?}: not exclusive"
-                );
-                ensure!(
-                    attempt(kind, &["--shared"], &path)? == "busy",
-                    "{option} {kind:?}: shared"
-                );
-                first.release()?;
-                ensure!(
-                    attempt(kind, &[], &path)? == "locked",
-                    "{option} {kind:?}: not released"
-                );
+                let first = held(kind, extra, &path).context(option)?;
+                body(kind, &path, first).with_context(|| format!("{option} {kind:?}"))?;
             }
             Ok(())
         })?;
     }
     Ok(())
+}
+
+#[test]
+fn lock_held_by_one_process_is_busy_for_another() -> Outcome {
+    with_held(&KINDS, &[], |kind, path, first| {
+        ensure!(attempt(kind, &[], path)? == "busy", "not exclusive");
+        ensure!(attempt(kind, &["--shared"], path)? == "busy", "shared");
+        first.release()?;
+        ensure!(attempt(kind, &[], path)? == "locked", "not released");
+        Ok(())
+    })
 }
 
 #[test]
 fn lock_shared_by_two_processes_excludes_a_writer() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            for kind in KINDS {
-                let path = m.path("f");
-                File::create(&path)?;
-                let mut first = holder(kind, &["--shared"], &path)?;
-                ensure!(first.says()? == "locked");
-                ensure!(
-                    attempt(kind, &["--shared"], &path)? == "locked",
-                    "{option} {kind:?}"
-                );
-                ensure!(attempt(kind, &[], &path)? == "busy", "{option} {kind:?}");
-                first.release()?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    with_held(&KINDS, &["--shared"], |kind, path, first| {
+        ensure!(attempt(kind, &["--shared"], path)? == "locked");
+        ensure!(attempt(kind, &[], path)? == "busy");
+        first.release()
+    })
 }
 
 #[test]
 fn lock_of_byte_ranges_collides_only_where_they_overlap() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            for kind in [Kind::Posix, Kind::Ofd] {
-                let path = m.path("f");
-                File::create(&path)?;
-                let mut first = holder(kind, &["--start=100", "--len=50"], &path)?;
-                ensure!(first.says()? == "locked");
-                let cases = [
-                    ("0", "100", "locked"),
-                    ("150", "10", "locked"),
-                    ("149", "1", "busy"),
-                ];
-                for (start, len, expected) in cases {
-                    let (start, len) = (format!("--start={start}"), format!("--len={len}"));
-                    let got = attempt(kind, &[&start, &len], &path)?;
-                    ensure!(got == expected, "{option} {kind:?} {start} {len}: {got}");
-                }
-                first.release()?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    let range = ["--start=100", "--len=50"];
+    with_held(&[Kind::Posix, Kind::Ofd], &range, |kind, path, first| {
+        let cases = [
+            ("0", "100", "locked"),
+            ("150", "10", "locked"),
+            ("149", "1", "busy"),
+        ];
+        for (start, len, expected) in cases {
+            let (start, len) = (format!("--start={start}"), format!("--len={len}"));
+            let got = attempt(kind, &[&start, &len], path)?;
+            ensure!(got == expected, "{start} {len}: {got}");
+        }
+        first.release()
+    })
 }
 
 #[test]
 fn getlk_names_the_range_that_is_in_the_way() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            let path = m.path("f");
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(&path)?;
-            let mut other = holder(Kind::Posix, &["--start=100", "--len=50"], &path)?;
-            ensure!(other.says()? == "locked");
-            let mut asked = range(libc::F_WRLCK, 0, 0);
-            fcntl(&file, FcntlArg::F_GETLK(&mut asked))?;
-            let got = (i32::from(asked.l_type), asked.l_start, asked.l_len);
-            ensure!(got == (libc::F_WRLCK, 100, 50), "{option}: {got:?}");
-            let mut free = range(libc::F_WRLCK, 0, 100);
-            fcntl(&file, FcntlArg::F_GETLK(&mut free))?;
-            ensure!(
-                i32::from(free.l_type) == libc::F_UNLCK,
-                "{option}: {}",
-                free.l_type
-            );
-            other.release()
-        })?;
-    }
-    Ok(())
+    let locked = ["--start=100", "--len=50"];
+    with_held(&[Kind::Posix], &locked, |_, path, other| {
+        let file = File::options().read(true).write(true).open(path)?;
+        let mut asked = range(libc::F_WRLCK, 0, 0);
+        fcntl(&file, FcntlArg::F_GETLK(&mut asked))?;
+        let got = (i32::from(asked.l_type), asked.l_start, asked.l_len);
+        ensure!(got == (libc::F_WRLCK, 100, 50), "{got:?}");
+        let mut free = range(libc::F_WRLCK, 0, 100);
+        fcntl(&file, FcntlArg::F_GETLK(&mut free))?;
+        let kind = i32::from(free.l_type);
+        ensure!(kind == libc::F_UNLCK, "{kind}");
+        other.release()
+    })
 }
 
 #[test]
@@ -156,8 +132,7 @@ fn lock_on_the_host_is_seen_from_both_sides() -> Outcome {
         m.require_mount()?;
         for kind in KINDS {
             File::create(m.path("f"))?;
-            let mut client = holder(kind, &[], &m.path("f"))?;
-            ensure!(client.says()? == "locked");
+            let client = held(kind, &[], &m.path("f"))?;
             ensure!(
                 attempt(kind, &[], &m.source("f"))? == "busy",
                 "{kind:?}: SOURCE does not see it"
@@ -166,8 +141,7 @@ fn lock_on_the_host_is_seen_from_both_sides() -> Outcome {
             wait_until("SOURCE to see the release", Duration::from_secs(5), || {
                 Ok(attempt(kind, &[], &m.source("f"))? == "locked")
             })?;
-            let mut host = holder(kind, &[], &m.source("f"))?;
-            ensure!(host.says()? == "locked");
+            let host = held(kind, &[], &m.source("f"))?;
             ensure!(
                 attempt(kind, &[], &m.path("f"))? == "busy",
                 "{kind:?}: the mount does not see it"
@@ -184,8 +158,7 @@ fn lock_kept_locally_is_not_seen_on_source() -> Outcome {
         m.require_mount()?;
         for kind in KINDS {
             File::create(m.path("f"))?;
-            let mut client = holder(kind, &[], &m.path("f"))?;
-            ensure!(client.says()? == "locked");
+            let client = held(kind, &[], &m.path("f"))?;
             ensure!(attempt(kind, &[], &m.source("f"))? == "locked", "{kind:?}");
             client.release()?;
         }
@@ -195,52 +168,28 @@ fn lock_kept_locally_is_not_seen_on_source() -> Outcome {
 
 #[test]
 fn lock_that_waits_is_granted_when_the_other_is_released() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            for kind in KINDS {
-                let path = m.path("f");
-                File::create(&path)?;
-                let mut first = holder(kind, &[], &path)?;
-                ensure!(first.says()? == "locked");
-                let mut waiter = holder(kind, &["--wait"], &path)?;
-                wait_for_blocked(&waiter)?;
-                first.release()?;
-                ensure!(waiter.says()? == "locked", "{option} {kind:?}");
-                waiter.release()?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    with_held(&KINDS, &[], |kind, path, first| {
+        let mut waiter = holder(kind, &["--wait"], path)?;
+        wait_for_blocked(&waiter)?;
+        first.release()?;
+        ensure!(waiter.says()? == "locked");
+        waiter.release()
+    })
 }
 
 #[test]
 fn lock_that_waits_is_given_up_within_a_second_of_a_signal() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            for kind in KINDS {
-                for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-                    let path = m.path("f");
-                    File::create(&path)?;
-                    let mut first = holder(kind, &[], &path)?;
-                    ensure!(first.says()? == "locked");
-                    let mut waiter = holder(kind, &["--wait"], &path)?;
-                    wait_for_blocked(&waiter)?;
-                    let start = Instant::now();
-                    kill(waiter.pid(), signal)?;
-                    waiter.wait_for_end(Duration::from_secs(5))?;
-                    let took = start.elapsed();
-                    ensure!(
-                        took < Duration::from_secs(1),
-                        "{option} {kind:?} {signal}: {took:?}"
-                    );
-                    first.release()?;
-                    ensure!(
-                        attempt(kind, &[], &path)? == "locked",
-                        "{option} {kind:?}: a ghost holds it"
-                    );
-                }
-            }
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        with_held(&KINDS, &[], |kind, path, first| {
+            let mut waiter = holder(kind, &["--wait"], path)?;
+            wait_for_blocked(&waiter)?;
+            let start = Instant::now();
+            kill(waiter.pid(), signal)?;
+            waiter.wait_for_end(Duration::from_secs(5))?;
+            let took = start.elapsed();
+            ensure!(took < Duration::from_secs(1), "{signal}: {took:?}");
+            first.release()?;
+            ensure!(attempt(kind, &[], path)? == "locked", "a ghost holds it");
             Ok(())
         })?;
     }
@@ -252,8 +201,7 @@ fn lock_waiters_in_number_leave_the_mount_usable() -> Outcome {
     on_mount(&["--locks=host"], |m| {
         let path = m.path("f");
         File::create(&path)?;
-        let mut first = holder(Kind::Posix, &[], &path)?;
-        ensure!(first.says()? == "locked");
+        let first = held(Kind::Posix, &[], &path)?;
         let mut waiters = Vec::new();
         for index in 0..24 {
             let kind = if index % 2 == 0 {
@@ -280,23 +228,13 @@ fn lock_waiters_in_number_leave_the_mount_usable() -> Outcome {
 
 #[test]
 fn lock_is_dropped_when_its_process_is_killed() -> Outcome {
-    for option in BOTH {
-        on_mount(&[option], |m| {
-            for kind in KINDS {
-                let path = m.path("f");
-                File::create(&path)?;
-                let mut first = holder(kind, &[], &path)?;
-                ensure!(first.says()? == "locked");
-                kill(first.pid(), Signal::SIGKILL)?;
-                first.wait_for_end(Duration::from_secs(5))?;
-                wait_until(
-                    "the lock of a killed process to go",
-                    Duration::from_secs(5),
-                    || Ok(attempt(kind, &[], &path)? == "locked"),
-                )?;
-            }
-            Ok(())
-        })?;
-    }
-    Ok(())
+    with_held(&KINDS, &[], |kind, path, mut first| {
+        kill(first.pid(), Signal::SIGKILL)?;
+        first.wait_for_end(Duration::from_secs(5))?;
+        wait_until(
+            "the lock of a killed process to go",
+            Duration::from_secs(5),
+            || Ok(attempt(kind, &[], path)? == "locked"),
+        )
+    })
 }

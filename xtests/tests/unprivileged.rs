@@ -28,6 +28,10 @@ const SOON: Duration = Duration::from_secs(10);
 /// Of nobody else.
 const USER: u32 = 54_321;
 const NAME: &str = "thrufs-test";
+/// The first of the ids that the user may give to namespaces.
+const SUBORDINATE: u32 = 200_000;
+const OF_UIDS: &str = "--uid-map=:0:200000:65536:";
+const OF_GIDS: &str = "--gid-map=:0:200000:65536:";
 const NOTHING: Option<&str> = None;
 
 /// A machine of a user's, seen by this thread and the programs that it starts.
@@ -346,6 +350,28 @@ fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
         ensure!(std::fs::read(server.path("root/f"))? == b"content");
         let mounts = std::fs::read_to_string(server.path("mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_maps_of_ids_serves_in_those_that_are_the_users_to_give() -> Outcome {
+    on_machine(|machine| {
+        require_namespaces(machine)?;
+        let maps = ["--sandbox=namespace", OF_UIDS, OF_GIDS];
+        let nobodys = machine.refused(&maps)?;
+        ensure!(nobodys.contains("newuidmap refuses"), "{nobodys}");
+        ensure!(nobodys.contains("in /etc/subuid?"), "{nobodys}");
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            machine.replace(file, &format!("{NAME}:{SUBORDINATE}:65536\n"))?;
+        }
+        chown(machine.source(), Some(SUBORDINATE), Some(SUBORDINATE))?;
+        std::fs::set_permissions(machine.source(), Permissions::from_mode(0o777))?;
+        let (server, _detached) = machine.mounted(&maps)?;
+        User::new(USER, USER).act(|| Ok(std::fs::write(machine.mountpoint().join("new"), "x")?))?;
+        let made = machine.source().join("new").metadata()?;
+        let owner = SUBORDINATE + USER;
+        ensure!((made.uid(), made.gid()) == (owner, owner), "{made:?}");
         machine.unmount(&server)
     })
 }

@@ -18,7 +18,7 @@ use parking_lot::{Mutex, MutexGuard};
 use script::{FIX_LENGTH, Played, message, play, record};
 use seeds::{
     BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN, READ, SETATTR, Script, WRITE, longs,
-    range, setattr, words,
+    range, setattr, setattr_owner, words,
 };
 
 /// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more.
@@ -190,6 +190,16 @@ fn read_of_more_than_init_allows_is_refused_and_takes_no_memory() {
     let before = resident_kib();
     assert_eq!(served(&script).answers, [0, libc::EINVAL, 0]);
     assert!(resident_kib() < before + MEMORY_BOUND_KIB);
+}
+
+#[test]
+fn setattr_to_an_owner_that_is_none_is_refused() {
+    let (uid, gid) = (
+        setattr_owner(1 << 1, u32::MAX, 0),
+        setattr_owner(1 << 2, 0, u32::MAX),
+    );
+    let script = Script::new(0).root(SETATTR, &uid).root(SETATTR, &gid);
+    assert_eq!(served(&script).answers, [libc::EINVAL; 2]);
 }
 
 #[test]

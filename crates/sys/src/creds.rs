@@ -7,6 +7,7 @@
 use std::io;
 use std::marker::PhantomData;
 
+use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
@@ -40,7 +41,8 @@ impl FsCreds {
     /// daemon of an ordinary user) nothing changes: that daemon serves only its own user.
     ///
     /// # Errors
-    /// From capset(2), with everything put back.
+    /// EOVERFLOW for an id that there is not in the daemon's user namespace: setfsuid(2) fails without a
+    /// word, and the caller's work would be done as root. Else from capset(2). Everything is put back.
     pub fn assume(uid: u32, gid: u32, power: Power) -> io::Result<Self> {
         let root = nix::unistd::geteuid().is_root();
         let mut guard = Self {
@@ -51,10 +53,10 @@ impl FsCreds {
             return Ok(guard);
         }
         guard.changed = true;
-        nix::unistd::setfsgid(Gid::from_raw(gid));
+        set_fs_gid(gid)?;
         if uid != 0 {
             let before = rustix::thread::capabilities(None)?;
-            nix::unistd::setfsuid(Uid::from_raw(uid));
+            set_fs_uid(uid)?;
             if power == Power::Keep {
                 rustix::thread::set_capabilities(None, before)?;
             }
@@ -75,6 +77,27 @@ impl FsCreds {
             before: Some(before),
             _within: PhantomData,
         })
+    }
+}
+
+/// setfsgid(2) never fails: whether it did something is asked for by an id that is none.
+fn set_fs_gid(gid: u32) -> io::Result<()> {
+    let wanted = Gid::from_raw(gid);
+    nix::unistd::setfsgid(wanted);
+    taken(nix::unistd::setfsgid(Gid::from_raw(u32::MAX)) == wanted)
+}
+
+/// The same by setfsuid(2).
+fn set_fs_uid(uid: u32) -> io::Result<()> {
+    let wanted = Uid::from_raw(uid);
+    nix::unistd::setfsuid(wanted);
+    taken(nix::unistd::setfsuid(Uid::from_raw(u32::MAX)) == wanted)
+}
+
+fn taken(is_taken: bool) -> io::Result<()> {
+    match is_taken {
+        true => Ok(()),
+        false => Err(Errno::EOVERFLOW.into()),
     }
 }
 

@@ -56,6 +56,7 @@ const MOUNT_TIER: &[Need] = &[
     Need::Root,
     Need::FuseDevice,
     Need::Apt("fusermount3", "fuse3"),
+    Need::Apt("newuidmap", "uidmap"),
     Need::Apt("setfacl", "acl"),
     Need::Apt("getfattr", "attr"),
     Need::Apt("mkfs.ext4", "e2fsprogs"),

@@ -125,6 +125,10 @@ impl Passthrough {
 
     /// chown(2). The backing file system removes set-uid and, but for one case, set-gid.
     fn set_owner(&self, inode: &Inode, set: &SetAttr) -> Result<()> {
+        // To chown(2) it means: as it is.
+        if set.uid == Some(u32::MAX) || set.gid == Some(u32::MAX) {
+            return Err(Errno::EINVAL);
+        }
         let uid = set.uid.map(rustix::fs::Uid::from_raw);
         let gid = set.gid.map(rustix::fs::Gid::from_raw);
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;

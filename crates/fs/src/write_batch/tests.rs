@@ -36,7 +36,6 @@ struct Gated {
     at_the_gate: AtomicUsize,
     writes: AtomicUsize,
     joined: AtomicUsize,
-    flushes: AtomicUsize,
     /// What each flush was asked for.
     datasyncs: Mutex<Vec<bool>>,
 }
@@ -51,7 +50,6 @@ impl Gated {
             at_the_gate: AtomicUsize::new(0),
             writes: AtomicUsize::new(0),
             joined: AtomicUsize::new(0),
-            flushes: AtomicUsize::new(0),
             datasyncs: Mutex::default(),
         }
     }
@@ -87,7 +85,8 @@ impl Gated {
     }
 
     fn counts(&self) -> [usize; 3] {
-        [&self.writes, &self.joined, &self.flushes].map(|n| n.load(Ordering::SeqCst))
+        let [writes, joined] = [&self.writes, &self.joined].map(|n| n.load(Ordering::SeqCst));
+        [writes, joined, self.datasyncs.lock().len()]
     }
 }
 
@@ -125,8 +124,11 @@ impl Backing for Gated {
     }
 
     fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        let nth = self.flushes.fetch_add(1, Ordering::SeqCst) + 1;
-        self.datasyncs.lock().push(datasync);
+        let nth = {
+            let mut datasyncs = self.datasyncs.lock();
+            datasyncs.push(datasync);
+            datasyncs.len()
+        };
         match self.script.lock().flush {
             Some((failing, error)) if failing == nth => Err(error),
             _ => HostBacking.sync(fd, datasync),

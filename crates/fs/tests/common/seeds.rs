@@ -152,6 +152,13 @@ pub(crate) fn setattr(valid: u32, size: u64, times: [u64; 3], nanoseconds: [u32;
     ])
 }
 
+/// The same, to change the owner.
+pub(crate) fn setattr_owner(valid: u32, uid: u32, gid: u32) -> Vec<u8> {
+    let mut body = setattr(valid, 0, [0; 3], [0; 3]);
+    body[76..84].copy_from_slice(&words(&[uid, gid]));
+    body
+}
+
 fn attributes() -> Script {
     Script::new(0)
         .root(GETATTR, &[0; 16])
@@ -164,6 +171,7 @@ fn attributes() -> Script {
             SETATTR,
             &setattr(0x30, 0, [u64::MAX, 1 << 63, 0], [999_999_999, 1, 0]),
         )
+        .node(SETATTR, &setattr_owner(6, u32::MAX, u32::MAX))
         .node(34, &words(&[4, 0]))
         .root(17, &[])
 }
