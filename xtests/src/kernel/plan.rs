@@ -38,12 +38,14 @@ impl Purpose {
         }
     }
 
-    /// Where a variant's objects are kept; kernels of different configurations have few in common.
-    fn objects(self, variant: &str) -> String {
+    /// Where objects are kept. A copy of an x86_64 kernel's is of little use, since its objtool is built anew
+    /// and everything after it: there all variants of a configuration share one directory.
+    fn objects(self, variant: &str) -> &str {
         match self {
-            Self::Machine => format!("{variant}-machine"),
-            Self::Counted { huge_pages: true } => format!("{variant}-huge"),
-            Self::UserMode | Self::Counted { huge_pages: false } => variant.to_owned(),
+            Self::UserMode => variant,
+            Self::Machine => "machine",
+            Self::Counted { huge_pages: false } => "counted",
+            Self::Counted { huge_pages: true } => "counted-huge",
         }
     }
 }
@@ -200,7 +202,7 @@ pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Bu
             None => (base.name.as_str(), base.source()),
         };
         let recipe = Recipe {
-            variant: purpose.objects(variant),
+            variant: purpose.objects(variant).to_owned(),
             kind: purpose.kind(),
             source,
             series: base.series(variant)?,
