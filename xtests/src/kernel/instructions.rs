@@ -79,12 +79,12 @@ fn render(columns: &[(&str, Vec<Row>)]) -> String {
     let mut out = format!("{:28}", "instructions per write(2)");
     columns
         .iter()
-        .for_each(|(name, _)| out.push_str(&format!("{name:>14}")));
+        .for_each(|(name, _)| out.push_str(&format!("{name:>16}")));
     let names = columns.first().map_or(&[][..], |(_, rows)| rows);
     for (index, (name, _)) in names.iter().enumerate() {
         out.push_str(&format!("\n{name:28}"));
         for (_, rows) in columns {
-            out.push_str(&format!("{:>14}", rows[index].1));
+            out.push_str(&format!("{:>16}", rows[index].1));
         }
     }
     out.push('\n');
