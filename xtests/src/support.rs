@@ -10,6 +10,7 @@ pub mod kernel_log;
 pub mod lock_holder;
 pub mod mount;
 pub mod peers;
+pub mod request_trace;
 pub mod scratch;
 pub mod served;
 pub mod skip;
