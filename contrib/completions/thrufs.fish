@@ -62,6 +62,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l write-joining -d
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (root, Linux 6.15)' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-gid -d 'The same for group ids' -r

@@ -16,10 +16,11 @@ use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, mounted, on_backing, on_mount, unmounted,
+    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, unmounted,
 };
 
 const SOON: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: &str = "/proc/sys/fs/fuse/default_request_timeout";
 
 /// Mounts in the background with `--replace-dead`, asks, and unmounts.
 fn remount(source: &Path, dir: &Path) -> Outcome {
@@ -202,6 +203,59 @@ fn abort_by_fusectl_ends_the_daemon_and_the_place_is_free_again() -> Outcome {
         ensure!(code == 0, "exit code {code}\n{}", m.log());
         ensure!(!m.log().contains("panicked"), "{}", m.log());
         drop(open);
+        remount(&m.source(""), m.dir())
+    })
+}
+
+#[test]
+fn request_without_an_answer_for_the_timeout_ends_the_mount() -> Outcome {
+    case(|| {
+        let Ok(before) = std::fs::read_to_string(REQUEST_TIMEOUT) else {
+            return Err(missing(format!("{REQUEST_TIMEOUT} (Linux 6.15)")));
+        };
+        let options = ["--request-timeout=15", "--fault=write:delay=600000"];
+        let mut m = Mount::new(Backing::Tmpfs, &options)?;
+        m.require_mount()?;
+        std::fs::write(m.source("f"), "content")?;
+        let _leftover = Leftover(m.dir().to_owned());
+        wait_until("the sysctl to be put back", SOON, || {
+            Ok(std::fs::read_to_string(REQUEST_TIMEOUT)? == before)
+        })?;
+        // The kernel looks every 15 seconds.
+        let error = errno(std::fs::write(m.path("new"), "never answered"));
+        ensure!(error == Some(libc::ECONNABORTED), "{error:?}");
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 0, "exit code {code}\n{}", m.log());
+        remount(&m.source(""), m.dir())
+    })
+}
+
+#[test]
+fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
+    case(|| {
+        let options = ["--sandbox=none", "--fault=write:delay=600000"];
+        let mut m = Mount::new(Backing::Tmpfs, &options)?;
+        m.require_mount()?;
+        std::fs::write(m.source("f"), "content")?;
+        let _leftover = Leftover(m.dir().to_owned());
+        std::thread::scope(|scope| {
+            let writer = scope.spawn(|| errno(std::fs::write(m.path("new"), "never answered")));
+            let begun = wait_until("the WRITE", SOON, || {
+                let status = output(
+                    Command::new(thrufs()?)
+                        .args(["status", "--json"])
+                        .arg(m.dir()),
+                )?;
+                Ok(String::from_utf8_lossy(&status.stdout).contains("\"WRITE\""))
+            });
+            abort(m.dir());
+            let error = writer.join().ok().flatten();
+            ensure!(error == Some(libc::ECONNABORTED), "{error:?}");
+            begun
+        })?;
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 0, "exit code {code}\n{}", m.log());
+        ensure!(m.log().contains("does not return"), "{}", m.log());
         remount(&m.source(""), m.dir())
     })
 }

@@ -3,6 +3,7 @@
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
 //! unmounts. Data never passes through here; fuser's threads serve it.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,10 +15,13 @@ use crate::background::Readiness;
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::status::{self, Reporter, StatusSocket};
+use crate::teardown::is_connected;
 use crate::{logging, metrics, session, supervisor};
 
 /// How long a busy mount keeps the daemon after SIGTERM.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// How often the connection is looked at, and how long the daemon may take to end without.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The signals that end a daemon, and those that do not.
 #[derive(Debug)]
@@ -88,7 +92,8 @@ pub(crate) fn serve(
             tokio::spawn(metrics::serve(listener, reporter));
         }
         announce(readiness)?;
-        match wait_for_end(&mut signals, &mountpoint, running.ended()).await {
+        let connection = running.connection()?;
+        match wait_for_end(&mut signals, &mountpoint, connection, running.ended()).await {
             End::Told => {
                 drop(status);
                 running.stop(PATIENCE).await
@@ -97,6 +102,7 @@ pub(crate) fn serve(
                 drop(running);
                 result
             }
+            End::Hung => Ok(()),
         }
     })
 }
@@ -108,15 +114,26 @@ pub(crate) enum End {
     Told,
     /// Somebody unmounted (`Ok`), or what served failed.
     ByItself(anyhow::Result<()>),
+    /// Somebody unmounted or aborted the connection, and a call on SOURCE does not return.
+    Hung,
 }
 
-/// Waits for a signal that ends the daemon, or until what serves has `ended`.
+/// Waits for a signal that ends the daemon, or until what serves has `ended` or should have: without
+/// `connection` there is nobody any more to answer to.
 pub(crate) async fn wait_for_end(
     signals: &mut Signals,
     mountpoint: &Path,
+    connection: OwnedFd,
     ended: impl Future<Output = anyhow::Result<()>>,
 ) -> End {
     let end = tokio::select! {
+        () = disconnected_for_long(connection) => {
+            tracing::warn!(
+                "{} has lost its connection, and a call on SOURCE does not return: left behind",
+                mountpoint.display()
+            );
+            End::Hung
+        }
         name = signals.stop() => {
             tracing::info!("{name}: unmounting");
             End::Told
@@ -130,6 +147,16 @@ pub(crate) async fn wait_for_end(
     };
     notify_systemd(&[NotifyState::Stopping]);
     end
+}
+
+/// Waits until the connection is gone, and longer than ending takes. It is looked at now and then: the
+/// kernel would wake up who polls the device for every request.
+async fn disconnected_for_long(connection: OwnedFd) {
+    while is_connected(&connection) {
+        tokio::time::sleep(LOOK).await;
+    }
+    drop(connection);
+    tokio::time::sleep(LOOK).await;
 }
 
 /// Tells everybody who waits for the mount that it answers.

@@ -17,7 +17,6 @@ mod logging;
 mod metrics;
 mod mount_options;
 mod options;
-mod pages_limit;
 mod places;
 mod replace_dead;
 mod request;
@@ -25,6 +24,7 @@ mod server;
 mod session;
 mod status;
 mod supervisor;
+mod sysctls;
 mod teardown;
 mod umount;
 

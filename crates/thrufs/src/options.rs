@@ -156,6 +156,10 @@ pub(crate) struct FileOptions {
     /// (root)
     #[arg(long)]
     pub(crate) raise_max_pages_limit: bool,
+    /// Have the kernel abort the mount when a request has had no answer for so long, at least 15
+    /// seconds; it looks every 15 seconds (root, Linux 6.15)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(15..))]
+    pub(crate) request_timeout: Option<u16>,
     /// Show what others change under SOURCE at once, whatever is cached (root; the whole file system of
     /// SOURCE is watched)
     #[arg(long)]

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
+use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::confine::{Confinement, Needs, Sandbox};
@@ -71,6 +71,8 @@ pub(crate) struct MountRequest {
     pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
+    /// Seconds after which the kernel gives the daemon up.
+    pub(crate) request_timeout: Option<u16>,
     /// Unmount a dead mount of ours at `mountpoint` first.
     pub(crate) replace_dead: bool,
     /// Tell the kernel of what others change under `source`.
@@ -177,6 +179,7 @@ fn build(
         },
         log: log_request(&args.process),
         raise_max_pages_limit: args.files.raise_max_pages_limit,
+        request_timeout: args.files.request_timeout,
         replace_dead: args.mount.replace_dead,
         watch: args.files.watch,
         foreground: args.process.foreground || args.process.debug,
@@ -267,6 +270,27 @@ fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
         return Err(
             "--raise-max-pages-limit needs root: leave it out, or have root set \
              fs.fuse.max_pages_limit"
+                .to_owned(),
+        );
+    }
+    check_timeout(files, is_root)
+}
+
+fn check_timeout(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if files.request_timeout.is_none() {
+        return Ok(());
+    }
+    if !is_root {
+        return Err(
+            "--request-timeout needs root: leave it out, or have root set \
+             fs.fuse.default_request_timeout"
+                .to_owned(),
+        );
+    }
+    if files.locks == Locks::Host {
+        return Err(
+            "--request-timeout and --locks=host exclude each other, since a caller that waits for a \
+             lock that long would end the mount: use --locks=local"
                 .to_owned(),
         );
     }

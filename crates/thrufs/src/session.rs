@@ -19,9 +19,9 @@ use thrufs_fs::{
 use tokio::sync::oneshot;
 
 use crate::attach;
-use crate::pages_limit;
 use crate::places::Places;
 use crate::request::{Access, KernelRequest, MountRequest};
+use crate::sysctls;
 use crate::teardown::{Detached, OurMount};
 
 /// A mount with its connection. Detaches when dropped.
@@ -42,6 +42,12 @@ impl Attached {
     /// /dev/fuse.
     pub(crate) fn connection(&self) -> &OwnedFd {
         &self.connection
+    }
+
+    /// The same once more.
+    pub(crate) fn duplicate_connection(&self) -> anyhow::Result<OwnedFd> {
+        let connection = self.connection.try_clone();
+        connection.context("duplicate the FUSE descriptor")
     }
 
     /// Where it is mounted.
@@ -212,10 +218,9 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     });
     let fs = file_system(places.source, request)?;
     let watch = watch(&fs, request)?;
-    let _raised = pages_limit::raise_if_asked(request)?;
+    let _changed = sysctls::change_as_asked(request)?;
     let attached = Attached::new(&places.mountpoint, &request.kernel)?;
-    let connection = attached.connection().try_clone();
-    let connection = connection.context("duplicate the FUSE descriptor")?;
+    let connection = attached.duplicate_connection()?;
     let serving = Serving::start(fs, watch, connection, request)?;
     serving.log(&request.source, attached.mountpoint());
     Ok(Running { serving, attached })
@@ -271,6 +276,11 @@ impl Running {
     /// See [`Attached::mountpoint`].
     pub(crate) fn mountpoint(&self) -> &Path {
         self.attached.mountpoint()
+    }
+
+    /// See [`Attached::duplicate_connection`].
+    pub(crate) fn connection(&self) -> anyhow::Result<OwnedFd> {
+        self.attached.duplicate_connection()
     }
 
     /// See [`Attached::device`].

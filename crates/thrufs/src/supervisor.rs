@@ -14,12 +14,12 @@ use tokio::sync::mpsc;
 use crate::background::Readiness;
 use crate::confine::Sandbox;
 use crate::control::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
-use crate::pages_limit::{self, RaisedLimit};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
 use crate::session::{Attached, stop};
 use crate::status::{self, SocketFile};
+use crate::sysctls::{self, Changed};
 use crate::{logging, metrics};
 
 /// Serves until told to stop or until somebody unmounts.
@@ -29,7 +29,7 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogRequest,
 ) -> anyhow::Result<()> {
-    let raised = pages_limit::raise_if_asked(request)?;
+    let changed = sysctls::change_as_asked(request)?;
     // While this process has one thread.
     let server = Server::start(&places.source, request, log)?;
     logging::init(log)?;
@@ -54,12 +54,13 @@ pub(crate) fn serve(
         })?;
         let mut run = Run {
             told,
-            raised,
+            changed,
             failure: None,
         };
         let mountpoint = attached.0.mountpoint().to_owned();
+        let connection = attached.0.duplicate_connection()?;
         let until = run.until_the_end(readiness);
-        match wait_for_end(&mut signals, &mountpoint, until).await {
+        match wait_for_end(&mut signals, &mountpoint, connection, until).await {
             End::Told => {
                 let (attached, status) = attached;
                 drop(status);
@@ -69,6 +70,10 @@ pub(crate) fn serve(
                 ended.unwrap_or(Ok(()))
             }
             End::ByItself(result) => result,
+            End::Hung => {
+                ending.kill();
+                Ok(())
+            }
         }
     })
 }
@@ -77,7 +82,7 @@ pub(crate) fn serve(
 struct Run {
     told: mpsc::UnboundedReceiver<Said>,
     /// Put back when INIT is done.
-    raised: Option<RaisedLimit>,
+    changed: Vec<Changed>,
     failure: Option<String>,
 }
 
@@ -87,7 +92,7 @@ impl Run {
         while let Some(said) = self.told.recv().await {
             match said {
                 Said::Message(FromServer::Ready) => {
-                    self.raised = None;
+                    self.changed.clear();
                     announce(readiness)?;
                 }
                 Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),

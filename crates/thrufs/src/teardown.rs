@@ -112,7 +112,7 @@ pub(crate) enum Detached {
 }
 
 /// Whether the kernel still has a file system on this connection (else poll(2) reports an error).
-fn is_connected(device: &OwnedFd) -> bool {
+pub(crate) fn is_connected(device: &OwnedFd) -> bool {
     let mut fds = [PollFd::new(device, PollFlags::IN)];
     let now = rustix::event::Timespec {
         tv_sec: 0,

@@ -318,7 +318,11 @@ fn parse_of_the_data_modes_fills_the_config() {
     let durable = parse(&["-o", "durability=dsync,write_joining=never"], false).unwrap();
     assert_eq!(durable.config.durability, Durability::Dsync);
     assert_eq!(durable.config.write_joining, WriteJoining::Never);
-    for root_only in ["--passthrough=always", "--raise-max-pages-limit"] {
+    for root_only in [
+        "--passthrough=always",
+        "--raise-max-pages-limit",
+        "--request-timeout=60",
+    ] {
         assert!(parse(&[root_only], true).is_ok());
         let text = parse(&[root_only], false).unwrap_err().to_string();
         assert!(text.contains("needs root"), "{text}");
@@ -386,6 +390,26 @@ fn parse_of_confinement_by_user_and_option() {
             .confinement
             .splits()
     );
+}
+
+#[test]
+fn parse_of_a_request_timeout_that_cannot_be_names_the_remedy() {
+    for (options, is_root, wanted) in [
+        (&["--request-timeout=14"][..], true, "15..=65535"),
+        (
+            &["-o", "request_timeout=60,locks=host"],
+            true,
+            "use --locks=local",
+        ),
+        (
+            &["--request-timeout=60"],
+            false,
+            "fs.fuse.default_request_timeout",
+        ),
+    ] {
+        let error = try_request(options, is_root).unwrap_err();
+        assert!(error.contains(wanted), "{options:?}: {error}");
+    }
 }
 
 #[test]
