@@ -4,7 +4,11 @@
 //! written is a tmpfs of the guest's. A first process that returns would be a kernel panic, so
 //! [`power_off`] does not return.
 
+use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
 
@@ -20,13 +24,25 @@ const MOUNTS: &[(&str, &str, bool)] = &[
 ];
 
 /// Prepares the guest. Only for the first process of one: on a host it would mount over its directories.
-pub fn enter() -> std::io::Result<()> {
+///
+/// What is mounted over /tmp and /run is the guest's own, except for the directories there in which this
+/// program and `keep` are (/tmp/clone for /tmp/clone/target/lab): these stay what they are on the host.
+pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
     if std::process::id() != 1 {
         return Err(std::io::Error::other(
             "this is not the first process of a guest; `Machine::boot` starts it there",
         ));
     }
     for &(kind, place, may_be_there) in MOUNTS {
+        // /proc, which tells what this program is, comes first.
+        let kept = match kind {
+            "tmpfs" => {
+                let own = std::env::current_exe()?;
+                let keep = keep.iter().copied().chain([own.as_path()]);
+                Kept::below(Path::new(place), keep)?
+            }
+            _ => Vec::new(),
+        };
         match mount(
             Some(kind),
             place,
@@ -38,8 +54,50 @@ pub fn enter() -> std::io::Result<()> {
             Err(nix::errno::Errno::EBUSY) if may_be_there => (),
             Err(errno) => return Err(std::io::Error::other(format!("mounting {place}: {errno}"))),
         }
+        kept.iter().try_for_each(Kept::put_back)?;
     }
     Ok(())
+}
+
+/// A directory of the host's that something is about to be mounted over.
+struct Kept {
+    path: PathBuf,
+    held: File,
+}
+
+impl Kept {
+    /// The directories in `place` in which any of `paths` is.
+    fn below<'a>(
+        place: &Path,
+        paths: impl Iterator<Item = &'a Path>,
+    ) -> std::io::Result<Vec<Self>> {
+        let inside = paths.filter_map(|path| path.strip_prefix(place).ok());
+        let names: BTreeSet<_> = inside.filter_map(|path| path.components().next()).collect();
+        let kept = names.into_iter().map(|name| {
+            let path = place.join(name);
+            let held = File::open(&path).map_err(|error| about(&path, &error))?;
+            Ok(Self { path, held })
+        });
+        kept.collect()
+    }
+
+    fn put_back(&self) -> std::io::Result<()> {
+        std::fs::create_dir(&self.path).map_err(|error| about(&self.path, &error))?;
+        let held = format!("/proc/self/fd/{}", self.held.as_raw_fd());
+        let none = None::<&str>;
+        mount(
+            Some(held.as_str()),
+            &self.path,
+            none,
+            MsFlags::MS_BIND,
+            none,
+        )
+        .map_err(|errno| about(&self.path, &errno.into()))
+    }
+}
+
+fn about(path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::other(format!("keeping {}: {error}", path.display()))
 }
 
 /// Says that a test begins.
@@ -79,10 +137,31 @@ fn say(line: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::Kept;
+
+    #[test]
+    fn below_of_a_place_is_each_directory_in_it_once() {
+        let place = tempfile::tempdir().unwrap();
+        for name in ["clone", "other"] {
+            std::fs::create_dir(place.path().join(name)).unwrap();
+        }
+        let paths = ["clone/target/lab", "clone/target/release/xtests", "other"];
+        let paths = paths.map(|path| place.path().join(path));
+        let paths = paths.iter().map(PathBuf::as_path);
+        let kept = Kept::below(place.path(), paths.chain([Path::new("/usr/bin/x")])).unwrap();
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|kept| kept.path.file_name().unwrap())
+            .collect();
+        assert_eq!(kept, ["clone", "other"]);
+    }
+
     #[test]
     fn enter_outside_of_a_guest_is_refused() {
         assert!(
-            super::enter()
+            super::enter(&[])
                 .unwrap_err()
                 .to_string()
                 .contains("not the first process")

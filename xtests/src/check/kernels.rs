@@ -32,7 +32,7 @@ struct Cell {
 pub(super) fn table(report: &mut Report) -> Result<()> {
     let own = std::env::current_exe().context("finding the path of this program")?;
     let mut command = Command::new("timeout");
-    command.arg("--kill-after=10");
+    command.env("RUST_BACKTRACE", "0").arg("--kill-after=10");
     command.arg(LIMIT.as_secs().to_string()).arg(own);
     command.args([
         "kernel",

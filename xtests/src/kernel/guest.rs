@@ -44,7 +44,7 @@ const SKIPS: &str = "/tmp/skips";
 
 /// Does not return in a guest; elsewhere it refuses to start.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    guest::enter()?;
+    guest::enter(&[&args.cases])?;
     if let Err(error) = run_all(&args.cases) {
         guest::verdict("guest", Mark::Fail, &format!("{error:#}"));
     }
