@@ -91,12 +91,10 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     visible(lab.dir())?;
     visible(&std::env::current_exe().context("finding the path of this program")?)?;
     let is_wanted = |wanted: bool| args.server.iter().any(|name| (name == VIRTIOFSD) == wanted);
-    let thrufs = match std::env::var_os(BIN) {
-        _ if !is_wanted(false) => PathBuf::new(),
-        Some(path) => std::path::absolute(path)?,
-        None => install::thrufs()?,
+    let thrufs = match is_wanted(false) {
+        true => install::thrufs()?,
+        false => PathBuf::new(),
     };
-    visible(&thrufs)?;
     let virtiofsd = is_wanted(true).then(Server::describe).transpose()?;
     let kernels = plan::build(&args.build, Kind::UserMode)?;
     let sources = kernels.iter().map(|built| built.kernel.source.clone());
