@@ -7,6 +7,7 @@
 
 mod compare;
 mod configs;
+pub(crate) mod guests;
 mod html;
 mod interrupt;
 mod jobs;
@@ -21,6 +22,7 @@ mod place;
 mod plan;
 mod program;
 mod record;
+mod reports;
 mod server;
 mod session;
 mod sets;

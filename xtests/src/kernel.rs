@@ -13,6 +13,7 @@ use clap::Parser;
 
 mod case;
 mod expect;
+mod fio;
 mod guest;
 mod inside;
 mod instructions;
@@ -46,6 +47,8 @@ enum Command {
     Run(RunArgs),
     /// Build small kernels for QEMU, and count the instructions per write(2) to a mount of thrufs
     Instructions(BuildArgs),
+    /// Boot each kernel several times and compare how fast fio's jobs are inside, and what they send
+    Fio(fio::Args),
     /// The first process of a booted kernel
     #[command(hide = true)]
     Guest(guest::Args),
@@ -55,6 +58,9 @@ enum Command {
     /// A question of the probe in a guest
     #[command(hide = true)]
     Ask(inside::AskArgs),
+    /// A run of fio in a guest
+    #[command(hide = true)]
+    Measure(inside::MeasureArgs),
 }
 
 /// Which kernels.
@@ -147,9 +153,11 @@ fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
         }
         Command::Run(args) => run::run(args),
         Command::Instructions(args) => instructions::run(args),
+        Command::Fio(args) => fio::run(args),
         Command::Guest(args) => guest::run(args),
         Command::Inside(args) => inside::run(args),
         Command::Ask(args) => inside::ask(args),
+        Command::Measure(args) => inside::measure(args),
     }
 }
 

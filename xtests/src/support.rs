@@ -7,9 +7,11 @@
 pub mod command;
 mod ending;
 pub mod kernel_log;
+pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod peers;
+pub mod request_trace;
 pub mod scratch;
 pub mod served;
 pub mod skip;

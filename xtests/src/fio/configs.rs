@@ -44,6 +44,9 @@ pub(super) enum Kind {
     Peer(peers::Kind),
     /// A directory on a mount that is not ours.
     Against(PathBuf),
+    /// The same on the only FUSE mount of a machine, with its requests counted by the kernel. It has no name
+    /// on the command line.
+    Counted(PathBuf),
 }
 
 /// One column of the comparison.

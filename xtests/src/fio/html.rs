@@ -52,7 +52,7 @@ pub(super) fn render(document: &Document, pictures: &Pictures) -> String {
         page += &duels(document, &backing.name);
         if let Some(svg) = pictures.requests.get(&backing.name) {
             page += "<h3>Requests for each write(2) and read(2)</h3>\n<p class=\"note\">As the \
-                daemon counted them; the lengths are logarithmic. None with kernel passthrough, \
+                daemon counted them, or for virtiofsd the kernel; the lengths are logarithmic. None with kernel passthrough, \
                 where the kernel goes to the backing file itself.</p>\n";
             page += svg;
         }

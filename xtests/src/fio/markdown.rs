@@ -14,6 +14,7 @@ pub(super) fn render(document: &Document) -> String {
     for backing in &document.backings {
         let _ = write!(text, "\n### {}\n\n", backing.name);
         text += &table(document, &backing.name);
+        text += &requests(document, &backing.name);
         text += &duels(document, &backing.name);
         text += &leads(document, &backing.name);
     }
@@ -114,6 +115,41 @@ pub(super) fn range(spread: &Spread) -> String {
     format!("{}..{}", number(spread.min), number(spread.max))
 }
 
+/// WRITEs for each write(2), of those jobs and configurations where somebody counts.
+fn requests(document: &Document, backing: &str) -> String {
+    let cells = cells(document);
+    let counted = |job: &str, config: &str| {
+        let cell = cells.iter().find(|cell| {
+            (cell.backing, cell.job.name.as_str(), cell.config) == (backing, job, config)
+        });
+        cell.and_then(|cell| cell.writes_per_write)
+    };
+    let names: Vec<&str> = document.configs.iter().map(|c| c.name.as_str()).collect();
+    let jobs: Vec<&str> = document.jobs.iter().map(|job| job.name.as_str()).collect();
+    let columns: Vec<&str> = names
+        .into_iter()
+        .filter(|config| jobs.iter().any(|job| counted(job, config).is_some()))
+        .collect();
+    if columns.is_empty() {
+        return String::new();
+    }
+    let mut text = format!("\n| WRITEs a write | {} |\n|---|", columns.join(" | "));
+    text += &"---:|".repeat(columns.len());
+    text.push('\n');
+    for job in jobs {
+        let row: Vec<Option<f64>> = columns.iter().map(|config| counted(job, config)).collect();
+        if row.iter().all(Option::is_none) {
+            continue;
+        }
+        let row = row.into_iter();
+        let row: Vec<String> = row
+            .map(|value| value.map_or_else(String::new, number))
+            .collect();
+        let _ = writeln!(text, "| `{job}` | {} |", row.join(" | "));
+    }
+    text
+}
+
 fn duels(document: &Document, backing: &str) -> String {
     let names = || document.configs.iter().map(|config| config.name.as_str());
     let mut text = String::new();
@@ -205,7 +241,7 @@ fn failures(document: &Document) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Skipped;
+    use super::super::record::{Requests, Skipped};
     use super::super::summary::tests::document;
     use super::*;
 
@@ -244,6 +280,21 @@ mod tests {
             text.contains("1 of 1 runs were disturbed (more than 10%)"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn render_shows_the_requests_of_those_that_count_and_of_no_others() {
+        let mut report = document(&[("native", &[1000.0]), ("thrufs", &[250.0])]);
+        assert!(!render(&report).contains("WRITEs a write"));
+        let measured = report.runs[1].measured.as_mut().expect("a run");
+        measured.requests = Some(Requests {
+            write: 1880,
+            read: 0,
+            all: 1900,
+        });
+        let text = render(&report);
+        let rows = "| WRITEs a write | thrufs |\n|---|---:|\n| `a:4k` | 1.88 |\n";
+        assert!(text.contains(rows), "{text}");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use xtests::support::command::describe;
 
 use super::configs::{Config, Kind};
@@ -40,6 +41,7 @@ pub(super) struct Bench<'a> {
 }
 
 /// What a run gave, and by what command.
+#[derive(Serialize, Deserialize)]
 pub(super) struct Done {
     /// fio's, with DIR for the directory.
     pub(super) fio: String,
@@ -53,7 +55,7 @@ impl Bench<'_> {
     /// Measures `job` with `config` in `place`.
     pub(super) fn run(&mut self, place: &Place, job: &Job, config: &Config) -> Result<Done> {
         let root = match &config.kind {
-            Kind::Against(dir) => dir.clone(),
+            Kind::Against(dir) | Kind::Counted(dir) => dir.clone(),
             Kind::Native | Kind::Thrufs { .. } | Kind::Peer(_) => place.source().to_owned(),
         };
         let files = self.prepare(&root, job)?;
@@ -63,7 +65,7 @@ impl Bench<'_> {
     }
 
     /// Makes the job's files below `root`, natively.
-    fn prepare(&mut self, root: &Path, job: &Job) -> Result<RunFiles> {
+    pub(super) fn prepare(&mut self, root: &Path, job: &Job) -> Result<RunFiles> {
         let shared = job.files == Files::Shared;
         let name = if shared {
             "xtests-shared"
@@ -104,7 +106,7 @@ impl Bench<'_> {
         let dir = server.dir().join(files);
         let native: &[&str] = match config.kind {
             Kind::Native => &["--invalidate=0"],
-            Kind::Against(_) | Kind::Thrufs { .. } | Kind::Peer(_) => &[],
+            Kind::Against(_) | Kind::Counted(_) | Kind::Thrufs { .. } | Kind::Peer(_) => &[],
         };
         let path = directory().join(&job.file);
         let fio = command(job, &path, &dir, self.runtime_seconds, native);
@@ -135,7 +137,7 @@ impl Bench<'_> {
 }
 
 /// A run's files below the root.
-struct RunFiles {
+pub(super) struct RunFiles {
     name: String,
     remove: Option<PathBuf>,
 }

@@ -51,7 +51,7 @@ pub(super) fn steps(size: Size) -> Vec<Step> {
 }
 
 /// All of `0..n`, beginning with `turn` (modulo n), upwards or downwards in turn.
-fn order(turn: usize, n: usize) -> impl Iterator<Item = usize> {
+pub(super) fn order(turn: usize, n: usize) -> impl Iterator<Item = usize> {
     let up = turn.is_multiple_of(2);
     (0..n).map(move |at| if up { turn + at } else { turn + n - at } % n)
 }

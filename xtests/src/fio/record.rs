@@ -31,7 +31,7 @@ pub(super) struct Document {
     pub(super) runtime_seconds: u32,
     /// Whether caches were dropped before each run, instead of the backing being warm.
     pub(super) cold: bool,
-    /// The configuration that ratios are to.
+    /// The configuration that ratios are to, unless one has its own.
     pub(super) baseline: String,
     pub(super) machine: Machine,
     pub(super) backings: Vec<Backing>,
@@ -78,6 +78,9 @@ pub(super) struct Configuration {
     pub(super) command: Option<String>,
     /// What the program says of itself.
     pub(super) version: Option<String>,
+    /// What its ratios are to, if it is another than the document's.
+    #[serde(default)]
+    pub(super) baseline: Option<String>,
 }
 
 /// One run of fio.
@@ -167,6 +170,13 @@ impl Document {
     /// The format that this build writes.
     pub(super) fn format() -> u32 {
         FORMAT
+    }
+
+    /// What the ratios of `config` are to.
+    pub(super) fn baseline_of(&self, config: &str) -> &str {
+        let found = self.configs.iter().find(|known| known.name == config);
+        let own = found.and_then(|known| known.baseline.as_deref());
+        own.unwrap_or(&self.baseline)
     }
 
     /// Reads `report.json`.

@@ -12,11 +12,15 @@ use serde_json::Value;
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::thrufs;
 use xtests::support::peers::Peer;
+use xtests::support::request_trace::{Request, RequestTrace};
 use xtests::support::scratch::Scratch;
 use xtests::support::served::{Served, tied_to_us};
 
 use super::configs::{Config, Kind};
 use super::record::Requests;
+
+/// On each CPU: 100,000 requests in a second, for several.
+const TRACE_KB: u32 = 16 << 10;
 
 /// What serves, and the directory to work in.
 pub(super) struct Server {
@@ -27,6 +31,8 @@ pub(super) struct Server {
 enum Running {
     /// Nobody of ours.
     Nobody,
+    /// Neither, but the kernel tells what it is sent.
+    Counted(RequestTrace),
     /// The scratch directory holds the mount point, so it goes last.
     Thrufs {
         served: Served,
@@ -48,6 +54,15 @@ impl Server {
                 dir: source.to_owned(),
                 served: Running::Nobody,
             }),
+            Kind::Counted(_) => {
+                let trace = RequestTrace::start()?;
+                trace.make_room(TRACE_KB)?;
+                trace.clear()?;
+                Ok(Self {
+                    dir: source.to_owned(),
+                    served: Running::Counted(trace),
+                })
+            }
             Kind::Peer(kind) => {
                 let peer = Peer::mount(*kind, source)?.allow(limit);
                 Ok(Self {
@@ -87,7 +102,7 @@ impl Server {
     /// The daemon, if it is ours.
     pub(super) fn pid(&self) -> Result<Option<u32>> {
         let pid = match &self.served {
-            Running::Nobody => return Ok(None),
+            Running::Nobody | Running::Counted(_) => return Ok(None),
             Running::Thrufs { served, .. } => served.server_pid()?,
             Running::Peer(peer) => peer.pid()?,
         };
@@ -119,10 +134,12 @@ impl Server {
         Ok(Some(words.join(" ")))
     }
 
-    /// What thrufs has counted; none of another server.
+    /// What thrufs has counted, or the kernel; none of another server.
     pub(super) fn requests(&self) -> Result<Option<Requests>> {
-        let Running::Thrufs { binary, .. } = &self.served else {
-            return Ok(None);
+        let binary = match &self.served {
+            Running::Nobody | Running::Peer(_) => return Ok(None),
+            Running::Counted(trace) => return Ok(Some(sent(&trace.requests()?))),
+            Running::Thrufs { binary, .. } => binary,
         };
         let mut status = Command::new(binary);
         let text = succeed(status.args(["status", "--json"]).arg(&self.dir))?;
@@ -133,7 +150,7 @@ impl Server {
     /// Unmounts and checks that it went well.
     pub(super) fn stop(self) -> Result<()> {
         match self.served {
-            Running::Nobody => Ok(()),
+            Running::Nobody | Running::Counted(_) => Ok(()),
             Running::Thrufs { mut served, .. } => {
                 served.unmount()?;
                 let log = served.log();
@@ -166,10 +183,20 @@ fn requests(status: &Value) -> Result<Requests> {
     Ok(counted)
 }
 
+/// What the kernel sent.
+fn sent(requests: &[Request]) -> Requests {
+    let of = |opcode| requests.iter().filter(|r| r.opcode == opcode).count() as u64;
+    Requests {
+        write: of(RequestTrace::WRITE),
+        read: of(RequestTrace::READ),
+        all: requests.len() as u64,
+    }
+}
+
 /// The first line that the configuration's program prints when it is asked for its version.
 pub(super) fn version(config: &Config) -> Option<String> {
     let program = match &config.kind {
-        Kind::Native | Kind::Against(_) => return None,
+        Kind::Native | Kind::Against(_) | Kind::Counted(_) => return None,
         Kind::Thrufs { binary, .. } => binary.clone().or_else(|| thrufs().ok())?,
         Kind::Peer(kind) => kind.provide().ok()?,
     };
@@ -194,5 +221,13 @@ mod tests {
         let counted = requests(&status).expect("a good status");
         assert_eq!((counted.write, counted.read, counted.all), (7, 2, 10));
         assert!(requests(&serde_json::json!({})).is_err());
+    }
+
+    #[test]
+    fn requests_of_a_trace_are_counted_by_opcode() {
+        let request = |opcode| Request { opcode, len: 100 };
+        let (read, write) = (RequestTrace::READ, RequestTrace::WRITE);
+        let counted = sent(&[read, write, write, 1].map(request));
+        assert_eq!((counted.write, counted.read, counted.all), (2, 1, 4));
     }
 }

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use xtests::support::skip::Missing;
 
@@ -18,7 +18,7 @@ use super::plan::{Size, Step, steps};
 use super::program::Interrupted;
 use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
-use super::{html, machine, markdown, pictures, server};
+use super::{machine, reports, server};
 
 /// See the module.
 pub(super) struct Session {
@@ -60,6 +60,7 @@ impl Session {
             name: config.name.clone(),
             command: None,
             version: server::version(config),
+            baseline: None,
         });
         let document = Document {
             format: Document::format(),
@@ -179,39 +180,10 @@ impl Session {
     }
 
     /// Writes and prints the result; fails if a run failed.
-    pub(super) fn write_reports(mut self) -> Result<ExitCode> {
-        self.document.finished = machine::now()?;
-        let dir = &self.state.dir;
-        let write = |name: &str, text: &str| {
-            let path = dir.join(name);
-            std::fs::write(&path, text).with_context(|| path.display().to_string())
-        };
-        write(
-            "report.json",
-            &serde_json::to_string_pretty(&self.document)?,
-        )?;
-        let text = markdown::render(&self.document);
-        write("report.md", &text)?;
-        let drawn = pictures::draw(&self.document)?;
-        write("report.html", &html::render(&self.document, &drawn))?;
-        let mut said = format!("{text}\n{}\n", dir.join("report.html").display());
-        if self.document.incomplete {
-            said += &format!(
-                "not complete: `xtests fio --resume {}` goes on\n",
-                dir.display()
-            );
-        }
-        let failed = self.document.runs.iter().filter(|run| run.error.is_some());
-        let failed = failed.count();
-        let passed = self.document.runs.len() - failed;
-        let skipped = self.document.skipped.len();
-        said += &format!("{passed} passed, {failed} failed, {skipped} skipped\n");
-        super::print(&said)?;
-        Ok(if failed == 0 && passed > 0 {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+    pub(super) fn write_reports(self) -> Result<ExitCode> {
+        let dir = self.state.dir.display();
+        let remedy = format!("not complete: `xtests fio --resume {dir}` goes on\n");
+        reports::write(self.document, &self.state.dir, &remedy)
     }
 }
 
@@ -233,7 +205,7 @@ fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config
 /// Whether the configuration can be had; building a peer is part of it.
 fn provide(config: &Config) -> Result<()> {
     match &config.kind {
-        Kind::Native | Kind::Thrufs { .. } | Kind::Against(_) => Ok(()),
+        Kind::Native | Kind::Thrufs { .. } | Kind::Against(_) | Kind::Counted(_) => Ok(()),
         Kind::Peer(kind) => match kind.provide() {
             Ok(_) => Ok(()),
             Err(error) if error.is::<Missing>() => Err(error),

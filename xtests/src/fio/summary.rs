@@ -79,7 +79,7 @@ fn cell<'a>(
         job,
         config,
         figure: Spread::of(measured.iter().map(|m| m.figure(job.figure))),
-        ratio: ratio(document, backing, job, config, &document.baseline),
+        ratio: ratio(document, backing, job, config, document.baseline_of(config)),
         latency: latency(&measured, job),
         daemon_cpu: median(&|m| Some(m.load.daemon_seconds? / m.volume(job.figure))),
         machine_cpu: median(&|m| Some(m.load.machine_seconds / m.volume(job.figure))),
@@ -234,6 +234,7 @@ pub(super) mod tests {
             name: (*name).to_owned(),
             command: None,
             version: None,
+            baseline: None,
         });
         let runs = configs.iter().flat_map(|(name, values)| {
             values
@@ -280,6 +281,18 @@ pub(super) mod tests {
         let ratio = cells[1].ratio.expect("three rounds");
         assert_eq!((ratio.median, ratio.min, ratio.max), (0.5, 0.5, 0.5));
         assert_eq!(cells[1].daemon_cpu, Some(0.5));
+    }
+
+    #[test]
+    fn ratio_of_a_configuration_with_a_baseline_of_its_own_is_to_that() {
+        let mut report = document(&[("a/x", &[10.0]), ("a/y", &[40.0]), ("b/y", &[60.0])]);
+        report.baseline = "a/x".to_owned();
+        report.configs[2].baseline = Some("a/y".to_owned());
+        let ratios: Vec<f64> = cells(&report)
+            .iter()
+            .filter_map(|cell| Some(cell.ratio?.median))
+            .collect();
+        assert_eq!(ratios, [1.0, 4.0, 1.5]);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use xtests::support::command::{output, succeed};
 use xtests::support::{Backing, Mount};
 
 use super::verdict::LACKS;
+use crate::fio::guests;
 
 /// What the scenario works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +84,16 @@ pub(super) struct AskArgs {
     /// With one of these the answer has to begin.
     #[arg(long, required = true)]
     healthy: Vec<String>,
+}
+
+/// Arguments of the hidden subcommand that runs one job of fio.
+#[derive(Debug, Parser)]
+pub(super) struct MeasureArgs {
+    job: String,
+    server: String,
+    /// How long, in seconds.
+    #[arg(long)]
+    runtime: u32,
 }
 
 /// Runs one scenario; what is lacking has an exit code of its own.
@@ -293,6 +304,27 @@ pub(super) fn ask(args: &AskArgs) -> anyhow::Result<ExitCode> {
         .any(|start| answer.starts_with(start.as_str()));
     ensure!(well, "{answer}");
     println!("{answer}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Measures one job; the result is one line.
+pub(super) fn measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
+    let line = if args.server == guests::VIRTIOFSD {
+        let mounted = virtiofs::Mounted::new()?;
+        let line = guests::measure(
+            &args.job,
+            &guests::On::Virtiofs(mounted.dir()),
+            args.runtime,
+        );
+        // Also when it has failed: the device can be mounted once at a time.
+        let left = mounted.leave();
+        let line = line?;
+        left?;
+        line
+    } else {
+        guests::measure(&args.job, &guests::On::Thrufs(&args.server), args.runtime)?
+    };
+    println!("{line}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -142,7 +142,7 @@ impl Column<'_> {
 }
 
 /// The guest sees the host's files, except where it mounts something itself.
-fn visible(path: &Path) -> anyhow::Result<()> {
+pub(super) fn visible(path: &Path) -> anyhow::Result<()> {
     let hidden = HIDDEN.iter().find(|dir| path.starts_with(dir));
     ensure!(
         hidden.is_none(),
@@ -164,7 +164,7 @@ fn boot(
     let (list, init) = suites::first_process(cases, &dir)?;
     let server = match args.transport {
         Transport::Fuse => None,
-        Transport::Virtiofs => Some(Server::start(&dir, &args.cache)?),
+        Transport::Virtiofs => Some(Server::refusing(&dir, &args.cache)?),
     };
     let root = match built.kernel.kind {
         Kind::UserMode => Root::Host,

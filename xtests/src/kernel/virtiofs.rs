@@ -1,8 +1,8 @@
 //! The server of the virtiofs transport: virtiofsd, as a process of the host, and the device that it is
 //! for the guest.
 //!
-//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor. strace makes
-//! the server refuse every write to one file: that is the only way to have a server fail that is not ours.
+//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor. For the suites strace
+//! makes the server refuse every write to one file: that is the only way to have a server fail that is not ours.
 //! Invariant: no process of it is left when [`Server`] is dropped.
 
 use std::fs::File;
@@ -15,6 +15,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use xtests::install;
+use xtests::support::command::{describe, succeed};
 use xtests::support::wait::wait_until;
 
 /// The device's name in the guest.
@@ -23,6 +24,8 @@ pub(super) const TAG: &str = "xtests";
 pub(super) const REFUSED: &str = "refused";
 
 const VERSION: &str = "1.14.0";
+/// How it is started, whatever for.
+const ALWAYS: [&str; 4] = ["--tag", TAG, "--sandbox=none", "--seccomp=none"];
 const STEP: Duration = Duration::from_secs(20);
 
 /// A running virtiofsd.
@@ -32,54 +35,60 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// Installs virtiofsd if need be, and starts it with a fresh directory below `dir`; `cache` as it
-    /// calls it.
-    pub(super) fn start(dir: &Path, cache: &str) -> anyhow::Result<Self> {
-        install::apt(&[
-            ("strace", "strace"),
-            ("/usr/include/cap-ng.h", "libcap-ng-dev"),
-            ("/usr/include/seccomp.h", "libseccomp-dev"),
-        ])?;
-        let program = install::tool("virtiofsd", VERSION)?;
+    /// One that fails every write to the file [`REFUSED`], with a fresh directory below `dir`; `cache` as
+    /// it calls it.
+    pub(super) fn refusing(dir: &Path, cache: &str) -> anyhow::Result<Self> {
+        install::apt(&[("strace", "strace")])?;
         let shared = dir.join("shared");
-        let socket = dir.join("virtiofsd.sock");
         clear(&shared)?;
-        clear(&socket)?;
         std::fs::create_dir_all(&shared).with_context(|| format!("making {}", shared.display()))?;
-        let log = dir.join("virtiofsd.log");
-        let output = File::create(&log).with_context(|| log.display().to_string())?;
-        let mut command = Command::new("strace");
-        command
+        let mut strace = Command::new("strace");
+        strace
             .args(["--follow-forks", "--seccomp-bpf", "--quiet=all", "--output"])
             .arg(dir.join("strace.log"));
         // Only calls on this path are looked at, and all of them fail.
-        command.arg("--trace-path").arg(shared.join(REFUSED));
+        strace.arg("--trace-path").arg(shared.join(REFUSED));
         let writes = "pwrite64,pwritev,pwritev2";
-        command
+        strace
             .arg(format!("--trace={writes}"))
-            .arg(format!("--inject={writes}:error=EIO"));
+            .arg(format!("--inject={writes}:error=EIO"))
+            .arg(program()?)
+            .args([format!("--cache={cache}").as_str(), "--thread-pool-size=4"]);
+        Self::start(strace, dir, &shared)
+    }
+
+    /// One as it comes, that serves `shared`.
+    pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
+        Self::start(Command::new(program()?), dir, shared)
+    }
+
+    /// What [`Server::plain`] runs, and what that says of itself.
+    pub(super) fn describe() -> anyhow::Result<(String, String)> {
+        let mut asked = Command::new(program()?);
+        let said = succeed(asked.arg("--version"))?;
+        let command = format!("virtiofsd --shared-dir SOURCE {}", ALWAYS.join(" "));
+        Ok((command, said.trim().to_owned()))
+    }
+
+    /// `command` begins with what is to be run; `dir` takes socket and log.
+    fn start(mut command: Command, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+        let socket = dir.join("virtiofsd.sock");
+        clear(&socket)?;
+        let log = dir.join("virtiofsd.log");
+        let output = File::create(&log).with_context(|| log.display().to_string())?;
         command
-            .arg(&program)
             .arg("--socket-path")
             .arg(&socket)
             .arg("--shared-dir")
-            .arg(&shared)
-            .arg(format!("--cache={cache}"));
-        command.args([
-            "--tag",
-            TAG,
-            "--sandbox=none",
-            "--seccomp=none",
-            "--thread-pool-size=4",
-        ]);
-        command
+            .arg(shared)
+            .args(ALWAYS)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
             .stderr(output)
             .process_group(0);
-        let process = command
-            .spawn()
-            .context("cannot start strace, which starts virtiofsd")?;
+        let process = command.spawn();
+        let process = process.with_context(|| format!("cannot start {}", describe(&command)))?;
         let mut server = Self { process, socket };
         server.wait_for_socket(&log)?;
         Ok(server)
@@ -103,6 +112,15 @@ impl Server {
             self.socket.display()
         )
     }
+}
+
+/// virtiofsd, installed if need be.
+fn program() -> anyhow::Result<PathBuf> {
+    install::apt(&[
+        ("/usr/include/cap-ng.h", "libcap-ng-dev"),
+        ("/usr/include/seccomp.h", "libseccomp-dev"),
+    ])?;
+    install::tool("virtiofsd", VERSION)
 }
 
 /// Removes what an earlier run has left at `path`.

@@ -9,9 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
 use anyhow::ensure;
+use xtests::support::kernel_trace::KernelTrace;
 use xtests::support::missing;
-
-use super::requests::Trace;
 
 const PAGE: u64 = 4096;
 /// Longer than any write.
@@ -32,7 +31,7 @@ pub(super) fn check(dir: &Path) -> anyhow::Result<String> {
             "transparent huge pages, without which no file has large folios",
         ));
     }
-    let trace = Trace::start("filemap/mm_filemap_add_to_page_cache", "3.13")?;
+    let trace = KernelTrace::start("filemap/mm_filemap_add_to_page_cache", "3.13")?;
     let mut counts = Vec::new();
     let mut small = false;
     for (index, (offset, len)) in WRITES.into_iter().enumerate() {
@@ -53,7 +52,7 @@ pub(super) fn check(dir: &Path) -> anyhow::Result<String> {
 }
 
 /// The orders of the folios that one write(2) adds to a file that is not cached.
-fn one(trace: &Trace, path: &Path, offset: u64, len: usize) -> anyhow::Result<Vec<u32>> {
+fn one(trace: &KernelTrace, path: &Path, offset: u64, len: usize) -> anyhow::Result<Vec<u32>> {
     std::fs::write(path, vec![b'A'; FILE_LEN])?;
     let file = File::options().read(true).write(true).open(path)?;
     file.sync_all()?;

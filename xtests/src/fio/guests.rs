@@ -1,0 +1,420 @@
+//! A session whose runs are made in guests: the same jobs on several kernels, by several servers.
+//!
+//! A configuration is KERNEL/SERVER, and its ratios are to the same server on the baseline's kernel. Who
+//! can boot does that for us ([`Boot`]); here is what is asked of each guest, what becomes of the answers,
+//! and, in the guest, the run itself ([`measure`]).
+//!
+//! Invariants: a round boots every kernel once and asks it the same, in an order that rotates; and the load
+//! that a run is told with is the host's during the whole boot, since a guest does not see it.
+
+mod order;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use xtests::install;
+
+use super::configs::{self, Config, Kind};
+use super::interrupt::Interrupt;
+use super::jobs::{self, Files, Job};
+use super::load::{Load, Snapshot};
+use super::one_run::{Bench, Done};
+use super::place::{Place, in_directory};
+use super::record::{Backing, Configuration, Document, Run};
+use super::{machine, names, program, reports, server};
+
+pub(crate) use order::Task;
+use order::{Guest, guests};
+
+/// The server of a virtiofs device, a process of the host's. Every other one is a mode of thrufs.
+pub(crate) const VIRTIOFSD: &str = "virtiofsd";
+/// The backing that the guest's own files have, too.
+const TMPFS: &str = "tmpfs";
+
+/// What is to be measured.
+pub(crate) struct Wanted<'a> {
+    pub(crate) jobs: &'a [String],
+    /// As they are called in the report.
+    pub(crate) kernels: &'a [String],
+    pub(crate) servers: &'a [String],
+    /// What virtiofsd serves: tmpfs, or a directory on a disk.
+    pub(crate) backings: &'a [String],
+    pub(crate) rounds: usize,
+    pub(crate) runtime_seconds: u32,
+    /// A kernel; the first one if none.
+    pub(crate) baseline: Option<&'a str>,
+    pub(crate) out: Option<&'a Path>,
+}
+
+/// What can be told of the configurations when everything is built.
+pub(crate) struct Built {
+    /// The kernels' sources, in their order.
+    pub(crate) sources: Vec<String>,
+    /// Command line and version.
+    pub(crate) virtiofsd: Option<(String, String)>,
+}
+
+/// One guest.
+pub(crate) struct Boot<'a> {
+    /// Its place among the wanted kernels.
+    pub(crate) kernel: usize,
+    /// What virtiofsd serves.
+    pub(crate) source: &'a Path,
+    pub(crate) tasks: &'a [Task],
+}
+
+/// What [`measure`] has said in the guest, or why it has said nothing.
+pub(crate) type Answer = std::result::Result<String, String>;
+
+/// See the module.
+pub(crate) struct Session {
+    jobs: Vec<Job>,
+    kernels: Vec<String>,
+    servers: Vec<String>,
+    backings: Vec<String>,
+    dir: PathBuf,
+    document: Document,
+}
+
+impl Session {
+    /// Checks what is wanted, and that there is a fio.
+    pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
+        let engines = program::provide()?;
+        let all = jobs::load(&jobs::directory())?;
+        let jobs = jobs::select(&all, wanted.jobs, &[])?;
+        if let Some(job) = jobs.iter().find(|job| !engines.contains(&job.engine)) {
+            anyhow::bail!("{}: this fio lacks the engine {}", job.name, job.engine);
+        }
+        check_servers(wanted)?;
+        let baseline = baseline(wanted)?;
+        let started = machine::now()?;
+        let dir = match wanted.out {
+            Some(dir) => dir.to_owned(),
+            None => {
+                let name = format!("guests-{}", started.replace(':', ""));
+                install::target().join("fio").join(name)
+            }
+        };
+        let report = dir.join("report.json");
+        ensure!(
+            !report.exists(),
+            "{} is there already: name another directory with --out",
+            report.display()
+        );
+        std::fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+        let document = Document {
+            format: Document::format(),
+            started,
+            finished: String::new(),
+            incomplete: true,
+            rounds: wanted.rounds,
+            runtime_seconds: wanted.runtime_seconds,
+            cold: false,
+            baseline: format!("{baseline}/SERVER"),
+            machine: machine::describe()?,
+            backings: Vec::new(),
+            configs: Vec::new(),
+            jobs: jobs.clone(),
+            skipped: Vec::new(),
+            runs: Vec::new(),
+        };
+        Ok(Self {
+            jobs,
+            kernels: wanted.kernels.to_vec(),
+            servers: wanted.servers.to_vec(),
+            backings: wanted.backings.to_vec(),
+            dir,
+            document,
+        })
+    }
+
+    /// Has all guests booted by `boot`, which answers each task in its order.
+    pub(crate) fn run(
+        &mut self,
+        built: &Built,
+        mut boot: impl FnMut(&Boot<'_>) -> Result<Vec<Answer>>,
+    ) -> Result<()> {
+        self.describe(built)?;
+        let places = self.backings.iter().map(|backing| Place::new(backing));
+        let places: Vec<Place> = places.collect::<Result<_>>()?;
+        for (at, place) in places.iter().enumerate() {
+            let twice = places[..at].iter().any(|other| other.name == place.name);
+            ensure!(!twice, "two backings are {}: name one of them", place.name);
+            let name = place.name.clone();
+            self.document.backings.push(Backing { name });
+        }
+        let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
+        // Not before everything is built, which an interrupt ends at once.
+        let interrupt = Interrupt::watch()?;
+        // It runs nothing here; it lays out, and the guests find what they would lay out.
+        let mut bench = Bench {
+            runtime_seconds: self.document.runtime_seconds,
+            cold: false,
+            interrupt: &interrupt,
+            work: work.path(),
+            laid_out: HashSet::new(),
+        };
+        let rounds = self.rounds(&places);
+        let all = rounds.len();
+        for (at, guest) in rounds.iter().enumerate() {
+            if interrupt.is_set() {
+                return Ok(());
+            }
+            let place = &places[guest.backing];
+            let shared = self.jobs.iter().filter(|job| job.files == Files::Shared);
+            for job in shared {
+                bench.prepare(place.source(), job)?;
+            }
+            let before = Snapshot::take(None)?;
+            let answers = boot(&Boot {
+                kernel: guest.kernel,
+                source: place.source(),
+                tasks: &guest.tasks,
+            });
+            let load = before.until(&Snapshot::take(None)?);
+            eprintln!(
+                "{}/{all}: round {} on {} by {}: other load {:.0}% of one CPU",
+                at + 1,
+                guest.round + 1,
+                place.name,
+                self.kernels[guest.kernel],
+                load.other() * 100.0
+            );
+            self.keep(guest, &place.name, answers, &load);
+        }
+        self.document.incomplete = false;
+        Ok(())
+    }
+
+    /// Writes and prints the result; fails if a run failed.
+    pub(crate) fn write_reports(self) -> Result<ExitCode> {
+        let remedy = "not complete: there are fewer rounds of some than of others\n";
+        reports::write(self.document, &self.dir, remedy)
+    }
+
+    /// The configurations, server by server, so that those which are compared stand beside each other.
+    fn describe(&mut self, built: &Built) -> Result<()> {
+        let machine = &mut self.document.machine;
+        machine.kernel = format!("{}, guests of User Mode Linux on it", machine.kernel);
+        let (baseline, _) = self
+            .document
+            .baseline
+            .split_once("/SERVER")
+            .unwrap_or_default();
+        for server in &self.servers {
+            let (command, version) = if server == VIRTIOFSD {
+                built.virtiofsd.clone().unzip()
+            } else {
+                (None, server::version(&thrufs(server)?))
+            };
+            for (kernel, source) in self.kernels.iter().zip(&built.sources) {
+                let words = version.iter().chain([source]).map(String::as_str);
+                self.document.configs.push(Configuration {
+                    name: format!("{kernel}/{server}"),
+                    command: command.clone(),
+                    version: Some(words.collect::<Vec<_>>().join(" on ")),
+                    baseline: Some(format!("{baseline}/{server}")),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn rounds(&self, places: &[Place]) -> Vec<Guest> {
+        let is_tmpfs: Vec<bool> = places.iter().map(|place| place.name == TMPFS).collect();
+        let jobs: Vec<&str> = self.jobs.iter().map(|job| job.name.as_str()).collect();
+        let rounds = self.document.rounds;
+        guests(rounds, &is_tmpfs, self.kernels.len(), &jobs, &self.servers)
+    }
+
+    /// The runs of one guest.
+    fn keep(&mut self, guest: &Guest, backing: &str, answers: Result<Vec<Answer>>, load: &Load) {
+        let mut answers = match answers {
+            Ok(answers) => answers.into_iter(),
+            Err(error) => vec![Err(format!("{error:#}")); guest.tasks.len()].into_iter(),
+        };
+        for task in &guest.tasks {
+            let answer = answers.next();
+            let answer = answer.unwrap_or_else(|| Err("the guest was not asked".to_owned()));
+            let config = format!("{}/{}", self.kernels[guest.kernel], task.server);
+            let mut run = Run {
+                round: guest.round,
+                position: task.position,
+                backing: backing.to_owned(),
+                job: task.job.clone(),
+                config,
+                command: String::new(),
+                error: None,
+                measured: None,
+            };
+            match answer.and_then(|line| parse(&line)) {
+                Ok(done) => self.take(&mut run, done, load),
+                Err(error) => {
+                    eprintln!("{} by {}: {error}", run.job, run.config);
+                    run.error = Some(error);
+                }
+            }
+            self.document.runs.push(run);
+        }
+    }
+
+    fn take(&mut self, run: &mut Run, done: Done, load: &Load) {
+        let mut measured = done.measured;
+        let part = measured.load.wall_seconds / load.wall_seconds.max(f64::MIN_POSITIVE);
+        measured.load.other_seconds = load.other_seconds * part;
+        measured.load.stolen_seconds = load.stolen_seconds * part;
+        run.command = done.fio;
+        run.measured = Some(measured);
+        self.document.machine.fio = done.fio_version;
+        let mut configs = self.document.configs.iter_mut();
+        let config = configs.find(|config| config.name == run.config);
+        if let (Some(config), Some(server)) = (config, done.server) {
+            config.command = Some(server);
+        }
+    }
+}
+
+fn parse(line: &str) -> std::result::Result<Done, String> {
+    serde_json::from_str(line).map_err(|error| format!("the guest said {line:?}: {error}"))
+}
+
+/// A mode of thrufs by its name.
+fn thrufs(name: &str) -> Result<Config> {
+    let mut found = configs::parse(&[name.to_owned()], &[], &[])?;
+    let config = found.remove(0);
+    ensure!(
+        matches!(config.kind, Kind::Thrufs { .. }),
+        "{name} is not measured in a guest: a server is {VIRTIOFSD}, or thrufs with suffixes as in \
+         `xtests fio --list`"
+    );
+    Ok(config)
+}
+
+fn check_servers(wanted: &Wanted<'_>) -> Result<()> {
+    for (what, words) in [("server", wanted.servers), ("kernel", wanted.kernels)] {
+        ensure!(!words.is_empty(), "no {what} is named");
+        for (at, word) in words.iter().enumerate() {
+            let twice = words[..at].contains(word);
+            ensure!(!twice, "the {what} {word} stands in the list twice");
+        }
+    }
+    for server in wanted.servers.iter().filter(|name| *name != VIRTIOFSD) {
+        thrufs(server)?;
+    }
+    let is_there = wanted.servers.iter().any(|server| server == VIRTIOFSD);
+    let disk = wanted.backings.iter().find(|backing| *backing != TMPFS);
+    match disk {
+        Some(disk) if !is_there => anyhow::bail!(
+            "--backing {disk} is for {VIRTIOFSD}, which is not among the servers: thrufs has the \
+             guest's tmpfs"
+        ),
+        _ => Ok(()),
+    }
+}
+
+/// The kernel that ratios are to.
+fn baseline(wanted: &Wanted<'_>) -> Result<String> {
+    let kernels = wanted.kernels.iter().map(String::as_str);
+    let Some(typed) = wanted.baseline else {
+        return Ok(wanted.kernels[0].clone());
+    };
+    if wanted.kernels.iter().any(|kernel| kernel == typed) {
+        return Ok(typed.to_owned());
+    }
+    let remedy = "--baseline is one of --variant";
+    Err(names::unknown("kernel", typed, kernels, remedy))
+}
+
+/// In a guest: where the job works.
+pub(crate) enum On<'a> {
+    /// The virtiofs device, mounted here.
+    Virtiofs(&'a Path),
+    /// A mount of this mode of thrufs over a tmpfs.
+    Thrufs(&'a str),
+}
+
+/// In a guest: measures, and says it in one line.
+pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<String> {
+    let all = jobs::load(&jobs::directory())?;
+    let jobs = jobs::select(&all, &[job.to_owned()], &[])?;
+    ensure!(jobs.len() == 1, "{job} is {} jobs", jobs.len());
+    let config = match on {
+        On::Thrufs(name) => thrufs(name)?,
+        On::Virtiofs(dir) => Config {
+            name: VIRTIOFSD.to_owned(),
+            kind: Kind::Counted((*dir).to_owned()),
+        },
+    };
+    let place = Place::new(TMPFS)?;
+    let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
+    let mut bench = Bench {
+        runtime_seconds,
+        cold: false,
+        interrupt: &Interrupt::default(),
+        work: work.path(),
+        laid_out: HashSet::new(),
+    };
+    let done = bench.run(&place, &jobs[0], &config)?;
+    serde_json::to_string(&done).context("writing the result down")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn checked(servers: &[&str], backing: &str, baseline_is: Option<&str>) -> Result<String> {
+        let (servers, kernels) = (words(servers), words(&["stock", "patched"]));
+        let wanted = Wanted {
+            jobs: &[],
+            kernels: &kernels,
+            servers: &servers,
+            backings: &words(&[backing]),
+            rounds: 1,
+            runtime_seconds: 1,
+            baseline: baseline_is,
+            out: None,
+        };
+        check_servers(&wanted)?;
+        baseline(&wanted)
+    }
+
+    #[test]
+    fn baseline_is_the_first_kernel_or_the_one_that_is_typed() {
+        let servers = &["virtiofsd", "thrufs-one-page"];
+        assert_eq!(checked(servers, "tmpfs", None).expect("good"), "stock");
+        let typed = checked(servers, "tmpfs", Some("patched")).expect("good");
+        assert_eq!(typed, "patched");
+        let error = checked(servers, "tmpfs", Some("patchd")).expect_err("misspelt");
+        assert!(
+            error.to_string().contains("did you mean patched"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn server_that_no_guest_has_is_refused() {
+        for name in ["native", "bindfs", "virtiofs"] {
+            assert!(checked(&[name], "tmpfs", None).is_err(), "{name}");
+        }
+        assert!(checked(&["thrufs", "thrufs"], "tmpfs", None).is_err());
+    }
+
+    #[test]
+    fn backing_on_a_disk_without_virtiofsd_is_refused() {
+        let error = checked(&["thrufs"], "/var/tmp", None).expect_err("nobody serves it");
+        assert!(error.to_string().contains("--backing /var/tmp"), "{error}");
+        assert!(checked(&["thrufs", "virtiofsd"], "/var/tmp", None).is_ok());
+    }
+
+    #[test]
+    fn parse_of_what_is_no_result_shows_it() {
+        let error = parse("Kernel panic").err().expect("no JSON");
+        assert!(error.contains("Kernel panic"), "{error}");
+    }
+}

@@ -1,0 +1,114 @@
+//! In which order guests are booted, and what each is asked in which order.
+//!
+//! Invariants: a round boots every kernel once, in an order that rotates, and asks each the same, so that a
+//! ratio is of neighbours in time; and within a guest the servers take turns in who is first.
+
+use super::super::plan::{Size, Step, order, steps};
+use super::VIRTIOFSD;
+
+/// One run in a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Task {
+    pub(crate) job: String,
+    pub(crate) server: String,
+    /// Its place among the runs of the job in this round.
+    pub(super) position: usize,
+}
+
+impl Task {
+    /// Unlike that of any other in the guest; no blanks.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.job, self.server)
+    }
+}
+
+/// What one guest is asked, with indices into the lists of backings and kernels.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Guest {
+    pub(super) round: usize,
+    pub(super) backing: usize,
+    pub(super) kernel: usize,
+    pub(super) tasks: Vec<Task>,
+}
+
+/// All guests in their order; `is_tmpfs` of each backing. thrufs works on the guest's tmpfs, so that it is
+/// asked on that backing alone.
+pub(super) fn guests(
+    rounds: usize,
+    is_tmpfs: &[bool],
+    kernels: usize,
+    jobs: &[&str],
+    servers: &[String],
+) -> Vec<Guest> {
+    let size = Size {
+        rounds,
+        backings: is_tmpfs.len(),
+        jobs: 1,
+        configs: kernels,
+    };
+    let guest = |step: Step| {
+        let here = |server: &&String| is_tmpfs[step.backing] || **server == VIRTIOFSD;
+        let here: Vec<&String> = servers.iter().filter(here).collect();
+        let mut tasks = Vec::new();
+        for (at, job) in jobs.iter().enumerate() {
+            let order = order(step.round + at, here.len());
+            tasks.extend(order.enumerate().map(|(position, server)| Task {
+                job: (*job).to_owned(),
+                server: here[server].clone(),
+                position: step.position * here.len() + position,
+            }));
+        }
+        Guest {
+            round: step.round,
+            backing: step.backing,
+            kernel: step.config,
+            tasks,
+        }
+    };
+    steps(size).into_iter().map(guest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    #[test]
+    fn guests_of_a_round_are_every_kernel_once_asked_the_same() {
+        let servers = words(&[VIRTIOFSD, "thrufs"]);
+        let guests = guests(3, &[true], 3, &["a:1", "b:2"], &servers);
+        assert_eq!(guests.len(), 9);
+        for round in guests.chunks(3) {
+            let mut kernels: Vec<usize> = round.iter().map(|guest| guest.kernel).collect();
+            kernels.sort_unstable();
+            assert_eq!(kernels, [0, 1, 2]);
+            let names = |guest: &Guest| guest.tasks.iter().map(Task::name).collect::<Vec<_>>();
+            assert_eq!(names(&round[0]).len(), 4);
+            assert!(round.iter().all(|guest| names(guest) == names(&round[0])));
+        }
+        let first: Vec<usize> = guests.iter().step_by(3).map(|guest| guest.kernel).collect();
+        assert_eq!(first, [0, 1, 2]);
+    }
+
+    #[test]
+    fn guests_change_the_order_of_servers_from_job_to_job_and_round_to_round() {
+        let servers = words(&[VIRTIOFSD, "thrufs"]);
+        let guests = guests(2, &[true], 1, &["a:1", "b:2"], &servers);
+        let first = |guest: &Guest, job: usize| guest.tasks[2 * job].server.clone();
+        assert_eq!(first(&guests[0], 0), VIRTIOFSD);
+        assert_eq!(first(&guests[0], 1), "thrufs");
+        assert_eq!(first(&guests[1], 0), "thrufs");
+    }
+
+    #[test]
+    fn guests_on_a_disk_are_asked_of_virtiofsd_alone() {
+        let servers = words(&["thrufs", VIRTIOFSD]);
+        let guests = guests(1, &[true, false], 1, &["a:1"], &servers);
+        let names = |guest: &Guest| guest.tasks.iter().map(Task::name).collect::<Vec<_>>();
+        assert_eq!(names(&guests[0]), ["a:1/thrufs", "a:1/virtiofsd"]);
+        assert_eq!(names(&guests[1]), ["a:1/virtiofsd"]);
+    }
+}
