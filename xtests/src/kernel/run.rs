@@ -24,20 +24,7 @@ const HIDDEN: &[&str] = &["/dev", "/proc", "/sys"];
 pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     let expectations = Expectations::load()?;
     let lab = Lab::new(&args.build.lab, args.build.jobs)?;
-    let kernels = match &args.distro {
-        Some(image) => {
-            install::apt(&[("qemu-system-x86_64", "qemu-system-x86")])?;
-            vec![plan::distribution(&lab, image)?]
-        }
-        None if args.qemu => {
-            install::apt(&[
-                ("qemu-system-x86_64", "qemu-system-x86"),
-                ("/usr/include/libelf.h", "libelf-dev"),
-            ])?;
-            plan::build(&args.build, Purpose::Machine)?
-        }
-        None => plan::build(&args.build, Purpose::UserMode)?,
-    };
+    let kernels = kernels(args, &lab)?;
     visible(lab.dir())?;
     visible(&std::env::current_exe().context("finding the path of this program")?)?;
     let extent = Extent {
@@ -45,13 +32,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
         cache: &args.cache,
         operations: args.operations,
     };
-    let portable = suites::PORTABLE.map(str::to_owned).to_vec();
-    let sees_files = args.distro.is_none() && !args.qemu;
-    let wanted = if !sees_files && args.tests.is_empty() {
-        &portable
-    } else {
-        &args.tests
-    };
+    let wanted = wanted(args);
     let mut columns: Vec<Column> = Vec::new();
     for built in &kernels {
         let known = columns
@@ -59,7 +40,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
             .find(|c| c.built.base.name == built.base.name);
         let cases = match known {
             Some(column) => column.cases.clone(),
-            None => suites::cases(&lab, &built.base, args.transport, extent, wanted)?,
+            None => suites::cases(&lab, &built.base, args.transport, extent, &wanted)?,
         };
         columns.push(Column { built, cases });
     }
@@ -89,6 +70,29 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn kernels(args: &RunArgs, lab: &Lab) -> anyhow::Result<Vec<Built>> {
+    const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
+    if let Some(image) = &args.distro {
+        install::apt(&[QEMU])?;
+        return Ok(vec![plan::distribution(lab, image)?]);
+    }
+    if args.qemu {
+        install::apt(&[QEMU, ("/usr/include/libelf.h", "libelf-dev")])?;
+        return plan::build(&args.build, Purpose::Machine);
+    }
+    plan::build(&args.build, Purpose::UserMode)
+}
+
+/// The tests or suites that were asked for; else all (none is named), or all that can be run where not every
+/// file of the host's is seen.
+fn wanted(args: &RunArgs) -> Vec<String> {
+    let sees_files = args.distro.is_none() && !args.qemu;
+    if sees_files || !args.tests.is_empty() {
+        return args.tests.clone();
+    }
+    suites::PORTABLE.map(str::to_owned).to_vec()
 }
 
 /// A kernel, and what it is asked.
