@@ -12,6 +12,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::error::{Errno, Result};
 use crate::foreign::Watch;
+use crate::inode::Inode;
 use crate::write_batch::WriteGroup;
 
 /// Locks are per shard, so that files opened by different threads seldom share one.
@@ -45,6 +46,8 @@ pub(crate) struct OpenFile {
     pub(crate) group: Option<Arc<WriteGroup>>,
     /// Tells foreign changes of the file; none if nobody does.
     pub(crate) watch: Option<Arc<Watch>>,
+    /// The file itself; none if the kernel has forgotten it already.
+    pub(crate) inode: Option<Arc<Inode>>,
 }
 
 impl Handle {
@@ -157,6 +160,7 @@ mod tests {
                 syncs_metadata: false,
                 group: None,
                 watch: None,
+                inode: None,
             }),
         }
     }

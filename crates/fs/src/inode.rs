@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use thrufs_sys::file_handle::FileHandle;
 
@@ -61,6 +61,8 @@ pub(crate) struct Inode {
     /// Lookups that the kernel has not yet forgotten. Changed under the table's lock only: raised
     /// under the read lock, lowered (and the inode removed at 0) under the write lock.
     pub(crate) nlookup: AtomicU64,
+    /// A READ has been served whose bytes the kernel may have cached.
+    pub(crate) is_read: AtomicBool,
 }
 
 /// An O_PATH descriptor on an inode, for as long as an operation needs it.

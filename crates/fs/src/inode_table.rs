@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -42,6 +42,7 @@ impl InodeTable {
             generation: 0,
             held,
             nlookup: AtomicU64::new(1),
+            is_read: AtomicBool::new(false),
         });
         let mut maps = Maps::default();
         maps.by_key.insert(root_key, ROOT_INO);
@@ -127,6 +128,7 @@ impl InodeTable {
             generation,
             held,
             nlookup,
+            is_read: AtomicBool::new(false),
         });
         maps.by_ino.insert(ino, inode.clone());
         maps.by_key.insert(key, ino);

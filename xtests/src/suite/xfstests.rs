@@ -25,7 +25,14 @@ const LIMIT: &str = "3600";
 /// Of the file system that holds what is served, or of each native one.
 const SIZE_MIB: u32 = 8 << 10;
 /// What the selection's tests use: in thrufs off by default.
-const THRUFS: &[&str] = &["--xattr", "--posix-acl=auto", "-o", "dev,suid"];
+const THRUFS: &[&str] = &[
+    "--xattr",
+    "--posix-acl=auto",
+    // For the attributes of the namespace trusted.
+    "--modcaps=+sys_admin",
+    "-o",
+    "dev,suid",
+];
 
 const NEEDS: &[(&str, &str)] = &[
     ("xfs_io", "xfsprogs"),

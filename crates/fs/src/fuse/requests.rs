@@ -261,7 +261,7 @@ impl Filesystem for FuseAdapter {
         fh: FileHandle,
         offset: u64,
         size: u32,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
@@ -270,7 +270,7 @@ impl Filesystem for FuseAdapter {
         let done = self.run(Opcode::Read, req, target, |fs| {
             fs.check_read_size(size as usize)?;
             with_read_buffer(size as usize, |buf| {
-                let count = fs.read(ino.0, fh.0, offset, buf)?;
+                let count = fs.read(ino.0, fh.0, offset, flags.0, buf)?;
                 fs.stats.count_read(count);
                 if let Some(reply) = reply.take() {
                     reply.data(&buf[..count]);
@@ -311,8 +311,15 @@ impl Filesystem for FuseAdapter {
             }
             fs.write(&request)
         });
+        let is_whole = done.ok() == Some(data.len());
+        if is_whole && self.fs.may_be_cached_stale(&request) {
+            // The kernel holds no folio for it, and this thread is free to serve what a wait is for.
+            return self
+                .fs
+                .drop_range_then(&request, move || reply_written(done, reply));
+        }
         reply_written(done, reply);
-        if done.ok() != Some(data.len()) {
+        if !is_whole {
             // After the reply: until then the kernel may hold a folio of the range locked.
             self.fs.distrust(&request);
         }

@@ -93,6 +93,7 @@ impl Passthrough {
             syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
             group: self.write_group(ino, &file, flags),
             watch,
+            inode: self.inodes.get(ino),
         };
         let fh = self.handles.insert(Handle {
             ino,

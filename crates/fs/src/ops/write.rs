@@ -85,6 +85,19 @@ impl Passthrough {
         self.config.durability == Durability::Dsync
     }
 
+    /// Has the kernel drop what it cached of the range of a direct WRITE, and calls `then` when it has.
+    pub fn drop_range_then(
+        &self,
+        request: &WriteRequest<'_>,
+        then: impl FnOnce() + Send + 'static,
+    ) {
+        let start = request.offset;
+        let append = request.flags & libc::O_APPEND != 0;
+        let end = (!append).then(|| start.saturating_add(request.data.len() as u64));
+        self.invalidations
+            .push_then(request.ino, Stale { start, end }, Box::new(then));
+    }
+
     /// After the reply to a WRITE that failed or was short: has the kernel drop what it cached of
     /// the range, because the backing file may hold something else (`inval.rs`).
     pub fn distrust(&self, request: &WriteRequest<'_>) {

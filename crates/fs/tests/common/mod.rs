@@ -77,7 +77,7 @@ impl Served {
 
     pub(crate) fn read(&self, ino: u64, fh: u64, offset: u64, size: usize) -> Result<Vec<u8>> {
         let mut buf = vec![0; size];
-        let count = self.fs.read(ino, fh, offset, &mut buf)?;
+        let count = self.fs.read(ino, fh, offset, 0, &mut buf)?;
         buf.truncate(count);
         Ok(buf)
     }
