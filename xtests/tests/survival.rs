@@ -511,6 +511,19 @@ fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
     }
 }
 
+/// Removes what [`operate`] has left: how many files that is, is chance, and a file that is known may cost the
+/// daemon a descriptor.
+fn clear(dir: &Path) -> Outcome {
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        match path.symlink_metadata()?.is_dir() {
+            true => std::fs::remove_dir_all(path)?,
+            false => std::fs::remove_file(path)?,
+        }
+    }
+    Ok(())
+}
+
 /// Mixed random load, and what the daemon holds after a fifth of it and at the end.
 fn load(m: &Mount, time: Duration) -> Outcome {
     const WORKERS: u64 = 4;
@@ -532,8 +545,10 @@ fn load(m: &Mount, time: Duration) -> Outcome {
     };
     let start = Instant::now();
     until(start + time / 5);
+    clear(m.dir())?;
     let (memory, open) = (m.daemon_memory()?, m.daemon_descriptors()?);
     until(start + time);
+    clear(m.dir())?;
     let count = operations.load(Ordering::Relaxed);
     let (memory_now, open_now) = (m.daemon_memory()?, m.daemon_descriptors()?);
     println!(
