@@ -137,14 +137,9 @@ impl Session {
         mut boot: impl FnMut(&Boot<'_>) -> Result<Vec<Answer>>,
     ) -> Result<()> {
         self.describe(built)?;
-        let places = self.backings.iter().map(|backing| Place::new(backing));
-        let places: Vec<Place> = places.collect::<Result<_>>()?;
-        for (at, place) in places.iter().enumerate() {
-            let twice = places[..at].iter().any(|other| other.name == place.name);
-            ensure!(!twice, "two backings are {}: name one of them", place.name);
-            let name = place.name.clone();
-            self.document.backings.push(Backing { name });
-        }
+        let places = Place::all(&self.backings)?;
+        let names = places.iter().map(|place| place.name.clone());
+        self.document.backings = names.map(|name| Backing { name }).collect();
         let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
         // Not before everything is built, which an interrupt ends at once.
         let interrupt = Interrupt::watch()?;

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use xtests::install;
 use xtests::support::scratch::{Backing, Scratch};
@@ -25,6 +25,17 @@ enum Held {
 }
 
 impl Place {
+    /// One for each of `backings`, which are told apart by their names.
+    pub(super) fn all(backings: &[String]) -> Result<Vec<Self>> {
+        let places = backings.iter().map(|backing| Self::new(backing));
+        let places: Vec<Self> = places.collect::<Result<_>>()?;
+        for (at, place) in places.iter().enumerate() {
+            let twice = places[..at].iter().any(|other| other.name == place.name);
+            ensure!(!twice, "two backings are {}: name one of them", place.name);
+        }
+        Ok(places)
+    }
+
     /// `tmpfs`, or a directory on the file system to use.
     pub(super) fn new(backing: &str) -> Result<Self> {
         if backing == "tmpfs" {

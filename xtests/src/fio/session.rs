@@ -89,15 +89,9 @@ impl Session {
 
     /// Runs what is left of the plan, until the end or an interrupt.
     pub(super) fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
-        let places = self.plan.backings.iter().map(|backing| Place::new(backing));
-        let places: Vec<Place> = places.collect::<Result<_>>()?;
-        for (at, place) in places.iter().enumerate() {
-            let twice = places[..at].iter().any(|other| other.name == place.name);
-            ensure!(!twice, "two backings are {}: name one of them", place.name);
-            self.document.backings.push(Backing {
-                name: place.name.clone(),
-            });
-        }
+        let places = Place::all(&self.plan.backings)?;
+        let names = places.iter().map(|place| place.name.clone());
+        self.document.backings = names.map(|name| Backing { name }).collect();
         let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
         let mut bench = Bench {
             runtime_seconds: self.plan.runtime_seconds,

@@ -28,6 +28,14 @@ pub struct WriteRequest<'a> {
     pub from_cache: bool,
 }
 
+impl WriteRequest<'_> {
+    /// The bytes go to the end of the file, wherever that is by now. The page cache is written back to where
+    /// it belongs, whatever the flags of the handle.
+    fn appends(&self) -> bool {
+        self.flags & libc::O_APPEND != 0 && !self.from_cache
+    }
+}
+
 impl Passthrough {
     /// Writes, and returns how many bytes were written: all, unless an error stopped it midway.
     /// For pages that the kernel writes back it is all or an error: the kernel looks at no count
@@ -39,8 +47,7 @@ impl Passthrough {
         self.stats.count_write_size(request.data.len());
         self.check_writable()?;
         let handle = self.handle(request.fh, request.ino)?;
-        let append = request.flags & libc::O_APPEND != 0 && !request.from_cache;
-        let position = if append {
+        let position = if request.appends() {
             Position::Append
         } else {
             Position::At(request.offset)
@@ -92,8 +99,7 @@ impl Passthrough {
         then: impl FnOnce() + Send + 'static,
     ) {
         let start = request.offset;
-        let append = request.flags & libc::O_APPEND != 0;
-        let end = (!append).then(|| start.saturating_add(request.data.len() as u64));
+        let end = (!request.appends()).then(|| start.saturating_add(request.data.len() as u64));
         self.invalidations
             .push_then(request.ino, Stale { start, end }, Box::new(then));
     }
@@ -102,14 +108,13 @@ impl Passthrough {
     /// the range, because the backing file may hold something else (`inval.rs`).
     pub fn distrust(&self, request: &WriteRequest<'_>) {
         let end = request.offset.saturating_add(request.data.len() as u64);
-        let append = request.flags & libc::O_APPEND != 0 && !request.from_cache;
         // Beyond the end of the file the kernel may have kept bytes that a later extension would
         // show. A file that cannot be asked for its size is treated as short.
         let size = self
             .handle(request.fh, request.ino)
             .and_then(|handle| rustix::fs::fstat(&handle.fd).or_errno())
             .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-        let end = (end < size && !append).then_some(end);
+        let end = (end < size && !request.appends()).then_some(end);
         let start = request.offset;
         self.invalidations.push(request.ino, Stale { start, end });
     }
