@@ -3,14 +3,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::uring;
-use xtests::support::command::output;
-use xtests::support::mount::thrufs;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
 
@@ -126,14 +123,7 @@ fn read_during_an_asynchronous_direct_write_leaves_nothing_older_than_it_in_the_
                     let bytes = Mapping::of_file(&bytes, PAGE, false, false)?;
                     Ok(uring::write(&direct, &bytes.span(0..PAGE)?, 0)?)
                 });
-                wait_until("the WRITE", SOON, || {
-                    let status = output(
-                        Command::new(thrufs()?)
-                            .args(["status", "--json"])
-                            .arg(m.dir()),
-                    )?;
-                    Ok(String::from_utf8_lossy(&status.stdout).contains("\"WRITE\""))
-                })?;
+                wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
                 ensure!(read()? == b'A', "{cache}: the write was not slow enough");
                 let written = writer.join().expect("it does not panic")?;
                 ensure!(written == PAGE, "{cache}: {written} bytes");

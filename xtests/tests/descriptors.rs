@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::Advice;
-use xtests::support::command::{output, succeed};
-use xtests::support::mount::thrufs;
+use xtests::support::command::output;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, case, missing, on_backing, on_mount};
 
@@ -209,20 +208,9 @@ fn much(m: &Mount, mib: usize) -> Outcome {
 
 /// What the kernel knows of the tree, as the daemon counts it.
 fn known_inodes(m: &Mount) -> Result<usize> {
-    let json = succeed(
-        Command::new(thrufs()?)
-            .args(["status", "--json"])
-            .arg(m.dir()),
-    )?;
-    let (_, rest) = json
-        .split_once("\"inodes\":")
-        .context("no inodes in the status")?;
-    let digits: String = rest
-        .trim_start()
-        .chars()
-        .take_while(char::is_ascii_digit)
-        .collect();
-    Ok(digits.parse()?)
+    let status = m.status()?;
+    let inodes = status["inodes"].as_u64();
+    Ok(usize::try_from(inodes.context("no inodes in the status")?)?)
 }
 
 /// Skips a kernel that cannot be asked to forget.

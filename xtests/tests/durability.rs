@@ -3,14 +3,11 @@
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::process::Command;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use xtests::support::command::output;
-use xtests::support::mount::thrufs;
 use xtests::support::{Mount, Outcome, on_mount};
 
 const BLOCK: usize = 4096;
@@ -35,12 +32,7 @@ fn on_slow(faults: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
 }
 
 fn writes(m: &Mount) -> Result<Value> {
-    let mut command = Command::new(thrufs()?);
-    let output = output(command.args(["status", "--json"]).arg(m.dir()))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "thrufs status --json: {said}");
-    let status: Value = serde_json::from_slice(&output.stdout)?;
-    Ok(status["writes"].clone())
+    Ok(m.status()?["writes"].clone())
 }
 
 fn count(writes: &Value, name: &str) -> Result<u64> {

@@ -240,14 +240,7 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
         let _leftover = Leftover(m.dir().to_owned());
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| errno(std::fs::write(m.path("new"), "never answered")));
-            let begun = wait_until("the WRITE", SOON, || {
-                let status = output(
-                    Command::new(thrufs()?)
-                        .args(["status", "--json"])
-                        .arg(m.dir()),
-                )?;
-                Ok(String::from_utf8_lossy(&status.stdout).contains("\"WRITE\""))
-            });
+            let begun = wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0));
             abort(m.dir());
             let error = writer.join().ok().flatten();
             ensure!(error == Some(libc::ECONNABORTED), "{error:?}");

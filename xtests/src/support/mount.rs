@@ -249,15 +249,20 @@ impl Mount {
         Ok(kib << 10)
     }
 
-    /// Requests of this opcode that the daemon has been sent, as `thrufs status` counts them.
-    pub fn requests(&self, opcode: &str) -> Result<u64> {
+    /// What `thrufs status --json` says.
+    pub fn status(&self) -> Result<serde_json::Value> {
         // The socket comes a moment after the mount.
         let text = wait_for("thrufs status", Duration::from_secs(5), || {
             let mut status = Command::new(thrufs()?);
             let said = output(status.args(["status", "--json"]).arg(self.dir()))?;
             Ok(said.status.success().then_some(said.stdout))
         })?;
-        let status: serde_json::Value = serde_json::from_slice(&text)?;
+        serde_json::from_slice(&text).context("what thrufs status --json says")
+    }
+
+    /// Requests of this opcode that the daemon has been sent, as `thrufs status` counts them.
+    pub fn requests(&self, opcode: &str) -> Result<u64> {
+        let status = self.status()?;
         let opcodes = status["opcodes"].as_array();
         let opcodes = opcodes.context("no opcodes in the status")?;
         let found = opcodes.iter().find(|entry| entry["opcode"] == opcode);
