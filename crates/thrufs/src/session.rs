@@ -166,7 +166,7 @@ impl Serving {
         std::thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
-                let result = session.run();
+                let result = at_unmount(session.run());
                 // With its sender, the last user of the connection beside the mount goes.
                 served.stop_notifying();
                 drop(watching);
@@ -224,6 +224,16 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Ru
     let serving = Serving::start(fs, watch, connection, request)?;
     serving.log(&request.source, attached.mountpoint());
     Ok(Running { serving, attached })
+}
+
+/// An unmount is no failure. A thread that has just taken a request when the connection goes, often
+/// the RELEASE of a file that was closed the moment before, is told ECONNABORTED; only those that wait
+/// are told ENODEV, which fuser knows (fuse_dev_do_read).
+fn at_unmount(ended: io::Result<()>) -> io::Result<()> {
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+        other => other,
+    }
 }
 
 fn start_watching(
@@ -296,5 +306,19 @@ impl Running {
     /// See [`stop`].
     pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
         stop(self.attached, patience, self.serving.ended()).await?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_unmount_only_what_an_unmount_says_is_no_failure() {
+        let told = |errno: rustix::io::Errno| at_unmount(Err(errno.into()));
+        assert!(at_unmount(Ok(())).is_ok());
+        assert!(told(rustix::io::Errno::CONNABORTED).is_ok());
+        let failure = told(rustix::io::Errno::IO).unwrap_err();
+        assert_eq!(failure.raw_os_error(), Some(libc::EIO));
     }
 }
