@@ -96,7 +96,7 @@ struct RunArgs {
     distro: Option<String>,
     /// Build the kernels for a machine with huge pages and boot them under QEMU: User Mode Linux has no huge
     /// pages, and files have no large folios without
-    #[arg(long, conflicts_with_all = ["tree", "distro", "transport"])]
+    #[arg(long, conflicts_with_all = ["tree", "distro"])]
     qemu: bool,
     /// How requests get to the server
     #[arg(long, value_enum, default_value = "fuse")]

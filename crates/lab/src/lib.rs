@@ -29,7 +29,7 @@ mod source;
 pub use build::{Kernel, Kind, Lab, Recipe};
 pub use config::Fragment;
 pub use error::{Error, Result};
-pub use machine::{Machine, Root};
+pub use machine::{Device, Machine, Root};
 pub use outcome::{End, Mark, Outcome, Report, Verdict};
 pub use series::Series;
 pub use source::{Package, Source};

@@ -1,22 +1,25 @@
 //! QEMU as the machine, for kernels that are no programs.
 //!
-//! KVM is tried first. Where it is there but does not work (a nested guest on some hosts dies at its
-//! first instructions, or never comes to them) there is not a word, and the same is run again by QEMU's own translator:
-//! some ten times slower, and it works everywhere.
+//! Where KVM is there but does not work (a nested guest on some hosts dies at its first instructions, or
+//! never comes to them) there is not a word, so a kernel is tried with it first, without anything of the
+//! guest's. Else QEMU's own translator runs it: some ten times slower, and it works everywhere.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::build::Kernel;
-use crate::error::Result;
+use crate::error::{Result, at};
 use crate::initramfs;
-use crate::machine::Machine;
-use crate::outcome::{End, Outcome};
+use crate::machine::{Device, Machine, Root};
+use crate::outcome::Outcome;
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// A kernel under a hypervisor that works speaks within a second.
-const FIRST_WORD: Duration = Duration::from_secs(20);
+/// A kernel under a hypervisor that works speaks within a second, and without files it ends in the next.
+const TRIAL: Duration = Duration::from_secs(20);
+/// The first word of every kernel.
+const FIRST_WORD: &str = "Linux version ";
 
 pub(crate) fn boot(
     machine: &Machine,
@@ -27,25 +30,52 @@ pub(crate) fn boot(
 ) -> Result<Outcome> {
     let archive = dir.join("initramfs");
     initramfs::write(files, &archive)?;
-    let start = |accelerator, silence| {
-        let command = command(machine, kernel, &archive, accelerator);
-        machine.run(command, dir, silence, deadline)
+    let accelerator = if !machine.counted && has_kvm(kernel, dir)? {
+        "kvm"
+    } else {
+        "tcg"
     };
+    let command = command(machine, kernel, Some(&archive), accelerator);
+    machine.run(command, dir, deadline)
+}
+
+/// Whether `kernel` runs under KVM here. Tried with the first one; the others are no different.
+fn has_kvm(kernel: &Kernel, dir: &Path) -> Result<bool> {
+    static HAS_KVM: OnceLock<bool> = OnceLock::new();
+    if let Some(known) = HAS_KVM.get() {
+        return Ok(*known);
+    }
     let device = std::fs::File::options()
         .read(true)
         .write(true)
         .open("/dev/kvm");
-    if device.is_ok() && !machine.counted {
-        let outcome = start("kvm", FIRST_WORD)?;
-        let silent = outcome.verdicts.is_empty() && outcome.running.is_none();
-        if outcome.end != End::Died || !silent {
-            return Ok(outcome);
-        }
-    }
-    start("tcg", deadline)
+    let has = device.is_ok() && is_heard(kernel, &dir.join("trial"))?;
+    Ok(*HAS_KVM.get_or_init(|| has))
 }
 
-fn command(machine: &Machine, kernel: &Kernel, archive: &Path, accelerator: &str) -> Command {
+/// Whether a machine that has nothing but `kernel` says a word under KVM.
+fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
+    std::fs::create_dir_all(dir).map_err(at(dir))?;
+    let bare = Machine {
+        memory: 256,
+        cpus: 1,
+        counted: false,
+        root: Root::Files(Vec::new()),
+        devices: Vec::new(),
+        init: Vec::new(),
+        kernel_arguments: Vec::new(),
+    };
+    let outcome = bare.run(command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
+    let console = std::fs::read(&outcome.console).map_err(at(&outcome.console))?;
+    Ok(String::from_utf8_lossy(&console).contains(FIRST_WORD))
+}
+
+fn command(
+    machine: &Machine,
+    kernel: &Kernel,
+    archive: Option<&Path>,
+    accelerator: &str,
+) -> Command {
     let mut words = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
     words.extend(machine.kernel_arguments.iter().cloned());
     if let [program, arguments @ ..] = machine.init.as_slice() {
@@ -67,43 +97,80 @@ fn command(machine: &Machine, kernel: &Kernel, archive: &Path, accelerator: &str
     command.args(["-serial", "stdio"]);
     command.args(["-m", &machine.memory.to_string()]);
     command.args(["-smp", &machine.cpus.to_string()]);
-    command
-        .arg("-kernel")
-        .arg(&kernel.image)
-        .arg("-initrd")
-        .arg(archive);
+    add_devices(&mut command, machine);
+    command.arg("-kernel").arg(&kernel.image);
+    if let Some(archive) = archive {
+        command.arg("-initrd").arg(archive);
+    }
     command.args(["-append", &words.join(" ")]);
     command
+}
+
+fn add_devices(command: &mut Command, machine: &Machine) {
+    if machine.devices.is_empty() {
+        return;
+    }
+    // The process behind a device reads and writes the guest's memory.
+    let size = machine.memory;
+    let memory = format!("memory-backend-memfd,id=memory,size={size}M,share=on");
+    command.args(["-object", &memory, "-machine", "memory-backend=memory"]);
+    for (number, Device { socket, qemu, .. }) in machine.devices.iter().enumerate() {
+        let socket = format!("socket,id=device{number},path={}", socket.display());
+        let device = format!("{qemu},chardev=device{number}");
+        command.args(["-chardev", &socket, "-device", &device]);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::build::Kind;
-    use crate::machine::Root;
 
-    #[test]
-    fn command_names_the_first_process_before_its_arguments() {
+    fn kernel() -> Kernel {
+        Kernel {
+            image: "vmlinuz".into(),
+            kind: Kind::Bootable,
+            variant: "v".into(),
+            source: "s".into(),
+        }
+    }
+
+    fn words(devices: Vec<Device>) -> Vec<String> {
         let machine = Machine {
             memory: 64,
             cpus: 1,
             counted: false,
             root: Root::Files(Vec::new()),
+            devices,
             init: vec!["/init".into(), "kernel".into(), "guest".into()],
             kernel_arguments: vec!["quiet".into()],
         };
-        let kernel = Kernel {
-            image: "vmlinuz".into(),
-            kind: Kind::Bootable,
-            variant: "v".into(),
-            source: "s".into(),
-        };
-        let command = command(&machine, &kernel, Path::new("archive"), "tcg");
-        let words: Vec<_> = command
-            .get_args()
-            .map(|word| word.to_string_lossy())
-            .collect();
+        let command = command(&machine, &kernel(), Some(Path::new("archive")), "tcg");
+        let words = command.get_args().map(|word| word.to_string_lossy());
+        words.map(String::from).collect()
+    }
+
+    #[test]
+    fn command_names_the_first_process_before_its_arguments() {
         let line = "console=ttyS0 panic=-1 quiet rdinit=/init -- kernel guest";
-        assert_eq!(words.last().unwrap(), line);
+        assert_eq!(words(Vec::new()).last().unwrap(), line);
+    }
+
+    #[test]
+    fn command_of_a_machine_with_a_device_shares_its_memory() {
+        let line = words(vec![Device {
+            socket: "s".into(),
+            id: 26,
+            qemu: "vhost-user-fs-pci,tag=t".into(),
+        }]);
+        let line = line.join(" ");
+        for part in [
+            "memory-backend-memfd,id=memory,size=64M,share=on",
+            "-chardev socket,id=device0,path=s",
+            "-device vhost-user-fs-pci,tag=t,chardev=device0",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+        assert!(!words(Vec::new()).join(" ").contains("share=on"));
     }
 }

@@ -134,15 +134,14 @@ fn ask(
     let server = is_wanted
         .then(|| Server::plain(&dir, boot.source))
         .transpose()?;
-    let mut kernel_arguments: Vec<String> = server.iter().map(Server::device).collect();
-    kernel_arguments.push("lockdep.prove_locking=0".to_owned());
     let machine = Machine {
         memory: MEMORY,
         cpus: built.cpus,
         root: Root::Host,
         counted: false,
+        devices: server.iter().map(Server::device).collect(),
         init,
-        kernel_arguments,
+        kernel_arguments: vec!["lockdep.prove_locking=0".to_owned()],
     };
     let each = Duration::from_secs(args.runtime.into()) + SLACK;
     let deadline = SLACK + each * u32::try_from(cases.len())?;

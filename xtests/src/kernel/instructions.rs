@@ -54,6 +54,7 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         cpus: 1,
         counted: true,
         root: Root::Files(suites::files(&[case], &list)?),
+        devices: Vec::new(),
         init,
         // Or else a clock that is read by many instructions.
         kernel_arguments: vec!["tsc=reliable".to_owned()],

@@ -89,7 +89,8 @@ fn kernels(args: &RunArgs, lab: &Lab) -> anyhow::Result<Vec<Built>> {
 /// file of the host's is seen.
 fn wanted(args: &RunArgs) -> Vec<String> {
     let sees_files = args.distro.is_none() && !args.qemu;
-    if sees_files || !args.tests.is_empty() {
+    let can_run_all = sees_files || args.transport == Transport::Virtiofs;
+    if can_run_all || !args.tests.is_empty() {
         return args.tests.clone();
     }
     suites::PORTABLE.map(str::to_owned).to_vec()
@@ -179,8 +180,9 @@ fn boot(
         cpus: built.cpus,
         root,
         counted: false,
+        devices: server.iter().map(Server::device).collect(),
         init,
-        kernel_arguments: server.iter().map(Server::device).collect(),
+        kernel_arguments: Vec::new(),
     };
     Ok(machine.boot(
         &built.kernel,

@@ -110,7 +110,7 @@ pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>>
     files.extend(cases.iter().map(|case| PathBuf::from(&case.program)));
     files.push(std::env::current_exe().context("finding the path of this program")?);
     files.push(install::target().join("release/thrufs"));
-    if cases.iter().any(|case| case.name == "thrufs/fsx") {
+    if cases.iter().any(|case| case.name.ends_with("/fsx")) {
         files.extend(xtests::suite::fsx::files()?);
     }
     // What a scenario starts beside.
@@ -182,6 +182,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
             "virtiofs",
             &[
                 "virtiofs/requests",
+                "virtiofs/folios",
                 "virtiofs/partly-readable",
                 "virtiofs/refused",
                 "virtiofs/ghost",

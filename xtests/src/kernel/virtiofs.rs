@@ -1,7 +1,8 @@
 //! The server of the virtiofs transport: virtiofsd, as a process of the host, and the device that it is
 //! for the guest.
 //!
-//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor. For the suites strace
+//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; and with one, where
+//! QEMU is the machine. For the suites strace
 //! makes the server refuse every write to one file: that is the only way to have a server fail that is not ours.
 //! Invariant: no process of it is left when [`Server`] is dropped.
 
@@ -14,12 +15,15 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use thrufs_lab::Device;
 use xtests::install;
 use xtests::support::command::{describe, succeed};
 use xtests::support::wait::wait_until;
 
 /// The device's name in the guest.
 pub(super) const TAG: &str = "xtests";
+/// Descriptors of a queue, which limit a request. User Mode Linux has no choice, so QEMU gets the same.
+pub(super) const QUEUE_SIZE: u16 = 256;
 /// The file in the shared directory to which no write succeeds.
 pub(super) const REFUSED: &str = "refused";
 
@@ -104,13 +108,14 @@ impl Server {
         })
     }
 
-    /// The word for the kernel's command line.
-    pub(super) fn device(&self) -> String {
+    /// What it is for the guest.
+    pub(super) fn device(&self) -> Device {
         const VIRTIO_ID_FS: u32 = 26;
-        format!(
-            "virtio_uml.device={}:{VIRTIO_ID_FS}:1",
-            self.socket.display()
-        )
+        Device {
+            socket: self.socket.clone(),
+            id: VIRTIO_ID_FS,
+            qemu: format!("vhost-user-fs-pci,tag={TAG},queue-size={QUEUE_SIZE}"),
+        }
     }
 }
 

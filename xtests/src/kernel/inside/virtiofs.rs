@@ -14,13 +14,12 @@ use thrufs_rules::Limits;
 use thrufs_sys::mapped_io::{Mapping, pwritev};
 
 use super::fresh;
-use crate::kernel::virtiofs::{REFUSED, TAG};
+use crate::kernel::virtiofs::{QUEUE_SIZE, REFUSED, TAG};
 
 const PAGE: usize = 4096;
 
-/// Pages of a request: a queue of virtio_uml has 256 descriptors, and the kernel keeps 4 of them for
-/// headers.
-const MAX_PAGES: u16 = 256 - 4;
+/// Pages of a request: the kernel keeps 4 descriptors of the queue for headers.
+const MAX_PAGES: u16 = QUEUE_SIZE - 4;
 const MAX_WRITE: u32 = 1 << 20;
 
 /// The mounted device.
