@@ -92,7 +92,7 @@ struct RunArgs {
     build: BuildArgs,
     /// Boot this kernel of a distribution under QEMU instead: a package such as
     /// linux-image-6.12.95+deb12-cloud-amd64, or an image
-    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant", "transport"])]
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant"])]
     distro: Option<String>,
     /// Build the kernels for a machine with huge pages and boot them under QEMU: User Mode Linux has no huge
     /// pages, and files have no large folios without

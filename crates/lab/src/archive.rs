@@ -30,6 +30,8 @@ pub(crate) struct Archive {
 #[derive(Debug, PartialEq, Eq)]
 struct Site {
     address: String,
+    /// It has the suites for security updates, and no others.
+    security: bool,
     signed_by: Option<String>,
 }
 
@@ -169,7 +171,10 @@ fn find(dir: &Path, name: &str, version: &str, is_it: impl Fn(&str) -> bool) -> 
         })
 }
 
-/// The mirrors in what `apt-get indextargets` printed; those for security updates have no other suites.
+/// Ends the names of suites for security updates.
+const SECURITY: &str = "-security";
+
+/// The mirrors in what `apt-get indextargets` printed.
 fn sites(targets: &str) -> Vec<Site> {
     let mut sites = Vec::new();
     for stanza in targets.split("\n\n") {
@@ -182,9 +187,10 @@ fn sites(targets: &str) -> Vec<Site> {
         };
         let site = Site {
             address,
+            security: suite.ends_with(SECURITY),
             signed_by: field("Signed-By: "),
         };
-        if !suite.ends_with("-security") && !sites.contains(&site) {
+        if !sites.contains(&site) {
             sites.push(site);
         }
     }
@@ -202,7 +208,8 @@ fn source_list(sites: &[Site], suites: &[String], wanted: Wanted) -> String {
             Some(key) => format!("[signed-by={key}] "),
             None => String::new(),
         };
-        for suite in suites {
+        let has = |suite: &&String| suite.ends_with(SECURITY) == site.security;
+        for suite in suites.iter().filter(has) {
             list.push_str(&format!(
                 "{kind} {signed_by}{} {suite} main\n",
                 site.address
@@ -234,20 +241,28 @@ mod tests {
         Release: stable-security\nSite: http://mirror.example/security\n";
 
     #[test]
-    fn sites_of_several_suites_on_one_mirror_is_one_without_security() {
-        let expected = Site {
+    fn sites_of_several_suites_on_one_mirror_is_one_and_that_for_security() {
+        let mirror = Site {
             address: "http://mirror.example/debian".into(),
+            security: false,
             signed_by: Some("/keys/archive.gpg".into()),
         };
-        assert_eq!(sites(TARGETS), [expected]);
+        let security = Site {
+            address: "http://mirror.example/security".into(),
+            security: true,
+            signed_by: None,
+        };
+        assert_eq!(sites(TARGETS), [mirror, security]);
     }
 
     #[test]
-    fn source_list_of_two_suites_keeps_the_key() {
+    fn source_list_of_several_suites_keeps_the_key_and_asks_each_mirror_for_its_own() {
+        let suites = ["a", "b", "a-security"].map(str::to_owned);
         assert_eq!(
-            source_list(&sites(TARGETS), &["a".into(), "b".into()], Wanted::Binary),
+            source_list(&sites(TARGETS), &suites, Wanted::Binary),
             "deb [signed-by=/keys/archive.gpg] http://mirror.example/debian a main\n\
-             deb [signed-by=/keys/archive.gpg] http://mirror.example/debian b main\n"
+             deb [signed-by=/keys/archive.gpg] http://mirror.example/debian b main\n\
+             deb http://mirror.example/security a-security main\n"
         );
     }
 

@@ -85,6 +85,8 @@ pub struct Kernel {
     pub variant: String,
     /// The source it was built from, with its version.
     pub source: String,
+    /// The unpacked package that it is from, where it has modules.
+    pub package: Option<PathBuf>,
 }
 
 /// A directory in which kernels are built.
@@ -138,6 +140,7 @@ impl Lab {
             kind: recipe.kind,
             variant: recipe.variant.clone(),
             source: tree.name.clone(),
+            package: None,
         };
         // What is in a tree of the caller's is not known; make finds out quickly enough.
         if tree.ours && kernel.image.is_file() {

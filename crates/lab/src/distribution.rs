@@ -14,7 +14,7 @@ impl Lab {
     pub fn distribution(&self, package: &Package, say: &dyn Fn(&str)) -> Result<Kernel> {
         let dir = self.dir().join("distribution").join(&package.name);
         if let Ok(image) = image_in(&dir.join("boot")) {
-            return Ok(kernel(image, package));
+            return Ok(kernel(image, package, dir));
         }
         let archive = Archive::open(
             &self.dir().join("apt").join(&package.name),
@@ -35,7 +35,7 @@ impl Lab {
             &self.dir().join("unpack.log"),
         )?;
         std::fs::remove_file(&deb).map_err(at(&deb))?;
-        Ok(kernel(image_in(&dir.join("boot"))?, package))
+        Ok(kernel(image_in(&dir.join("boot"))?, package, dir))
     }
 
     /// An image that somebody else has built.
@@ -47,16 +47,18 @@ impl Lab {
             variant: "image".into(),
             source,
             kind: Kind::Bootable,
+            package: None,
         })
     }
 }
 
-fn kernel(image: PathBuf, package: &Package) -> Kernel {
+fn kernel(image: PathBuf, package: &Package, unpacked: PathBuf) -> Kernel {
     Kernel {
         image,
         variant: package.name.clone(),
         source: package.name.clone(),
         kind: Kind::Bootable,
+        package: Some(unpacked),
     }
 }
 

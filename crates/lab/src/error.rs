@@ -45,6 +45,14 @@ pub enum Error {
         /// The package that was wanted.
         package: String,
     },
+    /// A kernel has neither built in nor as a module what is needed.
+    #[error("the kernel in {} has no {name}, neither built in nor as a module", package.display())]
+    Module {
+        /// The module.
+        name: String,
+        /// The unpacked package.
+        package: PathBuf,
+    },
     /// The archive has no version of the package.
     #[error(
         "the archive has no {package} in {suites}: has it left, or could the lists not be fetched ({})? \

@@ -10,9 +10,13 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
+use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
 
 use crate::outcome::{END, Mark, START, VERDICT};
+
+/// Names the directory of the modules that are to be loaded, in the order of their names.
+pub(crate) const MODULES: &str = "LAB_MODULES";
 
 /// What a first process has to mount: type, place, and whether it may be there already.
 const MOUNTS: &[(&str, &str, bool)] = &[
@@ -32,6 +36,9 @@ pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
         return Err(std::io::Error::other(
             "this is not the first process of a guest; `Machine::boot` starts it there",
         ));
+    }
+    if let Some(modules) = std::env::var_os(MODULES) {
+        load(Path::new(&modules))?;
     }
     for &(kind, place, may_be_there) in MOUNTS {
         // /proc, which tells what this program is, comes first.
@@ -57,6 +64,26 @@ pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
         kept.iter().try_for_each(Kept::put_back)?;
     }
     Ok(())
+}
+
+fn load(modules: &Path) -> std::io::Result<()> {
+    let entries = std::fs::read_dir(modules).map_err(|error| loading(modules, &error))?;
+    let mut paths: Vec<PathBuf> = entries
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    paths.sort();
+    for path in paths {
+        let file = File::open(&path).map_err(|error| loading(&path, &error))?;
+        match finit_module(&file, c"", ModuleInitFlags::empty()) {
+            Ok(()) | Err(nix::errno::Errno::EEXIST) => (),
+            Err(errno) => return Err(loading(&path, &errno.into())),
+        }
+    }
+    Ok(())
+}
+
+fn loading(path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::other(format!("loading {}: {error}", path.display()))
 }
 
 /// A directory of the host's that something is about to be mounted over.

@@ -20,6 +20,7 @@ mod error;
 pub mod guest;
 mod initramfs;
 mod machine;
+mod modules;
 mod outcome;
 mod process;
 mod qemu;

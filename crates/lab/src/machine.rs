@@ -56,6 +56,8 @@ pub struct Machine {
     pub root: Root,
     /// What it has beside memory and processors.
     pub devices: Vec<Device>,
+    /// What has to be loaded first, where the kernel has it as a module.
+    pub modules: Vec<String>,
     /// The first process: a path on the host, and its arguments.
     pub init: Vec<String>,
     /// Further words for the kernel's command line.
@@ -210,6 +212,7 @@ mod tests {
             kind: Kind::UserMode,
             variant: "v".into(),
             source: "s".into(),
+            package: None,
         }
     }
 
@@ -220,6 +223,7 @@ mod tests {
             counted: false,
             root: Root::Host,
             devices: Vec::new(),
+            modules: Vec::new(),
             init: vec!["/init".into()],
             kernel_arguments: Vec::new(),
         }

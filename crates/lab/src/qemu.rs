@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use crate::build::Kernel;
 use crate::error::{Result, at};
+use crate::guest::MODULES;
 use crate::initramfs;
 use crate::machine::{Device, Machine, Root};
+use crate::modules;
 use crate::outcome::Outcome;
 
 const PROGRAM: &str = "qemu-system-x86_64";
@@ -28,15 +30,30 @@ pub(crate) fn boot(
     dir: &Path,
     deadline: Duration,
 ) -> Result<Outcome> {
+    let modules = match &kernel.package {
+        Some(package) => modules::gather(package, &machine.modules, &dir.join("modules"))?,
+        None => Vec::new(),
+    };
     let archive = dir.join("initramfs");
-    initramfs::write(files, &archive)?;
+    initramfs::write(&[files, &modules].concat(), &archive)?;
     let accelerator = if !machine.counted && has_kvm(kernel, dir)? {
         "kvm"
     } else {
         "tcg"
     };
-    let command = command(machine, kernel, Some(&archive), accelerator);
+    let inside = Inside {
+        archive: &archive,
+        modules: (!modules.is_empty()).then(|| dir.join("modules")),
+    };
+    let command = command(machine, kernel, Some(&inside), accelerator);
     machine.run(command, dir, deadline)
+}
+
+/// What a guest finds inside.
+struct Inside<'a> {
+    archive: &'a Path,
+    /// Where its modules are, if there are any.
+    modules: Option<PathBuf>,
 }
 
 /// Whether `kernel` runs under KVM here. Tried with the first one; the others are no different.
@@ -62,6 +79,7 @@ fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
         counted: false,
         root: Root::Files(Vec::new()),
         devices: Vec::new(),
+        modules: Vec::new(),
         init: Vec::new(),
         kernel_arguments: Vec::new(),
     };
@@ -73,11 +91,15 @@ fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
 fn command(
     machine: &Machine,
     kernel: &Kernel,
-    archive: Option<&Path>,
+    inside: Option<&Inside<'_>>,
     accelerator: &str,
 ) -> Command {
     let mut words = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
     words.extend(machine.kernel_arguments.iter().cloned());
+    if let Some(modules) = inside.and_then(|inside| inside.modules.as_ref()) {
+        // What the kernel does not know it puts into the first process's environment.
+        words.push(format!("{MODULES}={}", modules.display()));
+    }
     if let [program, arguments @ ..] = machine.init.as_slice() {
         words.extend([format!("rdinit={program}"), "--".to_owned()]);
         words.extend(arguments.iter().cloned());
@@ -99,8 +121,8 @@ fn command(
     command.args(["-smp", &machine.cpus.to_string()]);
     add_devices(&mut command, machine);
     command.arg("-kernel").arg(&kernel.image);
-    if let Some(archive) = archive {
-        command.arg("-initrd").arg(archive);
+    if let Some(inside) = inside {
+        command.arg("-initrd").arg(inside.archive);
     }
     command.args(["-append", &words.join(" ")]);
     command
@@ -132,6 +154,7 @@ mod tests {
             kind: Kind::Bootable,
             variant: "v".into(),
             source: "s".into(),
+            package: None,
         }
     }
 
@@ -142,17 +165,22 @@ mod tests {
             counted: false,
             root: Root::Files(Vec::new()),
             devices,
+            modules: Vec::new(),
             init: vec!["/init".into(), "kernel".into(), "guest".into()],
             kernel_arguments: vec!["quiet".into()],
         };
-        let command = command(&machine, &kernel(), Some(Path::new("archive")), "tcg");
+        let inside = Inside {
+            archive: Path::new("archive"),
+            modules: Some("/m".into()),
+        };
+        let command = command(&machine, &kernel(), Some(&inside), "tcg");
         let words = command.get_args().map(|word| word.to_string_lossy());
         words.map(String::from).collect()
     }
 
     #[test]
     fn command_names_the_first_process_before_its_arguments() {
-        let line = "console=ttyS0 panic=-1 quiet rdinit=/init -- kernel guest";
+        let line = "console=ttyS0 panic=-1 quiet LAB_MODULES=/m rdinit=/init -- kernel guest";
         assert_eq!(words(Vec::new()).last().unwrap(), line);
     }
 

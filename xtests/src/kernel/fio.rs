@@ -140,6 +140,7 @@ fn ask(
         root: Root::Host,
         counted: false,
         devices: server.iter().map(Server::device).collect(),
+        modules: Vec::new(),
         init,
         kernel_arguments: vec!["lockdep.prove_locking=0".to_owned()],
     };

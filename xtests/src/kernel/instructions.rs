@@ -55,6 +55,7 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         counted: true,
         root: Root::Files(suites::files(&[case], &list)?),
         devices: Vec::new(),
+        modules: Vec::new(),
         init,
         // Or else a clock that is read by many instructions.
         kernel_arguments: vec!["tsc=reliable".to_owned()],

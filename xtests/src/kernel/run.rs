@@ -181,6 +181,7 @@ fn boot(
         root,
         counted: false,
         devices: server.iter().map(Server::device).collect(),
+        modules: args.transport.modules(),
         init,
         kernel_arguments: Vec::new(),
     };

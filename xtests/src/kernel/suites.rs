@@ -26,6 +26,17 @@ pub(super) enum Transport {
     Virtiofs,
 }
 
+impl Transport {
+    /// What a kernel may have as modules and has to load.
+    pub(super) fn modules(self) -> Vec<String> {
+        let names: &[&str] = match self {
+            Self::Fuse => &["fuse"],
+            Self::Virtiofs => &["virtio_pci", "virtiofs"],
+        };
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+}
+
 /// Files of `xtests/tests` that are asked again on each kernel: what the kernel and the daemon have to
 /// do together.
 const TESTS: &[&str] = &["failed_write", "coherence", "mapped"];

@@ -94,7 +94,10 @@ impl Served {
         let asked = dir.clone();
         std::thread::spawn(move || sender.send(std::fs::metadata(asked).map(|_| ())));
         match answer.recv_timeout(STEP) {
-            Ok(answer) => answer.with_context(|| format!("stat {}", dir.display())),
+            Ok(answer) => answer.with_context(|| {
+                let said = std::fs::read_to_string(log).unwrap_or_default();
+                format!("stat {}; {name} said:\n{said}", dir.display())
+            }),
             Err(_) => bail!(
                 "{} is mounted but does not answer within {STEP:?}",
                 dir.display()

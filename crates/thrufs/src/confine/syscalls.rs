@@ -238,12 +238,8 @@ pub(super) const ALLOWED_VALUES: &[(c_long, u8, &[u32])] = &[
             F_OFD_SETLK as u32,
         ],
     ),
-    // A name for a thread, and for a piece of the heap; PR_GET_AUXV, which has the page size.
-    (
-        SYS_prctl,
-        0,
-        &[PR_SET_NAME as u32, 0x5356_4d41, 0x4155_5856],
-    ),
+    // A name for a thread, and for a piece of the heap.
+    (SYS_prctl, 0, &[PR_SET_NAME as u32, 0x5356_4d41]),
 ];
 
 /// Calls that give ENOSYS, which their caller expects of an older kernel.
