@@ -236,19 +236,19 @@ mod tests {
     use super::*;
 
     const TARGETS: &str = "MetaKey: main/binary-amd64/Packages\nRelease: stable\n\
-        Signed-By: /keys/archive.gpg\nSite: http://mirror.example/debian\n\n\
-        Release: stable-updates\nSigned-By: /keys/archive.gpg\nSite: http://mirror.example/debian\n\n\
-        Release: stable-security\nSite: http://mirror.example/security\n";
+        Signed-By: /keys/archive.gpg\nSite: http://one.example/a\n\n\
+        Release: stable-updates\nSigned-By: /keys/archive.gpg\nSite: http://one.example/a\n\n\
+        Release: stable-security\nSite: http://two.example/b\n";
 
     #[test]
     fn sites_of_several_suites_on_one_mirror_is_one_and_that_for_security() {
         let mirror = Site {
-            address: "http://mirror.example/debian".into(),
+            address: "http://one.example/a".into(),
             security: false,
             signed_by: Some("/keys/archive.gpg".into()),
         };
         let security = Site {
-            address: "http://mirror.example/security".into(),
+            address: "http://two.example/b".into(),
             security: true,
             signed_by: None,
         };
@@ -260,9 +260,9 @@ mod tests {
         let suites = ["a", "b", "a-security"].map(str::to_owned);
         assert_eq!(
             source_list(&sites(TARGETS), &suites, Wanted::Binary),
-            "deb [signed-by=/keys/archive.gpg] http://mirror.example/debian a main\n\
-             deb [signed-by=/keys/archive.gpg] http://mirror.example/debian b main\n\
-             deb http://mirror.example/security a-security main\n"
+            "deb [signed-by=/keys/archive.gpg] http://one.example/a a main\n\
+             deb [signed-by=/keys/archive.gpg] http://one.example/a b main\n\
+             deb http://two.example/b a-security main\n"
         );
     }
 

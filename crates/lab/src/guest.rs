@@ -67,23 +67,19 @@ pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
 }
 
 fn load(modules: &Path) -> std::io::Result<()> {
-    let entries = std::fs::read_dir(modules).map_err(|error| loading(modules, &error))?;
+    let entries = std::fs::read_dir(modules).map_err(|error| about("loading", modules, &error))?;
     let mut paths: Vec<PathBuf> = entries
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
     paths.sort();
     for path in paths {
-        let file = File::open(&path).map_err(|error| loading(&path, &error))?;
+        let file = File::open(&path).map_err(|error| about("loading", &path, &error))?;
         match finit_module(&file, c"", ModuleInitFlags::empty()) {
             Ok(()) | Err(nix::errno::Errno::EEXIST) => (),
-            Err(errno) => return Err(loading(&path, &errno.into())),
+            Err(errno) => return Err(about("loading", &path, &errno.into())),
         }
     }
     Ok(())
-}
-
-fn loading(path: &Path, error: &std::io::Error) -> std::io::Error {
-    std::io::Error::other(format!("loading {}: {error}", path.display()))
 }
 
 /// A directory of the host's that something is about to be mounted over.
@@ -102,14 +98,14 @@ impl Kept {
         let names: BTreeSet<_> = inside.filter_map(|path| path.components().next()).collect();
         let kept = names.into_iter().map(|name| {
             let path = place.join(name);
-            let held = File::open(&path).map_err(|error| about(&path, &error))?;
+            let held = File::open(&path).map_err(|error| about("keeping", &path, &error))?;
             Ok(Self { path, held })
         });
         kept.collect()
     }
 
     fn put_back(&self) -> std::io::Result<()> {
-        std::fs::create_dir(&self.path).map_err(|error| about(&self.path, &error))?;
+        std::fs::create_dir(&self.path).map_err(|error| about("keeping", &self.path, &error))?;
         let held = format!("/proc/self/fd/{}", self.held.as_raw_fd());
         let none = None::<&str>;
         mount(
@@ -119,12 +115,13 @@ impl Kept {
             MsFlags::MS_BIND,
             none,
         )
-        .map_err(|errno| about(&self.path, &errno.into()))
+        .map_err(|errno| about("keeping", &self.path, &errno.into()))
     }
 }
 
-fn about(path: &Path, error: &std::io::Error) -> std::io::Error {
-    std::io::Error::other(format!("keeping {}: {error}", path.display()))
+/// `error` with what was being done to what.
+fn about(doing: &str, path: &Path, error: &std::io::Error) -> std::io::Error {
+    std::io::Error::other(format!("{doing} {}: {error}", path.display()))
 }
 
 /// Says that a test begins.

@@ -2,8 +2,8 @@
 //! for the guest.
 //!
 //! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; and with one, where
-//! QEMU is the machine. For the suites strace
-//! makes the server refuse every write to one file: that is the only way to have a server fail that is not ours.
+//! QEMU is the machine. For the suites strace makes the server refuse every write to one file: that is the only
+//! way to have a server fail that is not ours.
 //! Invariant: no process of it is left when [`Server`] is dropped.
 
 use std::fs::File;
