@@ -54,6 +54,11 @@ impl OurMount {
     ///
     /// `device` is the /dev/fuse descriptor, or a duplicate of it.
     pub(crate) fn detach(&self, device: &OwnedFd) -> anyhow::Result<Detached> {
+        // To hold the place is to keep what is mounted below busy: whoever has unmounted this one
+        // may go on with that one at once.
+        if !is_connected(device) {
+            return Ok(Detached::WasGone);
+        }
         let Ok(place) = Place::open(&self.mountpoint) else {
             return Ok(Detached::WasGone);
         };

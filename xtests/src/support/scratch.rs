@@ -129,13 +129,13 @@ impl Scratch {
 
     /// Unmounts now what [`Scratch::mount_tmpfs`] mounted last.
     pub fn unmount_last(&self) -> Result<()> {
-        let last = self
-            .mounted
-            .lock()
-            .expect("no holder of this lock panics")
-            .pop();
-        let last = last.context("nothing is mounted in this scratch directory")?;
-        umount2(&last, MntFlags::empty()).with_context(|| format!("umount {}", last.display()))
+        let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
+        let last = mounted
+            .last()
+            .context("nothing is mounted in this scratch directory")?;
+        umount2(last, MntFlags::empty()).with_context(|| format!("umount {}", last.display()))?;
+        mounted.pop();
+        Ok(())
     }
 }
 
