@@ -94,6 +94,9 @@ pub(super) fn lost_store(context: &Context<'_>) -> anyhow::Result<String> {
     let (ino, mut writer) = warm(context, &mounted, 8192)?;
     let mut mapper = context.client(&mounted, "file")?;
     mapper.call(Order::Map(4096))?;
+    // A page that is mapped stays, whoever drops the caches; without it the WRITE would fill a new
+    // page, which is locked for as long.
+    mapper.call(Order::Load(0))?;
     mounted.shared.once(Action::Hold);
     writer.start(&Order::Write {
         offset: 0,
