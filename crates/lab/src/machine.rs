@@ -64,6 +64,22 @@ pub struct Machine {
     pub kernel_arguments: Vec<String>,
 }
 
+/// One processor, a GiB of memory, the host's files, and nothing else.
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            memory: 1024,
+            cpus: 1,
+            counted: false,
+            root: Root::Host,
+            devices: Vec::new(),
+            modules: Vec::new(),
+            init: Vec::new(),
+            kernel_arguments: Vec::new(),
+        }
+    }
+}
+
 impl Machine {
     /// Boots `kernel` and waits for its end, at most for `deadline`. `dir` takes the console and
     /// whatever the machine needs on the host.
@@ -219,13 +235,8 @@ mod tests {
     fn machine() -> Machine {
         Machine {
             memory: 64,
-            cpus: 1,
-            counted: false,
-            root: Root::Host,
-            devices: Vec::new(),
-            modules: Vec::new(),
             init: vec!["/init".into()],
-            kernel_arguments: Vec::new(),
+            ..Machine::default()
         }
     }
 
@@ -269,6 +280,20 @@ mod tests {
             (outcome.end, outcome.running.as_deref()),
             (End::Died, Some("t"))
         );
+        assert!(!outcome.died_at_start());
+    }
+
+    #[test]
+    fn boot_of_a_guest_that_names_no_test_died_at_its_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(
+            dir.path(),
+            "echo traps: PANIC: double fault, error_code: 0x0",
+        );
+        let outcome = machine()
+            .boot(&kernel, dir.path(), Duration::from_secs(30))
+            .unwrap();
+        assert!(outcome.died_at_start());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::build::Kernel;
 use crate::error::{Result, at};
 use crate::guest::MODULES;
 use crate::initramfs;
-use crate::machine::{Device, Machine, Root};
+use crate::machine::{Device, Machine};
 use crate::modules;
 use crate::outcome::Outcome;
 
@@ -75,13 +75,7 @@ fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
     std::fs::create_dir_all(dir).map_err(at(dir))?;
     let bare = Machine {
         memory: 256,
-        cpus: 1,
-        counted: false,
-        root: Root::Files(Vec::new()),
-        devices: Vec::new(),
-        modules: Vec::new(),
-        init: Vec::new(),
-        kernel_arguments: Vec::new(),
+        ..Machine::default()
     };
     let outcome = bare.run(command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
     let console = std::fs::read(&outcome.console).map_err(at(&outcome.console))?;
@@ -161,13 +155,10 @@ mod tests {
     fn words(devices: Vec<Device>) -> Vec<String> {
         let machine = Machine {
             memory: 64,
-            cpus: 1,
-            counted: false,
-            root: Root::Files(Vec::new()),
             devices,
-            modules: Vec::new(),
             init: vec!["/init".into(), "kernel".into(), "guest".into()],
             kernel_arguments: vec!["quiet".into()],
+            ..Machine::default()
         };
         let inside = Inside {
             archive: Path::new("archive"),

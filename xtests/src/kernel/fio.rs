@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
-use thrufs_lab::{Lab, Machine, Mark, Outcome, Root};
+use thrufs_lab::{Lab, Machine, Mark, Outcome};
 use xtests::install;
 use xtests::support::mount::BIN;
 
@@ -137,12 +137,10 @@ fn ask(
     let machine = Machine {
         memory: MEMORY,
         cpus: built.cpus,
-        root: Root::Host,
-        counted: false,
         devices: server.iter().map(Server::device).collect(),
-        modules: Vec::new(),
         init,
         kernel_arguments: vec!["lockdep.prove_locking=0".to_owned()],
+        ..Machine::default()
     };
     let each = Duration::from_secs(args.runtime.into()) + SLACK;
     let deadline = SLACK + each * u32::try_from(cases.len())?;

@@ -50,15 +50,12 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         .push((BIN.to_owned(), thrufs.display().to_string()));
     let (list, init) = suites::first_process(&[case.clone()], &dir)?;
     let machine = Machine {
-        memory: 1024,
-        cpus: 1,
         counted: true,
         root: Root::Files(suites::files(&[case], &list)?),
-        devices: Vec::new(),
-        modules: Vec::new(),
         init,
         // Or else a clock that is read by many instructions.
         kernel_arguments: vec!["tsc=reliable".to_owned()],
+        ..Machine::default()
     };
     let outcome = machine.boot(&built.kernel, &dir, DEADLINE)?;
     let verdict = outcome.verdicts.iter().find(|verdict| verdict.test == TEST);
