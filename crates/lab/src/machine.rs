@@ -280,20 +280,6 @@ mod tests {
             (outcome.end, outcome.running.as_deref()),
             (End::Died, Some("t"))
         );
-        assert!(!outcome.died_at_start());
-    }
-
-    #[test]
-    fn boot_of_a_guest_that_names_no_test_died_at_its_start() {
-        let dir = tempfile::tempdir().unwrap();
-        let kernel = kernel(
-            dir.path(),
-            "echo traps: PANIC: double fault, error_code: 0x0",
-        );
-        let outcome = machine()
-            .boot(&kernel, dir.path(), Duration::from_secs(30))
-            .unwrap();
-        assert!(outcome.died_at_start());
     }
 
     #[test]

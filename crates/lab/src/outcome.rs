@@ -109,13 +109,6 @@ pub struct Outcome {
     pub took: Duration,
 }
 
-impl Outcome {
-    /// Whether it went away before it named a test: then it says nothing of any.
-    pub fn died_at_start(&self) -> bool {
-        self.end == End::Died && self.running.is_none() && self.verdicts.is_empty()
-    }
-}
-
 /// Reads a console line by line.
 #[derive(Default)]
 pub(crate) struct Reader {

@@ -18,6 +18,12 @@ use crate::modules;
 use crate::outcome::Outcome;
 
 const PROGRAM: &str = "qemu-system-x86_64";
+/// The accelerator that is always there.
+const TRANSLATOR: &str = "tcg";
+/// Its processor: all that it can translate but cmpxchg16b, which SLUB uses where it can. With it QEMU 7.2 leaves
+/// garbage in EFLAGS now and then, the flag for single steps among it: of 48 boots of Linux 6.12.95 with nothing
+/// else 23 ended in a double fault or an oops, of 48 without it none.
+const TRANSLATED: &str = "max,-cx16";
 /// A kernel under a hypervisor that works speaks within a second, and without files it ends in the next.
 const TRIAL: Duration = Duration::from_secs(20);
 /// The first word of every kernel.
@@ -39,7 +45,7 @@ pub(crate) fn boot(
     let accelerator = if !machine.counted && has_kvm(kernel, dir)? {
         "kvm"
     } else {
-        "tcg"
+        TRANSLATOR
     };
     let inside = Inside {
         archive: &archive,
@@ -99,7 +105,11 @@ fn command(
         words.extend(arguments.iter().cloned());
     }
     let mut command = Command::new(PROGRAM);
-    command.args(["-accel", accelerator, "-cpu", "max"]);
+    let processor = match accelerator {
+        TRANSLATOR => TRANSLATED,
+        _hypervisor => "max",
+    };
+    command.args(["-accel", accelerator, "-cpu", processor]);
     command.args([
         "-nodefaults",
         "-no-user-config",
@@ -164,7 +174,7 @@ mod tests {
             archive: Path::new("archive"),
             modules: Some("/m".into()),
         };
-        let command = command(&machine, &kernel(), Some(&inside), "tcg");
+        let command = command(&machine, &kernel(), Some(&inside), TRANSLATOR);
         let words = command.get_args().map(|word| word.to_string_lossy());
         words.map(String::from).collect()
     }

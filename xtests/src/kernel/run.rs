@@ -17,10 +17,6 @@ use super::{RunArgs, say, table};
 
 /// How much of a console is shown when something is not as expected.
 const CONSOLE_LINES: usize = 60;
-/// How often a distribution's kernel is booted that ends before its first test: under QEMU's translator some
-/// do now and then, with nothing of ours in them (contrib/kernel/README.md). A kernel that was built here is
-/// not: it has to come up.
-const BOOTS: usize = 4;
 /// Directories that the guest has of its own, so that it does not see the host's. Of /tmp and /run it sees
 /// the directories in which the lab and this program are.
 const HIDDEN: &[&str] = &["/dev", "/proc", "/sys"];
@@ -126,17 +122,7 @@ impl Column<'_> {
         let mut here = self.cases.clone();
         here.retain(|case| expectations.left_out(&name, &case.name).is_none());
         say(&format!("{name}: booting, {} tests", here.len()));
-        let boots = if args.distro.is_some() { BOOTS } else { 1 };
-        let mut outcome = boot(self.built, &name, &here, args, lab)?;
-        for _again in 1..boots {
-            if !outcome.died_at_start() {
-                break;
-            }
-            say(&format!(
-                "{name}: ended before its first test, booting again"
-            ));
-            outcome = boot(self.built, &name, &here, args, lab)?;
-        }
+        let outcome = boot(self.built, &name, &here, args, lab)?;
         let seconds = outcome.took.as_secs_f32();
         say(&format!("{name}: ended after {seconds:.1} s"));
         let own: Vec<String> = self.cases.iter().map(|case| case.name.clone()).collect();
