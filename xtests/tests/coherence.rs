@@ -8,23 +8,12 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::uring;
+use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
 
 const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
-
-/// A small generator: the same sequence every time.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
 
 #[test]
 fn write_on_one_mount_is_read_on_the_other_at_once() -> Outcome {
