@@ -3,14 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use rustix::fs::{Mode, OFlags};
+use anyhow::{Result, ensure};
+use thrufs_sys::mountinfo::Place;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, ino, on_backing, on_mount};
 
@@ -61,12 +59,6 @@ fn storm(m: &Mount) -> Outcome {
     })
 }
 
-/// Keeps the kernel from forgetting it, whoever drops the caches, without an OPEN.
-fn holding(path: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).with_context(|| format!("hold {}", path.display()))
-}
-
 #[test]
 fn forget_after_a_storm_of_lookups_leaves_no_inode_behind() -> Outcome {
     on_mount(&["--inode-file-handles=never"], |m| {
@@ -80,10 +72,11 @@ fn forget_after_a_storm_of_lookups_leaves_no_inode_behind() -> Outcome {
         // Each inode that is known costs a descriptor with these options: so they can be counted.
         m.drop_caches()?;
         let names = ["a", "b", "c"];
+        // Held, the kernel forgets none, whoever drops the caches; and there is no OPEN.
         let mut held = Vec::new();
         for name in names {
             std::fs::write(m.path(name), "x")?;
-            held.push(holding(&m.path(name))?);
+            held.push(Place::open(&m.path(name))?);
         }
         let known = m.daemon_descriptors()?;
         drop(held);
