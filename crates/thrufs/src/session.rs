@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{
-    FaultyBacking, FuseAdapter, Negotiated, Notify, Panicked, Passthrough, Watch, Watching,
-};
+use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching};
+use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -120,7 +119,7 @@ pub(crate) fn watch(fs: &Passthrough, request: &MountRequest) -> anyhow::Result<
 /// Has `end` end the daemon when a session thread is lost: the caller that it served would wait for
 /// ever, and nothing would tell why.
 pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
-    thrufs_fs::on_session_panic(move |panicked| {
+    thrufs_session::on_session_panic(move |panicked| {
         if panicked == Panicked::OutsideOperation {
             tracing::error!(
                 "a session thread panicked on a message of the kernel: a bug; unmounting"
@@ -150,9 +149,9 @@ impl Serving {
         let adapter = FuseAdapter::new(Arc::clone(&fs));
         let session = fuser::Session::from_fd(adapter, connection, acl, config)
             .context("INIT, the handshake with the kernel")?;
-        fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+        fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
-        fs.start_pruning(thrufs_fs::send_prune(
+        fs.start_pruning(thrufs_session::send_prune(
             device
                 .try_clone()
                 .context("duplicate the FUSE descriptor")?,
@@ -243,9 +242,9 @@ fn start_watching(
     device: File,
 ) -> anyhow::Result<Watching> {
     let notify = Notify {
-        inode: thrufs_fs::send_inval(session.notifier()),
-        entry: thrufs_fs::send_entry(session.notifier()),
-        epoch: thrufs_fs::send_epoch(device, negotiated(fs)?),
+        inode: thrufs_session::send_inval(session.notifier()),
+        entry: thrufs_session::send_entry(session.notifier()),
+        epoch: thrufs_session::send_epoch(device, negotiated(fs)?),
     };
     watch
         .start(fs, notify)

@@ -11,9 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use thrufs_sys::creds::{FsCreds, Power, Umask};
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::ops::open::Opened;
-use crate::passthrough::{Caller, Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 /// What is made, by whom.
 #[derive(Clone, Copy, Debug)]

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{IntoErrno, Result};
-use crate::passthrough::{Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 impl Passthrough {
     /// Looks `name` up in directory `parent`. The entry counts as one lookup.

@@ -8,9 +8,9 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::{Histogram, Opcode};
-use crate::init::Negotiated;
+use crate::caller::proc;
+use crate::negotiated::Negotiated;
 use crate::passthrough::Passthrough;
-use crate::proc;
 
 /// See the module. Each number was true within the time that it took to collect them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
