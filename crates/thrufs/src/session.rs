@@ -152,6 +152,8 @@ impl Serving {
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
+        fs.start_serving(request.session.threads)
+            .context("start the thread that closes what was looked up")?;
         fs.start_pruning(thrufs_fs::send_prune(
             device
                 .try_clone()

@@ -68,13 +68,13 @@ impl Passthrough {
     fn make(
         &self,
         new: &NewNode<'_>,
-        make: impl FnOnce(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
+        make: impl Fn(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
     ) -> Result<Entry> {
         self.check_writable()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         let name = component(new.name)?;
-        new.as_caller(|| make(dir.as_fd(), &name).or_errno())?;
+        self.with_space(|| new.as_caller(|| make(dir.as_fd(), &name).or_errno()))?;
         self.lookup_at(&dir, new.name)
     }
 
@@ -87,7 +87,7 @@ impl Passthrough {
         self.check_room()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
-        match self.create_exclusive(&dir, new, flags) {
+        match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
             Ok(file) => {
                 let path = self.reopen(&file, libc::O_PATH)?;
                 let entry = self.enter(path)?;
