@@ -44,6 +44,7 @@ mod backing_ids;
 mod caller;
 mod config;
 mod convert;
+mod create_retry;
 mod error;
 mod fault;
 mod foreign;

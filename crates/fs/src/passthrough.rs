@@ -14,6 +14,7 @@ use thrufs_sys::file_handle::FileHandle;
 use crate::attr::{Attr, FileKind, key_of, statx};
 use crate::backing::{Backing, HostBacking};
 use crate::config::{Config, InodeFileHandles};
+use crate::create_retry::CreateRetries;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::foreign::{Foreign, Time, Watches};
 use crate::forget_wait::ForgetWait;
@@ -62,6 +63,7 @@ pub struct Passthrough {
     pub(crate) handles: HandleTable,
     pub(crate) write_groups: WriteGroups,
     pub(crate) locks: HostLocks,
+    pub(crate) create_retries: CreateRetries,
     pub(crate) stats: Stats,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) watches: Arc<Watches>,
@@ -131,6 +133,7 @@ impl Passthrough {
             handles: HandleTable::default(),
             write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
+            create_retries: CreateRetries::default(),
             stats: Stats::default(),
             invalidations: Arc::default(),
             watches: Arc::default(),

@@ -39,7 +39,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.run(Opcode::Lookup, req, parent, |fs| fs.lookup(parent.0, name));
+        let found = self.run(Opcode::Lookup, req, parent, |fs| {
+            fs.lookup_by(req.pid(), parent.0, name)
+        });
         let negative = self.fs.config.timeouts.negative;
         match found {
             Err(error) if error.code() == libc::ENOENT && !negative.is_zero() => {
