@@ -185,6 +185,9 @@ impl Serving {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
             }
+            for told in crate::shortfall::of(negotiated) {
+                tracing::warn!("{told}");
+            }
         }
     }
 
