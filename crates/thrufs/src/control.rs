@@ -78,7 +78,7 @@ pub(crate) fn serve(
     if request.confinement.splits() {
         return supervisor::serve(places, request, readiness, log);
     }
-    logging::init(log)?;
+    let _lines = logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;
         let source = places.source_path();
@@ -91,9 +91,14 @@ pub(crate) fn serve(
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
         }
-        announce(readiness)?;
         let connection = running.connection()?;
-        match wait_for_end(&mut signals, &mountpoint, connection, running.ended()).await {
+        let until = async {
+            readiness.tell()?;
+            readiness.taken_over().await?;
+            notify_ready();
+            running.ended().await
+        };
+        match wait_for_end(&mut signals, &mountpoint, connection, until).await {
             End::Told => {
                 drop(status);
                 running.stop(PATIENCE).await
@@ -159,11 +164,9 @@ async fn disconnected_for_long(connection: OwnedFd) {
     tokio::time::sleep(LOOK).await;
 }
 
-/// Tells everybody who waits for the mount that it answers.
-pub(crate) fn announce(readiness: &mut Readiness) -> anyhow::Result<()> {
-    readiness.announce()?;
+/// Tells systemd that the mount answers, and is there to stay.
+pub(crate) fn notify_ready() {
     notify_systemd(&[NotifyState::Ready]);
-    Ok(())
 }
 
 /// Does nothing without NOTIFY_SOCKET.

@@ -187,6 +187,9 @@ impl Serving {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
             }
+            for told in crate::shortfall::of(negotiated) {
+                tracing::warn!("{told}");
+            }
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::background::Readiness;
 use crate::confine::Sandbox;
-use crate::control::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
+use crate::control::{End, PATIENCE, Signals, block_on, notify_ready, wait_for_end};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
@@ -29,10 +29,9 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogRequest,
 ) -> anyhow::Result<()> {
-    let changed = sysctls::change_as_asked(request)?;
     // While this process has one thread.
     let server = Server::start(&places.source, request, log)?;
-    logging::init(log)?;
+    let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
     }
@@ -43,12 +42,14 @@ pub(crate) fn serve(
     );
     block_on(async {
         let mut signals = Signals::install()?;
+        // Put back also if a signal comes: not before there are handlers.
+        let changed = sysctls::change_as_asked(request)?;
         let attached = mount(&server, &places, request).await?;
         // SOURCE stays held by the server alone.
         drop(places);
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
-        server.listen(log, move |said| {
+        server.listen(lines, log.level, move |said| {
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
@@ -89,18 +90,28 @@ struct Run {
 impl Run {
     /// Announces the server when it is ready, and returns when it has ended.
     async fn until_the_end(&mut self, readiness: &mut Readiness) -> anyhow::Result<()> {
-        while let Some(said) = self.told.recv().await {
+        loop {
+            let said = tokio::select! {
+                said = self.told.recv() => said,
+                taken_over = readiness.taken_over() => {
+                    taken_over?;
+                    notify_ready();
+                    continue;
+                }
+            };
+            let Some(said) = said else {
+                bail!("nobody tells of the serving process any more");
+            };
             match said {
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
-                    announce(readiness)?;
+                    readiness.tell()?;
                 }
                 Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status) => return self.ended(status.context("wait for the server")?),
             }
         }
-        bail!("nobody tells of the serving process any more")
     }
 
     fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
