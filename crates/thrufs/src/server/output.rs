@@ -8,8 +8,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 
-/// Passes lines on until nobody writes any more.
-pub(super) fn relay(output: OwnedFd, syslog: bool) {
+use super::last_words::LastWords;
+
+/// Passes lines on until nobody writes any more. Returns the last of them.
+pub(super) fn relay(output: OwnedFd, syslog: bool) -> Vec<String> {
+    let mut last = LastWords::default();
     let mut lines = BufReader::new(File::from(output));
     let mut line = Vec::new();
     while let Ok(1..) = lines.read_until(b'\n', &mut line) {
@@ -19,8 +22,10 @@ pub(super) fn relay(output: OwnedFd, syslog: bool) {
             // Where standard error is closed there is nobody to hear it.
             let _ = std::io::stderr().write_all(&line);
         }
+        last.note(&line);
         line.clear();
     }
+    last.into_lines()
 }
 
 fn log(line: &str) {
