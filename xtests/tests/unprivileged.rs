@@ -18,7 +18,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{cache_mode, thrufs};
 use xtests::support::wait::wait_until;
@@ -389,6 +391,30 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
         machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> Outcome {
+    on_machine(|machine| {
+        for replace in [false, true] {
+            let (server, _detached) = machine.mounted(&[])?;
+            kill(Pid::from_raw(i32::try_from(server.0)?), Signal::SIGKILL)?;
+            wait_until("the mount to be dead", SOON, || {
+                let listed =
+                    User::new(USER, USER).act(|| Ok(std::fs::read_dir(machine.mountpoint())))?;
+                let errno = listed.err().and_then(|error| error.raw_os_error());
+                Ok(errno == Some(libc::ENOTCONN))
+            })?;
+            ensure!(machine.line()?.is_some(), "it is unmounted");
+            if replace {
+                let (server, _detached) = machine.mounted(&["--replace-dead"])?;
+                machine.unmount(&server)?;
+            } else {
+                machine.unmount(&server)?;
+            }
+        }
+        Ok(())
     })
 }
 

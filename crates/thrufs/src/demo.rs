@@ -116,6 +116,11 @@ fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
     limits::apply(request.rlimit_nofile)?;
     control::block_on(async {
         let mut signals = Signals::install()?;
+        session::when_a_thread_is_lost(|| {
+            // The demo unmounts. It is this process, which exists.
+            let own = rustix::process::getpid();
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
+        });
         let running = session::start(places, request)?;
         say(&format!(
             "{} is mounted at {}",

@@ -28,7 +28,7 @@ use tracing_subscriber::{Layer, fmt};
 use crate::request::LogRequest;
 
 pub(crate) use escape::escaped;
-pub(crate) use lines::{Lines, flush};
+pub(crate) use lines::{Lines, flush, in_the_system_log};
 pub(crate) use pipe::LINE_MAX;
 
 /// Where syslog(3) delivers.
@@ -70,7 +70,7 @@ impl Destination {
 /// Whether standard error is the stream that systemd has connected to the journal for this process:
 /// `$JOURNAL_STREAM` is its device and inode number (systemd.exec(5)). A program may have been started
 /// with another standard error and the variable of its starter.
-fn stderr_is_journal() -> bool {
+pub(crate) fn stderr_is_journal() -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
         return false;
     };

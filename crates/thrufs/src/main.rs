@@ -11,6 +11,7 @@ mod confine;
 #[cfg(test)]
 mod contrib;
 mod control;
+mod death;
 mod demo;
 mod limits;
 mod logging;

@@ -5,10 +5,11 @@
 //! server becomes the supervisor's child (a subreaper), so that its end is seen. Without namespaces
 //! the first one is the server.
 //!
-//! Invariant: the server never runs without a supervisor: it dies with it, since nobody else could
+//! Invariant: the server never runs without a supervisor: it dies with it, since nothing else could
 //! unmount.
 
 mod callers;
+mod last_words;
 mod link;
 mod output;
 
@@ -135,9 +136,9 @@ impl Server {
                     tell(Said::Message(message));
                 }
                 let status = waitpid(pid, None);
-                // All that it wrote is out before its end is known.
-                let _panicked = relay.join();
-                tell(Said::Ended(status));
+                // All that it wrote is out before its end is known. A relay that panicked knows nothing.
+                let last_words = relay.join().unwrap_or_default();
+                tell(Said::Ended(status, last_words));
             })
             .context("start a thread")?;
         Ok(())
@@ -164,7 +165,8 @@ impl Ending {
 #[derive(Debug)]
 pub(crate) enum Said {
     Message(FromServer),
-    Ended(nix::Result<WaitStatus>),
+    /// How, and what it wrote last.
+    Ended(nix::Result<WaitStatus>, Vec<String>),
 }
 
 fn start_in(

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
+pub(crate) use table::plain;
 
 use crate::control;
 use crate::status::find::Found;
@@ -107,7 +108,7 @@ async fn all(json: bool) -> anyhow::Result<()> {
     for mount in &listed {
         lines.push(match mount {
             Listed::Served(status) => table::line_of_list(status),
-            Listed::Failed { error, .. } => table::plain(error),
+            Listed::Failed { error, .. } => plain(error),
         });
     }
     print(&lines.join("\n"))

@@ -130,7 +130,7 @@ pub(super) fn journal_prefix(level: Level) -> &'static str {
 }
 
 /// Runs `body` while this thread's events go to the system log, which takes their level from them.
-fn in_the_system_log(syslog: syslog_tracing::Syslog, body: impl FnOnce()) {
+pub(crate) fn in_the_system_log(syslog: syslog_tracing::Syslog, body: impl FnOnce()) {
     let subscriber = tracing_subscriber::fmt()
         .with_writer(syslog)
         .with_max_level(Level::TRACE)

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 
+use super::last_words::LastWords;
 use crate::logging::{LINE_MAX, Lines};
 
 /// A server that is well says some lines an hour.
@@ -43,13 +44,14 @@ impl Output {
         }
     }
 
-    /// Passes lines on until the server has closed the pipe. With `level` debug or trace, where each
-    /// request may have its line, as many as come.
-    pub(super) fn relay(&self, lines: &Lines, level: LevelFilter) {
+    /// Passes lines on until the server has closed the pipe, and returns the last of them. With `level`
+    /// debug or trace, where each request may have its line, as many as come.
+    pub(super) fn relay(&self, lines: &Lines, level: LevelFilter) -> Vec<String> {
         let rate = (level <= LevelFilter::INFO).then(|| Rate::new(Instant::now()));
         let mut relay = Relay {
             line: Vec::new(),
             dropped: 0,
+            last: LastWords::default(),
             rate,
             log: |level, text: &[u8]| lines.push(level, text),
         };
@@ -69,7 +71,7 @@ impl Output {
             *self.lock() = false;
             self.changed.notify_all();
             if count == 0 {
-                return;
+                return relay.last.into_lines();
             }
         }
     }
@@ -110,6 +112,7 @@ struct Relay<L> {
     line: Vec<u8>,
     /// Lines that were too many, and that the log does not tell of yet.
     dropped: u64,
+    last: LastWords,
     rate: Option<Rate>,
     log: L,
 }
@@ -137,6 +140,7 @@ impl<L: FnMut(Level, &[u8])> Relay<L> {
 
     fn end_of_line(&mut self, now: Instant) {
         let line = std::mem::take(&mut self.line);
+        self.last.note(&line);
         if self.rate.as_mut().is_some_and(|rate| !rate.admits(now)) {
             self.dropped += 1;
             return;
@@ -212,6 +216,7 @@ mod tests {
         let mut relay = Relay {
             line: Vec::new(),
             dropped: 0,
+            last: LastWords::default(),
             rate: rate.then(|| Rate::new(began)),
             log: |level, text: &[u8]| {
                 assert!(text.len() <= LINE_MAX + 1, "{}", text.len());
