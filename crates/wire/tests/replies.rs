@@ -51,6 +51,8 @@ fn any_of<T: Abi + std::fmt::Debug>() -> impl Strategy<Value = T> {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
     #[test]
     fn reply_of_one_struct_is_the_struct_behind_a_header(
         entry in any_of::<EntryOut>(), attr in any_of::<AttrOut>(), statx in any_of::<StatxOut>(),

@@ -91,7 +91,7 @@ fn shapes_are_those_of_every_operation() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn decode_of_any_message_gives_what_was_sent(

@@ -102,7 +102,7 @@ pub(crate) const SHAPES: &[Shape] = &[
     shape(Opcode::Removemapping, 4, 0, items(0, 16)),
     shape(Opcode::Syncfs, 8, 0, Tail::Nothing),
     shape(Opcode::Tmpfile, 16, 1, Tail::Extensions),
-    shape(Opcode::Statx, 32, 0, Tail::Nothing),
+    shape(Opcode::Statx, 24, 0, Tail::Nothing),
     shape(Opcode::CopyFileRange64, 56, 0, Tail::Nothing),
 ];
 
