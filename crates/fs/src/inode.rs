@@ -157,6 +157,21 @@ impl Inode {
         }
     }
 
+    /// The same, to be pinned by it; none if the inode is held by a descriptor anyway.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone.
+    pub(crate) fn fd_to_pin(&self) -> Result<Option<Arc<OwnedFd>>> {
+        match (&self.held, self.kept()) {
+            (Held::Fd(_), _) => Ok(None),
+            (Held::Handle { .. }, Some(fd)) => Ok(Some(fd)),
+            (Held::Handle { mount, fid }, None) => {
+                let fd = open_handle(mount, fid, libc::O_PATH)?;
+                Ok(Some(Arc::new(fd)))
+            }
+        }
+    }
+
     /// The descriptor that is kept on it.
     pub(crate) fn kept(&self) -> Option<Arc<OwnedFd>> {
         self.kept.lock().fd().cloned()

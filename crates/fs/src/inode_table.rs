@@ -213,8 +213,12 @@ fn mix(mut x: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs::File;
+
+    use thrufs_sys::file_handle::FileHandle;
+
+    use super::*;
+    use crate::mount_fd::{MountFd, MountFds};
 
     fn held() -> Held {
         Held::Fd(File::open("/dev/null").unwrap().into())
@@ -280,6 +284,55 @@ mod tests {
         table.forget(inode.ino, 1);
         assert!(table.get(5).is_none());
         assert_eq!(table.len(), 1);
+    }
+
+    /// A mount and a handle of it; the number `generation` stands for the inode's.
+    fn by_handle(mount: &Arc<MountFd>, generation: u8) -> Held {
+        Held::Handle {
+            mount: Arc::clone(mount),
+            fid: FileHandle::from_parts(1, &[generation]).unwrap(),
+        }
+    }
+
+    fn mount() -> Arc<MountFd> {
+        let mounts = MountFds::default();
+        let top = || Ok(Some(File::open("/").unwrap().into()));
+        mounts.get(1, top).unwrap().unwrap()
+    }
+
+    /// It had the nodeid of the file that is gone with another generation, and the kernel, which knew that
+    /// still, answered open(2) with EIO.
+    #[test]
+    fn look_up_of_a_reused_inode_number_is_another_nodeid_while_the_old_one_is_known() {
+        let (table, mount, key) = (table(), mount(), key(1, 77));
+        let look_up = |generation| {
+            let held = by_handle(&mount, generation);
+            table.look_up(key, FileKind::Regular, held).ino
+        };
+        assert_eq!(look_up(1), 77);
+        let second = look_up(2);
+        let third = look_up(3);
+        assert!(second & SYNTHETIC != 0 && third & SYNTHETIC != 0 && second != third);
+        assert_eq!((look_up(3), table.number_of(&key)), (third, third));
+        // Each is forgotten by itself.
+        assert!(table.forget(77, 1).is_some());
+        assert!(table.forget(second, 1).is_some());
+        assert_eq!((look_up(3), table.len()), (third, 2));
+        assert!(table.forget(third, 3).is_some());
+        // And SOURCE's number is used again.
+        assert_eq!((table.number_of(&key), look_up(3)), (77, 77));
+    }
+
+    #[test]
+    fn held_by_fd_counts_inodes_with_a_descriptor() {
+        let (table, mount) = (table(), mount());
+        look_up(&table, key(1, 5));
+        look_up(&table, key(1, 5));
+        table.look_up(key(1, 6), FileKind::Regular, by_handle(&mount, 1));
+        assert_eq!((table.len(), table.held_by_fd()), (3, 1));
+        table.forget(5, 2);
+        table.forget(6, 1);
+        assert_eq!((table.len(), table.held_by_fd()), (1, 0));
     }
 
     #[test]

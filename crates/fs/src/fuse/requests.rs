@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -21,8 +21,8 @@ use crate::ops::{LockRange, LockWait, SetAttr, WriteRequest, with_read_buffer};
 use crate::stats::Opcode;
 
 use super::{
-    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, place, reply_empty,
-    reply_written, reply_xattr,
+    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, place,
+    reply_empty, reply_written, reply_xattr,
 };
 
 impl Filesystem for FuseAdapter {

@@ -104,7 +104,9 @@ impl Passthrough {
             Err(error) => return Err(error),
         };
         let mount = self.mounts.get(mnt_id, || match kind {
-            FileKind::Directory => self.reopen(&fd, libc::O_RDONLY | libc::O_DIRECTORY).map(Some),
+            FileKind::Directory => self
+                .reopen(&fd, libc::O_RDONLY | libc::O_DIRECTORY)
+                .map(Some),
             _file_that_is_mounted_alone => Ok(None),
         });
         match mount {

@@ -72,8 +72,7 @@ impl Passthrough {
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
         let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (from, to) = (component(from.name)?, component(to.name)?);
-        let rename =
-            || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         match replaces {
             true => self.removing(&new, &to, || self.with_space(rename)),
