@@ -33,7 +33,7 @@ fn remount(source: &Path, dir: &Path) -> Outcome {
 fn remount_over(source: &Path, dir: &Path) -> Outcome {
     succeed(
         Command::new(thrufs()?)
-            .args(["mount", "--replace-dead"])
+            .args(["mount", "--replace-dead", "--nonempty"])
             .args([source, dir]),
     )?;
     ensure!(std::fs::read(dir.join("f"))? == b"content");
@@ -161,7 +161,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
         let _leftover = Leftover(dir.clone());
         let mut second = Command::new(thrufs()?);
         let mut second = second
-            .args(["mount", "-f"])
+            .args(["mount", "-f", "--nonempty"])
             .args([&first.source(""), &dir])
             .spawn()?;
         let lines = || -> Result<usize> {

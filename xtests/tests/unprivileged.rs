@@ -394,6 +394,37 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
     })
 }
 
+/// A second daemon covered the first one's mount, and the first umount uncovered it again.
+#[test]
+fn mount_of_a_user_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&[])?;
+        let before = machine.line()?;
+        let (refused, _second) = machine.mount(&[])?;
+        let text = said(&refused);
+        ensure!(!refused.status.success(), "it is mounted twice");
+        ensure!(text.contains("is mounted already"), "{text}");
+        ensure!(text.contains("`thrufs umount "), "{text}");
+        ensure!(machine.line()? == before, "{before:?}");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_what_only_root_has_says_so() -> Outcome {
+    on_machine(|machine| {
+        let text = machine.refused(&["--modcaps=+sys_admin"])?;
+        ensure!(text.contains("--modcaps needs root"), "{text}");
+        let (mounted, _detached) = machine.mount(&["-o", "dev,noatime"])?;
+        let text = said(&mounted);
+        ensure!(mounted.status.success(), "{text}");
+        ensure!(text.contains("-o dev is ignored: only root"), "{text}");
+        let line = machine.line()?.context("it is not mounted")?;
+        ensure!(line.contains("nodev") && line.contains("noatime"), "{line}");
+        Ok(())
+    })
+}
+
 #[test]
 fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> Outcome {
     on_machine(|machine| {
