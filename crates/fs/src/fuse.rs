@@ -41,6 +41,9 @@ pub fn send_entry(notifier: fuser::Notifier) -> SendEntry {
     Box::new(move |parent, name| notifier.inval_entry(INodeNo(parent), name))
 }
 
+/// A nodeid is of one inode until the kernel has forgotten it (`inode_table.rs`).
+const NO_GENERATION: Generation = Generation(0);
+
 /// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
 /// would fail with EIO.
 const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
@@ -71,7 +74,7 @@ impl FuseAdapter {
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> std::result::Result<T, fuser::Errno> {
         let began = self.fs.stats.begin(opcode);
-        let (name, req) = (opcode.name(), req.unique().0);
+        let (name, uid, req) = (opcode.name(), req.uid(), req.unique().0);
         let Target {
             ino,
             fh,
@@ -80,7 +83,10 @@ impl FuseAdapter {
         } = target.into();
         let _span =
             tracing::trace_span!("request", opcode = name, req, ino, fh, offset, size).entered();
-        let done = panics::caught(|| operation(&self.fs));
+        let done = panics::caught(|| {
+            self.fs.admit(opcode, uid)?;
+            operation(&self.fs)
+        });
         let result = done.unwrap_or_else(|_panic| {
             tracing::error!(opcode = name, ino, "panic in an operation: a bug");
             Err(Errno::EIO)
@@ -89,7 +95,8 @@ impl FuseAdapter {
         result.map_err(|error| {
             self.fs.stats.count_error(opcode);
             tracing::debug!(opcode = name, req, ino, fh, offset, size, %error);
-            fuser_errno(error)
+            // It is not the caller's own table that is full.
+            fuser_errno(if error == Errno::EMFILE { Errno::ENFILE } else { error })
         })
     }
 
@@ -173,10 +180,9 @@ impl FuseAdapter {
             Ok(Entry {
                 attr,
                 entry_timeout,
-                generation,
                 ..
             }) => self.when_dropped(attr, move |attr| {
-                reply.entry_with_ttls(&timeout, &entry_timeout, attr, Generation(generation));
+                reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
             }),
             Err(error) => reply.error(error),
         }

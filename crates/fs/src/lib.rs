@@ -18,7 +18,9 @@
 //! # What holds what
 //! * [`Passthrough`] owns an inode table and a handle table.
 //! * The inode table has an inode exactly as long as the kernel holds it (`nlookup`). An inode is
-//!   held by a file handle (name_to_handle_at(2)) or an O_PATH descriptor, never by a path.
+//!   held by a file handle (name_to_handle_at(2)) or an O_PATH descriptor, never by a path. One that
+//!   is held by handle gets a descriptor for a moment when it is looked up (`recent_fds.rs`), and
+//!   before its last name is removed through the mount one for as long as it is known (`removed.rs`).
 //! * The handle table has the open files and directories, by the number given to the kernel.
 //! * Every access goes through such a descriptor and at most one checked name (`component` in
 //!   `passthrough.rs`), never through a path: nothing outside SOURCE can be reached.
@@ -42,9 +44,11 @@ mod backing_ids;
 mod caller;
 mod config;
 mod convert;
+mod create_retry;
 mod error;
 mod fault;
 mod foreign;
+mod forget_wait;
 mod fuse;
 mod handle_table;
 mod id_map;
@@ -60,6 +64,8 @@ mod ops;
 mod panics;
 mod passthrough;
 mod proc;
+mod recent_fds;
+mod removed;
 mod room;
 mod stats;
 mod unsupported;

@@ -184,7 +184,7 @@ impl Piece<'_> {
     }
 
     /// What is left of it when the first `done` bytes are written.
-    fn after(self, done: usize) -> Self {
+    pub(crate) fn after(self, done: usize) -> Self {
         let position = match self.position {
             Position::At(offset) => Position::At(offset + done as u64),
             Position::Append => Position::Append,

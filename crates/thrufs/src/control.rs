@@ -80,7 +80,7 @@ pub(crate) fn serve(
     if request.confinement.splits() {
         return supervisor::serve(places, request, readiness, log);
     }
-    logging::init(log)?;
+    let _lines = logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;
         let (lost, mut thread_lost) = mpsc::unbounded_channel();
@@ -97,9 +97,11 @@ pub(crate) fn serve(
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
         }
-        announce(readiness, running.attached())?;
         let connection = running.connection()?;
         let ended = async {
+            readiness.tell()?;
+            readiness.taken_over().await?;
+            announce(running.attached());
             tokio::select! {
                 result = running.ended() => result,
                 Some(()) = thread_lost.recv() => bail!("{}", session::LOST_THREAD),
@@ -161,12 +163,11 @@ async fn disconnected_for_long(connection: OwnedFd) {
     tokio::time::sleep(LOOK).await;
 }
 
-/// Tells everybody who waits for the mount that it answers.
-pub(crate) fn announce(readiness: &mut Readiness, attached: &Attached) -> anyhow::Result<()> {
-    readiness.announce()?;
+/// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
+/// itself leaves it dead.
+pub(crate) fn announce(attached: &Attached) {
     attached.set_announced();
     notify_systemd(&[NotifyState::Ready]);
-    Ok(())
 }
 
 /// Does nothing without NOTIFY_SOCKET.

@@ -5,12 +5,9 @@
 //! background, whose standard error is /dev/null. Not by `--syslog` alone: what is only in a log that was
 //! not asked for in advance is missing when it is needed.
 
-use std::os::fd::AsFd;
-
 use anyhow::anyhow;
-use tracing_subscriber::fmt;
-use tracing_subscriber::layer::SubscriberExt;
 
+use crate::logging;
 use crate::request::MountRequest;
 use crate::session::Attached;
 use crate::status::plain;
@@ -92,7 +89,7 @@ fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], request: &M
         }
         return;
     }
-    if is_journal(std::io::stderr()) {
+    if logging::stderr_is_journal() {
         return;
     }
     let options = syslog_tracing::Options::LOG_PID;
@@ -100,25 +97,10 @@ fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], request: &M
     let Some(syslog) = syslog_tracing::Syslog::new(c"thrufs", options, facility) else {
         return;
     };
-    let lines = fmt::layer()
-        .with_writer(syslog)
-        .with_ansi(false)
-        .without_time()
-        .with_target(false)
-        .with_level(false);
-    tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+    logging::in_the_system_log(syslog, || {
         tracing::error!("{error:#}");
         for line in last_words {
             tracing::error!("its last words: {}", plain(line));
         }
     });
-}
-
-/// Whether what is written to `file` is in the system log already (JOURNAL_STREAM, systemd.exec(5)).
-fn is_journal(file: impl AsFd) -> bool {
-    let (Ok(stat), Some(stream)) = (rustix::fs::fstat(file), std::env::var_os("JOURNAL_STREAM"))
-    else {
-        return false;
-    };
-    stream == *format!("{}:{}", stat.st_dev, stat.st_ino)
 }

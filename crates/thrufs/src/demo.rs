@@ -11,7 +11,6 @@ mod reproducer;
 mod shapes;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -174,9 +173,9 @@ fn done(what: &str) -> anyhow::Result<()> {
     say(&format!("  ok  {what}"))
 }
 
-/// Prints a line. `println!` would panic where standard output is closed.
+/// Prints a line.
 fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("write to standard output")
+    crate::stdout::print(line)
 }
 
 /// A name and its values, over as many lines as it takes.

@@ -204,6 +204,8 @@ impl Serving {
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
+        fs.start_serving(request.session.threads)
+            .context("start the thread that closes what was looked up")?;
         fs.start_pruning(thrufs_fs::send_prune(
             device
                 .try_clone()
@@ -236,6 +238,9 @@ impl Serving {
         if let Some(negotiated) = self.fs.negotiated() {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
+            }
+            for told in crate::shortfall::of(negotiated) {
+                tracing::warn!("{told}");
             }
         }
     }

@@ -37,10 +37,9 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogRequest,
 ) -> anyhow::Result<()> {
-    let changed = sysctls::change_as_asked(request)?;
     // While this process has one thread.
     let server = Server::start(&places.source, request, log)?;
-    logging::init(log)?;
+    let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
     }
@@ -51,13 +50,15 @@ pub(crate) fn serve(
     );
     block_on(async {
         let mut signals = Signals::install()?;
+        // Put back also if a signal comes: not before there are handlers.
+        let changed = sysctls::change_as_asked(request)?;
         let attached = mount(&server, &places, request).await?;
         // SOURCE stays held by the server alone.
         drop(places);
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
         let _freeing = free_when_stuck(server.pid, &attached.0)?;
-        server.listen(log, move |said| {
+        server.listen(lines, log.level, move |said| {
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
@@ -134,13 +135,24 @@ impl Run {
         readiness: &mut Readiness,
         attached: Option<&Attached>,
     ) -> anyhow::Result<()> {
-        while let Some(said) = self.told.recv().await {
+        loop {
+            let said = tokio::select! {
+                said = self.told.recv() => said,
+                taken_over = readiness.taken_over() => {
+                    taken_over?;
+                    if let Some(attached) = attached {
+                        announce(attached);
+                    }
+                    continue;
+                }
+            };
+            let Some(said) = said else {
+                bail!("the thread that waits for the serving process is gone");
+            };
             match said {
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
-                    if let Some(attached) = attached {
-                        announce(readiness, attached)?;
-                    }
+                    readiness.tell()?;
                 }
                 Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
@@ -150,7 +162,6 @@ impl Run {
                 }
             }
         }
-        bail!("nobody tells of the serving process any more")
     }
 
     fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {

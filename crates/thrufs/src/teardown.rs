@@ -10,7 +10,6 @@
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use nix::mount::MntFlags;
@@ -165,30 +164,5 @@ pub(crate) fn is_connected(device: &OwnedFd) -> bool {
             .revents()
             .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
         Err(_) => false,
-    }
-}
-
-/// Asks the mount a first question, as any program would, in a thread of its own, since a daemon
-/// that does not answer would hold the caller as long.
-pub(crate) fn wait_for_answer(mountpoint: &Path, deadline: Duration) -> anyhow::Result<()> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let path = mountpoint.to_owned();
-    let started = Instant::now();
-    std::thread::Builder::new()
-        .name("first-question".to_owned())
-        .spawn(move || sender.send(std::fs::metadata(path).map(drop)))
-        .context("start a thread")?;
-    let shown = mountpoint.display();
-    match receiver.recv_timeout(deadline) {
-        Ok(Ok(_)) => {
-            tracing::debug!(elapsed = ?started.elapsed(), "the mount answers");
-            Ok(())
-        }
-        Ok(Err(error)) => Err(anyhow!(
-            "the mount at {shown} answers with an error: {error}"
-        )),
-        Err(_) => Err(anyhow!(
-            "the mount at {shown} does not answer within {deadline:?}"
-        )),
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -21,7 +21,7 @@ use crate::ops::{LockRange, LockWait, SetAttr, WriteRequest, with_read_buffer};
 use crate::stats::Opcode;
 
 use super::{
-    FuseAdapter, Lock, PASSED_THROUGH, directory_flags, file_flags, place, reply_empty,
+    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, place, reply_empty,
     reply_written, reply_xattr,
 };
 
@@ -39,12 +39,14 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.run(Opcode::Lookup, req, parent, |fs| fs.lookup(parent.0, name));
+        let found = self.run(Opcode::Lookup, req, parent, |fs| {
+            fs.lookup_by(req.pid(), parent.0, name)
+        });
         let negative = self.fs.config.timeouts.negative;
         match found {
             Err(error) if error.code() == libc::ENOENT && !negative.is_zero() => {
                 // Nodeid 0: the name does not exist, and may be remembered as such.
-                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), Generation(0));
+                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), NO_GENERATION);
             }
             found => self.reply_entry(found, reply),
         }
@@ -235,8 +237,7 @@ impl Filesystem for FuseAdapter {
                     None => self.attr_timeout().min(entry.entry_timeout),
                     Some(_changed) => Duration::ZERO,
                 };
-                let (attr, generation) =
-                    (self.file_attr(&entry.attr), Generation(entry.generation));
+                let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
                     Ok(Some(id)) => {
@@ -406,27 +407,34 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let (mut is_empty, mut is_crowded) = (true, false);
         let done = self.run(Opcode::ReadDirPlus, req, (ino, fh), |fs| {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
-                let (attr, generation, timeout) = match entry {
+                let (attr, timeout) = match entry {
                     // Asked for again, as in `create`.
-                    Some(entry) if entry.attr.foreign.is_some() => (
-                        self.file_attr(&entry.attr),
-                        entry.generation,
-                        Duration::ZERO,
-                    ),
-                    Some(entry) => (
-                        self.file_attr(&entry.attr),
-                        entry.generation,
-                        entry.entry_timeout,
-                    ),
-                    None => (number_only(found.ino), 0, Duration::ZERO),
+                    Some(entry) if entry.attr.foreign.is_some() => {
+                        (self.file_attr(&entry.attr), Duration::ZERO)
+                    }
+                    Some(entry) => (self.file_attr(&entry.attr), entry.entry_timeout),
+                    None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
+                    None => {
+                        is_crowded = true;
+                        return true;
+                    }
                 };
                 // fuser has one timeout for the attributes and the name.
                 let timeout = timeout.min(self.attr_timeout());
-                let (next, generation) = (found.next_offset, Generation(generation));
-                reply.add(attr.ino, next, found.name, &timeout, &attr, generation)
-            })
+                let next = found.next_offset;
+                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
+                is_empty &= full;
+                full
+            })?;
+            // An empty reply would be the end of the directory.
+            match is_empty && is_crowded {
+                true => Err(Errno::ENFILE),
+                false => Ok(()),
+            }
         });
         match done {
             Ok(()) => reply.ok(),
