@@ -7,8 +7,10 @@
 //! a name.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
@@ -444,6 +446,35 @@ fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> 
             } else {
                 machine.unmount(&server)?;
             }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_any_name_works() -> Outcome {
+    on_machine(|machine| {
+        for name in STRANGE_NAMES {
+            let name = OsStr::from_bytes(name);
+            let make = |place: &str| -> Result<PathBuf> {
+                let path = machine.own.join(place).join(name);
+                std::fs::create_dir_all(&path)?;
+                chown(&path, Some(USER), Some(USER))?;
+                Ok(path)
+            };
+            let (source, dir) = (make("sources")?, make("mountpoints")?);
+            std::fs::write(source.join("f"), "content")?;
+            let run = |words: &[&str], paths: &[&Path]| {
+                let mut command = machine.by_user(machine.program());
+                succeed(command.args(words).args(paths)).with_context(|| format!("{name:?}"))
+            };
+            let is_mounted = || User::new(USER, USER).act(|| Ok(dir.join("f").exists()));
+            run(&["mount"], &[&source, &dir])?;
+            let _detached = Detached(dir.clone());
+            ensure!(is_mounted()?, "{name:?} is not mounted");
+            run(&["status"], &[&dir])?;
+            run(&["umount"], &[&dir])?;
+            ensure!(!is_mounted()?, "{name:?} is still mounted");
         }
         Ok(())
     })
