@@ -11,6 +11,7 @@ pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod peers;
+pub mod process;
 pub mod random;
 pub mod request_trace;
 pub mod scratch;

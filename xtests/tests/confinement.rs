@@ -233,20 +233,6 @@ fn break_out_by_a_forbidden_system_call_ends_the_server() -> Outcome {
 }
 
 #[test]
-fn server_killed_is_noticed_and_its_mount_taken_down() -> Outcome {
-    case(|| {
-        let mut m = Mount::new(Backing::Here, &[])?;
-        m.require_mount()?;
-        kill(m.server_pid()?, Signal::SIGKILL)?;
-        let code = m.wait_for_daemon()?;
-        ensure!(code == 1, "exit code {code}");
-        ensure!(m.log().contains("ended by SIGKILL"), "{}", m.log());
-        ensure!(!is_mounted(m.dir()), "the mount is left");
-        Ok(())
-    })
-}
-
-#[test]
 fn supervisor_killed_takes_the_server_along() -> Outcome {
     case(|| {
         let mut m = Mount::new(Backing::Here, &[])?;

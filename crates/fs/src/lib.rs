@@ -14,7 +14,9 @@
 //! # What holds what
 //! * [`Passthrough`] owns an inode table and a handle table.
 //! * The inode table has an inode exactly as long as the kernel holds it (`nlookup`). An inode is
-//!   held by a file handle (name_to_handle_at(2)) or an O_PATH descriptor, never by a path.
+//!   held by a file handle (name_to_handle_at(2)) or an O_PATH descriptor, never by a path. One that
+//!   is held by handle gets a descriptor for a moment when it is looked up (`recent_fds.rs`), and
+//!   before its last name is removed through the mount one for as long as it is known (`removed.rs`).
 //! * The handle table has the open files and directories, by the number given to the kernel.
 //! * Every access goes through such a descriptor and at most one checked name (`component` in
 //!   `resolve.rs`), never through a path: nothing outside SOURCE can be reached.
@@ -35,15 +37,19 @@ mod backing;
 mod caller;
 mod coherence;
 mod config;
+mod create_retry;
 mod error;
 mod fault;
 mod fd_limit;
+mod forget_wait;
 mod handle_table;
 mod inode;
 mod negotiated;
 mod notifier;
 mod ops;
 mod passthrough;
+mod recent_fds;
+mod removed;
 mod resolve;
 mod stats;
 mod translate;

@@ -183,7 +183,7 @@ impl Piece<'_> {
     }
 
     /// The rest of it after the first `done` bytes.
-    fn after(self, done: usize) -> Self {
+    pub(crate) fn after(self, done: usize) -> Self {
         let position = match self.position {
             Position::At(offset) => Position::At(offset + done as u64),
             Position::Append => Position::Append,
@@ -205,7 +205,9 @@ impl Writer<'_> {
     /// Writes, joined with concurrent WRITEs of the group where that pays.
     pub(crate) fn write_in(&self, group: &WriteGroup, piece: Piece<'_>) -> Result<usize> {
         let concurrent = group.strategy.as_ref().map(Strategy::enter);
-        if concurrent.as_ref().is_some_and(strategy::Concurrent::runs_alone)
+        if concurrent
+            .as_ref()
+            .is_some_and(strategy::Concurrent::runs_alone)
             && let Some(flush_fds) = &group.flush_fds
             && let Ok(flush_fd) = flush_fds.take(self.fd)
         {

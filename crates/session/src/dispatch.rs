@@ -28,12 +28,12 @@ impl Dispatch {
         &self.fs
     }
 
-    /// Runs the operation of request `unique`: counts it, times it, logs its failure, and turns a panic
-    /// into EIO.
+    /// Runs the operation of a request: admits it, counts it, times it, logs its failure, and turns a
+    /// panic into EIO.
     pub(crate) fn run<T>(
         &self,
         opcode: Opcode,
-        unique: u64,
+        Requester { unique, uid }: Requester,
         target: impl Into<Target>,
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> Result<T> {
@@ -47,7 +47,10 @@ impl Dispatch {
         } = target.into();
         let _span =
             tracing::trace_span!("request", opcode = name, unique, ino, fh, offset, size).entered();
-        let done = panics::caught(|| operation(&self.fs));
+        let done = panics::caught(|| {
+            self.fs.admit(opcode, uid)?;
+            operation(&self.fs)
+        });
         let result = done.unwrap_or_else(|_panic| {
             tracing::error!(opcode = name, ino, "panic in an operation: a bug");
             Err(Errno::EIO)
@@ -83,6 +86,13 @@ impl Drop for Dispatch {
     fn drop(&mut self) {
         self.lock_waiters.stop();
     }
+}
+
+/// A request's number, and the user that made it (in the client's ids).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requester {
+    pub(crate) unique: u64,
+    pub(crate) uid: u32,
 }
 
 /// What a request is about, for the log.

@@ -24,7 +24,7 @@ use thrufs_fs::{
 
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
-use crate::dispatch::{Dispatch, Target};
+use crate::dispatch::{Dispatch, Requester, Target};
 use convert::fuser_errno;
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
@@ -37,6 +37,9 @@ pub fn send_inval(notifier: Notifier) -> SendInval {
 pub fn send_entry(notifier: Notifier) -> SendEntry {
     Box::new(move |parent, name| notifier.inval_entry(INodeNo(parent), name))
 }
+
+/// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
+const NO_GENERATION: Generation = Generation(0);
 
 /// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
 /// would fail with EIO.
@@ -69,7 +72,11 @@ impl FuseAdapter {
         target: impl Into<Target>,
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> Result<T> {
-        self.dispatch.run(opcode, req.unique().0, target, operation)
+        let requester = Requester {
+            unique: req.unique().0,
+            uid: req.uid(),
+        };
+        self.dispatch.run(opcode, requester, target, operation)
     }
 
     /// The backing id for a file that was just opened, if the kernel is to have one; `register`
@@ -151,10 +158,9 @@ impl FuseAdapter {
             Ok(Entry {
                 attr,
                 entry_timeout,
-                generation,
                 ..
             }) => self.answer_attr(attr, move |attr| {
-                reply.entry_with_ttls(&timeout, &entry_timeout, attr, Generation(generation));
+                reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
             }),
             Err(error) => reply.error(fuser_errno(error)),
         }

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::case::CASES;
+use super::known::{Known, Place};
 use super::watch::{Setting, Stuck, Verdict};
 
 /// One case of a run.
@@ -17,6 +18,16 @@ pub(crate) struct Entry {
     #[serde(flatten)]
     verdict: Verdict,
     seconds: f64,
+    /// What this kernel is known for in this case.
+    known: Option<Defect>,
+}
+
+/// A defect of the kernel that a case should show.
+#[derive(Debug, Serialize)]
+struct Defect {
+    reason: String,
+    /// Whether the case has shown it, and nothing else.
+    shown: bool,
 }
 
 impl Entry {
@@ -27,7 +38,17 @@ impl Entry {
             about: about.to_owned(),
             verdict,
             seconds,
+            known: None,
         }
+    }
+
+    /// Compares with what is known of the kernel.
+    pub(crate) fn compare(&mut self, known: &[Known], place: &Place<'_>) {
+        let known = known.iter().find(|known| known.applies(&self.case, place));
+        self.known = known.map(|known| Defect {
+            reason: known.reason.clone(),
+            shown: known.matches(&self.verdict),
+        });
     }
 
     /// Whether there is no mount to go on with: aborted, or a worker is still stuck in it.
@@ -42,19 +63,32 @@ impl Entry {
     }
 }
 
-/// The exit code of a run: the worst case's; what is lacking counts only if nothing ran.
-pub(crate) fn exit_code(entries: &[Entry]) -> u8 {
-    let worst = entries
+/// The exit code of a run: the worst case's; what is lacking counts only if nothing ran. With `expect_known` a
+/// known defect counts as passed if the case shows it, and not if it does not.
+pub(crate) fn exit_code(entries: &[Entry], expect_known: bool) -> u8 {
+    let is_expected = |entry: &&Entry| {
+        let shown = entry.known.as_ref().is_some_and(|known| known.shown);
+        expect_known && shown
+    };
+    let (expected, others): (Vec<_>, Vec<_>) = entries.iter().partition(is_expected);
+    let worst = others
         .iter()
         .map(|entry| &entry.verdict)
         .max_by_key(|verdict| verdict.rank());
+    let passed = |entry: &&Entry| matches!(entry.verdict, Verdict::Ok { .. });
     match worst {
-        None => 77,
-        Some(Verdict::Lacks { .. }) => {
-            let ran = entries
-                .iter()
-                .any(|entry| matches!(entry.verdict, Verdict::Ok { .. }));
-            if ran { 0 } else { 77 }
+        None if expected.is_empty() => 77,
+        None => 0,
+        Some(Verdict::Ok { .. } | Verdict::Lacks { .. }) => {
+            let unexpected =
+                |entry: &&Entry| expect_known && entry.known.is_some() && passed(entry);
+            if others.iter().any(|entry| unexpected(entry)) {
+                4
+            } else if expected.is_empty() && !others.iter().any(|entry| passed(entry)) {
+                77
+            } else {
+                0
+            }
         }
         Some(verdict) => verdict.exit_code(),
     }
@@ -135,12 +169,12 @@ struct Document<'a> {
     cases: &'a [Entry],
 }
 
-/// Prints the whole run.
+/// Prints the whole run, which ends with this exit code.
 pub(crate) fn print(
     json: bool,
     setting: &Setting,
     seed: Option<u64>,
-    entries: &[Entry],
+    (entries, exit_code): (&[Entry], u8),
 ) -> anyhow::Result<()> {
     let kernel = nix::sys::utsname::uname()?
         .release()
@@ -150,7 +184,6 @@ pub(crate) fn print(
         .connection
         .as_ref()
         .map(|connection| connection.fstype.as_str());
-    let exit_code = exit_code(entries);
     if json {
         let document = Document {
             kernel,
@@ -177,6 +210,14 @@ pub(crate) fn print(
         );
         if let Verdict::Slow(stuck) | Verdict::Deadlock(stuck) = &entry.verdict {
             print_threads(stuck);
+        }
+        if let Some(Defect { reason, shown }) = &entry.known {
+            let known = if *shown {
+                "this kernel's"
+            } else {
+                "not seen, although known of this kernel"
+            };
+            println!("    {known}: {reason}");
         }
     }
     Ok(())

@@ -26,8 +26,10 @@ const SETTLE: Duration = Duration::from_millis(2);
 const LATE: Duration = Duration::from_millis(500);
 /// When the kernel uses all that it knows: until it is asked again.
 const IN_USE: Duration = Duration::from_secs(1);
-/// A LOOKUP that is held back looks again after such a while, so often.
-const HELD_BACK: (Duration, u32) = (Duration::from_millis(1), 50);
+/// A LOOKUP is held back no longer.
+const HELD_BACK: Duration = Duration::from_millis(50);
+/// Where no other thread is left to hear of a FORGET, it gives the notification this time.
+const ONE_THREAD: Duration = Duration::from_millis(1);
 
 /// See the module.
 #[derive(Debug)]
@@ -54,29 +56,45 @@ impl InodePressure {
         }
     }
 
-    /// After a LOOKUP: so many are known now.
-    pub(crate) fn note(&self, known: usize) {
-        if known > self.limit && !self.over.swap(true, Ordering::Relaxed) {
+    /// After a LOOKUP: more are known now.
+    pub(crate) fn note(&self, fs: &Passthrough) {
+        let is_over = fs.inodes.len() > fs.inode_limit(self.limit);
+        if is_over && !self.over.swap(true, Ordering::Relaxed) {
             let _running = self.running.lock();
             self.changed.notify_all();
         }
     }
 
-    /// Before a LOOKUP is answered: while half as many again are known as are to be, it waits for the
-    /// kernel to forget some, but not for long.
-    pub(crate) fn hold_back(&self, known: impl Fn() -> usize) {
-        let (step, most) = HELD_BACK;
-        for _ in 0..most {
-            if known() <= self.limit + self.limit / 2 || self.in_vain.load(Ordering::Relaxed) {
-                return;
+    /// Half as many again are known as are to be.
+    pub(crate) fn is_far_over(&self, fs: &Passthrough) -> bool {
+        let limit = fs.inode_limit(self.limit);
+        fs.inodes.len() > limit + limit / 2
+    }
+
+    /// Nothing comes of waiting for the kernel to forget.
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.in_vain.load(Ordering::Relaxed)
+    }
+
+    /// Before a LOOKUP is answered: while far more are known than are to be, it waits for the kernel to
+    /// forget some, but not for long.
+    pub(crate) fn hold_back(&self, fs: &Passthrough) {
+        let may_go_on = || !self.is_far_over(fs) || self.is_in_vain();
+        if may_go_on() {
+            return;
+        }
+        match fs.forgets.enter() {
+            Some(waiting) => {
+                waiting.until(Instant::now() + HELD_BACK, may_go_on);
             }
-            std::thread::sleep(step);
+            None => std::thread::sleep(ONE_THREAD),
         }
     }
 
     /// Below this it is enough, so that not every LOOKUP that follows is one too many.
-    fn enough(&self) -> usize {
-        self.limit - self.limit / 8
+    fn enough(&self, fs: &Passthrough) -> usize {
+        let limit = fs.inode_limit(self.limit);
+        limit - limit / 8
     }
 
     /// Starts the thread.
@@ -147,11 +165,11 @@ impl InodePressure {
         let (mut asked, mut from) = (0, fs.inodes.forgotten());
         loop {
             let known = fs.inodes.len();
-            if known <= self.enough() {
+            if known <= self.enough(fs) {
                 self.in_vain.store(false, Ordering::Relaxed);
                 break;
             }
-            let some = BATCH.min(known - self.enough());
+            let some = BATCH.min(known - self.enough(fs));
             // Those that were forgotten are no longer among them.
             let gone = usize::try_from(fs.inodes.forgotten() - from).unwrap_or(asked);
             if gone >= some {
@@ -180,7 +198,7 @@ impl InodePressure {
             asked += batch.len();
         }
         self.over.store(false, Ordering::Relaxed);
-        self.note(fs.inodes.len());
+        self.note(fs);
         Ok(())
     }
 }
@@ -205,7 +223,6 @@ impl Passthrough {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
     use std::ffi::OsStr;
     use std::fs::File;
 
@@ -217,18 +234,8 @@ mod tests {
     /// was taken for a kernel that uses all that it knows, and for a second nothing was bounded.
     #[test]
     fn relieve_with_forgets_that_come_late_goes_on_until_it_is_enough() {
-        let source = tempfile::tempdir().unwrap();
-        let config = Config {
-            max_inodes: Some(8),
-            ..Config::default()
-        };
-        let top = File::open(source.path()).unwrap();
-        let fs = Arc::new(Passthrough::new(top.into(), config).unwrap());
-        for index in 0..40 {
-            let name = format!("f{index}");
-            File::create(source.path().join(&name)).unwrap();
-            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap();
-        }
+        let (_source, fs, _inodes) = crowded(40);
+        let fs = Arc::new(fs);
         let pressure = fs.pressure.clone().unwrap();
         *pressure.running.lock() = true;
         let kernel = Arc::clone(&fs);
@@ -245,30 +252,46 @@ mod tests {
         assert!(!pressure.in_vain.load(Ordering::Relaxed));
     }
 
+    /// Serves `files` files of which the kernel knows all, and is to know eight.
+    fn crowded(files: usize) -> (tempfile::TempDir, Passthrough, Vec<u64>) {
+        let source = tempfile::tempdir().unwrap();
+        let config = Config {
+            max_inodes: Some(8),
+            ..Config::default()
+        };
+        let top = File::open(source.path()).unwrap();
+        let fs = Passthrough::new(top.into(), config).unwrap();
+        let look_up = |index: usize| {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+        };
+        let inodes = (0..files).map(look_up).collect();
+        (source, fs, inodes)
+    }
+
     #[test]
     fn hold_back_waits_until_enough_are_forgotten() {
-        let pressure = InodePressure::new(100);
+        let (_source, fs, inodes) = crowded(14);
+        fs.forgets.set_threads(2);
+        let pressure = fs.pressure.clone().unwrap();
         pressure.in_vain.store(false, Ordering::Relaxed);
-        let known = Cell::new(153);
-        pressure.hold_back(|| {
-            known.set(known.get() - 1);
-            known.get()
+        std::thread::scope(|scope| {
+            scope.spawn(|| inodes.iter().for_each(|ino| fs.forget(*ino, 1)));
+            while pressure.is_far_over(&fs) {
+                pressure.hold_back(&fs);
+            }
         });
-        assert_eq!(known.get(), 150);
     }
 
     #[test]
     fn hold_back_waits_for_nothing_that_cannot_come() {
-        let pressure = InodePressure::new(100);
-        let asked = Cell::new(0);
-        let known = || {
-            asked.set(asked.get() + 1);
-            1000
-        };
-        pressure.hold_back(known);
-        assert_eq!(asked.get(), 1, "no thread asks the kernel to forget");
-        pressure.in_vain.store(false, Ordering::Relaxed);
-        pressure.hold_back(known);
-        assert_eq!(asked.get(), 1 + HELD_BACK.1, "the kernel forgets none");
+        let (_source, fs, _inodes) = crowded(40);
+        let pressure = fs.pressure.clone().unwrap();
+        // No thread asks the kernel to forget; waiting would take a thread that takes requests.
+        fs.forgets.set_threads(2);
+        let _all_that_may_wait = fs.forgets.enter().unwrap();
+        pressure.hold_back(&fs);
+        assert!(pressure.is_far_over(&fs));
     }
 }

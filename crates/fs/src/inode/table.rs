@@ -3,10 +3,15 @@
 //! Invariant 4: an inode is here exactly as long as the kernel holds it, that is, while the
 //! lookups it was told of exceed those it has forgotten. Both counts move under one lock, so a
 //! LOOKUP that finds an inode and the FORGET that would remove it cannot miss each other.
+//!
+//! A nodeid belongs to one inode until the kernel has forgotten it. A file that has the backing inode
+//! number of a file that is gone and still known gets a nodeid that is made up. Why not the old one
+//! with another generation: the kernel then marks its old inode bad, and whoever is just opening it
+//! gets EIO (fuse_iget).
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::RwLock;
 
@@ -19,6 +24,7 @@ const SYNTHETIC: u64 = 1 << 63;
 #[derive(Debug, Default)]
 struct Maps {
     by_ino: HashMap<u64, Arc<Inode>>,
+    /// The inode that has the key now; one that is gone may be in `by_ino` still.
     by_key: HashMap<InodeKey, u64>,
 }
 
@@ -30,26 +36,21 @@ pub(crate) struct InodeTable {
     root: Arc<Inode>,
     /// Inodes that the kernel has forgotten so far.
     forgotten: AtomicU64,
+    /// Inodes that are held by a descriptor, the root apart.
+    by_fd: AtomicUsize,
 }
 
 impl InodeTable {
     /// A table with the root only, which the kernel never forgets.
     pub(crate) fn new(root_key: InodeKey, held: Held) -> Self {
-        let root = Arc::new(Inode {
-            ino: ROOT_INO,
-            key: root_key,
-            kind: FileKind::Directory,
-            generation: 0,
-            held,
-            nlookup: AtomicU64::new(1),
-            is_read: AtomicBool::new(false),
-        });
+        let root = Arc::new(Inode::new(ROOT_INO, root_key, FileKind::Directory, held));
         let mut maps = Maps::default();
         maps.by_key.insert(root_key, ROOT_INO);
         Self {
             maps: RwLock::new(maps),
             root,
             forgotten: AtomicU64::new(0),
+            by_fd: AtomicUsize::new(0),
         }
     }
 
@@ -64,6 +65,11 @@ impl InodeTable {
     /// How many inodes the kernel holds, the root included.
     pub(crate) fn len(&self) -> usize {
         self.maps.read().by_ino.len() + 1
+    }
+
+    /// How many of them cost a descriptor for as long as they are known.
+    pub(crate) fn held_by_fd(&self) -> usize {
+        self.by_fd.load(Ordering::Relaxed)
     }
 
     /// How many inodes the kernel has forgotten since the start.
@@ -106,30 +112,17 @@ impl InodeTable {
         }
         let mut maps = self.maps.write();
         let known = maps.by_key.get(&key).copied();
-        let (ino, generation, nlookup) = match known.and_then(|ino| maps.by_ino.get(&ino)) {
-            Some(inode) if !inode.held.is_successor(&held) => {
-                inode.nlookup.fetch_add(1, Ordering::Relaxed);
-                return inode.clone();
-            }
-            // The kernel still holds the dead file that had this number. It tells the two apart
-            // by generation, and what it forgets of either comes to the same nodeid.
-            Some(dead) => (
-                dead.ino,
-                dead.generation + 1,
-                dead.nlookup.load(Ordering::Relaxed),
-            ),
-            None => (maps.number_for(&key, &self.root.key), 0, 0),
-        };
-        let nlookup = AtomicU64::new(nlookup + 1);
-        let inode = Arc::new(Inode {
-            ino,
-            key,
-            kind,
-            generation,
-            held,
-            nlookup,
-            is_read: AtomicBool::new(false),
-        });
+        if let Some(inode) = known.and_then(|ino| maps.by_ino.get(&ino))
+            && !inode.held.is_successor(&held)
+        {
+            inode.nlookup.fetch_add(1, Ordering::Relaxed);
+            return inode.clone();
+        }
+        let ino = maps.number_for(&key, &self.root.key);
+        if let Held::Fd(_) = held {
+            self.by_fd.fetch_add(1, Ordering::Relaxed);
+        }
+        let inode = Arc::new(Inode::new(ino, key, kind, held));
         maps.by_ino.insert(ino, inode.clone());
         maps.by_key.insert(key, ino);
         inode
@@ -150,10 +143,18 @@ impl InodeTable {
         self.maps.read().by_key.get(key).copied()
     }
 
+    /// The inode with this key, if the kernel holds it; never the root.
+    pub(crate) fn known(&self, key: &InodeKey) -> Option<Arc<Inode>> {
+        let maps = self.maps.read();
+        maps.by_ino.get(maps.by_key.get(key)?).cloned()
+    }
+
     /// The kernel gives `count` lookups of `ino` back. More than it holds counts as all of them.
-    pub(crate) fn forget(&self, ino: u64, count: u64) {
+    /// Returns the inode if these were the last: to be dropped under no lock, since closing a
+    /// descriptor may do work in the backing file system.
+    pub(crate) fn forget(&self, ino: u64, count: u64) -> Option<Arc<Inode>> {
         if ino == ROOT_INO {
-            return;
+            return None;
         }
         let mut maps = self.maps.write();
         let Some(inode) = maps.by_ino.get(&ino) else {
@@ -162,26 +163,30 @@ impl InodeTable {
                 count,
                 "FORGET of an inode that the kernel does not hold"
             );
-            return;
+            return None;
         };
         let left = inode.nlookup.load(Ordering::Relaxed).saturating_sub(count);
         inode.nlookup.store(left, Ordering::Relaxed);
         if left > 0 {
-            return;
+            return None;
         }
-        let key = inode.key;
-        // Dropped after the lock: closing a descriptor may do work in the backing file system.
-        let dropped = maps.by_ino.remove(&ino);
-        maps.by_key.remove(&key);
+        let gone = maps.by_ino.remove(&ino)?;
+        // Unless another file has the number now.
+        if maps.by_key.get(&gone.key) == Some(&ino) {
+            maps.by_key.remove(&gone.key);
+        }
         drop(maps);
+        if let Held::Fd(_) = gone.held {
+            self.by_fd.fetch_sub(1, Ordering::Relaxed);
+        }
         self.forgotten.fetch_add(1, Ordering::Relaxed);
-        drop(dropped);
+        Some(gone)
     }
 }
 
 impl Maps {
-    /// The backing file system's own number on SOURCE's device; else one made up from the key, the
-    /// same each time unless that is taken too. A number of another device that is free now may
+    /// The backing file system's own number on SOURCE's device, unless another inode has it; else one made
+    /// up from the key, the same each time unless that is taken too. A number of another device that is free now may
     /// be in use again when the kernel has forgotten one file and looks up the other: then two
     /// files would have shown the same number.
     fn number_for(&self, key: &InodeKey, root: &InodeKey) -> u64 {
@@ -208,8 +213,12 @@ fn mix(mut x: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::fs::File;
+
+    use thrufs_sys::file_handle::FileHandle;
+
+    use super::*;
+    use crate::inode::mount_fd::{MountFd, MountFds};
 
     fn held() -> Held {
         Held::Fd(File::open("/dev/null").unwrap().into())
@@ -275,6 +284,55 @@ mod tests {
         table.forget(inode.ino, 1);
         assert!(table.get(5).is_none());
         assert_eq!(table.len(), 1);
+    }
+
+    /// A mount and a handle of it; the number `generation` stands for the inode's.
+    fn by_handle(mount: &Arc<MountFd>, generation: u8) -> Held {
+        Held::Handle {
+            mount: Arc::clone(mount),
+            fid: FileHandle::from_parts(1, &[generation]).unwrap(),
+        }
+    }
+
+    fn mount() -> Arc<MountFd> {
+        let mounts = MountFds::default();
+        let top = || Ok(Some(File::open("/").unwrap().into()));
+        mounts.get(1, top).unwrap().unwrap()
+    }
+
+    /// It had the nodeid of the file that is gone with another generation, and the kernel, which knew that
+    /// still, answered open(2) with EIO.
+    #[test]
+    fn look_up_of_a_reused_inode_number_is_another_nodeid_while_the_old_one_is_known() {
+        let (table, mount, key) = (table(), mount(), key(1, 77));
+        let look_up = |generation| {
+            let held = by_handle(&mount, generation);
+            table.look_up(key, FileKind::Regular, held).ino
+        };
+        assert_eq!(look_up(1), 77);
+        let second = look_up(2);
+        let third = look_up(3);
+        assert!(second & SYNTHETIC != 0 && third & SYNTHETIC != 0 && second != third);
+        assert_eq!((look_up(3), table.number_of(&key)), (third, third));
+        // Each is forgotten by itself.
+        assert!(table.forget(77, 1).is_some());
+        assert!(table.forget(second, 1).is_some());
+        assert_eq!((look_up(3), table.len()), (third, 2));
+        assert!(table.forget(third, 3).is_some());
+        // And SOURCE's number is used again.
+        assert_eq!((table.number_of(&key), look_up(3)), (77, 77));
+    }
+
+    #[test]
+    fn held_by_fd_counts_inodes_with_a_descriptor() {
+        let (table, mount) = (table(), mount());
+        look_up(&table, key(1, 5));
+        look_up(&table, key(1, 5));
+        table.look_up(key(1, 6), FileKind::Regular, by_handle(&mount, 1));
+        assert_eq!((table.len(), table.held_by_fd()), (3, 1));
+        table.forget(5, 2);
+        table.forget(6, 1);
+        assert_eq!((table.len(), table.held_by_fd()), (1, 0));
     }
 
     #[test]

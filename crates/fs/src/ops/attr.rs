@@ -65,11 +65,16 @@ impl Passthrough {
     /// ESTALE when the inode is gone; EBADF for a handle of another inode.
     pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
         let inode = self.inode(ino)?;
+        match fh {
+            Some(fh) => self.look_at(ino, &self.handle(fh, ino)?.fd),
+            None => self.look_at(ino, self.path_fd(&inode)?),
+        }
+    }
+
+    /// Attributes of `ino`, the inode behind `fd`.
+    pub(crate) fn look_at(&self, ino: u64, fd: impl AsFd) -> Result<Attr> {
         let (asked, watch) = (Time::now(), self.watches.get(ino));
-        let stat = match fh {
-            Some(fh) => statx(&self.handle(fh, ino)?.fd)?,
-            None => statx(self.path_fd(&inode)?)?,
-        };
+        let stat = statx(fd)?;
         let foreign = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
         let ino = if ino == ROOT_INO { stat.stx_ino } else { ino };
@@ -111,7 +116,7 @@ impl Passthrough {
             }
         }
         if let Some(size) = set.size {
-            self.set_size(inode, size, set.fh)?;
+            self.with_space(|| self.set_size(inode, size, set.fh))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {

@@ -30,8 +30,12 @@ impl Passthrough {
         let (fd, dir) = (self.path_fd(&inode)?, self.path_fd(&parent)?);
         let (proc_self_fd, number) = self.proc_path(fd.as_fd());
         let name = component(to.name)?;
-        rustix::fs::linkat(proc_self_fd, number, &dir, name, AtFlags::SYMLINK_FOLLOW).or_errno()?;
-        self.lookup_at(&dir, to.name)
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        self.with_space(|| {
+            rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno()
+        })?;
+        // Not by the new name, which may be another file's by now.
+        self.enter(fd.as_fd().try_clone_to_owned().or_errno()?)
     }
 
     /// Removes a name of something that is no directory.
@@ -53,7 +57,10 @@ impl Passthrough {
     fn remove(&self, at: Place<'_>, flags: AtFlags) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
-        rustix::fs::unlinkat(self.path_fd(&parent)?, component(at.name)?, flags).or_errno()
+        let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
+        self.removing(&dir, &name, || {
+            rustix::fs::unlinkat(&dir, &name, flags).or_errno()
+        })
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
@@ -66,7 +73,12 @@ impl Passthrough {
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
         let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (from, to) = (component(from.name)?, component(to.name)?);
-        rustix::fs::renameat_with(old, from, new, to, flags).or_errno()
+        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+        let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
+        match replaces {
+            true => self.removing(&new, &to, || self.with_space(rename)),
+            false => self.with_space(rename),
+        }
     }
 
     /// Content of a symbolic link.

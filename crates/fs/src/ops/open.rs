@@ -196,6 +196,7 @@ impl Passthrough {
         if handle.file().is_some_and(|file| file.watch.is_some()) {
             self.watches.release(handle.ino);
         }
+        self.removed.released(handle.ino);
     }
 
     /// One of the descriptors on this handle was closed: reports what the backing file system

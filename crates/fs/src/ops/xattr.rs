@@ -57,7 +57,11 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
-        let set = || rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno();
+        let set = || {
+            self.with_space(|| {
+                rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno()
+            })
+        };
         if !is_acl_access || caller.uid == 0 {
             return set();
         }

@@ -78,7 +78,10 @@ impl Strategy {
     /// One more WRITE; ends when what it returns is dropped.
     pub(super) fn enter(&self) -> Concurrent<'_> {
         let met = self.inside.fetch_add(1, Ordering::Relaxed) > 0;
-        Concurrent { strategy: self, met }
+        Concurrent {
+            strategy: self,
+            met,
+        }
     }
 
     /// As if running in parallel had measured faster.
@@ -102,7 +105,9 @@ impl Drop for Concurrent<'_> {
         if self.met || others {
             let mut rates = self.strategy.rates.lock();
             rates.ended(Instant::now());
-            self.strategy.parallel.store(rates.parallel, Ordering::Relaxed);
+            self.strategy
+                .parallel
+                .store(rates.parallel, Ordering::Relaxed);
         }
     }
 }

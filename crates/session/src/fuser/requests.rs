@@ -8,8 +8,8 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ::fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, Generation, INodeNo,
-    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -18,8 +18,8 @@ use thrufs_fs::{Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteR
 
 use super::convert::{file_type, fuser_errno, number_only, set_time};
 use super::{
-    FuseAdapter, Lock, PASSED_THROUGH, directory_flags, file_flags, ids, place, reply_empty,
-    reply_written, reply_xattr,
+    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, ids, place,
+    reply_empty, reply_written, reply_xattr,
 };
 use crate::after_reply;
 use crate::init::negotiate;
@@ -39,13 +39,13 @@ impl Filesystem for FuseAdapter {
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.run(Opcode::Lookup, req, parent.0, |fs| {
-            fs.lookup(parent.0, name)
+            fs.lookup_by(req.pid(), parent.0, name)
         });
         let negative = self.fs().config().timeouts.negative;
         match found {
             Err(Errno::ENOENT) if !negative.is_zero() => {
                 // Nodeid 0: the name does not exist, and may be remembered as such.
-                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), Generation(0));
+                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), NO_GENERATION);
             }
             found => self.reply_entry(found, reply),
         }
@@ -229,8 +229,7 @@ impl Filesystem for FuseAdapter {
         match made {
             Ok((entry, opened)) => {
                 let ttl = after_reply::timeout(self.fs(), &entry);
-                let (attr, generation) =
-                    (self.file_attr(&entry.attr), Generation(entry.generation));
+                let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
                     Ok(Some(id)) => {
@@ -392,19 +391,28 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let (mut is_empty, mut is_crowded) = (true, false);
         let done = self.run(Opcode::ReadDirPlus, req, (ino.0, fh.0), |fs| {
             fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
-                let (attr, generation, timeout) = match entry {
-                    Some(entry) => (
-                        self.file_attr(&entry.attr),
-                        entry.generation,
-                        after_reply::timeout(fs, entry),
-                    ),
-                    None => (number_only(found.ino), 0, Duration::ZERO),
+                let (attr, timeout) = match entry {
+                    Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
+                    None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
+                    None => {
+                        is_crowded = true;
+                        return true;
+                    }
                 };
-                let (next, generation) = (found.next_offset, Generation(generation));
-                reply.add(attr.ino, next, found.name, &timeout, &attr, generation)
-            })
+                let next = found.next_offset;
+                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
+                is_empty &= full;
+                full
+            })?;
+            // An empty reply would be the end of the directory.
+            match is_empty && is_crowded {
+                true => Err(Errno::ENFILE),
+                false => Ok(()),
+            }
         });
         match done {
             Ok(()) => reply.ok(),
