@@ -177,7 +177,7 @@ impl Passthrough {
     }
 
     /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
-    fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
+    pub(crate) fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
         let Some(fd) = fd.filter(|_| !inode.is_pinned()) else {
             return false;
         };

@@ -4,7 +4,7 @@
 
 #[path = "common/exercise.rs"]
 mod exercise;
-#[path = "../../fs/tests/common/mutate.rs"]
+#[path = "../../session/tests/common/mutate.rs"]
 mod mutate;
 #[path = "common/parts.rs"]
 mod parts;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::{Mode, OFlags, Statx};
 use thrufs_sys::file_handle::FileHandle;
@@ -59,8 +60,13 @@ impl Passthrough {
                 .and_then(|fd| self.attr_as_entered(inode.ino, stat, fd)),
         };
         let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
-        if let Some(fd) = fd {
-            self.recent.keep(&inode, fd);
+        match fd {
+            // Its last name is gone: no handle opens it any more.
+            Some(fd) if stat.stx_nlink == 0 => {
+                self.pin(&inode, Some(Arc::new(fd)));
+            }
+            Some(fd) => self.recent.keep(&inode, fd),
+            None => {}
         }
         if let Some(pressure) = &self.pressure {
             pressure.note(self);
