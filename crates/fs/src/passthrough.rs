@@ -123,6 +123,7 @@ impl Passthrough {
             },
         };
         let proc_self_fd = crate::proc::self_fd()?;
+        crate::proc::own()?;
         let room = Room::of_this_process();
         let pressure = room.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
