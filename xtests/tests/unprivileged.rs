@@ -336,6 +336,71 @@ fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     )))
 }
 
+/// What root of a user namespace does in it: mounts, asks, works, unmounts. The mount and its daemon are
+/// in that namespace alone, so nothing may be left there.
+const BY_ROOT_INSIDE: &str = r#"
+set -e
+trap '"$1" umount --lazy "$3" 2>/dev/null || true' EXIT
+"$1" mount "$4" "$2" "$3"
+"$1" status --json "$3"
+"$1" status >&2
+echo made >"$3/made"
+"$1" umount "$3"
+grep -q " $3 " /proc/self/mountinfo && exit 3
+trap - EXIT
+"#;
+
+/// The daemon told root of a user namespace to remove the machine's own /run/thrufs, and had no status.
+#[test]
+fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
+    on_machine(|machine| {
+        require_namespaces(machine)?;
+        let in_tmp = PathBuf::from(format!("/tmp/thrufs-{USER}"));
+        let of_runtime = machine.runtime().join("thrufs");
+        for (runtime, directory) in [(Some(machine.runtime()), &of_runtime), (None, &in_tmp)] {
+            let mut inside = machine.by_user("/usr/bin/unshare");
+            inside.args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                BY_ROOT_INSIDE,
+                "sh",
+            ]);
+            inside.args([machine.program(), machine.source(), machine.mountpoint()]);
+            inside.arg(format!("--cache={}", cache_mode()));
+            match runtime {
+                Some(runtime) => inside.env("XDG_RUNTIME_DIR", runtime),
+                None => inside.env_remove("XDG_RUNTIME_DIR"),
+            };
+            let done = output(&mut inside)?;
+            let text = said(&done);
+            ensure!(done.status.success(), "{}: {text}", done.status);
+            ensure!(!text.contains("will not work"), "{text}");
+            let status: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+            let mountpoint = machine.mountpoint();
+            ensure!(
+                status["mountpoint"] == mountpoint.to_string_lossy().as_ref(),
+                "{status}"
+            );
+            ensure!(
+                text.contains(&format!("{}: /", mountpoint.display())),
+                "{text}"
+            );
+            ensure!(machine.source().join("made").metadata()?.uid() == USER);
+            // Of the user that root inside is outside, and without the socket of the mount that is gone.
+            ensure!(
+                directory.metadata()?.uid() == USER,
+                "{}",
+                directory.display()
+            );
+            std::fs::remove_dir(directory).with_context(|| directory.display().to_string())?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
     on_machine(|machine| {

@@ -115,6 +115,7 @@ impl Passthrough {
             },
         };
         let proc_self_fd = crate::caller::proc::self_fd()?;
+        crate::caller::proc::own()?;
         let room = Room::of_this_process();
         let pressure = room.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));

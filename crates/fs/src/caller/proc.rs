@@ -8,27 +8,30 @@
 //! A property of the process and not of a [`crate::Passthrough`], like the current directory: calls
 //! that take no O_PATH descriptor (those for extended attributes) find `N` there.
 
-use std::fs::File;
+mod own;
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::Callers;
+use own::{ProcFiles, at};
 
 /// The parts of /proc that stay within reach.
 pub struct HeldProc {
     /// /proc/self/fd, as O_PATH, on a mount of its own.
     self_fd: OwnedFd,
-    /// /proc/self/statm.
-    statm: File,
+    own: ProcFiles,
     max_pages_limit: Option<u64>,
     callers: Box<dyn Callers>,
 }
 
 static HELD: OnceLock<HeldProc> = OnceLock::new();
+
+/// Where nothing is held.
+static OPENED: OnceLock<ProcFiles> = OnceLock::new();
 
 impl HeldProc {
     /// Opens them while `/proc` is still within reach. `self_fd` is a mount of /proc/self/fd alone.
@@ -37,8 +40,8 @@ impl HeldProc {
     /// /proc is not mounted.
     pub fn open(self_fd: OwnedFd, callers: Box<dyn Callers>) -> io::Result<Self> {
         Ok(Self {
+            own: ProcFiles::open(&self_fd)?,
             self_fd,
-            statm: File::open(STATM).map_err(at(STATM))?,
             max_pages_limit: read_max_pages_limit(),
             callers,
         })
@@ -57,11 +60,6 @@ impl HeldProc {
 }
 
 const SELF_FD: &str = "/proc/self/fd";
-const STATM: &str = "/proc/self/statm";
-
-fn at(path: &'static str) -> impl Fn(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{path}: {error}; mount /proc"))
-}
 
 /// O_PATH on /proc/self/fd.
 pub(crate) fn self_fd() -> io::Result<OwnedFd> {
@@ -86,28 +84,16 @@ pub(crate) fn callers() -> Option<&'static dyn Callers> {
     HELD.get().map(|held| &*held.callers)
 }
 
-/// How many descriptors this process has open.
-pub(crate) fn count_descriptors() -> io::Result<u64> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let listing = rustix::fs::openat(self_fd()?, c".", flags, Mode::empty())?;
-    let mut count = 0_u64;
-    for entry in rustix::fs::Dir::new(listing)? {
-        let name = entry?;
-        let is_dot = matches!(name.file_name().to_bytes(), b"." | b"..");
-        count += u64::from(!is_dot);
+/// What is read of this process at any time. To be called first while there are descriptors.
+pub(crate) fn own() -> io::Result<&'static ProcFiles> {
+    if let Some(held) = HELD.get() {
+        return Ok(&held.own);
     }
-    // One of them is the listing's own.
-    Ok(count.saturating_sub(1))
-}
-
-/// The line of /proc/self/statm.
-pub(crate) fn statm() -> io::Result<String> {
-    let Some(held) = HELD.get() else {
-        return std::fs::read_to_string(STATM).map_err(at(STATM));
-    };
-    let mut line = [0; 256];
-    let len = held.statm.read_at(&mut line, 0)?;
-    Ok(String::from_utf8_lossy(&line[..len]).into_owned())
+    if OPENED.get().is_none() {
+        // Another thread may have been faster; its files are as good.
+        let _ = OPENED.set(ProcFiles::open(&self_fd()?)?);
+    }
+    Ok(OPENED.get().expect("it was set by one or the other"))
 }
 
 /// fs.fuse.max_pages_limit, where the kernel has it.
