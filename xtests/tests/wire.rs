@@ -548,7 +548,7 @@ fn wire_with_everything_granted_serves_the_kernel() -> Outcome {
     })
 }
 
-/// BMAP and DESTROY, and SYNCFS since Linux 6.18, are sent only to file systems on a block device.
+/// BMAP and DESTROY are sent only to file systems on a block device (and DESTROY to virtiofs).
 #[test]
 fn wire_on_a_block_device_serves_the_kernel() -> Outcome {
     case(|| {

@@ -578,8 +578,7 @@ impl Server {
                 Err(_name) => return Err(Errno::EIO),
             }
         }
-        let len = listing.filled().len();
-        Ok(Reply::Data(&buffer[..len]))
+        Ok(listing.into_reply())
     }
 
     /// Reading the attribute `user.notify.WHAT` makes the server send a notification afterwards.
