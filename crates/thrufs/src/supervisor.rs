@@ -154,7 +154,11 @@ impl Run {
                     self.changed.clear();
                     readiness.tell()?;
                 }
-                Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
+                Said::Message(FromServer::Failed(reason)) => {
+                    // One line: it is shown on a terminal.
+                    let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
+                    self.failure = Some(reason);
+                }
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status, last_words) => {
                     self.last_words = last_words;
