@@ -222,6 +222,13 @@ fn fields_count_only_with_their_flags() {
     assert_eq!(header.first_unique(), 8);
 }
 
+fn at(seconds: i64, nanoseconds: u32) -> Timestamp {
+    Timestamp {
+        seconds,
+        nanoseconds,
+    }
+}
+
 #[test]
 fn setattr_gives_what_is_valid() {
     let all = SetattrIn {
@@ -267,10 +274,6 @@ fn setattr_gives_what_is_valid() {
         fields,
         (Some(1), Some(10), Some(11), Some(12), Some(2), Some(3))
     );
-    let at = |seconds, nanoseconds| Timestamp {
-        seconds,
-        nanoseconds,
-    };
     let times = (all.atime(), all.mtime(), all.ctime(), all.kills_suidgid());
     assert_eq!(
         times,
