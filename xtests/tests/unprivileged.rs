@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, mount_table, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
@@ -199,7 +199,7 @@ impl<'a> Machine<'a> {
 
     /// The mount, as this thread's mount namespace has it.
     fn line(&self) -> Result<Option<String>> {
-        let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+        let table = mount_table("/proc/thread-self/mountinfo")?;
         let point = format!(" {} ", self.mountpoint().display());
         let mut lines = table.lines().filter(|line| line.contains(&point));
         Ok(lines.next().map(str::to_owned))
