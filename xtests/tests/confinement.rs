@@ -262,7 +262,7 @@ fn supervisor_killed_takes_the_server_along() -> Outcome {
 #[test]
 fn mount_made_below_source_later_shows_up() -> Outcome {
     case(|| {
-        let scratch = Scratch::new(Backing::Tmpfs)?;
+        let scratch = Scratch::with(Backing::Tmpfs, Layout::AsBacked)?;
         let none = None::<&str>;
         let shared = MsFlags::MS_SHARED;
         mount(none, &scratch.source(), none, shared, none)?;
