@@ -269,24 +269,6 @@ fn walk_with_a_descriptor_for_each_inode_goes_beyond_the_limit() -> Outcome {
     )
 }
 
-/// An inode for each of them is more than there are descriptors, and the listing tells the kernel of many at once.
-/// (Not with one thread, in which no request can wait for a FORGET.)
-#[test]
-fn listing_of_more_files_than_descriptors_shows_all() -> Outcome {
-    let options = ["--inode-file-handles=never", "--rlimit-nofile=256"];
-    on_mount(&options, |m| {
-        require_prune(m)?;
-        make(&m.source(""), 600)?;
-        let listed = succeed(Command::new("ls").arg("-l").arg(m.path("d0")))?;
-        // And the line with the total.
-        ensure!(listed.lines().count() == 601, "{listed}");
-        let seen = User::new(1000, 1000).act(|| walk(m.dir()))?;
-        ensure!(seen == 600, "{seen} files");
-        ensure!(walk(m.dir())? == 600);
-        Ok(())
-    })
-}
-
 /// Opens, or holds by O_PATH, one file after the other until that fails.
 fn hold_all(m: &Mount, flags: i32, held: &mut Vec<File>) -> Result<std::io::Error> {
     for index in 0..600 {
