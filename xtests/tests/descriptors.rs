@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::Advice;
-use xtests::support::command::{output, succeed};
+use xtests::support::command::output;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
 
