@@ -81,6 +81,8 @@ pub(super) struct Base {
     suites: Vec<String>,
     fragments: Vec<String>,
     cpus: u32,
+    /// Lines that make prints when User Mode Linux is built from nothing, about.
+    steps: Option<usize>,
 }
 
 impl Base {
@@ -207,6 +209,7 @@ pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Bu
             source,
             series: base.series(variant)?,
             fragments: base.fragments(purpose)?,
+            steps: base.steps.filter(|_| purpose == Purpose::UserMode),
         };
         let kernel = lab.build(&recipe, &say)?;
         let place = match purpose {
