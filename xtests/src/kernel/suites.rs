@@ -52,6 +52,8 @@ const QUESTIONS: &[(&str, &[&str])] = &[
     ("R5", &["a short write"]),
     ("R7", &["ok"]),
     ("R8", &["ok", "not possible"]),
+    ("R9", &["ok"]),
+    ("R10", &["ok", "not possible"]),
     ("T8", &["ok"]),
 ];
 
@@ -186,6 +188,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
                 "thrufs/folios",
                 "thrufs/fsx",
                 "repro/family",
+                "repro/append-beside-store",
                 "repro/random",
             ],
         ),
@@ -199,6 +202,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
                 "virtiofs/ghost",
                 "virtiofs/fsx",
                 "repro/family",
+                "repro/append-beside-store",
                 "repro/random",
             ],
         ),
@@ -252,7 +256,7 @@ fn mount_tests(files: &[&str]) -> anyhow::Result<Vec<Case>> {
 
 /// Builds a file of `xtests/tests`; cargo says where the program is.
 fn test_program(file: &str) -> anyhow::Result<PathBuf> {
-    let said = succeed(&mut install::cargo(&[
+    let said = install::patiently(&mut install::cargo(&[
         "test",
         "--release",
         "--package",
