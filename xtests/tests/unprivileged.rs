@@ -389,13 +389,21 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 "{text}"
             );
             ensure!(machine.source().join("made").metadata()?.uid() == USER);
-            // Of the user that root inside is outside, and without the socket of the mount that is gone.
+            // Of the user that root inside is outside; empty once the daemon has ended.
             ensure!(
                 directory.metadata()?.uid() == USER,
                 "{}",
                 directory.display()
             );
-            std::fs::remove_dir(directory).with_context(|| directory.display().to_string())?;
+            wait_until(
+                "the socket to be gone",
+                SOON,
+                || match std::fs::remove_dir(directory) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+                    Err(error) => Err(error.into()),
+                },
+            )?;
         }
         Ok(())
     })

@@ -17,6 +17,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::Pid;
 
+use super::process;
 use super::wait::wait_until;
 
 /// After which a program that does not obey SIGTERM is killed.
@@ -25,7 +26,7 @@ const GRACE: Duration = Duration::from_secs(10);
 /// Set by [`Interrupt::watch_programs`].
 static WATCHED: OnceLock<Interrupt> = OnceLock::new();
 /// Process groups of the programs under way.
-static GROUPS: Mutex<Vec<u32>> = Mutex::new(Vec::new());
+static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 
 /// Whether a signal has come.
 #[derive(Clone, Debug, Default)]
@@ -95,13 +96,13 @@ impl Interrupt {
 #[derive(Debug)]
 pub struct Program {
     child: Option<Child>,
-    group: u32,
+    group: Pid,
 }
 
 impl Program {
     fn new(child: Child) -> Self {
         Self {
-            group: child.id(),
+            group: Pid::from_raw(child.id().cast_signed()),
             child: Some(child),
         }
     }
@@ -168,7 +169,7 @@ impl Drop for Program {
     }
 }
 
-fn groups() -> MutexGuard<'static, Vec<u32>> {
+fn groups() -> MutexGuard<'static, Vec<Pid>> {
     GROUPS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -182,19 +183,10 @@ fn end_programs() {
 
 fn signal_all(signal: Signal) {
     for group in groups().iter() {
-        if let (true, Ok(pid)) = (is_child(*group), i32::try_from(*group)) {
+        // A number that was given to another process is none of our children.
+        if process::parent(*group) == Some(Pid::this()) {
             // It fails only if all of them are gone, which is what is wanted.
-            let _gone = killpg(Pid::from_raw(pid), signal);
+            let _gone = killpg(*group, signal);
         }
     }
-}
-
-/// A number that was given to another process is none of our children.
-fn is_child(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let parent = stat
-        .rsplit_once(") ")
-        .map(|(_, fields)| fields.split(' ').nth(1));
-    let parent = parent.flatten().and_then(|parent| parent.parse().ok());
-    parent == Some(std::process::id())
 }
