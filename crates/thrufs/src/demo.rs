@@ -20,9 +20,9 @@ use tracing::level_filters::LevelFilter;
 
 pub(crate) use reproducer::{ReproduceArgs, reproduce};
 
-use crate::control::{self, Signals};
-use crate::request::{self, LogRequest, MountRequest};
-use crate::session::{self, Running};
+use crate::daemon::unconfined::{self, Signals};
+use crate::mount_plan::{self, LogOptions, MountPlan};
+use crate::daemon::serving::{self, Running};
 use crate::{attach, limits, logging};
 
 /// All the work together takes about a second.
@@ -48,7 +48,7 @@ struct Scratch {
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     attach::check_prerequisites()?;
-    logging::init(LogRequest {
+    logging::init(LogOptions {
         level: LevelFilter::WARN,
         syslog: false,
     })?;
@@ -63,11 +63,11 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     };
     let result = make_directories(&scratch)
         .and_then(|()| request_for(&scratch))
-        .and_then(|request| serve(&request, &scratch));
+        .and_then(|plan| serve(&plan, &scratch));
     if is_mounted(directory.path(), &scratch.mountpoint) {
         let kept = directory.keep();
         let advice = format!("`thrufs umount --lazy {}`", scratch.mountpoint.display());
-        crate::complain(&format!(
+        crate::stderr::complain(&format!(
             "{} is kept, because it is still mounted: {advice}",
             kept.display()
         ));
@@ -90,7 +90,7 @@ fn make_directories(scratch: &Scratch) -> anyhow::Result<()> {
 }
 
 /// What `thrufs mount SOURCE MOUNTPOINT` would do.
-fn request_for(scratch: &Scratch) -> anyhow::Result<MountRequest> {
+fn request_for(scratch: &Scratch) -> anyhow::Result<MountPlan> {
     let arguments: [OsString; 2] = [
         scratch.source.clone().into(),
         scratch.mountpoint.clone().into(),
@@ -98,7 +98,7 @@ fn request_for(scratch: &Scratch) -> anyhow::Result<MountRequest> {
     Ok(request::parse(
         "thrufs demo",
         &arguments,
-        attach::is_root(),
+        user::is_root(),
     )?)
 }
 
@@ -111,9 +111,9 @@ fn is_mounted(directory: &Path, mountpoint: &Path) -> bool {
     }
 }
 
-fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
-    let places = crate::check(request)?;
-    limits::apply(request.rlimit_nofile)?;
+fn serve(plan: &MountPlan, scratch: &Scratch) -> anyhow::Result<()> {
+    let endpoints = crate::check(plan)?;
+    limits::apply(plan.rlimit_nofile)?;
     control::block_on(async {
         let mut signals = Signals::install()?;
         session::when_a_thread_is_lost(|| {
@@ -121,7 +121,7 @@ fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
             let own = rustix::process::getpid();
             let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
         });
-        let running = session::start(places, request)?;
+        let running = session::start(endpoints, plan)?;
         say(&format!(
             "{} is mounted at {}",
             scratch.source.display(),

@@ -25,7 +25,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::request::LogRequest;
+use crate::mount_plan::LogOptions;
 
 pub(crate) use escape::escaped;
 pub(crate) use lines::{Lines, flush, in_the_system_log};
@@ -49,7 +49,7 @@ pub(crate) enum Destination {
 }
 
 impl Destination {
-    fn of(request: LogRequest) -> Self {
+    fn of(request: LogOptions) -> Self {
         if request.syslog {
             Self::Syslog
         } else if stderr_is_journal() {
@@ -93,7 +93,7 @@ pub(crate) fn for_stderr(level: Level, message: &str) -> String {
 }
 
 /// Starts logging, in a thread of its own. To be called once, and after the last fork.
-pub(crate) fn init(request: LogRequest) -> anyhow::Result<Lines> {
+pub(crate) fn init(request: LogOptions) -> anyhow::Result<Lines> {
     let destination = Destination::of(request);
     let lines = match destination {
         Destination::Syslog => Lines::start(destination, Some(syslog()?)),
@@ -115,7 +115,7 @@ pub(crate) fn init(request: LogRequest) -> anyhow::Result<Lines> {
 
 fn syslog() -> anyhow::Result<syslog_tracing::Syslog> {
     if !std::path::Path::new(SYSLOG_SOCKET).exists() {
-        crate::warn(&format!(
+        crate::stderr::warn(&format!(
             "{SYSLOG_SOCKET} does not exist: until a syslog daemon runs, log lines are lost"
         ));
     }
@@ -128,13 +128,13 @@ fn syslog() -> anyhow::Result<syslog_tracing::Syslog> {
 /// How a server logs, whose standard error is a pipe to its supervisor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerLog {
-    request: LogRequest,
+    request: LogOptions,
     shows_target: bool,
 }
 
 impl ServerLog {
     /// To be made by the supervisor, which can see its standard error.
-    pub(crate) fn of(request: LogRequest) -> Self {
+    pub(crate) fn of(request: LogOptions) -> Self {
         Self {
             request,
             shows_target: Destination::of(request).shows_target(),

@@ -1,6 +1,6 @@
 //! `thrufs`, the binary: command line in, mounted file system out.
 //!
-//! What is typed becomes one validated [`request::MountRequest`]; [`background`] or the foreground
+//! What is typed becomes one validated [`request::MountPlan`]; [`background`] or the foreground
 //! runs [`control`], which owns the [`session`]. The file system itself is the crate `thrufs_fs`;
 //! [`attach`] makes the mount and [`teardown`] removes it, and nothing else touches the mount table.
 
@@ -20,10 +20,10 @@ mod metrics;
 mod mount_options;
 mod occupied;
 mod options;
-mod places;
+mod endpoints;
 mod remount;
 mod replace_dead;
-mod request;
+mod plan;
 mod server;
 mod session;
 mod shortfall;
@@ -44,9 +44,9 @@ use clap::{CommandFactory, Parser};
 use nix::mount::MsFlags;
 use tracing::Level;
 
-use crate::background::Readiness;
+use crate::daemon::background::Readiness;
 use crate::cli::{Cli, Command, Form};
-use crate::request::MountRequest;
+use crate::mount_plan::MountPlan;
 
 #[global_allocator]
 static ALLOCATOR: thrufs_sys::session_buffer::PayloadAligning =
@@ -89,18 +89,18 @@ fn main() -> ExitCode {
             arguments,
             by_mount8,
         } => {
-            let request = match request::parse(&program, &arguments, attach::is_root()) {
-                Ok(request) => request,
+            let plan = match request::parse(&program, &arguments, user::is_root()) {
+                Ok(plan) => plan,
                 Err(error) => return print_usage_error(&error, by_mount8),
             };
-            request.warnings.iter().for_each(|warning| warn(warning));
+            plan.warnings.iter().for_each(|warning| warn(warning));
             // For mount(8), -f is "fake": check everything, mount nothing.
             let is_fake = by_mount8 && arguments.iter().any(|argument| argument == "-f");
-            let is_remount = request.kernel.flags.contains(MsFlags::MS_REMOUNT);
+            let is_remount = plan.kernel.flags.contains(MsFlags::MS_REMOUNT);
             let result = match (is_remount, is_fake) {
-                (false, false) => mount(&request),
-                (false, true) => check(&request).map(drop),
-                (true, false) => remount::run(&request, &line).map_err(Failure::from),
+                (false, false) => mount(&plan),
+                (false, true) => check(&plan).map(drop),
+                (true, false) => remount::run(&plan, &line).map_err(Failure::from),
                 (true, true) => Ok(()),
             };
             (result, by_mount8)
@@ -144,34 +144,34 @@ fn print_usage_error(error: &clap::Error, by_mount8: bool) -> ExitCode {
     }
 }
 
-fn mount(request: &MountRequest) -> Result<(), Failure> {
-    if request.replace_dead {
-        replace_dead::run(&request.mountpoint, &request.kernel.subtype)?;
+fn mount(plan: &MountPlan) -> Result<(), Failure> {
+    if plan.replace_dead {
+        replace_dead::run(&plan.mountpoint, &plan.kernel.subtype)?;
     }
-    let places = check(request)?;
-    let request = &request
+    let endpoints = check(plan)?;
+    let plan = &plan
         .clone()
-        .with_safe_file_handles(|| places.are_whole());
-    limits::apply(request.rlimit_nofile)?;
+        .with_safe_file_handles(|| endpoints.are_whole());
+    limits::apply(plan.rlimit_nofile)?;
     // A lock of flock(1) or a pipe of a CI job is its owner's: what the daemon holds of it would last as
     // long as the mount. thrufs takes no descriptors (LISTEN_FDS), and NOTIFY_SOCKET is a path.
-    thrufs_sys::confine::close_all_but(&[places.source.as_fd()])
+    thrufs_sys::confine::close_all_but(&[endpoints.source.as_fd()])
         .context("close what was inherited")?;
-    if request.foreground {
-        control::serve(places, request, &mut Readiness::Foreground, request.log)?;
+    if plan.foreground {
+        control::serve(endpoints, plan, &mut Readiness::Foreground, plan.log)?;
     } else {
-        background::start(places, request)?;
+        background::start(endpoints, plan)?;
     }
     Ok(())
 }
 
 /// Everything that can be found out before anything is changed.
-fn check(request: &MountRequest) -> Result<places::Places, Failure> {
-    let places = places::Places::open(&request.source, &request.mountpoint)
+fn check(plan: &MountPlan) -> Result<places::Endpoints, Failure> {
+    let endpoints = places::Endpoints::open(&plan.source, &plan.mountpoint)
         .map_err(Failure::Configuration)?;
-    occupied::check(&places, request).map_err(Failure::Configuration)?;
+    occupied::check(&endpoints, plan).map_err(Failure::Configuration)?;
     attach::check_prerequisites()?;
-    Ok(places)
+    Ok(endpoints)
 }
 
 /// Says what went wrong, as far as there is somebody to hear it: `eprintln!` would panic where

@@ -1,7 +1,7 @@
 //! Every option of a mount, once.
 //!
 //! Invariant: this struct is the only list. `--help`, the long options, the keys of `-o`
-//! ([`crate::mount_options`] turns `-o key=value` into `--key=value`) and their near matches are all
+//! ([`crate::options::option_list`] turns `-o key=value` into `--key=value`) and their near matches are all
 //! derived from it; only what mount(8) calls flags (`ro`, `nodev`, ...) has a table beside it.
 //! Names and value sets are virtiofsd's wherever it has the option.
 
@@ -19,7 +19,7 @@ use thrufs_fs::{
 };
 use tracing::level_filters::LevelFilter;
 
-pub(crate) use confine::ConfineOptions;
+pub(crate) use confine::SandboxOptions;
 pub(crate) use mapping::MappingOptions;
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
@@ -68,7 +68,7 @@ pub(crate) struct MountArgs {
     #[command(flatten)]
     pub(crate) mapping: MappingOptions,
     #[command(flatten)]
-    pub(crate) confine: ConfineOptions,
+    pub(crate) confine: SandboxOptions,
     #[command(flatten)]
     pub(crate) mount: KernelOptions,
     #[command(flatten)]

@@ -14,7 +14,7 @@ use clap::{ArgMatches, CommandFactory};
 
 use crate::cli::{self, Form};
 use crate::options::MountArgs;
-use crate::request::{self, MountRequest};
+use crate::mount_plan::{self, MountPlan};
 use crate::{attach, status};
 
 /// Options that say how this program runs, not what is mounted.
@@ -22,12 +22,12 @@ const OF_THIS_PROGRAM: &[&str] = &["foreground", "nonempty", "replace-dead"];
 /// What the mount table shows, and mount(8) takes from there.
 const IN_THE_MOUNT_TABLE: &[&str] = &["allow-other", "default-permissions", "max-read"];
 
-/// Does what `line`, the whole command line that `request` was made of, asks for.
-pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<()> {
+/// Does what `line`, the whole command line that `plan` was made of, asks for.
+pub(crate) fn run(plan: &MountPlan, line: &[OsString]) -> anyhow::Result<()> {
     let asked = Line::read(line)?;
     if !asked.options.is_empty() {
-        let shown = request.mountpoint.display();
-        match daemon_line(&request.mountpoint) {
+        let shown = plan.mountpoint.display();
+        match daemon_line(&plan.mountpoint) {
             Ok(daemon) => {
                 let missing = asked.missing_in(&daemon);
                 ensure!(
@@ -40,7 +40,7 @@ pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<(
             Err(error) => {
                 let unknown = asked.not_in_the_mount_table();
                 if !unknown.is_empty() {
-                    crate::warn(&format!(
+                    crate::stderr::warn(&format!(
                         "remount of {shown}: {} cannot be changed, and cannot be compared with \
                          what the daemon was started with: {error:#}",
                         unknown.join(" ")
@@ -49,7 +49,7 @@ pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<(
             }
         }
     }
-    attach::remount(&request.mountpoint, &request.kernel)
+    attach::remount(&plan.mountpoint, &plan.kernel)
 }
 
 /// A command line that mounts.

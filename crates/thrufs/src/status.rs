@@ -21,7 +21,7 @@ pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 pub(crate) use table::plain;
 
-use crate::control;
+use crate::daemon::unconfined;
 use crate::status::find::Found;
 use crate::stdout::print;
 

@@ -12,7 +12,7 @@ use nix::errno::Errno;
 use nix::mount::MntFlags;
 use thrufs_sys::mountinfo::Place;
 
-use crate::attach;
+use crate::mount::attach;
 use crate::options::thrufs_subtype;
 
 /// What `thrufs umount` takes.
@@ -57,7 +57,7 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
 
 fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {
     let shown = mountpoint.display();
-    let refused = if attach::is_root() {
+    let refused = if user::is_root() {
         match nix::mount::umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => return Ok(()),
             Err(Errno::EBUSY) => None,
@@ -79,7 +79,7 @@ fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {
 /// Takes exactly the mount that `place` is in out of the tree, busy or not.
 pub(crate) fn detach_place(place: &Place, mountpoint: &Path) -> anyhow::Result<()> {
     let shown = mountpoint.display();
-    if attach::is_root() {
+    if user::is_root() {
         nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
             .map_err(|errno| anyhow!("unmount {shown}: {errno}"))
     } else {

@@ -14,7 +14,7 @@ use tokio::net::UnixStream;
 use super::report::{FORMAT, Status};
 use super::runtime_dir;
 use super::table::plain;
-use crate::attach;
+use crate::mount::attach;
 use crate::options::thrufs_subtype;
 
 /// How long a daemon may take to answer.

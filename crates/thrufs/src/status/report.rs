@@ -9,7 +9,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 
-use crate::session::Running;
+use crate::daemon::serving::Running;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;

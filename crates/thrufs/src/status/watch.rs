@@ -11,7 +11,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::report::Status;
 use super::{find, table};
-use crate::control::Signals;
+use crate::daemon::unconfined::Signals;
 use crate::status::find::Found;
 use crate::stdout::{draw, print};
 

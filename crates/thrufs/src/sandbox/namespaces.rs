@@ -21,7 +21,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{Gid, Uid};
 
-use super::{Confinement, Sandbox, number, open_root};
+use super::{SandboxPlan, Sandbox, number, open_root};
 
 /// `count` ids: from `inside` on in the user namespace, from `outside` on around it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl IdRange {
 }
 
 /// Users and groups of the user namespace; oneself where nothing was asked for.
-fn ranges(confinement: &Confinement) -> (IdRange, IdRange) {
+fn ranges(confinement: &SandboxPlan) -> (IdRange, IdRange) {
     let own = |id: u32| IdRange {
         inside: id,
         outside: id,
@@ -92,7 +92,7 @@ fn ranges(confinement: &Confinement) -> (IdRange, IdRange) {
 /// Leaves the namespaces of this process for fresh ones; its next child is the first process in
 /// them. `ask_for_maps` has the ids of the user namespace mapped from outside, where that is needed.
 pub(crate) fn enter(
-    confinement: &Confinement,
+    confinement: &SandboxPlan,
     ask_for_maps: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let spaces = CloneFlags::CLONE_NEWNS
@@ -140,7 +140,7 @@ fn write_map(path: &str, text: &str) -> anyhow::Result<()> {
 
 /// Maps the ids of the process `pid`, which has just made a user namespace, from outside: by
 /// writing, as root, or by newuidmap and newgidmap, which look into /etc/subuid and /etc/subgid.
-pub(crate) fn map_ids(pid: i32, confinement: &Confinement) -> anyhow::Result<()> {
+pub(crate) fn map_ids(pid: i32, confinement: &SandboxPlan) -> anyhow::Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
     let (uids, gids) = ranges(confinement);
     for (map, helper, range) in [
@@ -171,7 +171,7 @@ pub(crate) fn map_ids(pid: i32, confinement: &Confinement) -> anyhow::Result<()>
 }
 
 /// In a user namespace with maps: the first user and group that there are in it.
-pub(super) fn become_first_user(confinement: &Confinement) -> anyhow::Result<()> {
+pub(super) fn become_first_user(confinement: &SandboxPlan) -> anyhow::Result<()> {
     let (uids, gids) = ranges(confinement);
     let (uid, gid) = (Uid::from_raw(uids.inside), Gid::from_raw(gids.inside));
     // Refused where setgroups(2) is (a map without privilege); the old groups are unmapped then.

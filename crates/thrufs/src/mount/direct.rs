@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
 use super::fs_type;
-use crate::request::{Access, KernelRequest};
+use crate::mount_plan::{Access, MountOptions};
 
 const DEVICE: &str = "/dev/fuse";
 
@@ -37,32 +37,32 @@ pub(super) fn open_device() -> anyhow::Result<OwnedFd> {
 }
 
 /// Mounts, and returns the descriptor that serves it.
-pub(super) fn mount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<OwnedFd> {
+pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<OwnedFd> {
     let device = open_device()?;
-    let data = mount_data(device.as_raw_fd(), request);
+    let data = mount_data(device.as_raw_fd(), options);
     nix::mount::mount(
-        Some(request.fsname.as_os_str()),
+        Some(options.fsname.as_os_str()),
         mountpoint,
-        Some(fs_type(&request.subtype).as_str()),
-        request.flags,
+        Some(fs_type(&options.subtype).as_str()),
+        options.flags,
         Some(data.as_str()),
     )
     .map_err(|errno| refused(mountpoint, errno))?;
     Ok(device)
 }
 
-fn mount_data(device: i32, request: &KernelRequest) -> String {
+fn mount_data(device: i32, options: &MountOptions) -> String {
     let (uid, gid) = (
         rustix::process::getuid().as_raw(),
         rustix::process::getgid().as_raw(),
     );
     let mut data =
         format!("fd={device},rootmode=40000,user_id={uid},group_id={gid},default_permissions");
-    match request.access {
+    match options.access {
         Access::Owner => {}
         Access::OwnerAndRoot | Access::Everybody => data.push_str(",allow_other"),
     }
-    if let Some(max_read) = request.max_read {
+    if let Some(max_read) = options.max_read {
         data.push_str(&format!(",max_read={max_read}"));
     }
     data
@@ -82,11 +82,11 @@ fn refused(mountpoint: &Path, errno: Errno) -> anyhow::Error {
 }
 
 /// `mount -o remount`: sets the flags of the topmost mount at `mountpoint`, if it is one of ours.
-pub(crate) fn remount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<()> {
+pub(crate) fn remount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<()> {
     let place = thrufs_sys::mountinfo::Place::open(mountpoint)
         .map_err(|error| anyhow!("{}: {error}", mountpoint.display()))?;
     let entry = place.entry()?;
-    let wanted = fs_type(&request.subtype);
+    let wanted = fs_type(&options.subtype);
     if entry.fs_type != wanted || place.path()? != entry.mount_point {
         bail!(
             "{} is not a mount of type {wanted}: nothing to remount",
@@ -97,7 +97,7 @@ pub(crate) fn remount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Res
         None::<&str>,
         &place.link(),
         None::<&str>,
-        request.flags,
+        options.flags,
         None::<&str>,
     )
     .map_err(|errno| match errno {
@@ -111,8 +111,8 @@ mod tests {
     use super::*;
     use nix::mount::MsFlags;
 
-    fn request(access: Access, max_read: Option<u32>) -> KernelRequest {
-        KernelRequest {
+    fn options(access: Access, max_read: Option<u32>) -> MountOptions {
+        MountOptions {
             flags: MsFlags::empty(),
             fsname: "name".into(),
             subtype: "thrufs".to_owned(),
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn mount_data_for_everybody_lets_others_in() {
-        let data = mount_data(7, &request(Access::Everybody, Some(65536)));
+        let data = mount_data(7, &options(Access::Everybody, Some(65536)));
         assert!(data.starts_with("fd=7,rootmode=40000,user_id="), "{data}");
         assert!(
             data.ends_with(",default_permissions,allow_other,max_read=65536"),
@@ -134,12 +134,12 @@ mod tests {
     #[test]
     fn mount_data_for_owner_and_root_lets_the_kernel_pass_all() {
         // The kernel knows no allow_root; the session refuses the others.
-        assert!(mount_data(7, &request(Access::OwnerAndRoot, None)).ends_with("allow_other"));
+        assert!(mount_data(7, &options(Access::OwnerAndRoot, None)).ends_with("allow_other"));
     }
 
     #[test]
     fn mount_data_for_owner_still_checks_permissions() {
-        let data = mount_data(7, &request(Access::Owner, None));
+        let data = mount_data(7, &options(Access::Owner, None));
         assert!(data.ends_with(",default_permissions"), "{data}");
     }
 }

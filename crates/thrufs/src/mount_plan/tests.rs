@@ -8,13 +8,13 @@ use thrufs_fs::{
 
 use super::*;
 
-fn try_request(options: &[&str], is_root: bool) -> Result<MountRequest, String> {
+fn try_request(options: &[&str], is_root: bool) -> Result<MountPlan, String> {
     let line = ["/srv/source", "/mnt/point"].iter().chain(options);
     let arguments: Vec<OsString> = line.map(OsString::from).collect();
     parse("thrufs mount", &arguments, is_root).map_err(|error| error.to_string())
 }
 
-fn request(options: &[&str]) -> MountRequest {
+fn plan(options: &[&str]) -> MountPlan {
     try_request(options, true).unwrap_or_else(|error| panic!("{options:?}: {error}"))
 }
 
@@ -27,21 +27,21 @@ fn refusal(options: &[&str]) -> String {
 
 #[test]
 fn parse_without_options_has_virtiofsd_s_defaults() {
-    let request = request(&[]);
-    assert_eq!(request.config, Config::default());
-    assert_eq!(request.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
-    assert_eq!(request.kernel.fsname, "/srv/source");
-    assert_eq!(request.kernel.subtype, "thrufs");
-    assert_eq!(request.kernel.access, Access::Everybody);
-    assert_eq!(request.kernel.max_read, None);
-    assert!(!request.foreground && !request.log.syslog && !request.session.clone_fd);
-    assert_eq!(request.log.level, LevelFilter::INFO);
-    assert_eq!(request.session.threads, 8);
+    let plan = plan(&[]);
+    assert_eq!(plan.config, Config::default());
+    assert_eq!(plan.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
+    assert_eq!(plan.kernel.fsname, "/srv/source");
+    assert_eq!(plan.kernel.subtype, "thrufs");
+    assert_eq!(plan.kernel.access, Access::Everybody);
+    assert_eq!(plan.kernel.max_read, None);
+    assert!(!plan.foreground && !plan.log.syslog && !plan.session.clone_fd);
+    assert_eq!(plan.log.level, LevelFilter::INFO);
+    assert_eq!(plan.session.threads, 8);
 }
 
 #[test]
 fn parse_of_thread_pool_size_wins_over_the_default_of_durability() {
-    let threads = |words: &[&str]| request(words).session.threads;
+    let threads = |words: &[&str]| plan(words).session.threads;
     assert_eq!(threads(&["--durability=dsync"]), 16);
     assert_eq!(threads(&["--durability=dsync", "--thread-pool-size=3"]), 3);
 }
@@ -55,7 +55,7 @@ fn parse_by_a_user_lets_only_the_owner_in() {
     let asked = try_request(&["-o", "allow_other"], false).unwrap();
     assert_eq!(asked.kernel.access, Access::Everybody);
     assert_eq!(
-        request(&["-o", "allow_root"]).session.access,
+        plan(&["-o", "allow_root"]).session.access,
         Access::OwnerAndRoot
     );
 }
@@ -123,14 +123,14 @@ fn parse_of_each_file_option_changes_its_field_only() {
         let mut expected = Config::default();
         change(&mut expected);
         assert_eq!(
-            request(&[&format!("--{option}")]).config,
+            plan(&[&format!("--{option}")]).config,
             expected,
             "--{option}"
         );
-        assert_eq!(request(&["-o", option]).config, expected, "-o {option}");
+        assert_eq!(plan(&["-o", option]).config, expected, "-o {option}");
         let underscored = option.replace('-', "_");
         assert_eq!(
-            request(&["-o", &underscored]).config,
+            plan(&["-o", &underscored]).config,
             expected,
             "-o {underscored}"
         );
@@ -145,14 +145,14 @@ fn parse_of_each_cache_policy_brings_its_timeouts() {
         ("always", LONG_TIMEOUT),
         ("metadata", LONG_TIMEOUT),
     ] {
-        let timeouts = request(&["--cache", name]).config.timeouts;
+        let timeouts = plan(&["--cache", name]).config.timeouts;
         assert_eq!(
             (timeouts.attr, timeouts.entry, timeouts.dir),
             (attr, attr, attr),
             "{name}"
         );
     }
-    let mixed = request(&["--attr-timeout=7", "--cache=always"])
+    let mixed = plan(&["--attr-timeout=7", "--cache=always"])
         .config
         .timeouts;
     assert_eq!(
@@ -163,63 +163,63 @@ fn parse_of_each_cache_policy_brings_its_timeouts() {
 
 #[test]
 fn parse_of_each_other_option_reaches_the_request() {
-    assert!(request(&["-o", "nonempty"]).nonempty && !request(&[]).nonempty);
-    assert_eq!(request(&["--thread-pool-size=7"]).session.threads, 7);
-    assert_eq!(request(&["-o", "max_threads=3"]).session.threads, 3);
-    assert!(request(&["-o", "clone_fd"]).session.clone_fd);
+    assert!(plan(&["-o", "nonempty"]).nonempty && !plan(&[]).nonempty);
+    assert_eq!(plan(&["--thread-pool-size=7"]).session.threads, 7);
+    assert_eq!(plan(&["-o", "max_threads=3"]).session.threads, 3);
+    assert!(plan(&["-o", "clone_fd"]).session.clone_fd);
     assert_eq!(
-        request(&["-o", "max_read=128K"]).kernel.max_read,
+        plan(&["-o", "max_read=128K"]).kernel.max_read,
         Some(131_072)
     );
-    assert_eq!(request(&["--rlimit-nofile", "0"]).rlimit_nofile, Some(0));
-    assert_eq!(request(&["--subtype=mine"]).kernel.subtype, "mine");
-    assert_eq!(request(&["-o", r"fsname=a\,b"]).kernel.fsname, "a,b");
-    assert!(request(&["--syslog"]).log.syslog);
-    assert!(request(&["-f"]).foreground);
+    assert_eq!(plan(&["--rlimit-nofile", "0"]).rlimit_nofile, Some(0));
+    assert_eq!(plan(&["--subtype=mine"]).kernel.subtype, "mine");
+    assert_eq!(plan(&["-o", r"fsname=a\,b"]).kernel.fsname, "a,b");
+    assert!(plan(&["--syslog"]).log.syslog);
+    assert!(plan(&["-f"]).foreground);
     assert_eq!(
-        request(&["--log-level=trace"]).log.level,
+        plan(&["--log-level=trace"]).log.level,
         LevelFilter::TRACE
     );
-    let debug = request(&["-d"]);
+    let debug = plan(&["-d"]);
     assert!(debug.foreground && debug.log.level == LevelFilter::DEBUG);
 }
 
 #[test]
 fn parse_of_an_option_given_twice_takes_the_last_and_the_typed_one() {
     assert_eq!(
-        request(&["--cache=never", "--cache=always"]).config.cache,
+        plan(&["--cache=never", "--cache=always"]).config.cache,
         CachePolicy::Always
     );
     assert_eq!(
-        request(&["-o", "cache=never,cache=auto"]).config.cache,
+        plan(&["-o", "cache=never,cache=auto"]).config.cache,
         CachePolicy::Auto
     );
-    let both = request(&["--cache=never", "-o", "cache=always"]);
+    let both = plan(&["--cache=never", "-o", "cache=always"]);
     assert_eq!(both.config.cache, CachePolicy::Never);
 }
 
 #[test]
 fn parse_of_mount8_s_flags_honours_r_and_w() {
     assert!(
-        request(&["-n", "-s", "-v", "-r"])
+        plan(&["-n", "-s", "-v", "-r"])
             .kernel
             .flags
             .contains(MsFlags::MS_RDONLY)
     );
     assert!(
-        !request(&["-o", "ro", "-w"])
+        !plan(&["-o", "ro", "-w"])
             .kernel
             .flags
             .contains(MsFlags::MS_RDONLY)
     );
-    request(&["-t", "fuse.thrufs"]);
+    plan(&["-t", "fuse.thrufs"]);
 }
 
 #[test]
 fn parse_of_readonly_mounts_read_only_and_ro_leaves_the_daemon_alone() {
-    let readonly = request(&["--readonly"]);
+    let readonly = plan(&["--readonly"]);
     assert!(readonly.config.readonly && readonly.kernel.flags.contains(MsFlags::MS_RDONLY));
-    let ro = request(&["-o", "ro"]);
+    let ro = plan(&["-o", "ro"]);
     assert!(!ro.config.readonly && ro.kernel.flags.contains(MsFlags::MS_RDONLY));
 }
 
@@ -293,12 +293,12 @@ fn parse_with_options_before_the_positionals_reads_both() {
         "-o", "ro", "--cache", "never", "/a", "-n", "/b", "-o", "nodev",
     ];
     let arguments: Vec<OsString> = line.iter().map(OsString::from).collect();
-    let request = parse("mount.thrufs", &arguments, true).unwrap();
+    let plan = parse("mount.thrufs", &arguments, true).unwrap();
     assert_eq!(
-        (request.source, request.mountpoint),
+        (plan.source, plan.mountpoint),
         ("/a".into(), "/b".into())
     );
-    assert!(request.kernel.flags.contains(MsFlags::MS_RDONLY));
+    assert!(plan.kernel.flags.contains(MsFlags::MS_RDONLY));
 }
 
 #[test]
@@ -332,16 +332,16 @@ fn parse_of_the_data_modes_fills_the_config() {
 
 #[test]
 fn parse_of_maps_reaches_the_file_system() {
-    let request = request(&[
+    let plan = plan(&[
         "--translate-uid=map:1:2:1",
         "--translate-uid=forbid-guest:5:1",
         "-o",
         "translate_gid=host:7:8:1,xattrmap=:map::user.v.:",
     ]);
-    let ids = &request.config.ids;
+    let ids = &plan.config.ids;
     assert_eq!((ids.uid.to_host(1), ids.uid.to_host(5)), (Some(2), None));
     assert_eq!((ids.uid.to_guest(2), ids.gid.to_guest(7)), (1, 8));
-    assert!(request.config.xattr && request.config.xattr_map.is_some());
+    assert!(plan.config.xattr && plan.config.xattr_map.is_some());
 }
 
 #[test]
@@ -372,10 +372,10 @@ fn parse_of_wrong_maps_names_the_option_and_the_remedy() {
 
 #[test]
 fn parse_of_confinement_by_user_and_option() {
-    use crate::confine::Seccomp;
+    use crate::sandbox::Seccomp;
     let candidates = |options: &[&str], is_root| {
-        let request = try_request(options, is_root).unwrap();
-        request.confinement.candidates.to_vec()
+        let plan = try_request(options, is_root).unwrap();
+        plan.sandbox.candidates.to_vec()
     };
     let all = [Sandbox::Namespace, Sandbox::Chroot, Sandbox::None];
     assert_eq!(candidates(&[], true), all);
@@ -384,10 +384,10 @@ fn parse_of_confinement_by_user_and_option() {
     assert_eq!(candidates(&["--sandbox=chroot"], true), [Sandbox::Chroot]);
     let map = ["-o", "uid_map=:0:100000:65536:"];
     assert_eq!(candidates(&map, false), [Sandbox::Namespace]);
-    assert_eq!(request(&[]).confinement.seccomp, Seccomp::Kill);
-    assert!(request(&["--sandbox=none"]).confinement.splits());
+    assert_eq!(plan(&[]).confinement.seccomp, Seccomp::Kill);
+    assert!(plan(&["--sandbox=none"]).confinement.splits());
     assert!(
-        !request(&["--sandbox=none", "--seccomp=none"])
+        !plan(&["--sandbox=none", "--seccomp=none"])
             .confinement
             .splits()
     );
@@ -487,8 +487,8 @@ fn parse_of_what_will_be_otherwise_than_asked_warns() {
 #[test]
 fn with_safe_file_handles_of_a_part_of_a_file_system_has_none_in_a_sandbox() {
     let handles = |options: &[&str], whole: bool| {
-        let request = request(options).with_safe_file_handles(|| whole);
-        request.config.inode_file_handles
+        let plan = plan(options).with_safe_file_handles(|| whole);
+        plan.config.inode_file_handles
     };
     assert_eq!(handles(&[], true), InodeFileHandles::Prefer);
     assert_eq!(handles(&[], false), InodeFileHandles::Never);

@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use thrufs_sys::mountinfo::Place;
 
-use crate::attach;
+use crate::mount::attach;
 use crate::umount::detach_place;
 
 /// More mounts than these on top of each other are not somebody's restarted daemon.

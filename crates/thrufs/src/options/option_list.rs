@@ -56,7 +56,7 @@ const NOT_IN_O: &[&str] = &["help", "version"];
 
 /// The items of all `-o` together.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct MountOptions {
+pub(crate) struct OptionList {
     /// Flags of mount(2) that are set.
     pub(crate) flags: MsFlags,
     /// Flags of mount(2) that were set or cleared.
@@ -102,7 +102,7 @@ impl fmt::Display for OptionError {
 
 impl std::error::Error for OptionError {}
 
-impl MountOptions {
+impl OptionList {
     /// Sorts the items of every `-o`, in their order: of two that contradict, the later one holds.
     /// `sloppy` leaves out what is unknown, as `mount -s` wants it.
     pub(crate) fn parse(values: &[String], sloppy: bool) -> Result<Self, OptionError> {
@@ -178,7 +178,7 @@ pub(crate) fn fusermount_names(flags: MsFlags) -> impl Iterator<Item = &'static 
     FLAGS.iter().filter(is_set).map(|&(name, ..)| name)
 }
 
-impl MountOptions {
+impl OptionList {
     /// The flags that were asked for and that fusermount3 does not set for a user: it knows few, and
     /// always sets nodev and nosuid.
     pub(crate) fn not_for_users(&self) -> Vec<&'static str> {

@@ -11,13 +11,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::background::Readiness;
-use crate::death::{self, Ended};
-use crate::places::Places;
-use crate::request::{LogRequest, MountRequest};
-use crate::session::Attached;
+use crate::daemon::background::Readiness;
+use crate::daemon::death::{self, Ended};
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::{LogOptions, MountPlan};
+use crate::daemon::serving::Attached;
 use crate::status::{self, Reporter, StatusSocket};
-use crate::teardown::is_connected;
+use crate::mount::detach::is_connected;
 use crate::{logging, metrics, session, supervisor};
 
 /// How long a busy mount keeps the daemon after SIGTERM.
@@ -72,13 +72,13 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
 
 /// Serves until told to stop or until somebody unmounts.
 pub(crate) fn serve(
-    places: Places,
-    request: &MountRequest,
+    endpoints: Endpoints,
+    plan: &MountPlan,
     readiness: &mut Readiness,
-    log: LogRequest,
+    log: LogOptions,
 ) -> anyhow::Result<()> {
-    if request.confinement.splits() {
-        return supervisor::serve(places, request, readiness, log);
+    if plan.sandbox.splits() {
+        return supervisor::serve(endpoints, plan, readiness, log);
     }
     let _lines = logging::init(log)?;
     block_on(async {
@@ -88,9 +88,9 @@ pub(crate) fn serve(
             // The receiver is gone only when the daemon ends anyway.
             let _ = lost.send(());
         });
-        let source = places.source_path();
-        let metrics = metrics::bind(request.metrics).await?;
-        let mut running = session::start(places, request)?;
+        let source = endpoints.source_path();
+        let metrics = metrics::bind(plan.metrics).await?;
+        let mut running = session::start(endpoints, plan)?;
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
         let reporter = Reporter::new(&source, &running);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
@@ -119,7 +119,7 @@ pub(crate) fn serve(
             },
         };
         drop(status);
-        death::conclude(running.into_attached(), ended, request).await
+        death::conclude(running.into_attached(), ended, plan).await
     })
 }
 

@@ -26,11 +26,11 @@ use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
-use crate::confine::{self, Confinement, Inside, Sandbox};
-use crate::control::{Signals, block_on};
+use crate::sandbox::{self, SandboxPlan, Inside, Sandbox};
+use crate::daemon::unconfined::{Signals, block_on};
 use crate::logging::{self, Lines};
-use crate::request::{LogRequest, MountRequest};
-use crate::session::{self, Serving};
+use crate::mount_plan::{LogOptions, MountPlan};
+use crate::daemon::serving::{self, Serving};
 use crate::status::{self, Askers, Reporter};
 
 use callers::AskingOutside;
@@ -65,13 +65,13 @@ impl Server {
     /// Starts one in the first sandbox that can be had. This process must have one thread.
     pub(crate) fn start(
         source: &OwnedFd,
-        request: &MountRequest,
-        log: LogRequest,
+        plan: &MountPlan,
+        log: LogOptions,
     ) -> anyhow::Result<Self> {
-        let candidates = request.confinement.candidates;
+        let candidates = plan.sandbox.candidates;
         let mut refused = Vec::new();
         for (at, sandbox) in candidates.iter().enumerate() {
-            match start_in(*sandbox, source, request, log) {
+            match start_in(*sandbox, source, plan, log) {
                 Ok(server) => return Ok(Self { refused, ..server }),
                 Err(error) if at + 1 < candidates.len() => {
                     refused.push(format!("no --sandbox={sandbox}: {error:#}"));
@@ -113,7 +113,7 @@ impl Server {
         self,
         log: Lines,
         level: LevelFilter,
-        tell: impl Fn(Said) + Send + 'static,
+        tell: impl Fn(ServerEvent) + Send + 'static,
     ) -> anyhow::Result<()> {
         let (asked, link, pid) = (self.asked, self.link, self.pid);
         let output = Arc::new(Output::new(self.output));
@@ -133,12 +133,12 @@ impl Server {
             .spawn(move || {
                 while let Ok(Some((message, _none))) = link.receive() {
                     output.wait_until_relayed(LOG_PATIENCE);
-                    tell(Said::Message(message));
+                    tell(ServerEvent::Message(message));
                 }
                 let status = waitpid(pid, None);
                 // All that it wrote is out before its end is known. A relay that panicked knows nothing.
                 let last_words = relay.join().unwrap_or_default();
-                tell(Said::Ended(status, last_words));
+                tell(ServerEvent::Ended(status, last_words));
             })
             .context("start a thread")?;
         Ok(())
@@ -163,7 +163,7 @@ impl Ending {
 
 /// What comes from a server.
 #[derive(Debug)]
-pub(crate) enum Said {
+pub(crate) enum ServerEvent {
     Message(FromServer),
     /// How, and what it wrote last.
     Ended(nix::Result<WaitStatus>, Vec<String>),
@@ -172,8 +172,8 @@ pub(crate) enum Said {
 fn start_in(
     sandbox: Sandbox,
     source: &OwnedFd,
-    request: &MountRequest,
-    log: LogRequest,
+    plan: &MountPlan,
+    log: LogOptions,
 ) -> anyhow::Result<Server> {
     let (link, their_link) = Link::pair().context("socket pair")?;
     let (asked, asking) = Link::pair().context("socket pair")?;
@@ -192,11 +192,11 @@ fn start_in(
                 asking,
                 output: their_output,
             };
-            become_server(sandbox, source, request, log, ends)
+            become_server(sandbox, source, plan, log, ends)
         }
         Side::Parent(child) => {
             drop((their_link, asking, their_output, source));
-            let pid = wait_until_confined(child, sandbox, &link, &request.confinement)?;
+            let pid = wait_until_confined(child, sandbox, &link, &plan.sandbox)?;
             let pidfd = pidfd(pid).context("pidfd of the serving process")?;
             Ok(Server {
                 pid,
@@ -217,7 +217,7 @@ fn wait_until_confined(
     child: Pid,
     sandbox: Sandbox,
     link: &Link,
-    confinement: &Confinement,
+    confinement: &SandboxPlan,
 ) -> anyhow::Result<Pid> {
     let mut server = (sandbox != Sandbox::Namespace).then_some(child);
     let mut confined = false;
@@ -254,15 +254,15 @@ fn wait_until_confined(
 fn become_server(
     sandbox: Sandbox,
     source: OwnedFd,
-    request: &MountRequest,
+    plan: &MountPlan,
     log: logging::ServerLog,
     ends: Ends,
 ) -> ! {
     let link = ends.link;
-    let result = unshare_and_fork(sandbox, &source, request, &link).and_then(|is_server| {
+    let result = unshare_and_fork(sandbox, &source, plan, &link).and_then(|is_server| {
         if is_server {
-            let source = shut_in(sandbox, source, request, (&link, ends.asking, ends.output))?;
-            serve(sandbox, source, request, log, &link)
+            let source = shut_in(sandbox, source, plan, (&link, ends.asking, ends.output))?;
+            serve(sandbox, source, plan, log, &link)
         } else {
             Ok(())
         }
@@ -278,7 +278,7 @@ fn become_server(
 fn unshare_and_fork(
     sandbox: Sandbox,
     source: &OwnedFd,
-    request: &MountRequest,
+    plan: &MountPlan,
     link: &Link,
 ) -> anyhow::Result<bool> {
     // Found again from there in the new mount namespace.
@@ -286,7 +286,7 @@ fn unshare_and_fork(
     if sandbox != Sandbox::Namespace {
         return Ok(true);
     }
-    confine::enter_namespaces(&request.confinement, || {
+    confine::enter_namespaces(&plan.sandbox, || {
         link.send(&FromServer::MapIds, &[])?;
         match link.receive()? {
             Some((ToServer::Mapped, _)) => Ok(()),
@@ -305,7 +305,7 @@ fn unshare_and_fork(
 fn shut_in(
     sandbox: Sandbox,
     source: OwnedFd,
-    request: &MountRequest,
+    plan: &MountPlan,
     (link, asking, output): (&Link, Link, OwnedFd),
 ) -> anyhow::Result<OwnedFd> {
     let keep = [link.as_fd(), asking.as_fd(), output.as_fd(), source.as_fd()];
@@ -315,16 +315,16 @@ fn shut_in(
         source,
         log: output,
         callers: Box::new(AskingOutside::new(asking)),
-        needs: request.needs(),
+        needs: plan.needs(),
     };
-    confine::enter(&request.confinement, inside)
+    confine::enter(&plan.sandbox, inside)
 }
 
 /// Waits for the mount, and serves it to its end.
 fn serve(
     sandbox: Sandbox,
     source: OwnedFd,
-    request: &MountRequest,
+    plan: &MountPlan,
     log: logging::ServerLog,
     link: &Link,
 ) -> anyhow::Result<()> {
@@ -347,15 +347,15 @@ fn serve(
         // Signals are for the supervisor, which unmounts; here they must only not kill.
         let _signals = Signals::install()?;
         session::when_a_thread_is_lost(|| std::process::exit(1));
-        let fs = session::file_system(source, request)?;
-        let watch = session::watch(&fs, request)?;
-        confine::seal(&request.confinement, sandbox, request.needs())?;
-        if let Some(attempts) = request.confinement.break_out {
+        let fs = session::file_system(source, plan)?;
+        let watch = session::watch(&fs, plan)?;
+        confine::seal(&plan.sandbox, sandbox, plan.needs())?;
+        if let Some(attempts) = plan.sandbox.break_out {
             attempts.run(&serve);
             return Ok(());
         }
-        let mut serving = Serving::start(fs, watch, device, request)?;
-        serving.log(&request.source, &serve.mountpoint);
+        let mut serving = Serving::start(fs, watch, device, plan)?;
+        serving.log(&plan.source, &serve.mountpoint);
         let reporter = Reporter {
             fs: Arc::clone(serving.fs()),
             source: serve.source.to_string_lossy().into_owned(),

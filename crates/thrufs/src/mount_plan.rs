@@ -1,4 +1,4 @@
-//! From what was typed to what is to be done: one validated [`MountRequest`].
+//! From what was typed to what is to be done: one validated [`MountPlan`].
 //!
 //! Invariant: a request that exists is possible as far as can be known without touching the system;
 //! contradictions between options are found here and nowhere else. What will be otherwise than was asked
@@ -17,8 +17,8 @@ use nix::mount::MsFlags;
 use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
-use crate::confine::{Confinement, Needs, Sandbox};
-use crate::mount_options::{MountOptions, virtiofsd_hint};
+use crate::sandbox::{SandboxPlan, Needs, Sandbox};
+use crate::options::option_list::{OptionList, virtiofsd_hint};
 use crate::options::{
     DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs, ProcessOptions,
 };
@@ -36,7 +36,7 @@ pub(crate) enum Access {
 
 /// What the kernel is told.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct KernelRequest {
+pub(crate) struct MountOptions {
     pub(crate) flags: MsFlags,
     pub(crate) fsname: OsString,
     pub(crate) subtype: String,
@@ -46,7 +46,7 @@ pub(crate) struct KernelRequest {
 
 /// How the session is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct SessionRequest {
+pub(crate) struct SessionOptions {
     pub(crate) threads: usize,
     pub(crate) clone_fd: bool,
     pub(crate) access: Access,
@@ -54,23 +54,23 @@ pub(crate) struct SessionRequest {
 
 /// How the daemon logs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct LogRequest {
+pub(crate) struct LogOptions {
     pub(crate) level: LevelFilter,
     pub(crate) syslog: bool,
 }
 
 /// One mount, as asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct MountRequest {
+pub(crate) struct MountPlan {
     pub(crate) source: PathBuf,
     pub(crate) mountpoint: PathBuf,
     pub(crate) config: Config,
     /// For tests; empty otherwise.
     pub(crate) faults: Vec<Fault>,
-    pub(crate) kernel: KernelRequest,
-    pub(crate) session: SessionRequest,
-    pub(crate) log: LogRequest,
-    pub(crate) confinement: Confinement,
+    pub(crate) kernel: MountOptions,
+    pub(crate) session: SessionOptions,
+    pub(crate) log: LogOptions,
+    pub(crate) confinement: SandboxPlan,
     /// Whether --inode-file-handles was given, and not left to what can be had safely.
     pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
@@ -92,11 +92,11 @@ pub(crate) struct MountRequest {
     pub(crate) warnings: Vec<String>,
 }
 
-impl MountRequest {
+impl MountPlan {
     /// Without file handles where they were not asked for, a sandbox was, and SOURCE is not
     /// `whole`: whoever may open handles may open any file of the file system.
     pub(crate) fn with_safe_file_handles(mut self, whole: impl FnOnce() -> bool) -> Self {
-        let sandboxed = self.confinement.candidates.first() != Some(&Sandbox::None);
+        let sandboxed = self.sandbox.candidates.first() != Some(&Sandbox::None);
         if sandboxed && !self.wants_file_handles && !whole() {
             self.config.inode_file_handles = InodeFileHandles::Never;
         }
@@ -118,7 +118,7 @@ pub(crate) fn parse(
     program: &str,
     arguments: &[OsString],
     is_root: bool,
-) -> Result<MountRequest, clap::Error> {
+) -> Result<MountPlan, clap::Error> {
     let (matches, options) = matches(program, arguments)?;
     let args = read(&matches)?;
     build(args, options, is_root).map_err(|message| usage_error(&message))
@@ -131,7 +131,7 @@ pub(crate) fn parse(
 pub(crate) fn matches(
     program: &str,
     arguments: &[OsString],
-) -> Result<(ArgMatches, MountOptions), clap::Error> {
+) -> Result<(ArgMatches, OptionList), clap::Error> {
     let whole_line = |from_o: &[String]| {
         let from_o = from_o.iter().map(OsString::from);
         let line = std::iter::once(program.into())
@@ -141,7 +141,7 @@ pub(crate) fn matches(
         matches.map_err(with_virtiofsd_hint)
     };
     let typed = read(&whole_line(&[])?)?;
-    let options = MountOptions::parse(&typed.mount_options, typed.helper.sloppy)
+    let options = OptionList::parse(&typed.mount_options, typed.helper.sloppy)
         .map_err(|error| usage_error(&error.to_string()))?;
     Ok((whole_line(&options.arguments)?, options))
 }
@@ -169,9 +169,9 @@ fn usage_error(message: &str) -> clap::Error {
 
 fn build(
     args: MountArgs,
-    mut options: MountOptions,
+    mut options: OptionList,
     is_root: bool,
-) -> Result<MountRequest, String> {
+) -> Result<MountPlan, String> {
     set_flags(&args, &mut options)?;
     contradictions::check(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
@@ -192,19 +192,19 @@ fn build(
         Some(name) => OsString::from(name),
         None => absolute(&args.source).into_os_string(),
     };
-    Ok(MountRequest {
+    Ok(MountPlan {
         config,
         confinement,
         wants_file_handles: args.files.inode_file_handles.is_some(),
         faults: args.files.fault,
-        kernel: KernelRequest {
+        kernel: MountOptions {
             flags: options.flags_over(MsFlags::MS_NOSUID | MsFlags::MS_NODEV),
             fsname,
             subtype: args.mount.subtype,
             max_read: args.mount.max_read,
             access,
         },
-        session: SessionRequest {
+        session: SessionOptions {
             threads,
             clone_fd: args.process.clone_fd,
             access,
@@ -225,7 +225,7 @@ fn build(
 }
 
 /// What `-r`, `-w` and `--readonly` say of the mount's flags.
-fn set_flags(args: &MountArgs, options: &mut MountOptions) -> Result<(), String> {
+fn set_flags(args: &MountArgs, options: &mut OptionList) -> Result<(), String> {
     if args.helper.read_only {
         options.set_flag(MsFlags::MS_RDONLY, true);
     }
@@ -244,7 +244,7 @@ fn set_flags(args: &MountArgs, options: &mut MountOptions) -> Result<(), String>
 }
 
 /// What is accepted, and will not be as was asked for.
-fn warnings(args: &MountArgs, options: &MountOptions, is_root: bool) -> Vec<String> {
+fn warnings(args: &MountArgs, options: &OptionList, is_root: bool) -> Vec<String> {
     let mut warnings: Vec<String> = options
         .ignored
         .iter()
@@ -274,8 +274,8 @@ fn warnings(args: &MountArgs, options: &MountOptions, is_root: bool) -> Vec<Stri
     warnings
 }
 
-fn log_request(process: &ProcessOptions) -> LogRequest {
-    LogRequest {
+fn log_request(process: &ProcessOptions) -> LogOptions {
+    LogOptions {
         level: if process.debug {
             LevelFilter::DEBUG
         } else {

@@ -17,8 +17,8 @@ use rustix::net::{
 };
 
 use super::{join, one_line};
-use crate::mount_options::fusermount_names;
-use crate::request::{Access, KernelRequest, escape_commas};
+use crate::options::option_list::fusermount_names;
+use crate::mount_plan::{Access, MountOptions, escape_commas};
 
 const HELPER: &str = "fusermount3";
 
@@ -39,7 +39,7 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
 }
 
 /// Mounts, and returns the descriptor that serves it.
-pub(super) fn mount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<OwnedFd> {
+pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<OwnedFd> {
     let (ours, theirs) = rustix::net::socketpair(
         AddressFamily::UNIX,
         SocketType::STREAM,
@@ -49,7 +49,7 @@ pub(super) fn mount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Resul
     .context("socket pair for fusermount3")?;
     let mut child = Command::new(find()?)
         .arg("-o")
-        .arg(options(request))
+        .arg(options(options))
         .arg("--")
         .arg(mountpoint)
         .env("_FUSE_COMMFD", "0")
@@ -75,22 +75,22 @@ pub(super) fn mount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Resul
     }
 }
 
-fn options(request: &KernelRequest) -> OsString {
+fn options(options: &MountOptions) -> OsString {
     let mut fsname = OsString::from("fsname=");
-    fsname.push(escape_commas(request.fsname.clone()));
+    fsname.push(escape_commas(options.fsname.clone()));
     let mut parts = vec![
         fsname,
-        OsString::from(format!("subtype={}", request.subtype)),
+        OsString::from(format!("subtype={}", options.subtype)),
     ];
     parts.push("default_permissions".into());
-    match request.access {
+    match options.access {
         Access::Owner => {}
         Access::OwnerAndRoot | Access::Everybody => parts.push("allow_other".into()),
     }
-    if let Some(max_read) = request.max_read {
+    if let Some(max_read) = options.max_read {
         parts.push(format!("max_read={max_read}").into());
     }
-    parts.extend(fusermount_names(request.flags).map(OsString::from));
+    parts.extend(fusermount_names(options.flags).map(OsString::from));
     join(&parts)
 }
 
@@ -160,7 +160,7 @@ mod tests {
 
     #[test]
     fn options_with_a_comma_in_the_name_are_escaped() {
-        let request = KernelRequest {
+        let options = MountOptions {
             flags: MsFlags::MS_RDONLY | MsFlags::MS_NODEV | MsFlags::MS_LAZYTIME,
             fsname: r"a,b\c".into(),
             subtype: "thrufs".to_owned(),
@@ -169,7 +169,7 @@ mod tests {
         };
         // lazytime is left out: the helper does not know it.
         assert_eq!(
-            options(&request),
+            options(&options),
             r"fsname=a\,b\\c,subtype=thrufs,default_permissions,max_read=4096,ro,nodev"
         );
     }

@@ -1,7 +1,7 @@
 //! The process outside, when the one that serves is shut in: it mounts and unmounts, answers signals
 //! and systemd, and keeps the files of the runtime directory.
 //!
-//! Invariant: as for an unconfined daemon ([`crate::control`]): signal handlers are installed before
+//! Invariant: as for an unconfined daemon ([`crate::daemon::unconfined`]): signal handlers are installed before
 //! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
 //! dead mount. The server is told nothing but the mount, and believed nothing but its end.
 
@@ -15,16 +15,16 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::background::Readiness;
-use crate::confine::Sandbox;
-use crate::control::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
-use crate::death::{self, Ended};
-use crate::places::Places;
-use crate::request::{LogRequest, MountRequest};
-use crate::server::{FromServer, Said, Serve, Server};
-use crate::session::{Attached, stop};
+use crate::daemon::background::Readiness;
+use crate::sandbox::Sandbox;
+use crate::daemon::unconfined::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
+use crate::daemon::death::{self, Ended};
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::{LogOptions, MountPlan};
+use crate::daemon::server::{FromServer, ServerEvent, Serve, Server};
+use crate::daemon::serving::{Attached, stop};
 use crate::status::{self, SocketFile};
-use crate::sysctls::{self, Changed};
+use crate::mount::sysctls::{self, Changed};
 use crate::{logging, metrics};
 
 /// How often the server is looked at.
@@ -32,13 +32,13 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Serves until told to stop or until somebody unmounts.
 pub(crate) fn serve(
-    places: Places,
-    request: &MountRequest,
+    endpoints: Endpoints,
+    plan: &MountPlan,
     readiness: &mut Readiness,
-    log: LogRequest,
+    log: LogOptions,
 ) -> anyhow::Result<()> {
     // While this process has one thread.
-    let server = Server::start(&places.source, request, log)?;
+    let server = Server::start(&endpoints.source, plan, log)?;
     let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
@@ -46,15 +46,15 @@ pub(crate) fn serve(
     tracing::info!(
         "serving in --sandbox={} with --seccomp={}",
         server.sandbox,
-        request.confinement.seccomp
+        plan.sandbox.seccomp
     );
     block_on(async {
         let mut signals = Signals::install()?;
         // Put back also if a signal comes: not before there are handlers.
-        let changed = sysctls::change_as_asked(request)?;
-        let attached = mount(&server, &places, request).await?;
+        let changed = sysctls::change_as_asked(plan)?;
+        let attached = mount(&server, &endpoints, plan).await?;
         // SOURCE stays held by the server alone.
-        drop(places);
+        drop(endpoints);
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
         let _freeing = free_when_stuck(server.pid, &attached.0)?;
@@ -97,13 +97,13 @@ pub(crate) fn serve(
             last_words: run.last_words,
             hangs,
         };
-        death::conclude(attached, ended, request).await
+        death::conclude(attached, ended, plan).await
     })
 }
 
 /// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
 /// uninterruptibly, until a request is answered that nobody serves any more (as in
-/// [`crate::teardown::OurMount::abort`]): without an end the connection would stay, and its users wait.
+/// [`crate::mount::detach::OwnedMount::abort`]): without an end the connection would stay, and its users wait.
 fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
     let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);
     let mut task = JoinSet::new();
@@ -126,7 +126,7 @@ fn has_died(server: Pid) -> bool {
 
 /// The server's life, as it tells it.
 struct Run {
-    told: mpsc::UnboundedReceiver<Said>,
+    told: mpsc::UnboundedReceiver<ServerEvent>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
     /// INIT is done.
@@ -158,18 +158,18 @@ impl Run {
                 bail!("the thread that waits for the serving process is gone");
             };
             match said {
-                Said::Message(FromServer::Ready) => {
+                ServerEvent::Message(FromServer::Ready) => {
                     self.changed.clear();
                     self.is_ready = true;
                     readiness.tell()?;
                 }
-                Said::Message(FromServer::Failed(reason)) => {
+                ServerEvent::Message(FromServer::Failed(reason)) => {
                     // One line: it is shown on a terminal.
                     let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
                     self.failure = Some(reason);
                 }
-                Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
-                Said::Ended(status, last_words) => {
+                ServerEvent::Message(other) => tracing::debug!(?other, "not expected from the server"),
+                ServerEvent::Ended(status, last_words) => {
                     self.last_words = last_words;
                     return self.ended(status.context("wait for the server")?);
                 }
@@ -200,12 +200,12 @@ impl Run {
 /// Mounts, and gives the server what it needs of it.
 async fn mount(
     server: &Server,
-    places: &Places,
-    request: &MountRequest,
+    endpoints: &Endpoints,
+    plan: &MountPlan,
 ) -> anyhow::Result<(Attached, Option<SocketFile>)> {
-    let metrics = metrics::bind(request.metrics).await?;
+    let metrics = metrics::bind(plan.metrics).await?;
     let metrics = metrics.map(TcpListener::into_std).transpose()?;
-    let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+    let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
     let status = status::if_possible(SocketFile::make(attached.device()));
     let (status, listener) = match status {
         Some((file, listener)) => (Some(file), Some(listener)),
@@ -214,11 +214,11 @@ async fn mount(
     let serve = Serve {
         mountpoint: attached.mountpoint().to_owned(),
         device: attached.device().to_owned(),
-        source: places.source_path(),
+        source: endpoints.source_path(),
         pid: std::process::id(),
         server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
         in_user_namespace: server.sandbox == Sandbox::Namespace
-            && request.confinement.has_user_namespace(),
+            && plan.sandbox.has_user_namespace(),
         status: listener.is_some(),
         metrics: metrics.is_some(),
     };

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::request::MountRequest;
+use crate::mount_plan::MountPlan;
 
 const DIR: &str = "/proc/sys/fs/fuse";
 const PAGE: u64 = 4096;
@@ -41,17 +41,17 @@ pub(crate) struct Changed {
     _lock: Flock<File>,
 }
 
-/// Changes what the options of `request` ask for; nothing to do is no error. What is returned puts it
+/// Changes what the options of `plan` ask for; nothing to do is no error. What is returned puts it
 /// back, which is to be when INIT is done.
-pub(crate) fn change_as_asked(request: &MountRequest) -> anyhow::Result<Vec<Changed>> {
-    let pages = u64::from(request.config.max_write).div_ceil(PAGE);
-    let limit = request.raise_max_pages_limit.then_some(Wish {
+pub(crate) fn change_as_asked(plan: &MountPlan) -> anyhow::Result<Vec<Changed>> {
+    let pages = u64::from(plan.config.max_write).div_ceil(PAGE);
+    let limit = plan.raise_max_pages_limit.then_some(Wish {
         option: "--raise-max-pages-limit",
         sysctl: "max_pages_limit",
         missing: "needs Linux 6.13; before it the limit is 256",
         value: Value::AtLeast(pages),
     });
-    let timeout = request.request_timeout.map(|seconds| Wish {
+    let timeout = plan.request_timeout.map(|seconds| Wish {
         option: "--request-timeout",
         sysctl: "default_request_timeout",
         missing: "needs Linux 6.15",

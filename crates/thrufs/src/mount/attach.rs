@@ -1,7 +1,7 @@
 //! Makes the mount: mount(2) as root, fusermount3 for everybody else.
 //!
 //! Both return the /dev/fuse descriptor and the mount's identity. fuser could mount as well, but
-//! only as type `fuse`, and its own unmount trusts the path (see [`crate::teardown`]).
+//! only as type `fuse`, and its own unmount trusts the path (see [`crate::mount::detach`]).
 
 mod direct;
 mod fusermount;
@@ -13,8 +13,8 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use thrufs_sys::mountinfo::Place;
 
-use crate::request::KernelRequest;
-use crate::teardown::OurMount;
+use crate::mount_plan::MountOptions;
+use crate::mount::detach::OwnedMount;
 
 pub(crate) use direct::remount;
 pub(crate) use fusermount::unmount as fusermount_unmount;
@@ -41,20 +41,20 @@ pub(crate) fn check_prerequisites() -> anyhow::Result<()> {
 /// Mounts at `mountpoint` (absolute, without symlinks).
 pub(crate) fn attach(
     mountpoint: &Path,
-    request: &KernelRequest,
-) -> anyhow::Result<(OwnedFd, OurMount)> {
+    options: &MountOptions,
+) -> anyhow::Result<(OwnedFd, OwnedMount)> {
     let device = if is_root() {
-        direct::mount(mountpoint, request)?
+        direct::mount(mountpoint, options)?
     } else {
-        fusermount::mount(mountpoint, request)?
+        fusermount::mount(mountpoint, options)?
     };
-    let ours = identify(mountpoint, &fs_type(&request.subtype))
+    let ours = identify(mountpoint, &fs_type(&options.subtype))
         .with_context(|| format!("the mount just made at {}", mountpoint.display()))?;
     Ok((device, ours))
 }
 
 /// Which mount is ours. Nobody answers it yet, so nothing may be asked of it.
-fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OurMount> {
+fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OwnedMount> {
     let place = Place::open(mountpoint)?;
     let entry = place.entry()?;
     if entry.fs_type != fs_type {
@@ -63,7 +63,7 @@ fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OurMount> {
             entry.fs_type
         );
     }
-    Ok(OurMount::new(mountpoint.to_owned(), &place, &entry))
+    Ok(OwnedMount::new(mountpoint.to_owned(), &place, &entry))
 }
 
 /// A message with what fusermount3 wrote, in one line.

@@ -4,7 +4,7 @@
 //! Invariant: it is complete before the process reads its first request, and nothing of it can be
 //! undone from inside. What has to happen outside (mounting, unmounting, the files in the runtime
 //! directory, looking at callers in /proc) is done by the process that started it
-//! ([`crate::supervisor`]), over a few fixed questions.
+//! ([`crate::daemon::supervisor`]), over a few fixed questions.
 //!
 //! The order is bound: namespaces while there are capabilities, descriptors closed when the last
 //! path was opened, capabilities dropped when the last mount was made, the filter at the very end.
@@ -52,7 +52,7 @@ impl fmt::Display for Sandbox {
 
 /// What was asked for.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Confinement {
+pub(crate) struct SandboxPlan {
     /// To be tried in this order; a single one is had or it is an error.
     pub(crate) candidates: &'static [Sandbox],
     pub(crate) seccomp: Seccomp,
@@ -63,7 +63,7 @@ pub(crate) struct Confinement {
     pub(crate) break_out: Option<BreakOut>,
 }
 
-impl Confinement {
+impl SandboxPlan {
     /// Whether a second process is needed, to do what a confined one cannot.
     pub(crate) fn splits(&self) -> bool {
         self.candidates != [Sandbox::None]
@@ -73,7 +73,7 @@ impl Confinement {
 
     /// Whether the namespaces include one of users.
     pub(crate) fn has_user_namespace(&self) -> bool {
-        self.uid_map.is_some() || self.gid_map.is_some() || !crate::attach::is_root()
+        self.uid_map.is_some() || self.gid_map.is_some() || !crate::mount::user::is_root()
     }
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Inside {
 }
 
 /// Shuts this process in, but for the filter. Returns SOURCE, as O_PATH, from inside.
-pub(crate) fn enter(confinement: &Confinement, inside: Inside) -> anyhow::Result<OwnedFd> {
+pub(crate) fn enter(confinement: &SandboxPlan, inside: Inside) -> anyhow::Result<OwnedFd> {
     // A terminal that closes, or a key pressed there, is the supervisor's matter.
     rustix::process::setsid().context("start a session")?;
     let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
@@ -141,7 +141,7 @@ pub(crate) fn enter(confinement: &Confinement, inside: Inside) -> anyhow::Result
 
 /// The last step, while there is one thread, and after SOURCE is watched.
 pub(crate) fn seal(
-    confinement: &Confinement,
+    confinement: &SandboxPlan,
     sandbox: Sandbox,
     needs: Needs,
 ) -> anyhow::Result<()> {
@@ -152,7 +152,7 @@ pub(crate) fn seal(
     filter::apply(confinement.seccomp)
 }
 
-impl Confinement {
+impl SandboxPlan {
     /// Whether ids of the user namespace are mapped from outside.
     pub(crate) fn has_map(&self) -> bool {
         self.uid_map.is_some() || self.gid_map.is_some()

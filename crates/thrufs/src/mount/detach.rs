@@ -1,6 +1,6 @@
 //! Removes the mount that this process made, and never another one.
 //!
-//! Invariant: a mount is detached only after it was shown to be the one that [`crate::attach`] made.
+//! Invariant: a mount is detached only after it was shown to be the one that [`crate::mount::attach`] made.
 //! The id of a mount and the device number of a file system are used again after an unmount. So the
 //! number that is never used again decides; where the kernel has none (before Linux 6.8) the two are
 //! compared while the connection is alive, since then our device number belongs to no other mount. The
@@ -16,11 +16,11 @@ use nix::mount::MntFlags;
 use rustix::event::{PollFd, PollFlags};
 use thrufs_sys::mountinfo::{self, MountEntry, Place};
 
-use crate::attach;
+use crate::mount::attach;
 
 /// The mount of this process.
 #[derive(Clone, Debug)]
-pub(crate) struct OurMount {
+pub(crate) struct OwnedMount {
     mountpoint: PathBuf,
     mount_id: u64,
     /// None before Linux 6.8.
@@ -28,7 +28,7 @@ pub(crate) struct OurMount {
     device: String,
 }
 
-impl OurMount {
+impl OwnedMount {
     /// The mount at `place`, which is `entry`.
     pub(crate) fn new(mountpoint: PathBuf, place: &Place, entry: &MountEntry) -> Self {
         Self {
@@ -104,7 +104,7 @@ impl OurMount {
         if !self.is(&entry) || !(is_connected(device) || self.is_same(&place)) {
             return Ok(Detached::WasGone);
         }
-        if attach::is_root() {
+        if user::is_root() {
             nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
                 .map_err(|errno| anyhow!("unmount {}: {errno}", self.mountpoint.display()))?;
         } else {
@@ -118,7 +118,7 @@ impl OurMount {
     }
 }
 
-impl OurMount {
+impl OwnedMount {
     /// Ends the connection of a mount that is still in use: whoever waits for an answer gets an
     /// error. Without it a daemon that ends could wait for ever for itself: a thread of its own that
     /// sends a notification may be in the kernel, uninterruptibly, until a request is answered that
@@ -126,7 +126,7 @@ impl OurMount {
     ///
     /// Does nothing where the control file system of FUSE is not mounted.
     ///
-    /// `device` as in [`OurMount::detach`].
+    /// `device` as in [`OwnedMount::detach`].
     pub(crate) fn abort(&self, device: &OwnedFd) {
         let Some(("0", minor)) = self.device.split_once(':') else {
             return;
@@ -143,7 +143,7 @@ impl OurMount {
     }
 }
 
-/// What [`OurMount::detach`] found.
+/// What [`OwnedMount::detach`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Detached {
     /// It was there, and is no longer.

@@ -8,8 +8,8 @@
 use anyhow::anyhow;
 
 use crate::logging;
-use crate::request::MountRequest;
-use crate::session::Attached;
+use crate::mount_plan::MountPlan;
+use crate::daemon::serving::Attached;
 use crate::status::plain;
 
 /// How a session ended, and what the mount was left as.
@@ -38,7 +38,7 @@ impl Ended {
 pub(crate) async fn conclude(
     attached: Attached,
     ended: Ended,
-    request: &MountRequest,
+    plan: &MountPlan,
 ) -> anyhow::Result<()> {
     let mountpoint = attached.mountpoint().display().to_string();
     if !attached.is_left_dead().await {
@@ -54,13 +54,13 @@ pub(crate) async fn conclude(
     let device = attached.device();
     let reason = match ended.result {
         Err(error) => format!("{error:#}"),
-        Ok(()) => lost_connection(device, request.request_timeout, ended.hangs),
+        Ok(()) => lost_connection(device, plan.request_timeout, ended.hangs),
     };
     let error = anyhow!(
         "{mountpoint}: {reason}. It stays mounted and answers ENOTCONN: run `thrufs umount \
          {mountpoint}`, or mount again with --replace-dead"
     );
-    tell_the_system_log(&error, &ended.last_words, request);
+    tell_the_system_log(&error, &ended.last_words, plan);
     Err(error)
 }
 
@@ -81,9 +81,9 @@ fn lost_connection(device: &str, timeout: Option<u16>, hangs: bool) -> String {
 }
 
 /// Where the daemon logs there already, the error gets there as every other one.
-fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], request: &MountRequest) {
-    if request.log.syslog {
-        if request.foreground {
+fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], plan: &MountPlan) {
+    if plan.log.syslog {
+        if plan.foreground {
             // The error itself goes to standard error.
             tracing::error!("{error:#}");
         }

@@ -1,12 +1,12 @@
 //! The options that say how far the serving process is shut in. Names and values are virtiofsd's.
 
 use super::{Choices, KernelOptions, ProcessOptions, choice};
-use crate::confine::{BreakOut, Confinement, IdRange, ModCaps, Sandbox, Seccomp};
+use crate::sandbox::{BreakOut, SandboxPlan, IdRange, ModCaps, Sandbox, Seccomp};
 
 /// What a compromised daemon could still reach.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Confinement")]
-pub(crate) struct ConfineOptions {
+#[command(next_help_heading = "SandboxPlan")]
+pub(crate) struct SandboxOptions {
     /// Where the serving process is shut in: namespace = namespaces of its own with SOURCE as root,
     /// chroot = SOURCE as root, none [default: for root namespace, or what the machine allows of it;
     /// for a user none]
@@ -43,14 +43,14 @@ const SECCOMP: Choices<Seccomp> = &[
     ("none", Seccomp::None),
 ];
 
-impl ConfineOptions {
+impl SandboxOptions {
     /// One validated whole.
     pub(crate) fn confinement(
         self,
         is_root: bool,
         mount: &KernelOptions,
         process: &ProcessOptions,
-    ) -> Result<Confinement, String> {
+    ) -> Result<SandboxPlan, String> {
         let clone_fd = process.clone_fd;
         let has_map = self.uid_map.is_some() || self.gid_map.is_some();
         if has_map && mount.allow_root {
@@ -92,7 +92,7 @@ impl ConfineOptions {
             // In a user namespace all files of others would belong to nobody.
             None => &[Sandbox::None],
         };
-        Ok(Confinement {
+        Ok(SandboxPlan {
             candidates,
             seccomp: self.seccomp,
             modcaps: self.modcaps.unwrap_or_default(),

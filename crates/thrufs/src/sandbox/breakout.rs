@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
-use crate::server::Serve;
+use crate::daemon::server::Serve;
 
 /// A file that is outside SOURCE on every machine.
 const OUTSIDE: &str = "etc/passwd";

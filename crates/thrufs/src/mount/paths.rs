@@ -13,14 +13,14 @@ use thrufs_sys::mountinfo::Place;
 
 /// What a mount needs of the file systems that are there.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Endpoints {
     /// SOURCE, as O_PATH.
     pub(crate) source: OwnedFd,
     /// MOUNTPOINT, absolute and without symlinks.
     pub(crate) mountpoint: PathBuf,
 }
 
-impl Places {
+impl Endpoints {
     /// Opens and checks both.
     pub(crate) fn open(source: &Path, mountpoint: &Path) -> anyhow::Result<Self> {
         let source = open_directory("SOURCE", source)?;
@@ -41,7 +41,7 @@ impl Places {
     }
 }
 
-impl Places {
+impl Endpoints {
     /// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle
     /// can name a file beside them. What cannot be known is taken for a part.
     pub(crate) fn are_whole(&self) -> bool {

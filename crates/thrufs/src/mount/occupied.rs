@@ -12,23 +12,23 @@ use anyhow::{Context, bail};
 use rustix::fs::{fstat, stat};
 use thrufs_sys::mountinfo::{MountEntry, Place};
 
-use crate::attach;
-use crate::places::Places;
-use crate::request::MountRequest;
+use crate::mount::attach;
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::MountPlan;
 
 /// Refuses a second FUSE mount, and warns of files that the mount will hide.
-pub(crate) fn check(places: &Places, request: &MountRequest) -> anyhow::Result<()> {
-    if request.nonempty {
+pub(crate) fn check(endpoints: &Endpoints, plan: &MountPlan) -> anyhow::Result<()> {
+    if plan.nonempty {
         return Ok(());
     }
-    let mountpoint = &places.mountpoint;
+    let mountpoint = &endpoints.mountpoint;
     let shown = mountpoint.display();
     let place = Place::open(mountpoint).with_context(|| format!("MOUNTPOINT {shown}"))?;
     let entry = place
         .entry()
         .with_context(|| format!("MOUNTPOINT {shown}"))?;
     if is_fuse(&entry) && entry.mount_point == *mountpoint {
-        let umount = match entry.fs_type == attach::fs_type(&request.kernel.subtype) {
+        let umount = match entry.fs_type == attach::fs_type(&plan.kernel.subtype) {
             true => "thrufs umount",
             false => "umount",
         };
@@ -40,9 +40,9 @@ pub(crate) fn check(places: &Places, request: &MountRequest) -> anyhow::Result<(
         );
     }
     // To look into an automount is to wait for the mount that is being made.
-    let is_looked_into = entry.fs_type != "autofs" && !is_source(places, mountpoint);
+    let is_looked_into = entry.fs_type != "autofs" && !is_source(endpoints, mountpoint);
     if is_looked_into && has_entries(mountpoint) {
-        crate::warn(&format!(
+        crate::stderr::warn(&format!(
             "MOUNTPOINT {shown} is not empty: its files are hidden while it is mounted (--nonempty \
              leaves this warning out)"
         ));
@@ -55,8 +55,8 @@ fn is_fuse(entry: &MountEntry) -> bool {
 }
 
 /// A directory that is mounted over itself hides nothing.
-fn is_source(places: &Places, mountpoint: &Path) -> bool {
-    match (fstat(&places.source), stat(mountpoint)) {
+fn is_source(endpoints: &Endpoints, mountpoint: &Path) -> bool {
+    match (fstat(&endpoints.source), stat(mountpoint)) {
         (Ok(source), Ok(target)) => {
             (source.st_dev, source.st_ino) == (target.st_dev, target.st_ino)
         }

@@ -25,8 +25,8 @@ use thrufs_sys::mountinfo::Place;
 use tokio::io::AsyncReadExt;
 use tracing::level_filters::LevelFilter;
 
-use crate::places::Places;
-use crate::request::{LogRequest, MountRequest};
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::{LogOptions, MountPlan};
 use crate::{control, logging};
 use child::{Child, STOP_DEADLINE};
 use interrupts::{Interrupted, Interrupts};
@@ -139,9 +139,9 @@ fn leave_the_terminal() -> anyhow::Result<()> {
 
 /// Starts the daemon in a child and returns when the mount answers. This process must have one thread,
 /// and no descriptor that the daemon must not keep.
-pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<()> {
+pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<()> {
     let (daemon_s, starter_s) = UnixStream::pair().context("socket pair")?;
-    let mountpoint = places.mountpoint.clone();
+    let mountpoint = endpoints.mountpoint.clone();
     let before = Place::open(&mountpoint)?.mount_id()?;
     let interrupts = Interrupts::block()?;
     match thrufs_sys::fork::fork().context("start the daemon")? {
@@ -152,14 +152,14 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<()
             let readiness = Readiness::Background(daemon_s);
             let result = result
                 .map_err(drop)
-                .and_then(|()| daemon(places, request, readiness));
+                .and_then(|()| daemon(endpoints, plan, readiness));
             logging::flush(logging::FLUSH_DEADLINE);
             std::process::exit(i32::from(result.is_err()));
         }
         Side::Parent(child) => {
             drop(daemon_s);
             // The source stays held by the child alone.
-            drop(places);
+            drop(endpoints);
             let child = Child::new(child)?;
             let Err(error) = take_over(&child, starter_s, &mountpoint, &interrupts) else {
                 return Ok(());
@@ -167,7 +167,7 @@ pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<()
             child.stop();
             remove_dead_mount(&mountpoint, before);
             if let Some(Interrupted(signal)) = error.downcast_ref() {
-                crate::complain(&interrupted(*signal, &mountpoint, before));
+                crate::stderr::complain(&interrupted(*signal, &mountpoint, before));
                 interrupts.die_of(*signal);
             }
             Err(error)
@@ -186,16 +186,16 @@ fn interrupted(signal: nix::sys::signal::Signal, mountpoint: &Path, before: u64)
 }
 
 /// The child's life.
-fn daemon(places: Places, request: &MountRequest, mut readiness: Readiness) -> Result<(), ()> {
+fn daemon(endpoints: Endpoints, plan: &MountPlan, mut readiness: Readiness) -> Result<(), ()> {
     let result = rustix::process::setsid()
         .context("start a session")
         .and_then(|_| rustix::process::chdir("/").context("change to /"))
-        .and_then(|()| control::serve(places, request, &mut readiness, quiet_start(request.log)));
+        .and_then(|()| control::serve(endpoints, plan, &mut readiness, quiet_start(plan.log)));
     result.map_err(|error| readiness.fail(&error))
 }
 
 /// A mount that succeeds says nothing on the terminal, unless more than the usual was asked for.
-fn quiet_start(mut log: LogRequest) -> LogRequest {
+fn quiet_start(mut log: LogOptions) -> LogOptions {
     if !log.syslog && log.level == LevelFilter::INFO {
         log.level = LevelFilter::WARN;
     }
@@ -336,6 +336,6 @@ fn remove_dead_mount(mountpoint: &Path, before: u64) {
         return;
     }
     if let Err(error) = crate::umount::detach_place(&place, mountpoint) {
-        crate::complain(&error);
+        crate::stderr::complain(&error);
     }
 }

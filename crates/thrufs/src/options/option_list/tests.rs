@@ -2,8 +2,8 @@
 
 use super::*;
 
-fn parse(value: &str) -> Result<MountOptions, OptionError> {
-    MountOptions::parse(&[value.to_owned()], false)
+fn parse(value: &str) -> Result<OptionList, OptionError> {
+    OptionList::parse(&[value.to_owned()], false)
 }
 
 fn near_of(item: &str) -> Vec<String> {
@@ -125,7 +125,7 @@ fn parse_of_help_and_version_is_refused() {
 #[test]
 fn parse_of_repeated_o_keeps_the_order() {
     let values = ["ro,cache=never".to_owned(), "rw,cache=auto".to_owned()];
-    let parsed = MountOptions::parse(&values, false).unwrap();
+    let parsed = OptionList::parse(&values, false).unwrap();
     assert_eq!(parsed.flags, MsFlags::empty());
     assert_eq!(parsed.arguments, ["--cache=never", "--cache=auto"]);
 }
@@ -151,7 +151,7 @@ fn fusermount_names_leaves_out_what_the_helper_does_not_know() {
 
 #[test]
 fn parse_sloppily_leaves_out_what_is_unknown_and_nothing_else() {
-    let parse = |value: &str| MountOptions::parse(&[value.to_owned()], true);
+    let parse = |value: &str| OptionList::parse(&[value.to_owned()], true);
     let parsed = parse("ro,nonsense=1,cache=never,tag=x").unwrap();
     assert_eq!(parsed.flags, MsFlags::MS_RDONLY);
     assert_eq!(parsed.arguments, ["--cache=never"]);

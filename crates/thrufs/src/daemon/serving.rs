@@ -7,7 +7,7 @@
 //! and mirrors take for a tree that was deleted.
 //!
 //! The mount ([`Attached`]) and the threads ([`Serving`]) are apart, since they may live in two
-//! processes ([`crate::supervisor`]).
+//! processes ([`crate::daemon::supervisor`]).
 
 use std::cell::Cell;
 use std::fs::File;
@@ -23,11 +23,11 @@ use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching}
 use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
-use crate::attach;
-use crate::places::Places;
-use crate::request::{Access, KernelRequest, MountRequest};
-use crate::sysctls;
-use crate::teardown::{Detached, OurMount, is_connected};
+use crate::mount::attach;
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::{Access, MountOptions, MountPlan};
+use crate::mount::sysctls;
+use crate::mount::detach::{Detached, OwnedMount, is_connected};
 
 /// Between the abort of a forced unmount and the end of the mount.
 const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(20);
 /// A mount with its connection. Detached when dropped, unless it was announced.
 #[derive(Debug)]
 pub(crate) struct Attached {
-    ours: OurMount,
+    ours: OwnedMount,
     /// Tells whether the mount is still ours; the session has a duplicate.
     connection: OwnedFd,
     is_announced: Cell<bool>,
@@ -45,8 +45,8 @@ pub(crate) struct Attached {
 
 impl Attached {
     /// Mounts at `mountpoint` (absolute, without symlinks).
-    pub(crate) fn new(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<Self> {
-        let (connection, ours) = attach::attach(mountpoint, request)?;
+    pub(crate) fn new(mountpoint: &Path, plan: &MountOptions) -> anyhow::Result<Self> {
+        let (connection, ours) = attach::attach(mountpoint, plan)?;
         Ok(Self {
             ours,
             connection,
@@ -102,7 +102,7 @@ impl Attached {
     }
 
     /// The mount itself.
-    pub(crate) fn ours(&self) -> &OurMount {
+    pub(crate) fn ours(&self) -> &OwnedMount {
         &self.ours
     }
 }
@@ -142,28 +142,28 @@ pub(crate) async fn stop(
     Ok(Ok(()))
 }
 
-/// The file system of `request` on `source` (O_PATH).
+/// The file system of `plan` on `source` (O_PATH).
 pub(crate) fn file_system(
     source: OwnedFd,
-    request: &MountRequest,
+    plan: &MountPlan,
 ) -> anyhow::Result<Arc<Passthrough>> {
-    let config = request.config.clone();
-    let fs = if request.faults.is_empty() {
+    let config = plan.config.clone();
+    let fs = if plan.faults.is_empty() {
         Passthrough::new(source, config)
     } else {
         tracing::warn!("--fault: calls on SOURCE fail on purpose");
-        let backing = Arc::new(FaultyBacking::new(request.faults.clone()));
+        let backing = Arc::new(FaultyBacking::new(plan.faults.clone()));
         Passthrough::with_backing(source, config, backing)
     };
-    let fs = fs.with_context(|| format!("SOURCE {}", request.source.display()))?;
+    let fs = fs.with_context(|| format!("SOURCE {}", plan.source.display()))?;
     Ok(Arc::new(fs))
 }
 
 /// Begins to watch SOURCE, if that was asked for. To be called before INIT: from then on the kernel
 /// caches.
-pub(crate) fn watch(fs: &Passthrough, request: &MountRequest) -> anyhow::Result<Option<Watch>> {
-    let watch = request.watch.then(|| fs.watch()).transpose();
-    watch.with_context(|| format!("SOURCE {}", request.source.display()))
+pub(crate) fn watch(fs: &Passthrough, plan: &MountPlan) -> anyhow::Result<Option<Watch>> {
+    let watch = plan.watch.then(|| fs.watch()).transpose();
+    watch.with_context(|| format!("SOURCE {}", plan.source.display()))
 }
 
 /// Calls `end` when a session thread is lost: without an end of the session the caller that it served
@@ -194,16 +194,16 @@ impl Serving {
         fs: Arc<Passthrough>,
         watch: Option<Watch>,
         connection: OwnedFd,
-        request: &MountRequest,
+        plan: &MountPlan,
     ) -> anyhow::Result<Self> {
         let device = duplicate(&connection)?;
-        let (acl, config) = session_config(request);
+        let (acl, config) = session_config(plan);
         let adapter = FuseAdapter::new(Arc::clone(&fs));
         let session = fuser::Session::from_fd(adapter, connection, acl, config)
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
-        fs.start_serving(request.session.threads)
+        fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
         fs.start_pruning(thrufs_session::send_prune(
             device
@@ -238,7 +238,7 @@ impl Serving {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
             }
-            for told in crate::shortfall::of(negotiated) {
+            for told in crate::daemon::shortfall::of(negotiated) {
                 tracing::warn!("{told}");
             }
         }
@@ -266,14 +266,14 @@ pub(crate) struct Running {
 }
 
 /// Mounts, negotiates INIT and starts the session threads.
-pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
-    let fs = file_system(places.source, request)?;
-    let watch = watch(&fs, request)?;
-    let _changed = sysctls::change_as_asked(request)?;
-    let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Running> {
+    let fs = file_system(endpoints.source, plan)?;
+    let watch = watch(&fs, plan)?;
+    let _changed = sysctls::change_as_asked(plan)?;
+    let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
     let connection = attached.duplicate_connection()?;
-    let serving = Serving::start(fs, watch, connection, request)?;
-    serving.log(&request.source, attached.mountpoint());
+    let serving = Serving::start(fs, watch, connection, plan)?;
+    serving.log(&plan.source, attached.mountpoint());
     Ok(Running { serving, attached })
 }
 
@@ -312,19 +312,19 @@ fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
     fs.negotiated().context("a session without INIT")
 }
 
-fn session_config(request: &MountRequest) -> (SessionACL, fuser::Config) {
-    let acl = match request.session.access {
+fn session_config(plan: &MountPlan) -> (SessionACL, fuser::Config) {
+    let acl = match plan.session.access {
         // The session compares with its own user, which has another number in a user namespace
         // with maps; the kernel lets nobody else in anyway.
-        Access::Owner if request.confinement.has_map() => SessionACL::All,
+        Access::Owner if plan.sandbox.has_map() => SessionACL::All,
         Access::Owner => SessionACL::Owner,
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
         Access::Everybody => SessionACL::All,
     };
     let mut config = fuser::Config::default();
     config.acl = acl;
-    config.n_threads = Some(request.session.threads);
-    config.clone_fd = request.session.clone_fd;
+    config.n_threads = Some(plan.session.threads);
+    config.clone_fd = plan.session.clone_fd;
     (acl, config)
 }
 
