@@ -8,7 +8,6 @@ mod contradictions;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ErrorKind};
@@ -17,32 +16,16 @@ use nix::mount::MsFlags;
 use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
-use crate::sandbox::{SandboxPlan, Needs, Sandbox};
-use crate::options::option_list::{OptionList, virtiofsd_hint};
-use crate::options::{
-    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs, ProcessOptions,
-};
-
-/// Who may use the mount.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Access {
-    /// The user who mounts.
-    Owner,
-    /// That user and root (`allow_root`); the kernel lets everybody in, the session refuses.
-    OwnerAndRoot,
-    /// Everybody (`allow_other`).
-    Everybody,
-}
-
-/// What the kernel is told.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct MountOptions {
-    pub(crate) flags: MsFlags,
-    pub(crate) fsname: OsString,
-    pub(crate) subtype: String,
-    pub(crate) max_read: Option<u32>,
-    pub(crate) access: Access,
-}
+use crate::logging::LogOptions;
+use crate::mount::options::{Access, MountOptions};
+use crate::options::MountArgs;
+use crate::options::files::FileOptions;
+use crate::options::mapping::MappingOptions;
+use crate::options::option_list::OptionList;
+use crate::options::process::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, ProcessOptions};
+use crate::options::virtiofsd::virtiofsd_hint;
+use crate::sandbox::capabilities::Needs;
+use crate::sandbox::plan::{Sandbox, SandboxPlan};
 
 /// How the session is run.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -50,13 +33,6 @@ pub(crate) struct SessionOptions {
     pub(crate) threads: usize,
     pub(crate) clone_fd: bool,
     pub(crate) access: Access,
-}
-
-/// How the daemon logs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct LogOptions {
-    pub(crate) level: LevelFilter,
-    pub(crate) syslog: bool,
 }
 
 /// One mount, as asked for.
@@ -70,7 +46,7 @@ pub(crate) struct MountPlan {
     pub(crate) kernel: MountOptions,
     pub(crate) session: SessionOptions,
     pub(crate) log: LogOptions,
-    pub(crate) confinement: SandboxPlan,
+    pub(crate) sandbox: SandboxPlan,
     /// Whether --inode-file-handles was given, and not left to what can be had safely.
     pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
@@ -101,6 +77,11 @@ impl MountPlan {
             self.config.inode_file_handles = InodeFileHandles::Never;
         }
         self
+    }
+
+    /// The max_write in bytes for which fs.fuse.max_pages_limit is raised.
+    pub(crate) fn raise_for(&self) -> Option<u32> {
+        self.raise_max_pages_limit.then_some(self.config.max_write)
     }
 
     /// The privileges that the file system uses.
@@ -167,11 +148,7 @@ fn usage_error(message: &str) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
-fn build(
-    args: MountArgs,
-    mut options: OptionList,
-    is_root: bool,
-) -> Result<MountPlan, String> {
+fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
     set_flags(&args, &mut options)?;
     contradictions::check(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
@@ -185,16 +162,14 @@ fn build(
     } else {
         Access::Owner
     };
-    let confinement = args
-        .confine
-        .confinement(is_root, &args.mount, &args.process)?;
+    let sandbox = args.sandbox.plan(is_root, &args.mount, &args.process)?;
     let fsname = match args.mount.fsname {
         Some(name) => OsString::from(name),
         None => absolute(&args.source).into_os_string(),
     };
     Ok(MountPlan {
         config,
-        confinement,
+        sandbox,
         wants_file_handles: args.files.inode_file_handles.is_some(),
         faults: args.files.fault,
         kernel: MountOptions {
@@ -209,7 +184,7 @@ fn build(
             clone_fd: args.process.clone_fd,
             access,
         },
-        log: log_request(&args.process),
+        log: log_options(&args.process),
         raise_max_pages_limit: args.files.raise_max_pages_limit,
         request_timeout: args.files.request_timeout,
         replace_dead: args.mount.replace_dead,
@@ -255,14 +230,14 @@ fn warnings(args: &MountArgs, options: &OptionList, is_root: bool) -> Vec<String
         warnings
             .extend(lost.map(|name| format!("-o {name} is ignored: only root can mount with it")));
     }
-    if is_root && args.process.clone_fd && args.confine.sandbox.is_none() {
+    if is_root && args.process.clone_fd && args.sandbox.sandbox.is_none() {
         warnings.push(
             "--clone-fd: the serving process is not shut in: say --sandbox=none if that is wanted, \
              or leave --clone-fd out"
                 .to_owned(),
         );
     }
-    let log = log_request(&args.process);
+    let log = log_options(&args.process);
     let is_foreground = args.process.foreground || args.process.debug;
     if log.level > LevelFilter::INFO && !log.syslog && !is_foreground {
         warnings.push(format!(
@@ -274,7 +249,7 @@ fn warnings(args: &MountArgs, options: &OptionList, is_root: bool) -> Vec<String
     warnings
 }
 
-fn log_request(process: &ProcessOptions) -> LogOptions {
+fn log_options(process: &ProcessOptions) -> LogOptions {
     LogOptions {
         level: if process.debug {
             LevelFilter::DEBUG
@@ -336,18 +311,6 @@ fn absolute(source: &Path) -> PathBuf {
         return source.to_owned();
     }
     source.canonicalize().unwrap_or_else(|_| source.to_owned())
-}
-
-/// The option string for fusermount3, where commas separate and backslashes escape.
-pub(crate) fn escape_commas(value: OsString) -> OsString {
-    let mut escaped = Vec::new();
-    for byte in value.into_vec() {
-        if matches!(byte, b',' | b'\\') {
-            escaped.push(b'\\');
-        }
-        escaped.push(byte);
-    }
-    OsString::from_vec(escaped)
 }
 
 #[cfg(test)]

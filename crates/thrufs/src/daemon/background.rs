@@ -10,7 +10,6 @@ mod child;
 mod interrupts;
 mod wait;
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -22,12 +21,14 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use thrufs_sys::fork::Side;
 use thrufs_sys::mountinfo::Place;
-use tokio::io::AsyncReadExt;
 use tracing::level_filters::LevelFilter;
 
+use super::readiness::{FAILED, READY, Readiness, TAKEN_OVER};
+use crate::logging::{self, LogOptions};
+use crate::mount::detach::detach_place;
 use crate::mount::paths::Endpoints;
-use crate::mount_plan::{LogOptions, MountPlan};
-use crate::{control, logging};
+use crate::mount_plan::MountPlan;
+use crate::stderr::complain;
 use child::{Child, STOP_DEADLINE};
 use interrupts::{Interrupted, Interrupts};
 use wait::wait_for_input;
@@ -37,109 +38,12 @@ const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first question to the mount may take.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
-const READY: u8 = b'R';
-const FAILED: u8 = b'E';
-const TAKEN_OVER: u8 = b'G';
-
-/// How the daemon tells that it serves.
-#[derive(Debug)]
-pub(crate) enum Readiness {
-    /// In the foreground: the log has told. INIT is answered, so the mount serves; no question is
-    /// put to it from here, since a process that is killed while it asks itself cannot end: the
-    /// thread that asks waits for the connection to go, and holds it by its descriptors.
-    Foreground,
-    /// In the background: tell the starter, which checks, and takes the mount over.
-    Background(UnixStream),
-    /// It has been told; the starter, if there is one, has not answered.
-    Told(Option<UnixStream>),
-    /// The mount is there to stay.
-    Announced,
-}
-
-impl Readiness {
-    /// Tells it.
-    pub(crate) fn tell(&mut self) -> anyhow::Result<()> {
-        if matches!(self, Self::Background(_)) {
-            // Before the starter returns, so that nothing of its caller's is held from then on.
-            logging::flush(logging::FLUSH_DEADLINE);
-            leave_the_terminal()?;
-        }
-        *self = match std::mem::replace(self, Self::Announced) {
-            Self::Foreground => Self::Told(None),
-            Self::Background(mut starter) => {
-                // One that is gone is noticed by the wait for its answer.
-                let _gone = starter.write_all(&[READY]);
-                Self::Told(Some(starter))
-            }
-            told @ (Self::Told(_) | Self::Announced) => told,
-        };
-        Ok(())
-    }
-
-    /// Waits until it has been told and the mount is taken over, for ever if that was before. If the
-    /// starter goes away first, this process gets SIGTERM, whose handler unmounts; the caller does not go
-    /// on. A wait that is dropped can begin again.
-    pub(crate) async fn taken_over(&mut self) -> anyhow::Result<()> {
-        let is_kept = match self {
-            Self::Foreground | Self::Announced => std::future::pending().await,
-            // Nothing comes from there before it is told but the end.
-            Self::Background(starter) => {
-                is_taken_over(starter).await?;
-                false
-            }
-            Self::Told(Some(starter)) => is_taken_over(starter).await?,
-            Self::Told(None) => true,
-        };
-        if !is_kept {
-            tracing::warn!("the program that started the mount is gone: unmounting");
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::TERM)
-                .context("the program that started the mount is gone")?;
-            std::future::pending::<()>().await;
-        }
-        *self = Self::Announced;
-        Ok(())
-    }
-
-    /// Tells why it will not come. Only a starter that waits is told here; else the error goes the
-    /// way of every error of the daemon.
-    fn fail(self, error: &anyhow::Error) {
-        if let Self::Background(mut starter) | Self::Told(Some(mut starter)) = self {
-            // A starter that is gone cannot be told, and nothing else waits.
-            let _ = starter
-                .write_all(&[FAILED])
-                .and_then(|()| write!(starter, "{error:#}"));
-        } else {
-            tracing::error!("{error:#}");
-        }
-    }
-}
-
-/// Waits for the starter's byte; false if it is gone without.
-async fn is_taken_over(starter: &UnixStream) -> anyhow::Result<bool> {
-    let wait = "wait for the program that started the mount";
-    let starter = starter.try_clone().context(wait)?;
-    starter.set_nonblocking(true).context(wait)?;
-    let mut starter = tokio::net::UnixStream::from_std(starter).context(wait)?;
-    // One that was killed with something unread resets the connection.
-    Ok(starter.read_u8().await.is_ok_and(|byte| byte == TAKEN_OVER))
-}
-
-fn leave_the_terminal() -> anyhow::Result<()> {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
-}
+/// The life of a daemon, from SOURCE and MOUNTPOINT to the end of the mount.
+type Serve = fn(Endpoints, &MountPlan, &mut Readiness, LogOptions) -> anyhow::Result<()>;
 
 /// Starts the daemon in a child and returns when the mount answers. This process must have one thread,
 /// and no descriptor that the daemon must not keep.
-pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<()> {
+pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan, serve: Serve) -> anyhow::Result<()> {
     let (daemon_s, starter_s) = UnixStream::pair().context("socket pair")?;
     let mountpoint = endpoints.mountpoint.clone();
     let before = Place::open(&mountpoint)?.mount_id()?;
@@ -152,7 +56,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<()
             let readiness = Readiness::Background(daemon_s);
             let result = result
                 .map_err(drop)
-                .and_then(|()| daemon(endpoints, plan, readiness));
+                .and_then(|()| daemon(endpoints, plan, readiness, serve));
             logging::flush(logging::FLUSH_DEADLINE);
             std::process::exit(i32::from(result.is_err()));
         }
@@ -167,7 +71,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<()
             child.stop();
             remove_dead_mount(&mountpoint, before);
             if let Some(Interrupted(signal)) = error.downcast_ref() {
-                crate::stderr::complain(&interrupted(*signal, &mountpoint, before));
+                complain(&interrupted(*signal, &mountpoint, before));
                 interrupts.die_of(*signal);
             }
             Err(error)
@@ -186,11 +90,16 @@ fn interrupted(signal: nix::sys::signal::Signal, mountpoint: &Path, before: u64)
 }
 
 /// The child's life.
-fn daemon(endpoints: Endpoints, plan: &MountPlan, mut readiness: Readiness) -> Result<(), ()> {
+fn daemon(
+    endpoints: Endpoints,
+    plan: &MountPlan,
+    mut readiness: Readiness,
+    serve: Serve,
+) -> Result<(), ()> {
     let result = rustix::process::setsid()
         .context("start a session")
         .and_then(|_| rustix::process::chdir("/").context("change to /"))
-        .and_then(|()| control::serve(endpoints, plan, &mut readiness, quiet_start(plan.log)));
+        .and_then(|()| serve(endpoints, plan, &mut readiness, quiet_start(plan.log)));
     result.map_err(|error| readiness.fail(&error))
 }
 
@@ -335,7 +244,7 @@ fn remove_dead_mount(mountpoint: &Path, before: u64) {
     if !is_new || !is_dead {
         return;
     }
-    if let Err(error) = crate::umount::detach_place(&place, mountpoint) {
-        crate::stderr::complain(&error);
+    if let Err(error) = detach_place(&place, mountpoint) {
+        complain(&error);
     }
 }

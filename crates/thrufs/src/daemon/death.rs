@@ -8,8 +8,9 @@
 use anyhow::anyhow;
 
 use crate::logging;
+use crate::logging::destination::stderr_is_journal;
+use crate::mount::attached::Attached;
 use crate::mount_plan::MountPlan;
-use crate::daemon::serving::Attached;
 use crate::status::plain;
 
 /// How a session ended, and what the mount was left as.
@@ -89,7 +90,7 @@ fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], plan: &Moun
         }
         return;
     }
-    if logging::stderr_is_journal() {
+    if stderr_is_journal() {
         return;
     }
     let options = syslog_tracing::Options::LOG_PID;

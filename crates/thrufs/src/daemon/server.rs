@@ -8,11 +8,6 @@
 //! Invariant: the server never runs without a supervisor: it dies with it, since nothing else could
 //! unmount.
 
-mod callers;
-mod last_words;
-mod link;
-mod output;
-
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
@@ -26,16 +21,16 @@ use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
-use crate::sandbox::{self, SandboxPlan, Inside, Sandbox};
-use crate::daemon::unconfined::{Signals, block_on};
-use crate::logging::{self, Lines};
-use crate::mount_plan::{LogOptions, MountPlan};
-use crate::daemon::serving::{self, Serving};
+use super::callers::{self, AskingOutside};
+use super::link::{FromServer, Link, Serve, ToServer};
+use super::output::Output;
+use super::serving::{self, Serving};
+use crate::logging::{self, Lines, LogOptions};
+use crate::mount_plan::MountPlan;
+use crate::sandbox::plan::{Sandbox, SandboxPlan};
+use crate::sandbox::{self, Inside, namespaces};
+use crate::signals::{Signals, block_on};
 use crate::status::{self, Askers, Reporter};
-
-use callers::AskingOutside;
-pub(crate) use link::{FromServer, Link, Serve, ToServer};
-use output::Output;
 
 /// How long what the server says waits for what it has logged before.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -227,7 +222,7 @@ fn wait_until_confined(
         }
         match link.receive()? {
             Some((FromServer::MapIds, _)) => {
-                if let Err(error) = confine::map_ids(child.as_raw(), confinement) {
+                if let Err(error) = namespaces::map_ids(child.as_raw(), confinement) {
                     break Err(error);
                 }
                 link.send(&ToServer::Mapped, &[])?;
@@ -286,7 +281,7 @@ fn unshare_and_fork(
     if sandbox != Sandbox::Namespace {
         return Ok(true);
     }
-    confine::enter_namespaces(&plan.sandbox, || {
+    namespaces::enter(&plan.sandbox, || {
         link.send(&FromServer::MapIds, &[])?;
         match link.receive()? {
             Some((ToServer::Mapped, _)) => Ok(()),
@@ -317,7 +312,7 @@ fn shut_in(
         callers: Box::new(AskingOutside::new(asking)),
         needs: plan.needs(),
     };
-    confine::enter(&plan.sandbox, inside)
+    sandbox::enter(&plan.sandbox, inside)
 }
 
 /// Waits for the mount, and serves it to its end.
@@ -346,12 +341,13 @@ fn serve(
     block_on(async {
         // Signals are for the supervisor, which unmounts; here they must only not kill.
         let _signals = Signals::install()?;
-        session::when_a_thread_is_lost(|| std::process::exit(1));
-        let fs = session::file_system(source, plan)?;
-        let watch = session::watch(&fs, plan)?;
-        confine::seal(&plan.sandbox, sandbox, plan.needs())?;
+        serving::when_a_thread_is_lost(|| std::process::exit(1));
+        let fs = serving::file_system(source, plan)?;
+        let watch = serving::watch(&fs, plan)?;
+        sandbox::seal(&plan.sandbox, sandbox, plan.needs())?;
+        #[cfg(feature = "break-out")]
         if let Some(attempts) = plan.sandbox.break_out {
-            attempts.run(&serve);
+            attempts.run(serve.pid);
             return Ok(());
         }
         let mut serving = Serving::start(fs, watch, device, plan)?;

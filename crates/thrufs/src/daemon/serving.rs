@@ -1,21 +1,13 @@
-//! One mounted file system: the mount, the session threads that answer it, and its end.
+//! The session threads that answer a connection to the kernel.
 //!
-//! Invariant: a mount that was not announced is detached by the drop of its [`Attached`], so no error
-//! on the way to a running session leaves it behind. One that was announced is detached by [`stop`]
-//! alone, which is for those who ask for it: however else the daemon ends, the mount stays and answers
-//! ENOTCONN. Its users then see an error where they would see the empty directory below, which backups
-//! and mirrors take for a tree that was deleted.
-//!
-//! The mount ([`Attached`]) and the threads ([`Serving`]) are apart, since they may live in two
-//! processes ([`crate::daemon::supervisor`]).
+//! The mount is apart ([`crate::mount::attached`]), since the two may live in two processes
+//! ([`super::supervisor`]).
 
-use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fuser::SessionACL;
@@ -23,130 +15,12 @@ use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching}
 use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
-use crate::mount::attach;
-use crate::mount::paths::Endpoints;
-use crate::mount_plan::{Access, MountOptions, MountPlan};
-use crate::mount::sysctls;
-use crate::mount::detach::{Detached, OwnedMount, is_connected};
-
-/// Between the abort of a forced unmount and the end of the mount.
-const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
-/// Between two looks at the mount table.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// A mount with its connection. Detached when dropped, unless it was announced.
-#[derive(Debug)]
-pub(crate) struct Attached {
-    ours: OwnedMount,
-    /// Tells whether the mount is still ours; the session has a duplicate.
-    connection: OwnedFd,
-    is_announced: Cell<bool>,
-}
-
-impl Attached {
-    /// Mounts at `mountpoint` (absolute, without symlinks).
-    pub(crate) fn new(mountpoint: &Path, plan: &MountOptions) -> anyhow::Result<Self> {
-        let (connection, ours) = attach::attach(mountpoint, plan)?;
-        Ok(Self {
-            ours,
-            connection,
-            is_announced: Cell::new(false),
-        })
-    }
-
-    /// The program that waits for the mount has been told that it serves.
-    pub(crate) fn set_announced(&self) {
-        self.is_announced.set(true);
-    }
-
-    /// Whether a mount that was announced is left without a server. To be asked when what served it
-    /// has ended; its users get their error at once.
-    pub(crate) async fn is_left_dead(&self) -> bool {
-        if !self.is_announced.get() {
-            return false;
-        }
-        // A forced umount(8) aborts the connection first, and takes the mount away then.
-        let deadline = Instant::now() + FORCED_UNMOUNT;
-        while self.ours.is_there() {
-            if is_connected(&self.connection) {
-                self.ours.abort(&self.connection);
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return true;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-        false
-    }
-
-    /// /dev/fuse.
-    pub(crate) fn connection(&self) -> &OwnedFd {
-        &self.connection
-    }
-
-    /// The same once more.
-    pub(crate) fn duplicate_connection(&self) -> anyhow::Result<OwnedFd> {
-        let connection = self.connection.try_clone();
-        connection.context("duplicate the FUSE descriptor")
-    }
-
-    /// Where it is mounted.
-    pub(crate) fn mountpoint(&self) -> &Path {
-        self.ours.mountpoint()
-    }
-
-    /// Device of the file system, as `major:minor`.
-    pub(crate) fn device(&self) -> &str {
-        self.ours.device()
-    }
-
-    /// The mount itself.
-    pub(crate) fn ours(&self) -> &OwnedMount {
-        &self.ours
-    }
-}
-
-impl Drop for Attached {
-    fn drop(&mut self) {
-        if self.is_announced.get() {
-            return;
-        }
-        if let Err(error) = self.ours.detach(&self.connection) {
-            tracing::error!("{error:#}");
-        }
-    }
-}
-
-/// Detaches the mount and gives the session up to `patience` to end. A mount that is still in use
-/// afterwards loses its connection. Returns how the session `ended`, if it is by itself.
-pub(crate) async fn stop(
-    attached: Attached,
-    patience: Duration,
-    ended: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<anyhow::Result<()>> {
-    match attached.ours.detach(&attached.connection)? {
-        Detached::Now => {}
-        Detached::WasGone => {
-            tracing::info!("the mount is unmounted or covered already; it is left alone");
-        }
-    }
-    let mut ended = std::pin::pin!(ended);
-    if let Ok(result) = tokio::time::timeout(patience, &mut ended).await {
-        return Ok(result);
-    }
-    tracing::warn!("the mount is still in use; its users lose the connection now");
-    attached.ours.abort(&attached.connection);
-    // What the threads say of a connection that was aborted is no news.
-    let _ended = tokio::time::timeout(patience, ended).await;
-    Ok(Ok(()))
-}
+use super::shortfall;
+use crate::mount::options::Access;
+use crate::mount_plan::MountPlan;
 
 /// The file system of `plan` on `source` (O_PATH).
-pub(crate) fn file_system(
-    source: OwnedFd,
-    plan: &MountPlan,
-) -> anyhow::Result<Arc<Passthrough>> {
+pub(crate) fn file_system(source: OwnedFd, plan: &MountPlan) -> anyhow::Result<Arc<Passthrough>> {
     let config = plan.config.clone();
     let fs = if plan.faults.is_empty() {
         Passthrough::new(source, config)
@@ -238,7 +112,7 @@ impl Serving {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
             }
-            for told in crate::daemon::shortfall::of(negotiated) {
+            for told in shortfall::of(negotiated) {
                 tracing::warn!("{told}");
             }
         }
@@ -256,25 +130,6 @@ impl Serving {
             Err(_) => anyhow::bail!("the session's thread is gone without a result"),
         }
     }
-}
-
-/// A file system that is mounted and served by this process.
-#[derive(Debug)]
-pub(crate) struct Running {
-    serving: Serving,
-    attached: Attached,
-}
-
-/// Mounts, negotiates INIT and starts the session threads.
-pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Running> {
-    let fs = file_system(endpoints.source, plan)?;
-    let watch = watch(&fs, plan)?;
-    let _changed = sysctls::change_as_asked(plan)?;
-    let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
-    let connection = attached.duplicate_connection()?;
-    let serving = Serving::start(fs, watch, connection, plan)?;
-    serving.log(&plan.source, attached.mountpoint());
-    Ok(Running { serving, attached })
 }
 
 /// An unmount is no failure. A thread that has just taken a request when the connection goes, often
@@ -326,48 +181,6 @@ fn session_config(plan: &MountPlan) -> (SessionACL, fuser::Config) {
     config.n_threads = Some(plan.session.threads);
     config.clone_fd = plan.session.clone_fd;
     (acl, config)
-}
-
-impl Running {
-    /// See [`Serving::fs`].
-    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
-        self.serving.fs()
-    }
-
-    /// The mount without its session, which has ended or is to be left behind.
-    pub(crate) fn into_attached(self) -> Attached {
-        self.attached
-    }
-
-    /// The mount.
-    pub(crate) fn attached(&self) -> &Attached {
-        &self.attached
-    }
-
-    /// See [`Attached::mountpoint`].
-    pub(crate) fn mountpoint(&self) -> &Path {
-        self.attached.mountpoint()
-    }
-
-    /// See [`Attached::duplicate_connection`].
-    pub(crate) fn connection(&self) -> anyhow::Result<OwnedFd> {
-        self.attached.duplicate_connection()
-    }
-
-    /// See [`Attached::device`].
-    pub(crate) fn device(&self) -> &str {
-        self.attached.device()
-    }
-
-    /// See [`Serving::ended`].
-    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
-        self.serving.ended().await
-    }
-
-    /// See [`stop`].
-    pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
-        stop(self.attached, patience, self.serving.ended()).await?
-    }
 }
 
 #[cfg(test)]

@@ -15,17 +15,20 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::daemon::background::Readiness;
-use crate::sandbox::Sandbox;
-use crate::daemon::unconfined::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
-use crate::daemon::death::{self, Ended};
+use super::death::{self, Ended};
+use super::lifecycle::{End, PATIENCE, wait_for_end};
+use super::link::{FromServer, Serve};
+use super::readiness::{Readiness, announce};
+use super::server::{Server, ServerEvent};
+use crate::logging::{self, LogOptions};
+use crate::metrics;
+use crate::mount::attached::{Attached, stop};
 use crate::mount::paths::Endpoints;
-use crate::mount_plan::{LogOptions, MountPlan};
-use crate::daemon::server::{FromServer, ServerEvent, Serve, Server};
-use crate::daemon::serving::{Attached, stop};
-use crate::status::{self, SocketFile};
 use crate::mount::sysctls::{self, Changed};
-use crate::{logging, metrics};
+use crate::mount_plan::MountPlan;
+use crate::sandbox::plan::Sandbox;
+use crate::signals::{Signals, block_on};
+use crate::status::{self, SocketFile};
 
 /// How often the server is looked at.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,7 +54,7 @@ pub(crate) fn serve(
     block_on(async {
         let mut signals = Signals::install()?;
         // Put back also if a signal comes: not before there are handlers.
-        let changed = sysctls::change_as_asked(plan)?;
+        let changed = sysctls::change_as_asked(plan.raise_for(), plan.request_timeout)?;
         let attached = mount(&server, &endpoints, plan).await?;
         // SOURCE stays held by the server alone.
         drop(endpoints);
@@ -168,7 +171,9 @@ impl Run {
                     let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
                     self.failure = Some(reason);
                 }
-                ServerEvent::Message(other) => tracing::debug!(?other, "not expected from the server"),
+                ServerEvent::Message(other) => {
+                    tracing::debug!(?other, "not expected from the server");
+                }
                 ServerEvent::Ended(status, last_words) => {
                     self.last_words = last_words;
                     return self.ended(status.context("wait for the server")?);

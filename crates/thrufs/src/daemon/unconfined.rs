@@ -1,74 +1,21 @@
-//! The daemon's main thread, where it is not shut in: starts the session, tells who waits that it is ready, and ends it.
+//! A daemon of one process, where neither sandbox nor filter is wanted: it mounts, serves and unmounts.
 //!
-//! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
-//! unmounts. Nothing but a signal, or a start that fails, does. Data never passes through here; fuser's threads serve it.
+//! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment unmounts.
+//! Apart from a signal, only a start that fails unmounts.
 
-use std::os::fd::OwnedFd;
-use std::time::Duration;
-
-use anyhow::{Context, bail};
-use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use anyhow::bail;
 use tokio::sync::mpsc;
 
-use crate::daemon::background::Readiness;
-use crate::daemon::death::{self, Ended};
+use super::death::{self, Ended};
+use super::lifecycle::{End, PATIENCE, wait_for_end};
+use super::readiness::{Readiness, announce};
+use super::{running, serving};
+use crate::logging::{self, LogOptions};
+use crate::metrics;
 use crate::mount::paths::Endpoints;
-use crate::mount_plan::{LogOptions, MountPlan};
-use crate::daemon::serving::Attached;
-use crate::status::{self, Reporter, StatusSocket};
-use crate::mount::detach::is_connected;
-use crate::{logging, metrics, session, supervisor};
-
-/// How long a busy mount keeps the daemon after SIGTERM.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-/// How often the connection is looked at, and how long the daemon may take to end without.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// The signals that end a daemon, and those that do not.
-#[derive(Debug)]
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    /// A terminal that closes must not take the mount along. A handler, not SIG_IGN, which
-    /// programs started from here would inherit.
-    _hangup: Signal,
-    /// A WRITE beyond the daemon's RLIMIT_FSIZE is EFBIG for its caller and must not end the
-    /// daemon, which is what this signal does by default.
-    _file_size: Signal,
-}
-
-impl Signals {
-    /// Installs the handlers. Needs a tokio runtime.
-    pub(crate) fn install() -> anyhow::Result<Self> {
-        let install = |kind| signal(kind).context("install a signal handler");
-        Ok(Self {
-            terminate: install(SignalKind::terminate())?,
-            interrupt: install(SignalKind::interrupt())?,
-            _hangup: install(SignalKind::hangup())?,
-            _file_size: install(SignalKind::from_raw(
-                nix::sys::signal::Signal::SIGXFSZ as i32,
-            ))?,
-        })
-    }
-
-    /// Waits for SIGTERM or SIGINT, and returns which.
-    pub(crate) async fn stop(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
-}
-
-/// Runs `work` on this thread with signals and timers.
-pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("start the control plane")?
-        .block_on(work)
-}
+use crate::mount_plan::MountPlan;
+use crate::signals::{Signals, block_on};
+use crate::status::{self, StatusSocket};
 
 /// Serves until told to stop or until somebody unmounts.
 pub(crate) fn serve(
@@ -77,22 +24,19 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogOptions,
 ) -> anyhow::Result<()> {
-    if plan.sandbox.splits() {
-        return supervisor::serve(endpoints, plan, readiness, log);
-    }
     let _lines = logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;
         let (lost, mut thread_lost) = mpsc::unbounded_channel();
-        session::when_a_thread_is_lost(move || {
+        serving::when_a_thread_is_lost(move || {
             // The receiver is gone only when the daemon ends anyway.
             let _ = lost.send(());
         });
         let source = endpoints.source_path();
         let metrics = metrics::bind(plan.metrics).await?;
-        let mut running = session::start(endpoints, plan)?;
+        let mut running = running::start(endpoints, plan)?;
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
-        let reporter = Reporter::new(&source, &running);
+        let reporter = running.reporter(&source);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
@@ -104,7 +48,7 @@ pub(crate) fn serve(
             announce(running.attached());
             tokio::select! {
                 result = running.ended() => result,
-                Some(()) = thread_lost.recv() => bail!("{}", session::LOST_THREAD),
+                Some(()) = thread_lost.recv() => bail!("{}", serving::LOST_THREAD),
             }
         };
         let ended = match wait_for_end(&mut signals, connection, ended).await {
@@ -121,58 +65,4 @@ pub(crate) fn serve(
         drop(status);
         death::conclude(running.into_attached(), ended, plan).await
     })
-}
-
-/// Why a daemon ends.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// A signal says so.
-    Told,
-    /// Somebody unmounted (`Ok`), or what served failed.
-    ByItself(anyhow::Result<()>),
-    /// Somebody unmounted or aborted the connection, and a call on SOURCE does not return.
-    Hung,
-}
-
-/// Waits for a signal that ends the daemon, or until what serves has `ended` or should have: without
-/// `connection` there is nobody any more to answer to.
-pub(crate) async fn wait_for_end(
-    signals: &mut Signals,
-    connection: OwnedFd,
-    ended: impl Future<Output = anyhow::Result<()>>,
-) -> End {
-    let end = tokio::select! {
-        () = disconnected_for_long(connection) => End::Hung,
-        name = signals.stop() => {
-            tracing::info!("{name}: unmounting");
-            End::Told
-        }
-        result = ended => End::ByItself(result),
-    };
-    notify_systemd(&[NotifyState::Stopping]);
-    end
-}
-
-/// Waits until the connection is gone, and longer than ending takes. It is looked at now and then: the
-/// kernel would wake up who polls the device for every request.
-async fn disconnected_for_long(connection: OwnedFd) {
-    while is_connected(&connection) {
-        tokio::time::sleep(LOOK).await;
-    }
-    drop(connection);
-    tokio::time::sleep(LOOK).await;
-}
-
-/// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
-/// itself leaves it dead.
-pub(crate) fn announce(attached: &Attached) {
-    attached.set_announced();
-    notify_systemd(&[NotifyState::Ready]);
-}
-
-/// Does nothing without NOTIFY_SOCKET.
-fn notify_systemd(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!("tell systemd ({state:?}): {error}");
-    }
 }

@@ -3,35 +3,20 @@
 //! Both return the /dev/fuse descriptor and the mount's identity. fuser could mount as well, but
 //! only as type `fuse`, and its own unmount trusts the path (see [`crate::mount::detach`]).
 
-mod direct;
-mod fusermount;
-
-use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, bail};
 use thrufs_sys::mountinfo::Place;
 
-use crate::mount_plan::MountOptions;
-use crate::mount::detach::OwnedMount;
-
-pub(crate) use direct::remount;
-pub(crate) use fusermount::unmount as fusermount_unmount;
-
-/// The type under which the mount is listed.
-pub(crate) fn fs_type(subtype: &str) -> String {
-    format!("fuse.{subtype}")
-}
-
-/// Whether mount(2) is used; otherwise fusermount3.
-pub(crate) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
+use super::detach::OwnedMount;
+use super::options::{MountOptions, fs_type};
+use super::{direct, fusermount};
+use crate::user;
 
 /// What can be known to be missing before anything is done.
 pub(crate) fn check_prerequisites() -> anyhow::Result<()> {
-    if is_root() {
+    if user::is_root() {
         direct::open_device().map(drop)
     } else {
         fusermount::find().map(drop)
@@ -43,7 +28,7 @@ pub(crate) fn attach(
     mountpoint: &Path,
     options: &MountOptions,
 ) -> anyhow::Result<(OwnedFd, OwnedMount)> {
-    let device = if is_root() {
+    let device = if user::is_root() {
         direct::mount(mountpoint, options)?
     } else {
         fusermount::mount(mountpoint, options)?
@@ -64,17 +49,4 @@ fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OwnedMount> {
         );
     }
     Ok(OwnedMount::new(mountpoint.to_owned(), &place, &entry))
-}
-
-/// A message with what fusermount3 wrote, in one line.
-fn one_line(output: &[u8]) -> String {
-    String::from_utf8_lossy(output)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-}
-
-/// Joins options with commas.
-fn join(parts: &[OsString]) -> OsString {
-    parts.join(std::ffi::OsStr::new(","))
 }

@@ -13,10 +13,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use nix::mount::MntFlags;
-use rustix::event::{PollFd, PollFlags};
 use thrufs_sys::mountinfo::{self, MountEntry, Place};
 
-use crate::mount::attach;
+use super::connection::is_connected;
+use super::fusermount;
+use crate::user;
 
 /// The mount of this process.
 #[derive(Clone, Debug)]
@@ -111,7 +112,7 @@ impl OwnedMount {
             // The helper takes a path and nothing else; it refuses what is not this user's own
             // FUSE mount, so even the small gap after the check above harms nobody else.
             drop(place);
-            attach::fusermount_unmount(&self.mountpoint, true)
+            fusermount::unmount(&self.mountpoint, true)
                 .with_context(|| format!("unmount {}", self.mountpoint.display()))?;
         }
         Ok(Detached::Now)
@@ -152,17 +153,13 @@ pub(crate) enum Detached {
     WasGone,
 }
 
-/// Whether the kernel still has a file system on this connection (else poll(2) reports an error).
-pub(crate) fn is_connected(device: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(device, PollFlags::IN)];
-    let now = rustix::event::Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    match rustix::event::poll(&mut fds, Some(&now)) {
-        Ok(_) => !fds[0]
-            .revents()
-            .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
-        Err(_) => false,
+/// Takes exactly the mount that `place` is in out of the tree, busy or not.
+pub(crate) fn detach_place(place: &Place, mountpoint: &Path) -> anyhow::Result<()> {
+    let shown = mountpoint.display();
+    if user::is_root() {
+        nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
+            .map_err(|errno| anyhow!("unmount {shown}: {errno}"))
+    } else {
+        fusermount::unmount(mountpoint, true)
     }
 }

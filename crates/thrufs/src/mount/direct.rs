@@ -10,8 +10,7 @@ use anyhow::{anyhow, bail};
 use nix::errno::Errno;
 use rustix::fs::{Mode, OFlags};
 
-use super::fs_type;
-use crate::mount_plan::{Access, MountOptions};
+use super::options::{Access, MountOptions, fs_type};
 
 const DEVICE: &str = "/dev/fuse";
 

@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -16,9 +17,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType,
 };
 
-use super::{join, one_line};
+use super::options::{Access, MountOptions};
 use crate::options::option_list::fusermount_names;
-use crate::mount_plan::{Access, MountOptions, escape_commas};
 
 const HELPER: &str = "fusermount3";
 
@@ -49,7 +49,7 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result
     .context("socket pair for fusermount3")?;
     let mut child = Command::new(find()?)
         .arg("-o")
-        .arg(options(options))
+        .arg(option_string(options))
         .arg("--")
         .arg(mountpoint)
         .env("_FUSE_COMMFD", "0")
@@ -75,7 +75,7 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result
     }
 }
 
-fn options(options: &MountOptions) -> OsString {
+fn option_string(options: &MountOptions) -> OsString {
     let mut fsname = OsString::from("fsname=");
     fsname.push(escape_commas(options.fsname.clone()));
     let mut parts = vec![
@@ -153,6 +153,31 @@ pub(crate) fn unmount(mountpoint: &Path, lazy: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A message with what fusermount3 wrote, in one line.
+fn one_line(output: &[u8]) -> String {
+    String::from_utf8_lossy(output)
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Joins options with commas.
+fn join(parts: &[OsString]) -> OsString {
+    parts.join(OsStr::new(","))
+}
+
+/// The option string for fusermount3, where commas separate and backslashes escape.
+fn escape_commas(value: OsString) -> OsString {
+    let mut escaped = Vec::new();
+    for byte in value.into_vec() {
+        if matches!(byte, b',' | b'\\') {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    OsString::from_vec(escaped)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,7 +194,7 @@ mod tests {
         };
         // lazytime is left out: the helper does not know it.
         assert_eq!(
-            options(&options),
+            option_string(&options),
             r"fsname=a\,b\\c,subtype=thrufs,default_permissions,max_read=4096,ro,nodev"
         );
     }

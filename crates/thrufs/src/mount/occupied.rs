@@ -12,15 +12,12 @@ use anyhow::{Context, bail};
 use rustix::fs::{fstat, stat};
 use thrufs_sys::mountinfo::{MountEntry, Place};
 
-use crate::mount::attach;
-use crate::mount::paths::Endpoints;
-use crate::mount_plan::MountPlan;
+use super::options::fs_type;
+use super::paths::Endpoints;
+use crate::stderr::warn;
 
 /// Refuses a second FUSE mount, and warns of files that the mount will hide.
-pub(crate) fn check(endpoints: &Endpoints, plan: &MountPlan) -> anyhow::Result<()> {
-    if plan.nonempty {
-        return Ok(());
-    }
+pub(crate) fn check(endpoints: &Endpoints, subtype: &str) -> anyhow::Result<()> {
     let mountpoint = &endpoints.mountpoint;
     let shown = mountpoint.display();
     let place = Place::open(mountpoint).with_context(|| format!("MOUNTPOINT {shown}"))?;
@@ -28,7 +25,7 @@ pub(crate) fn check(endpoints: &Endpoints, plan: &MountPlan) -> anyhow::Result<(
         .entry()
         .with_context(|| format!("MOUNTPOINT {shown}"))?;
     if is_fuse(&entry) && entry.mount_point == *mountpoint {
-        let umount = match entry.fs_type == attach::fs_type(&plan.kernel.subtype) {
+        let umount = match entry.fs_type == fs_type(subtype) {
             true => "thrufs umount",
             false => "umount",
         };
@@ -42,7 +39,7 @@ pub(crate) fn check(endpoints: &Endpoints, plan: &MountPlan) -> anyhow::Result<(
     // To look into an automount is to wait for the mount that is being made.
     let is_looked_into = entry.fs_type != "autofs" && !is_source(endpoints, mountpoint);
     if is_looked_into && has_entries(mountpoint) {
-        crate::stderr::warn(&format!(
+        warn(&format!(
             "MOUNTPOINT {shown} is not empty: its files are hidden while it is mounted (--nonempty \
              leaves this warning out)"
         ));

@@ -11,8 +11,8 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use thrufs_sys::mountinfo::Place;
 
-use crate::mount::attach;
-use crate::umount::detach_place;
+use super::detach::detach_place;
+use super::options::fs_type;
 
 /// More mounts than these on top of each other are not somebody's restarted daemon.
 const STACKED_MAX: usize = 64;
@@ -20,7 +20,7 @@ const STACKED_MAX: usize = 64;
 /// Does nothing where no dead mount is.
 pub(crate) fn run(mountpoint: &Path, subtype: &str) -> anyhow::Result<()> {
     for _ in 0..STACKED_MAX {
-        let Some(place) = dead(mountpoint, &attach::fs_type(subtype))? else {
+        let Some(place) = dead(mountpoint, &fs_type(subtype))? else {
             return Ok(());
         };
         detach_place(&place, mountpoint)?;

@@ -11,8 +11,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, ensure};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::mount_plan::MountPlan;
-
 const DIR: &str = "/proc/sys/fs/fuse";
 const PAGE: u64 = 4096;
 
@@ -41,17 +39,20 @@ pub(crate) struct Changed {
     _lock: Flock<File>,
 }
 
-/// Changes what the options of `plan` ask for; nothing to do is no error. What is returned puts it
-/// back, which is to be when INIT is done.
-pub(crate) fn change_as_asked(plan: &MountPlan) -> anyhow::Result<Vec<Changed>> {
-    let pages = u64::from(plan.config.max_write).div_ceil(PAGE);
-    let limit = plan.raise_max_pages_limit.then_some(Wish {
+/// Changes what two options ask for: `raise_for` is the max_write in bytes that `--raise-max-pages-limit`
+/// makes possible, `request_timeout` in seconds. What is returned puts the values back when it is dropped,
+/// for which the time is the end of INIT.
+pub(crate) fn change_as_asked(
+    raise_for: Option<u32>,
+    request_timeout: Option<u16>,
+) -> anyhow::Result<Vec<Changed>> {
+    let limit = raise_for.map(|max_write| Wish {
         option: "--raise-max-pages-limit",
         sysctl: "max_pages_limit",
         missing: "needs Linux 6.13; before it the limit is 256",
-        value: Value::AtLeast(pages),
+        value: Value::AtLeast(u64::from(max_write).div_ceil(PAGE)),
     });
-    let timeout = plan.request_timeout.map(|seconds| Wish {
+    let timeout = request_timeout.map(|seconds| Wish {
         option: "--request-timeout",
         sysctl: "default_request_timeout",
         missing: "needs Linux 6.15",

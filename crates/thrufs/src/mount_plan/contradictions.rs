@@ -2,7 +2,7 @@
 
 use thrufs_fs::{Durability, KernelPassthrough, Locks};
 
-use crate::options::FileOptions;
+use crate::options::files::FileOptions;
 
 /// The ways to serve data that exclude each other, and what they need.
 pub(super) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {

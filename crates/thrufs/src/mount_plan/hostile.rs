@@ -1,6 +1,7 @@
 //! Command lines that nobody means: a corpus of them and that of the fuzz target `specs`, and seeded
 //! mutations of it. Whatever is typed is a request or an error with words; nothing panics.
 
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use thrufs_fs::{Fault, IdMap, IdRule, XattrMap};

@@ -176,10 +176,7 @@ fn parse_of_each_other_option_reaches_the_request() {
     assert_eq!(plan(&["-o", r"fsname=a\,b"]).kernel.fsname, "a,b");
     assert!(plan(&["--syslog"]).log.syslog);
     assert!(plan(&["-f"]).foreground);
-    assert_eq!(
-        plan(&["--log-level=trace"]).log.level,
-        LevelFilter::TRACE
-    );
+    assert_eq!(plan(&["--log-level=trace"]).log.level, LevelFilter::TRACE);
     let debug = plan(&["-d"]);
     assert!(debug.foreground && debug.log.level == LevelFilter::DEBUG);
 }
@@ -294,10 +291,7 @@ fn parse_with_options_before_the_positionals_reads_both() {
     ];
     let arguments: Vec<OsString> = line.iter().map(OsString::from).collect();
     let plan = parse("mount.thrufs", &arguments, true).unwrap();
-    assert_eq!(
-        (plan.source, plan.mountpoint),
-        ("/a".into(), "/b".into())
-    );
+    assert_eq!((plan.source, plan.mountpoint), ("/a".into(), "/b".into()));
     assert!(plan.kernel.flags.contains(MsFlags::MS_RDONLY));
 }
 
@@ -372,7 +366,7 @@ fn parse_of_wrong_maps_names_the_option_and_the_remedy() {
 
 #[test]
 fn parse_of_confinement_by_user_and_option() {
-    use crate::sandbox::Seccomp;
+    use crate::sandbox::seccomp::Seccomp;
     let candidates = |options: &[&str], is_root| {
         let plan = try_request(options, is_root).unwrap();
         plan.sandbox.candidates.to_vec()
@@ -384,13 +378,9 @@ fn parse_of_confinement_by_user_and_option() {
     assert_eq!(candidates(&["--sandbox=chroot"], true), [Sandbox::Chroot]);
     let map = ["-o", "uid_map=:0:100000:65536:"];
     assert_eq!(candidates(&map, false), [Sandbox::Namespace]);
-    assert_eq!(plan(&[]).confinement.seccomp, Seccomp::Kill);
-    assert!(plan(&["--sandbox=none"]).confinement.splits());
-    assert!(
-        !plan(&["--sandbox=none", "--seccomp=none"])
-            .confinement
-            .splits()
-    );
+    assert_eq!(plan(&[]).sandbox.seccomp, Seccomp::Kill);
+    assert!(plan(&["--sandbox=none"]).sandbox.splits());
+    assert!(!plan(&["--sandbox=none", "--seccomp=none"]).sandbox.splits());
 }
 
 #[test]

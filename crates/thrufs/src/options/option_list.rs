@@ -5,16 +5,13 @@
 //! helper, or an error that names it (a warning with `mount -s`). The long options are not listed here: they are read from the
 //! command line's own definition ([`crate::options`]), so that none can be missing.
 
-mod virtiofsd;
-
 use std::fmt;
 
 use clap::CommandFactory;
 use nix::mount::MsFlags;
 
-use crate::options::MountArgs;
-
-pub(crate) use virtiofsd::hint as virtiofsd_hint;
+use super::MountArgs;
+use super::virtiofsd::virtiofsd_hint;
 
 /// Options without a value that set (`true`) or clear (`false`) a flag of mount(2).
 const FLAGS: &[(&str, MsFlags, bool)] = &[

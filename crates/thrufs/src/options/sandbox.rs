@@ -1,7 +1,14 @@
 //! The options that say how far the serving process is shut in. Names and values are virtiofsd's.
 
-use super::{Choices, KernelOptions, ProcessOptions, choice};
-use crate::sandbox::{BreakOut, SandboxPlan, IdRange, ModCaps, Sandbox, Seccomp};
+use super::kernel::KernelOptions;
+use super::process::ProcessOptions;
+use super::values::{Choices, choice};
+#[cfg(feature = "break-out")]
+use crate::sandbox::breakout::BreakOut;
+use crate::sandbox::capabilities::ModCaps;
+use crate::sandbox::id_range::IdRange;
+use crate::sandbox::plan::{Sandbox, SandboxPlan};
+use crate::sandbox::seccomp::Seccomp;
 
 /// What a compromised daemon could still reach.
 #[derive(Clone, Debug, clap::Args)]
@@ -26,6 +33,7 @@ pub(crate) struct SandboxOptions {
     /// The same for groups
     #[arg(long, value_name = "MAP")]
     pub(crate) gid_map: Option<IdRange>,
+    #[cfg(feature = "break-out")]
     /// For tests: try to get out of the sandbox, in place of serving
     #[arg(long, value_name = "ATTEMPT", hide = true)]
     pub(crate) break_out: Option<BreakOut>,
@@ -45,7 +53,7 @@ const SECCOMP: Choices<Seccomp> = &[
 
 impl SandboxOptions {
     /// One validated whole.
-    pub(crate) fn confinement(
+    pub(crate) fn plan(
         self,
         is_root: bool,
         mount: &KernelOptions,
@@ -98,6 +106,7 @@ impl SandboxOptions {
             modcaps: self.modcaps.unwrap_or_default(),
             uid_map: self.uid_map,
             gid_map: self.gid_map,
+            #[cfg(feature = "break-out")]
             break_out: self.break_out,
         })
     }

@@ -55,7 +55,7 @@ const HINTS: &[(&[&str], &str)] = &[
 ];
 
 /// What to do instead of virtiofsd's option `name`, with or without dashes in front.
-pub(crate) fn hint(name: &str) -> Option<&'static str> {
+pub(crate) fn virtiofsd_hint(name: &str) -> Option<&'static str> {
     let name = name.trim_start_matches('-').replace('_', "-");
     let found = HINTS.iter().find(|(names, _)| names.contains(&&*name));
     found.map(|(_, hint)| *hint)
@@ -72,7 +72,7 @@ mod tests {
         let command = crate::options::MountArgs::command();
         for argument in command.get_arguments() {
             for name in argument.get_long_and_visible_aliases().unwrap_or_default() {
-                assert_eq!(hint(name), None, "{name}");
+                assert_eq!(virtiofsd_hint(name), None, "{name}");
             }
         }
     }
@@ -80,8 +80,11 @@ mod tests {
     #[test]
     fn hint_for_each_spelling_of_virtiofsd_s() {
         for spelled in ["--socket-path", "socket_path", "socket-path"] {
-            assert!(hint(spelled).unwrap().contains("MOUNTPOINT"), "{spelled}");
+            assert!(
+                virtiofsd_hint(spelled).unwrap().contains("MOUNTPOINT"),
+                "{spelled}"
+            );
         }
-        assert_eq!(hint("--nonsense"), None);
+        assert_eq!(virtiofsd_hint("--nonsense"), None);
     }
 }

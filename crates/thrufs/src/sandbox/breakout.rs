@@ -19,13 +19,11 @@ use nix::unistd::Pid;
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::thread::CapabilitySet;
 
-use crate::daemon::server::Serve;
-
 /// A file that is outside SOURCE on every machine.
 const OUTSIDE: &str = "etc/passwd";
 
 /// `Ok` is an escape, with what was reached.
-type Attempt = fn(&Serve) -> anyhow::Result<String>;
+type Attempt = fn(u32) -> anyhow::Result<String>;
 
 const ATTEMPTS: &[(&str, Attempt)] = &[
     ("open", |_| read(&format!("/{OUTSIDE}"))),
@@ -75,13 +73,13 @@ impl FromStr for BreakOut {
 
 impl BreakOut {
     /// Tries, and says on standard error what came of it.
-    pub(crate) fn run(self, serve: &Serve) {
+    pub(crate) fn run(self, supervisor: u32) {
         let attempts = match self {
             Self::All => ATTEMPTS,
             Self::One(at) => &ATTEMPTS[at..=at],
         };
         for (name, attempt) in attempts {
-            let line = match attempt(serve) {
+            let line = match attempt(supervisor) {
                 Ok(reached) => format!("escaped: {name}: {reached}\n"),
                 Err(error) => format!("held: {name}: {error:#}\n"),
             };
@@ -169,19 +167,19 @@ fn setns() -> anyhow::Result<String> {
     Ok("the mount namespace outside".to_owned())
 }
 
-fn signal(serve: &Serve) -> anyhow::Result<String> {
-    nix::sys::signal::kill(pid(serve)?, None)?;
+fn signal(supervisor: u32) -> anyhow::Result<String> {
+    nix::sys::signal::kill(pid(supervisor)?, None)?;
     Ok("the supervisor can be signalled".to_owned())
 }
 
-fn ptrace_supervisor(serve: &Serve) -> anyhow::Result<String> {
-    let pid = pid(serve)?;
+fn ptrace_supervisor(supervisor: u32) -> anyhow::Result<String> {
+    let pid = pid(supervisor)?;
     ptrace::seize(pid, ptrace::Options::empty())?;
     Ok("the supervisor can be traced".to_owned())
 }
 
-fn pid(serve: &Serve) -> anyhow::Result<Pid> {
-    Ok(Pid::from_raw(i32::try_from(serve.pid)?))
+fn pid(supervisor: u32) -> anyhow::Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(supervisor)?))
 }
 
 /// To the loopback interface of the machine: refused by a port nobody has is reached as well.

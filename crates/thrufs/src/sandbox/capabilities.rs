@@ -9,7 +9,26 @@ use anyhow::Context;
 use rustix::io::Errno;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
-use super::Needs;
+/// What the file system needs of the privileges.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Needs {
+    /// open_by_handle_at(2).
+    pub(crate) file_handles: bool,
+    /// FUSE_DEV_IOC_BACKING_OPEN.
+    pub(crate) kernel_passthrough: bool,
+    /// fanotify_init(2), and the handles in its events.
+    pub(crate) watch: bool,
+}
+
+impl Needs {
+    /// What goes again before the first request is read.
+    pub(super) fn for_the_start(self) -> CapabilitySet {
+        match self.watch {
+            true => CapabilitySet::SYS_ADMIN,
+            false => CapabilitySet::empty(),
+        }
+    }
+}
 
 /// What serving files for all users takes, each with its reason.
 const KEPT: &[(CapabilitySet, &str)] = &[

@@ -7,100 +7,42 @@
 //! would else be the right to read every disk.
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
-use std::str::FromStr;
 
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{Gid, Uid};
 
-use super::{SandboxPlan, Sandbox, number, open_root};
-
-/// `count` ids: from `inside` on in the user namespace, from `outside` on around it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct IdRange {
-    inside: u32,
-    outside: u32,
-    count: u32,
-}
-
-impl FromStr for IdRange {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let wanted = || "expected :INSIDE:OUTSIDE:COUNT:, such as :0:100000:65536:".to_owned();
-        let separator = text.chars().next().ok_or_else(wanted)?;
-        if separator.is_ascii_alphanumeric() {
-            return Err(wanted());
-        }
-        let fields: Vec<&str> = text.split(separator).collect();
-        let ["", inside, outside, count, ""] = fields[..] else {
-            return Err(wanted());
-        };
-        let range = Self {
-            inside: number(inside)?,
-            outside: number(outside)?,
-            count: number(count)?,
-        };
-        let ends = [range.inside, range.outside].map(|first| first.checked_add(range.count));
-        if range.count == 0 || ends.contains(&None) {
-            return Err("COUNT must be at least 1 and not lead beyond the last id".to_owned());
-        }
-        Ok(range)
-    }
-}
-
-impl fmt::Display for IdRange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, ":{}:{}:{}:", self.inside, self.outside, self.count)
-    }
-}
-
-impl IdRange {
-    /// Whether `id` outside is all that there is.
-    fn is_only(self, id: u32) -> bool {
-        self.outside == id && self.count == 1
-    }
-
-    /// As the kernel and newuidmap(1) take it.
-    fn fields(self) -> [String; 3] {
-        [self.inside, self.outside, self.count].map(|number| number.to_string())
-    }
-}
+use super::id_range::IdRange;
+use super::plan::{Sandbox, SandboxPlan};
 
 /// Users and groups of the user namespace; oneself where nothing was asked for.
-fn ranges(confinement: &SandboxPlan) -> (IdRange, IdRange) {
-    let own = |id: u32| IdRange {
-        inside: id,
-        outside: id,
-        count: 1,
-    };
+fn ranges(plan: &SandboxPlan) -> (IdRange, IdRange) {
     let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
     (
-        confinement.uid_map.unwrap_or(own(uid.as_raw())),
-        confinement.gid_map.unwrap_or(own(gid.as_raw())),
+        plan.uid_map.unwrap_or(IdRange::only(uid.as_raw())),
+        plan.gid_map.unwrap_or(IdRange::only(gid.as_raw())),
     )
 }
 
 /// Leaves the namespaces of this process for fresh ones; its next child is the first process in
 /// them. `ask_for_maps` has the ids of the user namespace mapped from outside, where that is needed.
 pub(crate) fn enter(
-    confinement: &SandboxPlan,
+    plan: &SandboxPlan,
     ask_for_maps: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let spaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWPID
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC;
-    if confinement.has_user_namespace() {
-        let (uids, gids) = ranges(confinement);
+    if plan.has_user_namespace() {
+        let (uids, gids) = ranges(plan);
         let (uid, gid) = (nix::unistd::geteuid(), nix::unistd::getegid());
         unshare(CloneFlags::CLONE_NEWUSER)?;
         if uids.is_only(uid.as_raw()) && gids.is_only(gid.as_raw()) {
@@ -140,9 +82,9 @@ fn write_map(path: &str, text: &str) -> anyhow::Result<()> {
 
 /// Maps the ids of the process `pid`, which has just made a user namespace, from outside: by
 /// writing, as root, or by newuidmap and newgidmap, which look into /etc/subuid and /etc/subgid.
-pub(crate) fn map_ids(pid: i32, confinement: &SandboxPlan) -> anyhow::Result<()> {
+pub(crate) fn map_ids(pid: i32, plan: &SandboxPlan) -> anyhow::Result<()> {
     let is_root = nix::unistd::geteuid().is_root();
-    let (uids, gids) = ranges(confinement);
+    let (uids, gids) = ranges(plan);
     for (map, helper, range) in [
         ("uid_map", "newuidmap", uids),
         ("gid_map", "newgidmap", gids),
@@ -171,8 +113,8 @@ pub(crate) fn map_ids(pid: i32, confinement: &SandboxPlan) -> anyhow::Result<()>
 }
 
 /// In a user namespace with maps: the first user and group that there are in it.
-pub(super) fn become_first_user(confinement: &SandboxPlan) -> anyhow::Result<()> {
-    let (uids, gids) = ranges(confinement);
+pub(super) fn become_first_user(plan: &SandboxPlan) -> anyhow::Result<()> {
+    let (uids, gids) = ranges(plan);
     let (uid, gid) = (Uid::from_raw(uids.inside), Gid::from_raw(gids.inside));
     // Refused where setgroups(2) is (a map without privilege); the old groups are unmapped then.
     let _refused = rustix::thread::set_thread_groups(&[]);
@@ -239,34 +181,8 @@ pub(super) fn chroot_into(outside: OwnedFd) -> anyhow::Result<OwnedFd> {
     Ok(root)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parse_of_a_map_of_ids_by_its_own_separator() {
-        let range = IdRange {
-            inside: 0,
-            outside: 100_000,
-            count: 65_536,
-        };
-        assert_eq!(":0:100000:65536:".parse(), Ok(range));
-        assert_eq!("/0/100000/65536/".parse(), Ok(range));
-        assert_eq!(range.to_string(), ":0:100000:65536:");
-    }
-
-    #[test]
-    fn parse_of_a_wrong_map_of_ids_says_what_is_wrong() {
-        for (text, wanted) in [
-            ("", "expected :INSIDE:OUTSIDE:COUNT:"),
-            ("0:1:2", "expected :INSIDE:OUTSIDE:COUNT:"),
-            (":0:1:2", "expected :INSIDE:OUTSIDE:COUNT:"),
-            (":0:x:2:", "'x' is not a number"),
-            (":0:1:0:", "COUNT must be at least 1"),
-            (":0:4294967295:2:", "not lead beyond the last id"),
-        ] {
-            let error = text.parse::<IdRange>().unwrap_err();
-            assert!(error.contains(wanted), "{text}: {error}");
-        }
-    }
+/// SOURCE from inside, once it is the root.
+fn open_root() -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, "/", flags, Mode::empty()).context("open SOURCE from inside")
 }

@@ -14,8 +14,7 @@ use tokio::net::UnixStream;
 use super::report::{FORMAT, Status};
 use super::runtime_dir;
 use super::table::plain;
-use crate::mount::attach;
-use crate::options::thrufs_subtype;
+use crate::mount::options::{DEFAULT_SUBTYPE, fs_type};
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -44,7 +43,7 @@ impl Found {
     }
 
     fn is_named_thrufs(&self) -> bool {
-        self.fs_type == attach::fs_type(thrufs_subtype())
+        self.fs_type == fs_type(DEFAULT_SUBTYPE)
     }
 
     fn sockets(&self) -> impl Iterator<Item = PathBuf> {

@@ -24,7 +24,7 @@ fn reporter(source: &Path, device: &str) -> Reporter {
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> T {
-    crate::daemon::unconfined::block_on(work).unwrap()
+    crate::signals::block_on(work).unwrap()
 }
 
 #[test]
