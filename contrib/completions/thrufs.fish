@@ -77,7 +77,6 @@ none\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l gid-map -d 'The same for groups' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l break-out -d 'For tests: try to get out of the sandbox, in place of serving' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r

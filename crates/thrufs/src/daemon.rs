@@ -61,7 +61,7 @@ pub(crate) fn run(plan: &MountPlan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Serves until told to stop or until it is unmounted.
+/// Serves until a signal, or until the mount is unmounted.
 fn serve(
     endpoints: Endpoints,
     plan: &MountPlan,

@@ -144,7 +144,7 @@ async fn work(running: &Running, scratch: &Scratch) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("demo-work".to_owned())
         .spawn(move || {
-            // The receiver is gone only if the demo was stopped, and then nobody wants to know.
+            // The receiver is gone only if the demo was stopped.
             let _ = sender.send(everything(&fs, &scratch));
         })
         .context("start a thread")?;

@@ -5,7 +5,7 @@
 
 mod cli;
 mod connections;
-#[cfg(test)]
+#[cfg(all(test, not(feature = "break-out")))]
 mod contrib;
 mod daemon;
 mod demo;

@@ -1,8 +1,8 @@
-//! From what was typed to what is to be done: one validated [`MountPlan`].
+//! From the arguments to one validated [`MountPlan`].
 //!
-//! Invariant: a request that exists is possible as far as can be known without touching the system;
-//! contradictions between options are found here and nowhere else. What will be otherwise than was asked
-//! for, and is no error, stands in its warnings.
+//! Invariant: a plan that exists can be carried out, as far as this is known without touching the system;
+//! contradictions between options are found here and nowhere else. An option that is not honoured in full,
+//! and is no error, has a warning in the plan.
 
 mod contradictions;
 
@@ -47,7 +47,7 @@ pub(crate) struct MountPlan {
     pub(crate) session: SessionOptions,
     pub(crate) log: LogOptions,
     pub(crate) sandbox: SandboxPlan,
-    /// Whether --inode-file-handles was given, and not left to what can be had safely.
+    /// Whether --inode-file-handles was given, rather than left to what is safe.
     pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
@@ -62,7 +62,7 @@ pub(crate) struct MountPlan {
     pub(crate) foreground: bool,
     /// Where `--metrics` are served.
     pub(crate) metrics: Option<SocketAddr>,
-    /// `None`: as much as can be had. `Some(0)`: leave it.
+    /// `None`: as much as the kernel allows. `Some(0)`: unchanged.
     pub(crate) rlimit_nofile: Option<u64>,
     /// What is not as was asked for, each with its reason.
     pub(crate) warnings: Vec<String>,
@@ -70,7 +70,7 @@ pub(crate) struct MountPlan {
 
 impl MountPlan {
     /// Without file handles where they were not asked for, a sandbox was, and SOURCE is not
-    /// `whole`: whoever may open handles may open any file of the file system.
+    /// `whole`: a process that may open handles may open any file of the file system.
     pub(crate) fn with_safe_file_handles(mut self, whole: impl FnOnce() -> bool) -> Self {
         let sandboxed = self.sandbox.candidates.first() != Some(&Sandbox::None);
         if sandboxed && !self.wants_file_handles && !whole() {
@@ -158,7 +158,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
     let access = if args.mount.allow_root {
         Access::OwnerAndRoot
     } else if args.mount.allow_other || is_root {
-        Access::Everybody
+        Access::AllUsers
     } else {
         Access::Owner
     };
@@ -260,7 +260,7 @@ fn log_options(process: &ProcessOptions) -> LogOptions {
     }
 }
 
-/// How many, when nobody says.
+/// Their number, by default according to --durability.
 fn session_threads(args: &MountArgs) -> usize {
     let by_durability = match args.files.durability {
         Durability::Fsync => DEFAULT_THREADS,
@@ -304,8 +304,8 @@ fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, Strin
     })
 }
 
-/// A relative SOURCE means nothing to who reads the mount table; an absolute one is shown exactly
-/// as typed, because programs look for it.
+/// A relative SOURCE is meaningless in the mount table; an absolute one is shown exactly as typed, because
+/// programs look for it.
 fn absolute(source: &Path) -> PathBuf {
     if source.is_absolute() {
         return source.to_owned();

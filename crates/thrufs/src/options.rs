@@ -60,7 +60,7 @@ pub(crate) struct MountArgs {
     pub(crate) helper: HelperFlags,
 }
 
-/// What mount(8) passes to a mount helper; hidden, since nobody types it.
+/// What mount(8) passes to a mount helper; hidden, since only mount(8) uses it.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct HelperFlags {
     #[arg(short = 'n', hide = true)]

@@ -1,4 +1,4 @@
-//! How far the process that serves is shut in, so that whoever takes it over finds SOURCE and
+//! The sandbox of the process that serves: an attacker who takes it over finds SOURCE and
 //! nothing else.
 //!
 //! Invariant: it is complete before the process reads its first request, and nothing of it can be

@@ -11,8 +11,7 @@ use crate::logging::escape::escaped;
 use crate::logging::lines::journal_prefix;
 use crate::logging::pipe::LINE_MAX;
 
-/// Says what went wrong, as far as there is somebody to hear it: `eprintln!` would panic where
-/// standard error is closed.
+/// Says what went wrong.
 pub(crate) fn complain(message: &dyn std::fmt::Display) {
     say(Level::ERROR, &format!("thrufs: {message:#}"));
 }

@@ -36,13 +36,13 @@ impl AskingOutside {
 
     fn ask(&self, question: Question) -> Option<Answer> {
         // One question at a time: an answer bears no number. A thread that panicked in here
-        // between the two would leave an answer behind, so nobody asks any more.
+        // between the two would leave an answer behind, so no query is sent any more.
         let link = self.link.lock().ok()?;
         let asked = link.send(&question, &[]).and_then(|()| link.receive());
         match asked {
             Ok(answer) => answer.map(|(answer, _none)| answer),
             Err(error) => {
-                tracing::debug!(%error, "nobody answers about a caller");
+                tracing::debug!(%error, "no answer about a caller");
                 None
             }
         }

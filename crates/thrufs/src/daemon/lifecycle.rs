@@ -19,14 +19,14 @@ const LOOK: Duration = Duration::from_secs(5);
 pub(crate) enum End {
     /// A signal says so.
     Told,
-    /// Somebody unmounted (`Ok`), or what served failed.
+    /// An unmount (`Ok`), or a failure of the session.
     ByItself(anyhow::Result<()>),
-    /// Somebody unmounted or aborted the connection, and a call on SOURCE does not return.
+    /// The connection is gone by an unmount or an abort, and a call on SOURCE does not return.
     Hung,
 }
 
-/// Waits for a signal that ends the daemon, or until what serves has `ended` or should have: without
-/// `connection` there is nobody any more to answer to.
+/// Waits for a signal that ends the daemon, or until the session has `ended`, or should have: without
+/// `connection` there is no kernel to answer.
 pub(crate) async fn wait_for_end(
     signals: &mut Signals,
     connection: OwnedFd,
@@ -44,8 +44,8 @@ pub(crate) async fn wait_for_end(
     end
 }
 
-/// Waits until the connection is gone, and longer than ending takes. It is looked at now and then: the
-/// kernel would wake up who polls the device for every request.
+/// Waits until the connection is gone, and longer than ending takes. poll(2) on the device wakes on every
+/// request, so sample instead.
 async fn disconnected_for_long(connection: OwnedFd) {
     while is_connected(&connection) {
         tokio::time::sleep(LOOK).await;

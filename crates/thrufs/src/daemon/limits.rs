@@ -10,7 +10,7 @@ const NOFILE_WANTED: u64 = 1_000_000;
 /// Descriptors of the whole system (fs.file-max) that are left to others (virtiofsd's value).
 const SYSTEM_RESERVE: u64 = 16_384;
 
-/// Sets umask and RLIMIT_NOFILE. `None` takes what can be had, `Some(0)` leaves the limit alone,
+/// Sets umask and RLIMIT_NOFILE. `None` takes as much as the kernel allows, `Some(0)` leaves the limit alone,
 /// any other number is reached or is an error.
 pub(crate) fn apply(rlimit_nofile: Option<u64>) -> anyhow::Result<()> {
     // The client's umask is applied by the kernel or arrives in the request; ours must not be.

@@ -2,7 +2,7 @@
 //! with it where there are any.
 //!
 //! Invariant: the messages of the server are few, of fixed form, and make the supervisor do nothing
-//! that it would not do anyway: whoever takes the server over gains nothing by lying. No paths and
+//! that it would not do anyway: a server that was taken over gains nothing by lying. No paths and
 //! no commands come from there.
 
 use std::io::{self, IoSlice, IoSliceMut};
@@ -27,7 +27,7 @@ const DESCRIPTORS_MAX: usize = 3;
 /// From the server, or what is on its way to become it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromServer {
-    /// The user namespace is made; its ids are to be mapped.
+    /// The user namespace exists; the supervisor must map its ids.
     MapIds,
     /// The server is this process, in the supervisor's numbers.
     Forked(i32),

@@ -53,7 +53,7 @@ impl Running {
         self.serving.fs()
     }
 
-    /// The mount without its session, which has ended or is to be left behind.
+    /// The mount without its session, which has ended or is left behind.
     pub(crate) fn into_attached(self) -> Attached {
         self.attached
     }

@@ -57,7 +57,7 @@ struct Ends {
 }
 
 impl Server {
-    /// Starts one in the first sandbox that can be had. This process must have one thread.
+    /// Starts one in the first sandbox that the kernel allows. This process must have one thread.
     pub(crate) fn start(
         source: &OwnedFd,
         plan: &MountPlan,

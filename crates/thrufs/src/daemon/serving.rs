@@ -123,7 +123,7 @@ impl Serving {
         &self.fs
     }
 
-    /// Waits until the session ends by itself: somebody unmounted it (`Ok`), or it failed.
+    /// Waits until the session ends by itself: by an unmount (`Ok`), or by a failure.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
         match (&mut self.ended).await {
             Ok(result) => result.context("the session failed"),
@@ -170,11 +170,11 @@ fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
 fn session_config(plan: &MountPlan) -> (SessionACL, fuser::Config) {
     let acl = match plan.session.access {
         // The session compares with its own user, which has another number in a user namespace
-        // with maps; the kernel lets nobody else in anyway.
+        // with maps; the kernel refuses every other user anyway.
         Access::Owner if plan.sandbox.has_map() => SessionACL::All,
         Access::Owner => SessionACL::Owner,
         Access::OwnerAndRoot => SessionACL::RootAndOwner,
-        Access::Everybody => SessionACL::All,
+        Access::AllUsers => SessionACL::All,
     };
     let mut config = fuser::Config::default();
     config.acl = acl;

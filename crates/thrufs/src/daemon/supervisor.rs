@@ -33,7 +33,7 @@ use crate::status::{self, SocketFile};
 /// How often the server is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Serves until told to stop or until somebody unmounts.
+/// Serves until a signal, or until the mount is unmounted.
 pub(crate) fn serve(
     endpoints: Endpoints,
     plan: &MountPlan,
@@ -62,7 +62,7 @@ pub(crate) fn serve(
         let ending = server.ending()?;
         let _freeing = free_when_stuck(server.pid, &attached.0)?;
         server.listen(lines, log.level, move |said| {
-            // Nobody listens any more only when this process ends.
+            // The receiver is gone only when this process ends.
             let _ = tell.send(said);
         })?;
         let mut run = Run {
@@ -105,7 +105,7 @@ pub(crate) fn serve(
 }
 
 /// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
-/// uninterruptibly, until a request is answered that nobody serves any more (as in
+/// uninterruptibly, until a request is answered that no thread serves any more (as in
 /// [`crate::mount::detach::OwnedMount::abort`]): without an end the connection would stay, and its users wait.
 fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
     let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);

@@ -17,7 +17,7 @@ use crate::mount_plan::MountPlan;
 use crate::signals::{Signals, block_on};
 use crate::status::{self, StatusSocket};
 
-/// Serves until told to stop or until somebody unmounts.
+/// Serves until a signal, or until the mount is unmounted.
 pub(crate) fn serve(
     endpoints: Endpoints,
     plan: &MountPlan,
@@ -35,7 +35,7 @@ pub(crate) fn serve(
         let source = endpoints.source_path();
         let metrics = metrics::bind(plan.metrics).await?;
         let mut running = running::start(endpoints, plan)?;
-        // Gone before the mount is, so that nobody finds the socket of a number that is free again.
+        // Dropped before the mount, since a later mount may get the same device number.
         let reporter = running.reporter(&source);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {

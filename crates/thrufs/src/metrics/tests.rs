@@ -89,7 +89,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let listener = socket.listen(1024).unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody goes because the time is over.
+    // No connection ends by the time limit.
     let limits = Limits {
         patience: Duration::from_secs(3600),
         ..LIMITS

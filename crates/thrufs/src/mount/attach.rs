@@ -1,4 +1,4 @@
-//! Makes the mount: mount(2) as root, fusermount3 for everybody else.
+//! Makes the mount: mount(2) as root, fusermount3 for other users.
 //!
 //! Both return the /dev/fuse descriptor and the mount's identity. fuser could mount as well, but
 //! only as type `fuse`, and its own unmount trusts the path (see [`crate::mount::detach`]).
@@ -38,13 +38,13 @@ pub(crate) fn attach(
     Ok((device, ours))
 }
 
-/// Which mount is ours. Nobody answers it yet, so nothing may be asked of it.
+/// Which mount is ours. No thread serves it yet, so it must not be sent a request.
 fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OwnedMount> {
     let place = Place::open(mountpoint)?;
     let entry = place.entry()?;
     if entry.fs_type != fs_type {
         bail!(
-            "is covered by a mount of type {} already: somebody else mounted there",
+            "is covered by a mount of type {} already: another program mounted there",
             entry.fs_type
         );
     }

@@ -110,7 +110,7 @@ impl OwnedMount {
                 .map_err(|errno| anyhow!("unmount {}: {errno}", self.mountpoint.display()))?;
         } else {
             // The helper takes a path and nothing else; it refuses what is not this user's own
-            // FUSE mount, so even the small gap after the check above harms nobody else.
+            // FUSE mount, so even the small gap after the check above harms no other user.
             drop(place);
             fusermount::unmount(&self.mountpoint, true)
                 .with_context(|| format!("unmount {}", self.mountpoint.display()))?;
@@ -120,10 +120,10 @@ impl OwnedMount {
 }
 
 impl OwnedMount {
-    /// Ends the connection of a mount that is still in use: whoever waits for an answer gets an
+    /// Ends the connection of a mount that is still in use: callers that wait for an answer get an
     /// error. Without it a daemon that ends could wait for ever for itself: a thread of its own that
     /// sends a notification may be in the kernel, uninterruptibly, until a request is answered that
-    /// nobody serves any more, and holds the connection open meanwhile.
+    /// no thread serves any more, and holds the connection open meanwhile.
     ///
     /// Does nothing where the control file system of FUSE is not mounted.
     ///
@@ -149,7 +149,7 @@ impl OwnedMount {
 pub(crate) enum Detached {
     /// It was there, and is no longer.
     Now,
-    /// Somebody else had unmounted it, or mounted over it.
+    /// It was unmounted or covered by another program.
     WasGone,
 }
 

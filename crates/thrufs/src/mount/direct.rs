@@ -59,7 +59,7 @@ fn mount_data(device: i32, options: &MountOptions) -> String {
         format!("fd={device},rootmode=40000,user_id={uid},group_id={gid},default_permissions");
     match options.access {
         Access::Owner => {}
-        Access::OwnerAndRoot | Access::Everybody => data.push_str(",allow_other"),
+        Access::OwnerAndRoot | Access::AllUsers => data.push_str(",allow_other"),
     }
     if let Some(max_read) = options.max_read {
         data.push_str(&format!(",max_read={max_read}"));
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn mount_data_for_everybody_lets_others_in() {
-        let data = mount_data(7, &options(Access::Everybody, Some(65536)));
+        let data = mount_data(7, &options(Access::AllUsers, Some(65536)));
         assert!(data.starts_with("fd=7,rootmode=40000,user_id="), "{data}");
         assert!(
             data.ends_with(",default_permissions,allow_other,max_read=65536"),

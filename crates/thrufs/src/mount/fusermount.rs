@@ -85,7 +85,7 @@ fn option_string(options: &MountOptions) -> OsString {
     parts.push("default_permissions".into());
     match options.access {
         Access::Owner => {}
-        Access::OwnerAndRoot | Access::Everybody => parts.push("allow_other".into()),
+        Access::OwnerAndRoot | Access::AllUsers => parts.push("allow_other".into()),
     }
     if let Some(max_read) = options.max_read {
         parts.push(format!("max_read={max_read}").into());

@@ -9,10 +9,10 @@ use nix::mount::MsFlags;
 pub(crate) enum Access {
     /// The user who mounts.
     Owner,
-    /// That user and root (`allow_root`); the kernel lets everybody in, the session refuses.
+    /// That user and root (`allow_root`); the kernel admits all users, the session refuses the others.
     OwnerAndRoot,
-    /// Everybody (`allow_other`).
-    Everybody,
+    /// All users (`allow_other`).
+    AllUsers,
 }
 
 /// What the kernel is told.

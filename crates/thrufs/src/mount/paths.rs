@@ -61,7 +61,7 @@ impl Endpoints {
     }
 }
 
-/// A mount point whose daemon died answers everything with ENOTCONN, which tells nobody what to do.
+/// A mount point whose daemon died answers everything with ENOTCONN, which names no remedy.
 fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
     // Attributes that the kernel still has cached would hide it for their lifetime.
     let flags = AtFlags::STATX_FORCE_SYNC;

@@ -14,7 +14,7 @@ use thrufs_sys::mountinfo::Place;
 use super::detach::detach_place;
 use super::options::fs_type;
 
-/// More mounts than these on top of each other are not somebody's restarted daemon.
+/// More mounts on top of each other than a restarting daemon leaves.
 const STACKED_MAX: usize = 64;
 
 /// Does nothing where no dead mount is.
@@ -43,8 +43,8 @@ fn dead(mountpoint: &Path, fs_type: &str) -> anyhow::Result<Option<Place>> {
     if entry.fs_type != fs_type || place.path()? != entry.mount_point {
         return Ok(None);
     }
-    // Asked past the cache: attributes may outlive their daemon. One that lives answers, or is waited
-    // for as by everybody.
+    // Past the cache: attributes may outlive their daemon. A live daemon answers, or blocks this call as any
+    // other.
     let flags = AtFlags::STATX_FORCE_SYNC;
     match statx(CWD, place.link(), flags, StatxFlags::BASIC_STATS) {
         Err(Errno::NOTCONN) => Ok(Some(place)),

@@ -3,7 +3,7 @@
 //!
 //! Invariant: each has its former value again as soon as INIT is done, also after an error; mounts that
 //! are made at the same time take turns by a lock on the sysctl's file. Why not for the life of the mount: a
-//! longer change would serve nobody, reach mounts of others, and be left behind by a killed daemon.
+//! longer change would serve no purpose, reach mounts of others, and be left behind by a killed daemon.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ enum Value {
 pub(crate) struct Changed {
     path: PathBuf,
     before: u64,
-    /// The sysctl's file; whoever has its lock alone may change the value.
+    /// The sysctl's file; its lock protects the value.
     _lock: Flock<File>,
 }
 

@@ -1,5 +1,5 @@
-//! Command lines that nobody means: a corpus of them and that of the fuzz target `specs`, and seeded
-//! mutations of it. Whatever is typed is a request or an error with words; nothing panics.
+//! Hostile command lines: a corpus, that of the fuzz target `specs`, and seeded mutations of both. Each
+//! line becomes a plan or an error with a message; none panics.
 
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;

@@ -32,7 +32,7 @@ fn parse_without_options_has_virtiofsd_s_defaults() {
     assert_eq!(plan.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
     assert_eq!(plan.kernel.fsname, "/srv/source");
     assert_eq!(plan.kernel.subtype, "thrufs");
-    assert_eq!(plan.kernel.access, Access::Everybody);
+    assert_eq!(plan.kernel.access, Access::AllUsers);
     assert_eq!(plan.kernel.max_read, None);
     assert!(!plan.foreground && !plan.log.syslog && !plan.session.clone_fd);
     assert_eq!(plan.log.level, LevelFilter::INFO);
@@ -53,7 +53,7 @@ fn parse_by_a_user_lets_only_the_owner_in() {
         Access::Owner
     );
     let asked = try_request(&["-o", "allow_other"], false).unwrap();
-    assert_eq!(asked.kernel.access, Access::Everybody);
+    assert_eq!(asked.kernel.access, Access::AllUsers);
     assert_eq!(
         plan(&["-o", "allow_root"]).session.access,
         Access::OwnerAndRoot

@@ -143,13 +143,13 @@ impl OptionList {
         Ok(())
     }
 
-    /// Sets or clears one flag, and remembers that somebody asked for it.
+    /// Sets or clears one flag, and remembers that an option named it.
     pub(crate) fn set_flag(&mut self, flag: MsFlags, on: bool) {
         self.flags.set(flag, on);
         self.mentioned |= flag;
     }
 
-    /// The flags, where `defaults` hold for those nobody mentioned.
+    /// The flags, with `defaults` for those that no option named.
     pub(crate) fn flags_over(&self, defaults: MsFlags) -> MsFlags {
         (defaults - self.mentioned) | self.flags
     }

@@ -34,7 +34,7 @@ pub(crate) struct ProcessOptions {
     #[arg(long)]
     pub(crate) syslog: bool,
     /// Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or
-    /// 1000000 if that can be had]
+    /// 1000000 where the kernel allows it]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) rlimit_nofile: Option<u64>,
     /// Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or

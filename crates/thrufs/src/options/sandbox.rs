@@ -97,7 +97,7 @@ impl SandboxOptions {
             Some(Sandbox::None) => &[Sandbox::None],
             None if has_map => &[Sandbox::Namespace],
             None if is_root && !clone_fd => &[Sandbox::Namespace, Sandbox::Chroot, Sandbox::None],
-            // In a user namespace all files of others would belong to nobody.
+            // In a user namespace the files of other users have no owner (the overflow id).
             None => &[Sandbox::None],
         };
         Ok(SandboxPlan {

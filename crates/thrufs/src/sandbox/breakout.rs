@@ -1,4 +1,4 @@
-//! For tests: what a thread would try that somebody else has taken over.
+//! For tests: what an attacker would try from a thread of the server.
 //!
 //! Run by the server itself (`--break-out`, hidden), shut in as it is for serving, in place of
 //! serving. Each attempt says whether it reached something outside; the test of the harness has to
@@ -83,7 +83,7 @@ impl BreakOut {
                 Ok(reached) => format!("escaped: {name}: {reached}\n"),
                 Err(error) => format!("held: {name}: {error:#}\n"),
             };
-            // Where nobody reads, nobody asks.
+            // A closed standard error has no reader.
             let _ = std::io::stderr().write_all(line.as_bytes());
         }
     }
@@ -142,7 +142,7 @@ fn chroot() -> anyhow::Result<String> {
     read(&format!("../../../../../../{OUTSIDE}"))
 }
 
-/// Whoever may open one handle may open that of any file, also beside SOURCE.
+/// open_by_handle_at(2) of one handle opens any file of the file system, also outside SOURCE.
 fn file_handle() -> anyhow::Result<String> {
     let root = File::open("/")?;
     let handle = thrufs_sys::file_handle::FileHandle::of(&root)?;
@@ -182,10 +182,10 @@ fn pid(supervisor: u32) -> anyhow::Result<Pid> {
     Ok(Pid::from_raw(i32::try_from(supervisor)?))
 }
 
-/// To the loopback interface of the machine: refused by a port nobody has is reached as well.
+/// The loopback interface of the machine: a refused connection has reached it as well.
 fn network() -> anyhow::Result<String> {
-    let nobody = ([127, 0, 0, 1], 1).into();
-    match TcpStream::connect_timeout(&nobody, Duration::from_secs(5)) {
+    let unused = ([127, 0, 0, 1], 1).into();
+    match TcpStream::connect_timeout(&unused, Duration::from_secs(5)) {
         Ok(_) => {}
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
         Err(error) => return Err(error.into()),

@@ -129,7 +129,7 @@ pub(super) fn take_proc_along(sandbox: Sandbox) -> anyhow::Result<Option<OwnedFd
         Sandbox::None => return Ok(None),
         Sandbox::Chroot => {}
         Sandbox::Namespace => {
-            // What is mounted or unmounted here is to be seen nowhere else.
+            // Mounts made or removed here must not propagate.
             let none = None::<&OsStr>;
             nix::mount::mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)
                 .context("cut the mount namespace off")?;

@@ -1,4 +1,4 @@
-//! How far the serving process is to be shut in, as the options say.
+//! What confines the server, as the options say.
 
 use std::fmt;
 

@@ -158,7 +158,7 @@ pub(super) const ALLOWED: &[(&str, &[c_long])] = &[
         ],
     ),
     (
-        "who asks at the sockets that were opened before: status, metrics, the supervisor",
+        "clients of the sockets that were opened before: status, metrics, the supervisor",
         &[
             SYS_accept4,
             SYS_recvfrom,

@@ -137,7 +137,7 @@ fn dead(mount: &Found) -> String {
     format!("{shown}: its daemon is dead; run `thrufs umount {shown}`")
 }
 
-/// Whether nobody listens on the socket.
+/// Whether no process listens on the socket.
 pub(super) fn is_refused(error: &anyhow::Error) -> bool {
     is(error, ErrorKind::ConnectionRefused)
 }

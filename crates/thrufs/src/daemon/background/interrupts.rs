@@ -65,7 +65,7 @@ impl Interrupts {
         }
     }
 
-    /// Ends this process by `signal`, as it would have without anybody waiting for it: a shell ends its
+    /// Ends this process by `signal`, as without a handler: a shell ends its
     /// script at that.
     pub(super) fn die_of(&self, signal: Signal) -> ! {
         // Where it does not end the process, the exit code tells the same.
