@@ -190,7 +190,9 @@ impl Passthrough {
         let removed = &self.removed;
         let is_room = || removed.pinned() < removed.most;
         if let Some(waiting) = self.forgets.enter() {
-            waiting.until(Instant::now() + PIN_WAIT, is_room);
+            // In vain if clients use all of them.
+            let done = || is_room() || !removed.is_any_due();
+            waiting.until(Instant::now() + PIN_WAIT, done);
         }
         let count = removed.admit();
         if count.is_none() && !removed.told.swap(true, Ordering::Relaxed) {

@@ -148,7 +148,7 @@ impl Passthrough {
                 pressure.hold_back(self);
                 self.has_room_for_inode(u32::MAX)
             }
-            Some(pressure) => has_room && !pressure.is_far_over(self),
+            Some(pressure) => has_room && (!pressure.is_far_over(self) || pressure.is_in_vain()),
             None => has_room,
         }
     }
@@ -157,6 +157,17 @@ impl Passthrough {
         match self.config.inode_file_handles {
             InodeFileHandles::Never => self.used_descriptors() < self.room.for_inodes(uid),
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => true,
+        }
+    }
+
+    /// Whether one more inode can be held by a descriptor, for whatever request.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub(crate) fn check_inode_room(&self) -> Result<()> {
+        match self.used_descriptors() < self.room.for_inodes(0) {
+            true => Ok(()),
+            false => Err(Errno::ENFILE),
         }
     }
 

@@ -91,7 +91,7 @@ impl Passthrough {
     /// How the inode behind `fd` is held; and `fd`, if not by that.
     fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<(Held, Option<OwnedFd>)> {
         let is_mandatory = match self.config.inode_file_handles {
-            InodeFileHandles::Never => return Ok((Held::Fd(fd), None)),
+            InodeFileHandles::Never => return self.hold_by_fd(fd),
             InodeFileHandles::Prefer => false,
             InodeFileHandles::Mandatory => true,
         };
@@ -99,7 +99,7 @@ impl Passthrough {
             Ok(fid) => fid,
             // The file system has none, or none that fit.
             Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) if !is_mandatory => {
-                return Ok((Held::Fd(fd), None));
+                return self.hold_by_fd(fd);
             }
             Err(error) => return Err(error),
         };
@@ -111,10 +111,14 @@ impl Passthrough {
         });
         match mount {
             Ok(Some(mount)) => Ok((Held::Handle { mount, fid }, Some(fd))),
-            Ok(None) => Ok((Held::Fd(fd), None)),
             Err(error) if is_mandatory => Err(error),
-            Err(_unreadable) => Ok((Held::Fd(fd), None)),
+            Ok(None) | Err(_) => self.hold_by_fd(fd),
         }
+    }
+
+    fn hold_by_fd(&self, fd: OwnedFd) -> Result<(Held, Option<OwnedFd>)> {
+        self.check_inode_room()?;
+        Ok((Held::Fd(fd), None))
     }
 }
 
