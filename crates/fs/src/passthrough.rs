@@ -186,11 +186,17 @@ impl Passthrough {
     fn look_at_open_files(&self) {
         let began = Time::now();
         for handle in self.handles.watched() {
-            let watch = handle.file().and_then(|file| file.watch.as_ref());
-            // Once for all handles of a file.
-            if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
-                self.drop_cached(handle.ino, watch.look(&handle.fd));
-            }
+            self.look_aside(|| {
+                // Else it is closed by now.
+                let Some(handle) = handle.upgrade() else {
+                    return;
+                };
+                let watch = handle.file().and_then(|file| file.watch.as_ref());
+                // Once for all handles of a file.
+                if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
+                    self.drop_cached(handle.ino, watch.look(&handle.fd));
+                }
+            });
         }
     }
 

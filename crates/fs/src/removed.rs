@@ -5,7 +5,8 @@
 //! * such an inode stays usable until the kernel forgets it, as on a native file system. One that is
 //!   held by file handle is pinned by a descriptor before its name goes, since no handle opens it later;
 //! * what it occupies on SOURCE is free when remove(2) has returned, if the client does not use it: the
-//!   FORGET comes after the reply, so a request that finds SOURCE full waits for those that are due;
+//!   FORGET comes after the reply, so a request that finds SOURCE full waits for those that are due, and for
+//!   the daemon's own threads that look at open files;
 //! * pinned are at most so many as there is room for. Beyond that an UNLINK waits a little for FORGETs, and
 //!   then removes without a pin: better an inode that is gone for a client with thousands of
 //!   removed files in use than files that cannot be removed.
@@ -47,8 +48,10 @@ pub(crate) struct Removed {
     since: Mutex<HashMap<u64, Instant>>,
     /// How many there are: each FORGET asks.
     count: AtomicUsize,
-    /// How many the kernel has forgotten.
-    forgotten: AtomicU64,
+    /// How often the kernel has forgotten one, or a look aside has ended.
+    freed: AtomicU64,
+    /// Threads that serve no request and may have a file open for a moment.
+    aside: AtomicUsize,
     /// The operator has been told once.
     told: AtomicBool,
 }
@@ -61,7 +64,8 @@ impl Removed {
             pinned: Arc::default(),
             since: Mutex::default(),
             count: AtomicUsize::new(0),
-            forgotten: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+            aside: AtomicUsize::new(0),
             told: AtomicBool::new(false),
         }
     }
@@ -103,12 +107,15 @@ impl Removed {
     /// The kernel has forgotten `ino`, and nothing is open for it any more.
     fn forgotten(&self, ino: u64) {
         if self.remove(ino) {
-            self.forgotten.fetch_add(1, Ordering::Relaxed);
+            self.freed.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Whether there is one whose FORGET is due.
+    /// Whether there is one whose FORGET is due, or a file is open for a moment.
     fn is_any_due(&self) -> bool {
+        if self.aside.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
         let since = self.since.lock();
         since.values().any(|since| since.elapsed() < FORGET_IS_DUE)
     }
@@ -225,19 +232,29 @@ impl Passthrough {
         self.forgets.notify();
     }
 
+    /// Runs `look` of a thread that serves no request: what it has open meanwhile may be removed, released
+    /// and forgotten, and takes its space until `look` has closed it.
+    pub(crate) fn look_aside(&self, look: impl FnOnce()) {
+        self.removed.aside.fetch_add(1, Ordering::SeqCst);
+        look();
+        self.removed.freed.fetch_add(1, Ordering::SeqCst);
+        self.removed.aside.fetch_sub(1, Ordering::SeqCst);
+        self.forgets.notify();
+    }
+
     /// Runs `act`, again if it fails for want of space that removed inodes occupy until their FORGETs come.
     ///
     /// # Errors
     /// Of `act`.
     pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-        let before = self.removed.forgotten.load(Ordering::Relaxed);
+        let before = self.removed.freed.load(Ordering::SeqCst);
         match act() {
-            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_forgotten(before, full, act),
+            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
             done => done,
         }
     }
 
-    fn when_forgotten<T>(
+    fn when_freed<T>(
         &self,
         mut seen: u64,
         mut full: Errno,
@@ -245,35 +262,32 @@ impl Passthrough {
     ) -> Result<T> {
         let removed = &self.removed;
         let deadline = Instant::now() + FORGET_IS_DUE;
-        let forgotten = || removed.forgotten.load(Ordering::Relaxed);
+        let freed = || removed.freed.load(Ordering::SeqCst);
         let waiting = self.forgets.enter();
-        // At first also if none is due: the RELEASE that makes one due may be under way.
-        let (mut wait, mut is_first) = (removed.count.load(Ordering::Relaxed) > 0, true);
+        // Also if none is due: the RELEASE that makes one due may be under way.
+        let mut is_worth_a_step = removed.count.load(Ordering::Relaxed) > 0;
         loop {
-            if let (Some(waiting), true) = (&waiting, wait) {
-                let more = || forgotten() != seen;
-                waiting.until(Instant::now() + STEP, || {
-                    if is_first {
-                        more()
-                    } else {
-                        !removed.is_any_due()
-                    }
-                });
+            if let Some(waiting) = &waiting {
+                let step = Instant::now() + STEP;
+                match is_worth_a_step {
+                    true => waiting.until(step, || freed() != seen),
+                    false => waiting.until(step, || !removed.is_any_due()),
+                };
+                is_worth_a_step = false;
             }
-            if forgotten() == seen && !(waiting.is_some() && removed.is_any_due()) {
-                return Err(full);
-            }
-            if forgotten() != seen {
-                seen = forgotten();
+            let now = freed();
+            if now != seen {
+                seen = now;
                 match act() {
                     Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
                     done => return done,
                 }
+            } else if waiting.is_none() || !removed.is_any_due() {
+                return Err(full);
             }
             if Instant::now() >= deadline {
                 return Err(full);
             }
-            (wait, is_first) = (true, false);
         }
     }
 }
