@@ -25,8 +25,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::attr::{FileKind, key_of};
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, key_of};
 use crate::inode::{Inode, PinCount};
 use crate::passthrough::Passthrough;
 
@@ -184,7 +184,7 @@ impl Passthrough {
     }
 
     /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
-    fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
+    pub(crate) fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
         let Some(fd) = fd.filter(|_| !inode.is_pinned()) else {
             return false;
         };

@@ -67,23 +67,49 @@ fn request_for_an_unknown_inode_or_handle_is_refused() {
     assert_eq!(served.write(b.ino, opened.fh, 0, b"x"), Err(Errno::EBADF));
 }
 
+/// The kernel checks no mode after CREATE, so a file that is there already was opened with the
+/// server's rights for a caller that might not open it.
 #[test]
-fn create_over_an_existing_file_opens_it_unless_exclusive() {
+fn create_over_an_existing_file_makes_the_kernel_look_again_and_opens_nothing() {
     let served = Served::new();
     std::fs::write(served.source.path().join("file"), "content").unwrap();
+    std::fs::create_dir(served.source.path().join("dir")).unwrap();
     let new = served.new_node(ROOT, "file", libc::S_IFREG | 0o600);
     let exclusive = served.fs.create(&new, libc::O_RDWR | libc::O_EXCL);
     assert_eq!(exclusive.unwrap_err(), Errno::EEXIST);
-    let (entry, opened) = served.fs.create(&new, libc::O_RDWR).unwrap();
+    let again = served.fs.create(&new, libc::O_RDWR | libc::O_TRUNC);
+    assert_eq!(again.unwrap_err(), Errno::ESTALE);
+    let directory = served.new_node(ROOT, "dir", libc::S_IFREG | 0o600);
+    let directory = served.fs.create(&directory, libc::O_RDWR);
+    assert_eq!(directory.unwrap_err(), Errno::EISDIR);
+    assert_eq!((served.fs.open_handles(), served.fs.known_inodes()), (0, 1));
+    let content = std::fs::read(served.source.path().join("file")).unwrap();
+    assert_eq!(content, b"content");
+}
+
+/// A name that is gone by the kernel's second look and back by its second CREATE made that fail
+/// with ESTALE too, which open(2) then returns.
+#[test]
+fn lookup_after_a_create_that_met_a_file_finds_it_though_the_name_is_gone() {
+    let served = Served::new();
+    let path = served.source.path().join("file");
+    std::fs::write(&path, "content").unwrap();
+    let new = served.new_node(ROOT, "file", libc::S_IFREG | 0o600);
+    let met = served.fs.create(&new, libc::O_RDWR).unwrap_err();
+    assert_eq!(met, Errno::ESTALE);
+    std::fs::remove_file(&path).unwrap();
+    let name = OsStr::new("file");
+    let other_thread = served.fs.lookup_by(new.caller.pid + 1, ROOT, name);
+    assert_eq!(other_thread.unwrap_err(), Errno::ENOENT);
+    let entry = served.fs.lookup_by(new.caller.pid, ROOT, name).unwrap();
+    assert!(entry.entry_timeout.is_zero());
+    let opened = served.fs.open(entry.ino, libc::O_RDONLY).unwrap();
     assert_eq!(
         served.read(entry.ino, opened.fh, 0, 99).unwrap(),
         b"content"
     );
-    let (entry, opened) = served
-        .fs
-        .create(&new, libc::O_RDWR | libc::O_TRUNC)
-        .unwrap();
-    assert_eq!(served.read(entry.ino, opened.fh, 0, 99).unwrap(), b"");
+    let once = served.fs.lookup_by(new.caller.pid, ROOT, name);
+    assert_eq!(once.unwrap_err(), Errno::ENOENT);
 }
 
 #[test]

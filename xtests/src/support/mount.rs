@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -17,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
-use super::scratch::{Backing, Scratch};
+use super::scratch::{Backing, Layout, Scratch};
 use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -28,6 +29,26 @@ pub const CACHE: &str = "THRUFS_TEST_CACHE";
 pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
+
+/// Names that mkdir(1) takes: those that the mount table escapes, separators of options, what is no text,
+/// and what looks like an option or one of the kernel's own words.
+pub const STRANGE_NAMES: &[&[u8]] = &[
+    b"a b",
+    b"a\nb",
+    b"a\tb",
+    b"a\\b",
+    b"a\\040b",
+    b"a#b",
+    b"a,b",
+    b"a\\,b",
+    b"\xff\xfe",
+    b"a:b=c",
+    b"'\"$`*",
+    b"\x1b[31m\x7f",
+    b" ",
+    b"-o",
+    b"x (deleted)",
+];
 
 /// The cache mode of this run.
 pub fn cache_mode() -> String {
@@ -59,12 +80,29 @@ pub fn is_mounted(path: &Path) -> bool {
 
 /// The line of /proc/self/mountinfo for this mount point (the topmost, if several).
 pub fn mount_line(path: &Path) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let path = path.to_str()?;
-    let mut lines = table.lines().rev();
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let path = escaped(path);
+    let mut lines = table.rsplit(|byte| *byte == b'\n');
     lines
-        .find(|line| line.split(' ').nth(4) == Some(path))
-        .map(str::to_owned)
+        .find(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&path))
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+}
+
+/// The mount table at `path`, such as /proc/self/mountinfo. Not as UTF-8, which the name of any mount
+/// point may break.
+pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
+/// As the mount table has it.
+fn escaped(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes
+        .flat_map(|byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![*other],
+        })
+        .collect()
 }
 
 /// The directory of the FUSE connection behind a mount point, in the control file system.
@@ -369,8 +407,26 @@ pub fn on_backing(
     options: &[&str],
     body: impl FnOnce(&Mount) -> Outcome,
 ) -> Outcome {
+    on_scratch(|| Scratch::new(backing), options, body)
+}
+
+/// The same for a test that needs the top of that file system as SOURCE, such as to remount it.
+pub fn on_whole(
+    backing: Backing,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
+    let scratch = || Scratch::with(backing, Layout::AsBacked);
+    on_scratch(scratch, options, body)
+}
+
+fn on_scratch(
+    scratch: impl FnOnce() -> Result<Scratch>,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
     case(|| {
-        let mount = Mount::new(backing, options)?;
+        let mount = Mount::of(scratch()?, options)?;
         match body(&mount) {
             Ok(()) => mount.unmount(),
             Err(error) => {

@@ -7,13 +7,21 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use thrufs_sys::creds::{FsCreds, Power, Umask};
 
+use crate::caller::Caller;
+use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, statx};
 use crate::ops::open::Opened;
-use crate::passthrough::{Caller, Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
+
+/// How often a name may come and go while one CREATE is served.
+const ATTEMPTS: usize = 100;
 
 /// What is made, by whom.
 #[derive(Clone, Copy, Debug)]
@@ -78,32 +86,67 @@ impl Passthrough {
         self.lookup_at(&dir, new.name)
     }
 
-    /// Makes and opens a regular file; opens the one that is there, unless O_EXCL forbids it.
+    /// Makes and opens a regular file. One that is there already is not opened: the kernel is made
+    /// to look again, and to check its caller ([`crate::create_retry`]).
     ///
     /// # Errors
-    /// As [`Passthrough::mknod`] and [`Passthrough::open`].
+    /// ESTALE for what is there already, EEXIST with O_EXCL, EISDIR for a directory; else as
+    /// [`Passthrough::mknod`].
     pub fn create(&self, new: &NewNode<'_>, flags: i32) -> Result<(Entry, Opened)> {
         self.check_writable()?;
         self.check_room()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
-        match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
-            Ok(file) => {
-                let path = self.reopen(&file, libc::O_PATH)?;
-                let entry = self.enter(path)?;
-                let opened = self.opened(entry.ino, file, flags);
-                Ok((entry, opened))
-            }
-            // Somebody made it since the kernel looked, by way of SOURCE or another mount.
-            Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => {
-                let entry = self.lookup_at(&dir, new.name)?;
-                let opened = self.open_existing(entry.ino, flags, &new.caller);
-                if opened.is_err() {
-                    self.forget(entry.ino, 1);
+        for _ in 0..ATTEMPTS {
+            match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
+                Ok(file) => {
+                    let entry = self.enter(self.reopen(&file, libc::O_PATH)?)?;
+                    let opened = self.opened(entry.ino, file, flags);
+                    return Ok((entry, opened));
                 }
-                Ok((entry, opened?))
+                // Made since the kernel looked, by way of SOURCE or another mount.
+                Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => {}
+                Err(error) => return Err(error),
             }
-            Err(error) => Err(error),
+            match self.remember_existing(&dir, new) {
+                // Gone again.
+                Err(Errno::ENOENT) => {}
+                Ok(()) => return Err(Errno::ESTALE),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Errno::ESTALE)
+    }
+
+    /// Keeps what has the name, for the LOOKUP that ESTALE causes.
+    fn remember_existing(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<()> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = rustix::fs::openat(dir, component(new.name)?, flags, Mode::empty());
+        let fd = found.or_errno()?;
+        // Whoever asks: and a directory that has another name by then must not get this one.
+        if FileKind::from_mode(u32::from(statx(&fd)?.stx_mode)) == FileKind::Directory {
+            return Err(Errno::EISDIR);
+        }
+        self.create_retries.put(Met {
+            tid: new.caller.pid,
+            parent: new.parent,
+            name: new.name.to_owned(),
+            fd,
+        });
+        Ok(())
+    }
+
+    /// [`Passthrough::lookup`] by thread `tid`, which may have been sent by the answer to a CREATE.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn lookup_by(&self, tid: u32, parent: u64, name: &OsStr) -> Result<Entry> {
+        match self.create_retries.take(tid, parent, name) {
+            Some(met) => Ok(Entry {
+                entry_timeout: Duration::ZERO,
+                ..self.enter(met)?
+            }),
+            None => self.lookup(parent, name),
         }
     }
 
@@ -113,23 +156,6 @@ impl Passthrough {
         let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(new.mode & 0o7777);
         new.as_caller(|| rustix::fs::openat(dir, &name, flags, mode).or_errno())
-    }
-
-    fn open_existing(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
-        let opened = self.open(ino, flags)?;
-        if flags & libc::O_TRUNC != 0 {
-            let truncated = self
-                .kill_suidgid_unless_privileged(ino, opened.fh, caller)
-                .and_then(|()| self.handle(opened.fh, ino))
-                .and_then(|handle| {
-                    self.changing(&handle, || self.backing.truncate(handle.fd.as_fd(), 0))
-                });
-            if truncated.is_err() {
-                self.release(ino, opened.fh);
-            }
-            truncated?;
-        }
-        Ok(opened)
     }
 }
 
