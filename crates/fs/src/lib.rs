@@ -47,6 +47,7 @@ mod inode;
 mod negotiated;
 mod notifier;
 mod ops;
+mod parked;
 mod passthrough;
 mod recent_fds;
 mod removed;

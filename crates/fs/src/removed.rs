@@ -26,13 +26,14 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::error::{Errno, IntoErrno, Result};
+use crate::forget_wait::ForgetWait;
 use crate::inode::identity::{FileKind, key_of};
 use crate::inode::{Inode, PinCount};
 use crate::passthrough::Passthrough;
 
 /// A FORGET comes this long after the removal, on a machine however busy; later, and the client uses
 /// the inode.
-const FORGET_IS_DUE: Duration = Duration::from_secs(1);
+const FORGET_IS_DUE: Duration = Duration::from_secs(3);
 /// A request that found SOURCE full tries again after this, if something was forgotten meanwhile.
 const STEP: Duration = Duration::from_millis(5);
 /// An UNLINK waits as long for one of too many pinned inodes.
@@ -48,24 +49,53 @@ pub(crate) struct Removed {
     since: Mutex<HashMap<u64, Instant>>,
     /// How many there are: each FORGET asks.
     count: AtomicUsize,
-    /// How often the kernel has forgotten one, or a look aside has ended.
+    /// How often the kernel has forgotten one.
     freed: AtomicU64,
-    /// Threads that serve no request and may have a file open for a moment.
-    aside: AtomicUsize,
+    aside: Arc<Aside>,
     /// The operator has been told once.
     told: AtomicBool,
 }
 
+/// Work on a file that no request of the file's own waits for: by the daemon's own threads, or for another
+/// file's request.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    running: AtomicUsize,
+    /// How often it has ended.
+    ended: AtomicU64,
+    forgets: Arc<ForgetWait>,
+}
+
+impl Aside {
+    /// Whose end `forgets` is told of.
+    pub(crate) fn new(forgets: &Arc<ForgetWait>) -> Arc<Self> {
+        Arc::new(Self {
+            forgets: Arc::clone(forgets),
+            ..Self::default()
+        })
+    }
+
+    /// Runs `work`: the file that it has open may be removed, released and forgotten meanwhile, and takes
+    /// its space until `work` has closed it.
+    pub(crate) fn run(&self, work: impl FnOnce()) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        work();
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.forgets.notify();
+    }
+}
+
 impl Removed {
     /// With at most `most` that are pinned.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize, aside: Arc<Aside>) -> Self {
         Self {
             most,
             pinned: Arc::default(),
             since: Mutex::default(),
             count: AtomicUsize::new(0),
             freed: AtomicU64::new(0),
-            aside: AtomicUsize::new(0),
+            aside,
             told: AtomicBool::new(false),
         }
     }
@@ -111,9 +141,15 @@ impl Removed {
         }
     }
 
+    /// Changes when space on SOURCE may have become free.
+    fn freed(&self) -> u64 {
+        let ended = self.aside.ended.load(Ordering::SeqCst);
+        self.freed.load(Ordering::SeqCst).wrapping_add(ended)
+    }
+
     /// Whether there is one whose FORGET is due, or a file is open for a moment.
     fn is_any_due(&self) -> bool {
-        if self.aside.load(Ordering::SeqCst) > 0 {
+        if self.aside.running.load(Ordering::SeqCst) > 0 {
             return true;
         }
         let since = self.since.lock();
@@ -229,17 +265,16 @@ impl Passthrough {
         inode.let_go();
         drop(inode);
         self.removed.forgotten(ino);
+        if let Some(pressure) = &self.pressure {
+            pressure.forgotten();
+        }
         self.forgets.notify();
+        self.parked.notify();
     }
 
-    /// Runs `look` of a thread that serves no request: what it has open meanwhile may be removed, released
-    /// and forgotten, and takes its space until `look` has closed it.
+    /// As [`Aside::run`].
     pub(crate) fn look_aside(&self, look: impl FnOnce()) {
-        self.removed.aside.fetch_add(1, Ordering::SeqCst);
-        look();
-        self.removed.freed.fetch_add(1, Ordering::SeqCst);
-        self.removed.aside.fetch_sub(1, Ordering::SeqCst);
-        self.forgets.notify();
+        self.removed.aside.run(look);
     }
 
     /// Runs `act`, again if it fails for want of space that removed inodes occupy until their FORGETs come.
@@ -247,7 +282,7 @@ impl Passthrough {
     /// # Errors
     /// Of `act`.
     pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-        let before = self.removed.freed.load(Ordering::SeqCst);
+        let before = self.removed.freed();
         match act() {
             Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
             done => done,
@@ -262,7 +297,7 @@ impl Passthrough {
     ) -> Result<T> {
         let removed = &self.removed;
         let deadline = Instant::now() + FORGET_IS_DUE;
-        let freed = || removed.freed.load(Ordering::SeqCst);
+        let freed = || removed.freed();
         let waiting = self.forgets.enter();
         // Also if none is due: the RELEASE that makes one due may be under way.
         let mut is_worth_a_step = removed.count.load(Ordering::Relaxed) > 0;
@@ -307,7 +342,7 @@ mod tests {
         let source = tempfile::tempdir().unwrap();
         let top = File::open(source.path()).unwrap();
         let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
-        fs.removed = Removed::new(2);
+        fs.removed = Removed::new(2, Arc::default());
         let look_up = |index| {
             let name = format!("f{index}");
             File::create(source.path().join(&name)).unwrap();
@@ -361,7 +396,7 @@ mod tests {
     /// The RELEASE of a removed file that was open for long makes its FORGET due.
     #[test]
     fn released_makes_a_forget_due_again() {
-        let removed = Removed::new(2);
+        let removed = Removed::new(2, Arc::default());
         removed.insert(7);
         let long_ago = Instant::now().checked_sub(2 * FORGET_IS_DUE).unwrap();
         removed.since.lock().insert(7, long_ago);
