@@ -51,7 +51,7 @@ impl Room {
         )
     }
 
-    fn of(limit: u64, owner: u32) -> Self {
+    pub(crate) fn of(limit: u64, owner: u32) -> Self {
         let reserve = RESERVE.min(limit / 4);
         Self {
             most: usize::try_from(limit - reserve).unwrap_or(usize::MAX),

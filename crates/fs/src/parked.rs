@@ -146,3 +146,95 @@ impl Passthrough {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use super::*;
+    use crate::config::{Config, InodeFileHandles};
+    use crate::fd_limit::Room;
+    use crate::inode::ROOT_INO;
+
+    /// Serves the files f0 to f299 with a descriptor for each inode and a limit of 256, all looked up that can be.
+    /// The kernel forgets nothing of itself.
+    fn crowded() -> (tempfile::TempDir, Arc<Passthrough>, Vec<u64>) {
+        let source = tempfile::tempdir().unwrap();
+        let config = Config {
+            inode_file_handles: InodeFileHandles::Never,
+            max_inodes: Some(64),
+            ..Config::default()
+        };
+        let top = File::open(source.path()).unwrap();
+        let mut fs = Passthrough::new(top.into(), config).unwrap();
+        fs.room = Room::of(256, 0);
+        let mut known = Vec::new();
+        for index in 0..300 {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            if fs.admit(Opcode::Lookup, 1000).is_ok() {
+                known.push(fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino);
+            }
+        }
+        assert_eq!(known.len(), 180);
+        (source, Arc::new(fs), known)
+    }
+
+    /// Parks a LOOKUP of user 1000; its outcome.
+    fn look_up(fs: &Arc<Passthrough>) -> Receiver<crate::error::Result<()>> {
+        let (sender, outcome) = channel();
+        let served = Arc::downgrade(fs);
+        let serve = move || {
+            let admitted = served.upgrade().unwrap().admit(Opcode::Lookup, 1000);
+            sender.send(admitted).unwrap();
+        };
+        fs.park(Opcode::Lookup, 1000, Box::new(serve));
+        outcome
+    }
+
+    /// The one session thread could not wait: it was the one that would have read the FORGET.
+    #[test]
+    fn park_on_the_only_session_thread_waits_until_it_has_served_a_forget() {
+        let (_source, fs, known) = crowded();
+        // The kernel is told, and forgets when its FORGETs are read: below.
+        fs.start_pruning(Some(Box::new(|_batch| Ok(())))).unwrap();
+        assert!(fs.has_to_wait(Opcode::Lookup, 1000));
+        assert!(!fs.has_to_wait(Opcode::Lookup, 0), "root has a share");
+        assert!(!fs.has_to_wait(Opcode::GetAttr, 1000));
+        let outcomes = [look_up(&fs), look_up(&fs)];
+        assert!(
+            outcomes[0].try_recv().is_err(),
+            "served without a descriptor"
+        );
+        known.iter().for_each(|ino| fs.forget(*ino, 1));
+        for outcome in outcomes {
+            assert_eq!(outcome.recv_timeout(LONGEST), Ok(Ok(())));
+        }
+        fs.stop_notifying();
+    }
+
+    #[test]
+    fn park_while_the_kernel_uses_all_inodes_is_enfile() {
+        let (_source, fs, _known) = crowded();
+        fs.start_pruning(Some(Box::new(|_batch| Ok(())))).unwrap();
+        let outcome = look_up(&fs).recv_timeout(LONGEST);
+        assert_eq!(outcome, Ok(Err(crate::error::Errno::ENFILE)));
+        assert!(!fs.has_to_wait(Opcode::Lookup, 1000), "known by now");
+        fs.stop_notifying();
+    }
+
+    #[test]
+    fn stop_answers_what_is_parked() {
+        let (_source, fs, _known) = crowded();
+        fs.start_pruning(Some(Box::new(|_batch| Ok(())))).unwrap();
+        let outcome = look_up(&fs);
+        fs.stop_notifying();
+        assert!(outcome.recv_timeout(LONGEST).is_ok());
+        assert!(
+            look_up(&fs).recv_timeout(LONGEST).is_ok(),
+            "parked after the end"
+        );
+    }
+}
