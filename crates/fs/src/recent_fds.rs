@@ -50,7 +50,7 @@ impl RecentFds {
     }
 
     /// Keeps `fd`, which is one on `inode`, unless the inode has one.
-    pub(crate) fn keep(&self, inode: &Arc<Inode>, fd: OwnedFd) {
+    pub(crate) fn keep(&self, inode: &Arc<Inode>, fd: Arc<OwnedFd>) {
         if !self.running.load(Ordering::Relaxed) {
             return;
         }

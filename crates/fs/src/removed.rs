@@ -175,10 +175,14 @@ impl Passthrough {
             return self.removing_one_of_several(&inode, remove);
         }
         // The file that the kernel knows may be gone, and another one have its inode number.
-        let pinned = self.pin(&inode, inode.fd_to_pin().ok().flatten());
+        let fd = inode.fd_to_pin().ok().flatten();
+        let pinned = self.pin(&inode, fd.clone());
         let removed = remove();
         match removed {
-            Ok(()) => self.note_removed(&inode),
+            Ok(()) => {
+                self.keep_for_setattr(&inode, fd);
+                self.note_removed(&inode);
+            }
             Err(_) if pinned => inode.let_go(),
             Err(_) => {}
         }
@@ -201,10 +205,19 @@ impl Passthrough {
                 .and_then(|fd| rustix::fs::fstat(fd).or_errno()),
         };
         if stat.is_ok_and(|stat| stat.st_nlink == 0) {
-            self.pin(inode, to_pin);
+            self.pin(inode, to_pin.clone());
+            self.keep_for_setattr(inode, to_pin);
             self.note_removed(inode);
         }
         Ok(())
+    }
+
+    /// With the writeback cache, unlink(2) sends the times of what it has removed (fuse_entry_unlinked), and the
+    /// next syncfs(2) on the mount, of whatever caller, has the error of that SETATTR.
+    fn keep_for_setattr(&self, inode: &Arc<Inode>, fd: Option<Arc<OwnedFd>>) {
+        if let Some(fd) = fd.filter(|_| self.config.writeback && !inode.is_pinned()) {
+            self.recent.keep(inode, fd);
+        }
     }
 
     /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
@@ -335,7 +348,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, InodeFileHandles};
     use crate::inode::ROOT_INO;
-    use crate::ops::Place;
+    use crate::ops::{Place, SetAttr, SetTime};
 
     /// Serves f0 to f3, all looked up; two may be pinned.
     fn serve() -> Option<(tempfile::TempDir, Passthrough, Vec<u64>)> {
@@ -390,6 +403,25 @@ mod tests {
             }
         });
         assert_eq!(fs.removed.pinned(), 2);
+        fs.stop_notifying();
+    }
+
+    /// unlink(2) of a file that there was no room to pin was followed by a SETATTR that was ESTALE, and syncfs(2) on
+    /// the mount failed with that.
+    #[test]
+    fn setattr_of_the_times_of_a_file_removed_without_a_pin_succeeds_with_the_writeback_cache() {
+        let Some((_source, mut fs, inodes)) = serve() else {
+            return;
+        };
+        fs.config.writeback = true;
+        fs.start_serving(2).unwrap();
+        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
+        assert!(!fs.inode(inodes[2]).unwrap().is_pinned());
+        let times = SetAttr {
+            mtime: Some(SetTime::Now),
+            ..SetAttr::default()
+        };
+        assert_eq!(fs.setattr(inodes[2], &times).map(drop), Ok(()));
         fs.stop_notifying();
     }
 

@@ -65,7 +65,7 @@ impl Passthrough {
             Some(fd) if stat.stx_nlink == 0 => {
                 self.pin(&inode, Some(Arc::new(fd)));
             }
-            Some(fd) => self.recent.keep(&inode, fd),
+            Some(fd) => self.recent.keep(&inode, Arc::new(fd)),
             None => {}
         }
         if let Some(pressure) = &self.pressure {
