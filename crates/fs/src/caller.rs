@@ -32,6 +32,32 @@ pub struct CallerStatus {
     pub effective: Option<u64>,
     /// Signals that are pending and not blocked.
     pub pending: u64,
+    /// Users that its user namespace has. Looked up only for one that is not root and has a
+    /// capability: it has that over their files.
+    pub mapped_users: IdRanges,
+    /// Groups, likewise.
+    pub mapped_groups: IdRanges,
+}
+
+/// Ids, as ranges of a first one and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRanges(Vec<(u32, u32)>);
+
+impl IdRanges {
+    /// Those of /proc/TID/uid_map or gid_map that are mapped, as they are in this process's namespace.
+    fn read(path: &str) -> Self {
+        let map = std::fs::read_to_string(path).unwrap_or_default();
+        let range = |line: &str| {
+            let mut fields = line.split_whitespace().skip(1);
+            Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        };
+        Self(map.lines().filter_map(range).collect())
+    }
+
+    fn has(&self, id: u32) -> bool {
+        let mut ranges = self.0.iter();
+        ranges.any(|(first, count)| id.checked_sub(*first).is_some_and(|after| after < *count))
+    }
 }
 
 /// What /proc says of thread `tid`; none when it is gone or cannot be seen.
@@ -40,14 +66,24 @@ pub fn read_status(tid: u32) -> Option<CallerStatus> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let mask = |name: &str| u64::from_str_radix(field(name)?.trim(), 16).ok();
     let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
+    let effective = mask("CapEff:");
+    // Real, effective, saved, file system.
+    let is_root = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)) == Some("0");
+    let mapped = |file: &str| match effective {
+        Some(0) | None => IdRanges::default(),
+        Some(_) if is_root => IdRanges::default(),
+        Some(_) => IdRanges::read(&format!("/proc/{tid}/{file}")),
+    };
     Some(CallerStatus {
         groups: field("Groups:")
             .unwrap_or_default()
             .split_whitespace()
             .filter_map(|gid| gid.parse().ok())
             .collect(),
-        effective: mask("CapEff:"),
+        effective,
         pending: pending & !mask("SigBlk:").unwrap_or(0),
+        mapped_users: mapped("uid_map"),
+        mapped_groups: mapped("gid_map"),
     })
 }
 
@@ -104,6 +140,26 @@ pub(crate) fn has_fsetid(caller: &Caller) -> bool {
     effective.is_none_or(|caps| caps & CAP_FSETID != 0)
 }
 
+/// Whether thread `tid`, which is not root, has `capability` over files of these users and groups: its
+/// user namespace must have them (capable_wrt_inode_uidgid). False when it cannot be seen from here.
+pub(crate) fn has_over(
+    tid: u32,
+    capability: CapabilitySet,
+    mut owners: impl Iterator<Item = (u32, u32)>,
+) -> bool {
+    status(tid).is_some_and(|status| {
+        status.effective.unwrap_or(0) & capability.bits() != 0
+            && owners
+                .all(|(uid, gid)| status.mapped_users.has(uid) && status.mapped_groups.has(gid))
+    })
+}
+
+/// Whether thread `tid` can be seen from here, and has none of `capabilities`.
+pub(crate) fn lacks(tid: u32, capabilities: CapabilitySet) -> bool {
+    let effective = status(tid).and_then(|status| status.effective);
+    effective.is_some_and(|effective| effective & capabilities.bits() == 0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,6 +168,25 @@ mod tests {
     fn has_fsetid_of_another_user_is_false() {
         let (uid, gid, pid) = (12345, 0, std::process::id());
         assert!(!has_fsetid(&Caller { uid, gid, pid }));
+    }
+
+    #[test]
+    fn id_ranges_have_what_the_map_says_and_nothing_else() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "         0      23001          2\n 7 0 1\n").unwrap();
+        let ranges = IdRanges::read(file.path().to_str().unwrap());
+        for (id, is_there) in [(0, true), (1, false), (23_000, false), (23_002, true)] {
+            assert_eq!(ranges.has(id), is_there, "{id}");
+        }
+        assert!(!ranges.has(23_003));
+        assert!(IdRanges::read("/proc/self/uid_map").has(0));
+        assert!(!IdRanges::read("/nowhere").has(0));
+    }
+
+    #[test]
+    fn lacks_of_a_thread_that_is_gone_is_false() {
+        assert!(!lacks(u32::MAX, CapabilitySet::all()));
+        assert!(lacks(std::process::id(), CapabilitySet::empty()));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::attr::FileKind;
@@ -63,6 +64,23 @@ pub(crate) struct Inode {
     pub(crate) nlookup: AtomicU64,
     /// A READ has been served whose bytes the kernel may have cached.
     pub(crate) is_read: AtomicBool,
+    /// What the kernel was told last of mode and owner.
+    pub(crate) told: Told,
+}
+
+/// A digest of the mode and the owner that a reply had; 0 for none.
+#[derive(Debug, Default)]
+pub(crate) struct Told(AtomicU64);
+
+impl Told {
+    fn digest(stat: &Statx) -> u64 {
+        let owner = u64::from(stat.stx_uid) << 32 | u64::from(stat.stx_gid);
+        // The finalizer of SplitMix64, so that no two owners differ in a mode's bits alone.
+        let mut x = owner.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        x ^ (x >> 31) ^ u64::from(stat.stx_mode)
+    }
 }
 
 /// An O_PATH descriptor on an inode, for as long as an operation needs it.
@@ -82,6 +100,16 @@ impl AsFd for PathFd<'_> {
 }
 
 impl Inode {
+    /// The kernel is told these attributes now.
+    pub(crate) fn tell(&self, stat: &Statx) {
+        self.told.0.store(Told::digest(stat), Ordering::Relaxed);
+    }
+
+    /// Whether mode and owner are what the kernel was told last.
+    pub(crate) fn is_told(&self, stat: &Statx) -> bool {
+        self.told.0.load(Ordering::Relaxed) == Told::digest(stat)
+    }
+
     /// An O_PATH descriptor on this inode.
     pub(crate) fn path_fd(&self) -> Result<PathFd<'_>> {
         match &self.held {

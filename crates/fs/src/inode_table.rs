@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::RwLock;
 
 use crate::attr::FileKind;
-use crate::inode::{Held, Inode, InodeKey, ROOT_INO};
+use crate::inode::{Held, Inode, InodeKey, ROOT_INO, Told};
 
 /// Numbers that we make up have the top bit set: file systems count from below.
 const SYNTHETIC: u64 = 1 << 63;
@@ -43,6 +43,7 @@ impl InodeTable {
             held,
             nlookup: AtomicU64::new(1),
             is_read: AtomicBool::new(false),
+            told: Told::default(),
         });
         let mut maps = Maps::default();
         maps.by_key.insert(root_key, ROOT_INO);
@@ -129,6 +130,7 @@ impl InodeTable {
             held,
             nlookup,
             is_read: AtomicBool::new(false),
+            told: Told::default(),
         });
         maps.by_ino.insert(ino, inode.clone());
         maps.by_key.insert(key, ino);

@@ -12,6 +12,7 @@ mod namespace;
 mod open;
 mod privs;
 mod range;
+mod rights;
 mod statfs;
 mod write;
 mod xattr;

@@ -308,11 +308,14 @@ impl Passthrough {
                     return Err(error);
                 }
             },
-            None => Attr {
-                ino: inode.ino,
-                stat,
-                foreign: None,
-            },
+            None => {
+                inode.tell(&stat);
+                Attr {
+                    ino: inode.ino,
+                    stat,
+                    foreign: None,
+                }
+            }
         };
         Ok(Entry {
             ino: inode.ino,

@@ -29,6 +29,9 @@ pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
 
+/// For what maps files shared, also where they are not cached; as harmless as without where they are.
+pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
 /// The cache mode of this run.
 pub fn cache_mode() -> String {
     std::env::var(CACHE).unwrap_or_else(|_| "auto".to_owned())

@@ -142,7 +142,9 @@ impl Filesystem for FuseAdapter {
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::Unlink, req, parent, |fs| fs.unlink(at)),
+            self.run(Opcode::Unlink, req, parent, |fs| {
+                fs.unlink(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -150,7 +152,9 @@ impl Filesystem for FuseAdapter {
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::RmDir, req, parent, |fs| fs.rmdir(at)),
+            self.run(Opcode::RmDir, req, parent, |fs| {
+                fs.rmdir(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -183,7 +187,7 @@ impl Filesystem for FuseAdapter {
         let from = place(parent, name);
         let to = place(newparent, newname);
         let done = self.run(Opcode::Rename, req, parent, |fs| {
-            fs.rename(from, to, flags.bits())
+            fs.rename(from, to, flags.bits(), &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -202,7 +206,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::Open, req, ino, |fs| fs.open(ino.0, flags.0)) {
+        match self.run(Opcode::Open, req, ino, |fs| {
+            fs.open(ino.0, flags.0, &self.caller(req)?)
+        }) {
             Ok(opened) => {
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
@@ -374,7 +380,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::OpenDir, req, ino, |fs| fs.opendir(ino.0)) {
+        match self.run(Opcode::OpenDir, req, ino, |fs| {
+            fs.opendir(ino.0, &self.caller(req)?)
+        }) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
             Err(error) => reply.error(error),
         }
@@ -512,7 +520,7 @@ impl Filesystem for FuseAdapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.run(Opcode::RemoveXattr, req, ino, |fs| {
-            fs.removexattr(ino.0, name)
+            fs.removexattr(ino.0, name, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -608,7 +616,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyIoctl,
     ) {
         match self.run(Opcode::Ioctl, req, (ino, fh), |fs| {
-            fs.ioctl(ino.0, fh.0, cmd, in_data)
+            fs.ioctl(ino.0, fh.0, cmd, in_data, &self.caller(req)?)
         }) {
             Ok(output) => reply.ioctl(0, &output),
             Err(error) => reply.error(error),

@@ -1,12 +1,14 @@
 //! LINK, UNLINK, RMDIR, RENAME and READLINK: names, and what they stand for.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
+use rustix::thread::CapabilitySet;
 
 use crate::error::{Errno, IntoErrno, Result};
-use crate::passthrough::{Entry, Passthrough, component};
+use crate::inode::PathFd;
+use crate::passthrough::{Caller, Entry, Passthrough, component};
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]
@@ -37,35 +39,48 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
-    pub fn unlink(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::empty())
+    pub fn unlink(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::empty(), caller)
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
-    pub fn rmdir(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::REMOVEDIR)
+    pub fn rmdir(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::REMOVEDIR, caller)
     }
 
-    fn remove(&self, at: Place<'_>, flags: AtFlags) -> Result<()> {
+    fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
-        rustix::fs::unlinkat(self.path_fd(&parent)?, component(at.name)?, flags).or_errno()
+        let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
+        let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
+        self.as_owner(caller, CapabilitySet::empty(), remove, || {
+            owners_of(&[(&dir, &name)])
+        })
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
     ///
     /// # Errors
     /// EINVAL for other flags or where the backing file system lacks these; else its own.
-    pub fn rename(&self, from: Place<'_>, to: Place<'_>, flags: u32) -> Result<()> {
+    pub fn rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+        caller: &Caller,
+    ) -> Result<()> {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
         let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (from, to) = (component(from.name)?, component(to.name)?);
-        rustix::fs::renameat_with(old, from, new, to, flags).or_errno()
+        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+        self.as_owner(caller, CapabilitySet::empty(), rename, || {
+            owners_of(&[(&old, &from), (&new, &to)])
+        })
     }
 
     /// Content of a symbolic link.
@@ -77,4 +92,18 @@ impl Passthrough {
         let target = rustix::fs::readlinkat(self.path_fd(&inode)?, c"", Vec::new()).or_errno()?;
         Ok(target.into_bytes())
     }
+}
+
+/// Mode and owner of those names that there are.
+fn owners_of(names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+    let mut found = Vec::new();
+    for (dir, name) in names {
+        match rustix::fs::statx(dir, *name, AtFlags::SYMLINK_NOFOLLOW, wanted).or_errno() {
+            Ok(stat) => found.push(stat),
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

@@ -10,7 +10,8 @@ use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::foreign::{Entered, Time};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
-use crate::passthrough::Passthrough;
+use crate::ops::rights::Wanted;
+use crate::passthrough::{Caller, Passthrough};
 use crate::write_batch::WriteGroup;
 
 /// An open file or directory, and what the kernel may do with it.
@@ -38,8 +39,9 @@ impl Passthrough {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// EROFS for writing on a read-only mount; else the backing file system's.
-    pub fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+    /// EROFS for writing on a read-only mount; ESTALE where the kernel must check `caller` once more;
+    /// else the backing file system's.
+    pub fn open(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             self.check_writable()?;
         }
@@ -57,6 +59,7 @@ impl Passthrough {
             }
             opened => opened?,
         };
+        self.check_still_open_to(caller, &inode, &file, Wanted::by_flags(flags))?;
         Ok(self.opened(ino, file, flags))
     }
 
@@ -152,11 +155,12 @@ impl Passthrough {
     /// Opens a directory.
     ///
     /// # Errors
-    /// The backing file system's.
-    pub fn opendir(&self, ino: u64) -> Result<Opened> {
+    /// ESTALE where the kernel must check `caller` once more; else the backing file system's.
+    pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
         self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        self.check_still_open_to(caller, &inode, &fd, Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::new(()));
         let fh = self.handles.insert(Handle { ino, fd, kind });
         let keep_cache = match self.config.cache {
