@@ -24,10 +24,13 @@ use crate::report::Report;
 use crate::support::skip::missing;
 use stages::{STAGES, Stage};
 
+/// So many of the slowest tests are named at the end.
+const SLOWEST: usize = 10;
+
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Run just this stage, or those whose names begin so: `mount` is all three cache modes
+    /// Run just this stage, or those whose names begin so: `mount` is the tier in all its modes
     /// (may be given several times).
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
@@ -76,6 +79,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         println!("{} ({:.0?})", report.summary(), start.elapsed());
         print_details(&report);
         all.merge(report);
+    }
+    for (name, seconds) in all.slowest(SLOWEST) {
+        println!("{seconds:7.1} s  {name}");
     }
     println!("{}", all.summary());
     Ok(if all.failed.is_empty() {

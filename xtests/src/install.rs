@@ -3,12 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 
-use crate::support::command::{output, succeed};
+use crate::support::command::{describe, output, succeed};
 use crate::support::skip::missing;
+
+/// What takes no longer needs no word.
+const NOT_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The repository's top directory.
 pub fn root() -> PathBuf {
@@ -35,18 +40,32 @@ pub fn cargo(args: &[&str]) -> Command {
     command
 }
 
+/// As [`succeed`], for what may compile for minutes, or wait for another cargo: a line on stderr says so.
+///
+/// # Errors
+/// As of [`succeed`].
+pub fn patiently(command: &mut Command) -> Result<String> {
+    let what = describe(command);
+    let (ended, end) = channel::<()>();
+    std::thread::scope(|threads| {
+        threads.spawn(move || {
+            if end.recv_timeout(NOT_AT_ONCE) == Err(RecvTimeoutError::Timeout) {
+                eprintln!("waiting for {what}");
+            }
+        });
+        let said = succeed(command);
+        drop(ended);
+        said
+    })
+}
+
 /// The daemon, as this checkout builds it.
 ///
 /// # Errors
 /// When it cannot be built.
 pub fn thrufs() -> Result<PathBuf> {
-    succeed(&mut cargo(&[
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "thrufs",
-    ]))?;
+    let words = ["build", "--quiet", "--release", "--package", "thrufs"];
+    patiently(&mut cargo(&words))?;
     Ok(target().join("release/thrufs"))
 }
 
@@ -127,7 +146,7 @@ pub fn tool(krate: &str, version: &str) -> Result<PathBuf> {
         .arg(&tools);
     install.arg("--target-dir").arg(tools.join("build"));
     install.arg(format!("{krate}@{version}"));
-    succeed(&mut install).map_err(|error| {
+    patiently(&mut install).map_err(|error| {
         missing(format!(
             "{krate} {version}: `cargo install {krate}@{version}` ({error:#})"
         ))

@@ -49,6 +49,8 @@ enum Command {
     Instructions(BuildArgs),
     /// Boot each kernel several times and compare how fast fio's jobs are inside, and what they send
     Fio(fio::Args),
+    /// Remove what building and booting has left on the disk, some GB: sources, objects, kernels, consoles
+    Clean(CleanArgs),
     /// The first process of a booted kernel
     #[command(hide = true)]
     Guest(guest::Args),
@@ -73,13 +75,21 @@ struct BuildArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     tree: Option<PathBuf>,
     /// `stock`, `patched` (with the series of contrib/kernel; `patched@2`: with its first two patches), `rfc`
-    /// (and what is for discussion), `rfc-folios` (and large folios), or a negative control such as `hold-all`;
-    /// `6.12/stock` for another base than the rest
+    /// (and what is for discussion), `rfc-folios` (and large folios), `locked` (the alternative that is not
+    /// proposed), or a negative control such as `hold-all`; `6.12/stock` for another base than the rest
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     variant: Vec<String>,
     /// Compilers at a time
     #[arg(long, default_value_t = default_jobs())]
     jobs: usize,
+    /// Where sources, objects and kernels are kept
+    #[arg(long, value_name = "DIR", default_value_os_t = top().join("target/lab"))]
+    lab: PathBuf,
+}
+
+/// Which lab.
+#[derive(Parser)]
+struct CleanArgs {
     /// Where sources, objects and kernels are kept
     #[arg(long, value_name = "DIR", default_value_os_t = top().join("target/lab"))]
     lab: PathBuf,
@@ -154,11 +164,22 @@ fn run_command(args: &Args) -> anyhow::Result<ExitCode> {
         Command::Run(args) => run::run(args),
         Command::Instructions(args) => instructions::run(args),
         Command::Fio(args) => fio::run(args),
+        Command::Clean(args) => clean(&args.lab),
         Command::Guest(args) => guest::run(args),
         Command::Inside(args) => inside::run(args),
         Command::Ask(args) => inside::ask(args),
         Command::Measure(args) => inside::measure(args),
     }
+}
+
+fn clean(lab: &Path) -> anyhow::Result<ExitCode> {
+    if !lab.exists() {
+        println!("{}: nothing is there", lab.display());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let bytes = thrufs_lab::Lab::new(lab, 1)?.remove(&say)?;
+    println!("{}: removed, {} MB", lab.display(), bytes / 1_000_000);
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The top of the repository that this program was built from.

@@ -2,9 +2,12 @@
 //! processes (this program again, hidden subcommand `repro-worker`), so that no fork of a threaded
 //! process is needed and a stuck worker can be watched, examined and given up.
 
+mod appender;
+mod beside_store;
 mod case;
 mod copy;
 pub(crate) mod examine;
+mod known;
 mod oracle;
 mod random;
 mod report;
@@ -26,11 +29,17 @@ use watch::{Setting, Verdict};
 /// The directory that the cases work in, below the one that is given.
 pub(crate) const SUBDIRECTORY: &str = ".xtests-repro";
 
+/// The names of all cases.
+pub(crate) fn cases() -> impl Iterator<Item = &'static str> {
+    CASES.iter().map(|case| case.name)
+}
+
 /// Run the deadlock reproducer and its family on any mount.
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit codes: 0 no deadlock, 1 deadlock, 2 usage or a call failed, 3 wrong \
-    data, 77 the mount or the kernel lacks what the cases need, or the server does not answer."
+    data, 4 (--expect-known) a case that is known to fail on this kernel has passed, 77 the mount \
+    or the kernel lacks what the cases need, or the server does not answer."
 )]
 pub(crate) struct Args {
     /// A directory of the mount, or a file of it that will be overwritten.
@@ -42,7 +51,7 @@ pub(crate) struct Args {
     /// List the cases.
     #[arg(long)]
     list: bool,
-    /// The random mode: eight processes copy within two files.
+    /// The random mode: eight processes copy within two files, two append to their own.
     #[arg(long)]
     random: bool,
     /// The random mode's seed (default: from the clock; it is printed).
@@ -57,6 +66,10 @@ pub(crate) struct Args {
     /// Abort the FUSE connection if SIGKILL does not free a stuck case. This ends the mount.
     #[arg(long)]
     abort: bool,
+    /// Wrong data that this kernel is known for fails nothing, and a case that should show it and does not
+    /// does. Not for mounts with kernel passthrough, which have none of these defects.
+    #[arg(long)]
+    expect_known: bool,
     /// Overwrite a FILE that has content.
     #[arg(long)]
     overwrite: bool,
@@ -88,8 +101,13 @@ fn run_on_mount(args: &Args) -> anyhow::Result<u8> {
         .context("a directory or a file is needed")?;
     let mut setting = setting(args, std::path::absolute(path)?)?;
     let verdict = watch::run(&setting, "preflight", 1, &|| {})?;
-    let dev = match &verdict {
-        Verdict::Ok { detail } => detail.parse()?,
+    let (dev, page_cache) = match &verdict {
+        Verdict::Ok { detail } => {
+            let (dev, cached) = detail
+                .split_once(' ')
+                .context("the preflight said little")?;
+            (dev.parse()?, cached.parse()?)
+        }
         Verdict::Slow(_) | Verdict::Deadlock(_) => {
             let entry = Entry::new(
                 "preflight",
@@ -97,17 +115,29 @@ fn run_on_mount(args: &Args) -> anyhow::Result<u8> {
                 verdict,
                 Instant::now(),
             );
-            report::print(args.json, &setting, None, &[entry])?;
+            report::print(args.json, &setting, None, (&[entry], 77))?;
             return Ok(77);
         }
         other => bail!("{}: {}", path.display(), report::detail(other)),
     };
-    setting.connection = Some(examine::connection(dev));
-    let entries = if args.random {
+    let connection = examine::connection(dev);
+    let is_fuse = connection.is_fuse();
+    setting.connection = Some(connection);
+    let mut entries = if args.random {
         vec![random_entry(args, &setting)?]
     } else {
         run_cases(args, &setting, &cases)?
     };
+    let uname = nix::sys::utsname::uname()?;
+    let place = known::Place {
+        kernel: &uname.release().to_string_lossy(),
+        is_fuse,
+        page_cache,
+    };
+    let known = known::Known::all()?;
+    for entry in &mut entries {
+        entry.compare(&known, &place);
+    }
     let alive = entries.last().is_some_and(|entry| !entry.ended_mount());
     if alive {
         let cleaned = watch::run(&setting, "cleanup", 1, &|| {})?;
@@ -120,8 +150,9 @@ fn run_on_mount(args: &Args) -> anyhow::Result<u8> {
         }
     }
     let seed = args.random.then_some(setting.seed);
-    report::print(args.json, &setting, seed, &entries)?;
-    Ok(report::exit_code(&entries))
+    let code = report::exit_code(&entries, args.expect_known);
+    report::print(args.json, &setting, seed, (&entries, code))?;
+    Ok(code)
 }
 
 fn select(names: &[String]) -> anyhow::Result<Vec<&'static Case>> {
@@ -192,11 +223,16 @@ fn random_entry(args: &Args, setting: &Setting) -> anyhow::Result<Entry> {
     bar.set_message("random");
     let started = Instant::now();
     let tick = || bar.set_position(started.elapsed().as_secs().min(args.seconds));
-    let verdict = watch::run(setting, "random", random::PROCESSES, &tick)?;
+    let verdict = watch::run(
+        setting,
+        "random",
+        random::PROCESSES + appender::APPENDERS,
+        &tick,
+    )?;
     bar.finish_and_clear();
     Ok(Entry::new(
         "random",
-        "eight processes, two files",
+        "eight processes that copy, two that append",
         verdict,
         started,
     ))

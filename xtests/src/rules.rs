@@ -40,7 +40,7 @@ enum Command {
     List,
     /// Explore one variant and print its counterexample, if it has one.
     Show {
-        /// Model, M1 to M9.
+        /// Model, M1 to M10.
         model: String,
         /// Variant; without it, every variant of the model.
         #[arg(long)]

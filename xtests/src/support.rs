@@ -11,6 +11,7 @@ pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod peers;
+pub mod process;
 pub mod random;
 pub mod request_trace;
 pub mod scratch;
@@ -21,6 +22,6 @@ pub mod wait;
 
 pub use mount::{Mount, ino, mounted, on_backing, on_mount, unmounted};
 pub use peers::Peer;
-pub use scratch::{Backing, Scratch};
+pub use scratch::{Backing, Layout, Scratch};
 pub use skip::{Outcome, case, missing};
 pub use user::User;

@@ -123,7 +123,13 @@ fn umount_of_a_busy_mount_is_refused_and_serves_on() -> Outcome {
 #[test]
 fn umount_by_each_program_ends_the_daemon() -> Outcome {
     case(|| {
-        let programs: [&[&str]; 3] = [&["umount"], &["fusermount3", "-u"], &["thrufs", "umount"]];
+        // A forced unmount aborts the connection before it takes the mount away.
+        let programs: [&[&str]; 4] = [
+            &["umount"],
+            &["umount", "-f"],
+            &["fusermount3", "-u"],
+            &["thrufs", "umount"],
+        ];
         for words in programs {
             let mut m = mounted()?;
             let program = if words[0] == "thrufs" {

@@ -1,5 +1,6 @@
 //! The reproducer against servers that are wrong on purpose, on any kernel: a deadlock is found,
-//! shown with its stack and freed, wrong bytes are told, and a slow server is not called a deadlock.
+//! shown with its stack and freed, wrong bytes are told, and a slow server is not called a deadlock. And
+//! against thrufs, where what a kernel is known to lose is no news.
 //! Needs root and /dev/fuse.
 
 use std::io::{BufRead, BufReader};
@@ -8,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
 /// A misbehaving server on a mount of its own. It unmounts when its input ends, thus on drop.
 struct Server {
@@ -112,4 +114,55 @@ fn repro_server_is_slow_no_deadlock() {
     let (code, json) = server.repro("seed");
     assert_eq!(code, Some(77), "{json:#}");
     assert_eq!(json["cases"][0]["verdict"], "slow", "{json:#}");
+}
+
+/// `xtests repro --expect-known` on a directory: exit code and JSON document.
+fn expect_known(dir: &Path, arguments: &[&str]) -> (Option<i32>, Value) {
+    let output = Command::new(env!("CARGO_BIN_EXE_xtests"))
+        .args(["repro", "--json", "--expect-known", "--abort"])
+        .args(arguments)
+        .arg(dir)
+        .output()
+        .expect("xtests runs");
+    let json = serde_json::from_slice(&output.stdout);
+    let json = json.unwrap_or_else(|error| panic!("{error}: {output:?}"));
+    (output.status.code(), json)
+}
+
+/// R9: since Linux 6.17 an append loses bytes when the file's last page is written back meanwhile, by any
+/// cached mount. What is known fails nothing, but a kernel that has it mended does, until known.toml says so.
+#[test]
+fn repro_append_beside_store_through_the_page_cache_is_what_the_kernel_is_known_for() -> Outcome {
+    case(|| {
+        let mount = Mount::new(Backing::Tmpfs, &["--cache=auto"])?;
+        let (code, json) = expect_known(mount.dir(), &["--case=append-beside-store"]);
+        anyhow::ensure!(code == Some(0), "{json:#}");
+        mount.unmount()
+    })
+}
+
+/// The same program on a local file system, so that it is the kernel's FUSE that loses the bytes.
+#[test]
+fn repro_beside_store_on_a_local_file_system_loses_nothing() -> Outcome {
+    case(|| {
+        let scratch = Scratch::new(Backing::Tmpfs)?;
+        let cases = "--case=append-beside-store,write-beside-store";
+        let (code, json) = expect_known(&scratch.source(), &[cases]);
+        anyhow::ensure!(code == Some(0), "{json:#}");
+        for case in json["cases"].as_array().into_iter().flatten() {
+            anyhow::ensure!(case["verdict"] == "ok", "{json:#}");
+        }
+        Ok(())
+    })
+}
+
+/// R10: with direct I/O and shared mappings, a store to a page undoes a pwrite(2) to other bytes of it.
+#[test]
+fn repro_write_beside_store_with_direct_io_is_what_the_kernel_is_known_for() -> Outcome {
+    case(|| {
+        let mount = Mount::new(Backing::Tmpfs, &["--cache=never", "--allow-mmap=yes"])?;
+        let (code, json) = expect_known(mount.dir(), &["--case=write-beside-store"]);
+        anyhow::ensure!(code == Some(0), "{json:#}");
+        mount.unmount()
+    })
 }

@@ -7,8 +7,10 @@
 //! a name.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{File, Permissions};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -18,9 +20,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
@@ -332,6 +336,71 @@ fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     )))
 }
 
+/// What root of a user namespace does in it: mounts, asks, works, unmounts. The mount and its daemon are
+/// in that namespace alone, so nothing may be left there.
+const BY_ROOT_INSIDE: &str = r#"
+set -e
+trap '"$1" umount --lazy "$3" 2>/dev/null || true' EXIT
+"$1" mount "$4" "$2" "$3"
+"$1" status --json "$3"
+"$1" status >&2
+echo made >"$3/made"
+"$1" umount "$3"
+grep -q " $3 " /proc/self/mountinfo && exit 3
+trap - EXIT
+"#;
+
+/// The daemon told root of a user namespace to remove the machine's own /run/thrufs, and had no status.
+#[test]
+fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
+    on_machine(|machine| {
+        require_namespaces(machine)?;
+        let in_tmp = PathBuf::from(format!("/tmp/thrufs-{USER}"));
+        let of_runtime = machine.runtime().join("thrufs");
+        for (runtime, directory) in [(Some(machine.runtime()), &of_runtime), (None, &in_tmp)] {
+            let mut inside = machine.by_user("/usr/bin/unshare");
+            inside.args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                BY_ROOT_INSIDE,
+                "sh",
+            ]);
+            inside.args([machine.program(), machine.source(), machine.mountpoint()]);
+            inside.arg(format!("--cache={}", cache_mode()));
+            match runtime {
+                Some(runtime) => inside.env("XDG_RUNTIME_DIR", runtime),
+                None => inside.env_remove("XDG_RUNTIME_DIR"),
+            };
+            let done = output(&mut inside)?;
+            let text = said(&done);
+            ensure!(done.status.success(), "{}: {text}", done.status);
+            ensure!(!text.contains("will not work"), "{text}");
+            let status: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+            let mountpoint = machine.mountpoint();
+            ensure!(
+                status["mountpoint"] == mountpoint.to_string_lossy().as_ref(),
+                "{status}"
+            );
+            ensure!(
+                text.contains(&format!("{}: /", mountpoint.display())),
+                "{text}"
+            );
+            ensure!(machine.source().join("made").metadata()?.uid() == USER);
+            // Of the user that root inside is outside, and without the socket of the mount that is gone.
+            ensure!(
+                directory.metadata()?.uid() == USER,
+                "{}",
+                directory.display()
+            );
+            std::fs::remove_dir(directory).with_context(|| directory.display().to_string())?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
     on_machine(|machine| {
@@ -389,6 +458,90 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
         machine.unmount(&server)
+    })
+}
+
+/// A second daemon covered the first one's mount, and the first umount uncovered it again.
+#[test]
+fn mount_of_a_user_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&[])?;
+        let before = machine.line()?;
+        let (refused, _second) = machine.mount(&[])?;
+        let text = said(&refused);
+        ensure!(!refused.status.success(), "it is mounted twice");
+        ensure!(text.contains("is mounted already"), "{text}");
+        ensure!(text.contains("`thrufs umount "), "{text}");
+        ensure!(machine.line()? == before, "{before:?}");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_what_only_root_has_says_so() -> Outcome {
+    on_machine(|machine| {
+        let text = machine.refused(&["--modcaps=+sys_admin"])?;
+        ensure!(text.contains("--modcaps needs root"), "{text}");
+        let (mounted, _detached) = machine.mount(&["-o", "dev,noatime"])?;
+        let text = said(&mounted);
+        ensure!(mounted.status.success(), "{text}");
+        ensure!(text.contains("-o dev is ignored: only root"), "{text}");
+        let line = machine.line()?.context("it is not mounted")?;
+        ensure!(line.contains("nodev") && line.contains("noatime"), "{line}");
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> Outcome {
+    on_machine(|machine| {
+        for replace in [false, true] {
+            let (server, _detached) = machine.mounted(&[])?;
+            kill(Pid::from_raw(i32::try_from(server.0)?), Signal::SIGKILL)?;
+            wait_until("the mount to be dead", SOON, || {
+                let listed =
+                    User::new(USER, USER).act(|| Ok(std::fs::read_dir(machine.mountpoint())))?;
+                let errno = listed.err().and_then(|error| error.raw_os_error());
+                Ok(errno == Some(libc::ENOTCONN))
+            })?;
+            ensure!(machine.line()?.is_some(), "it is unmounted");
+            if replace {
+                let (server, _detached) = machine.mounted(&["--replace-dead"])?;
+                machine.unmount(&server)?;
+            } else {
+                machine.unmount(&server)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_any_name_works() -> Outcome {
+    on_machine(|machine| {
+        for name in STRANGE_NAMES {
+            let name = OsStr::from_bytes(name);
+            let make = |place: &str| -> Result<PathBuf> {
+                let path = machine.own.join(place).join(name);
+                std::fs::create_dir_all(&path)?;
+                chown(&path, Some(USER), Some(USER))?;
+                Ok(path)
+            };
+            let (source, dir) = (make("sources")?, make("mountpoints")?);
+            std::fs::write(source.join("f"), "content")?;
+            let run = |words: &[&str], paths: &[&Path]| {
+                let mut command = machine.by_user(machine.program());
+                succeed(command.args(words).args(paths)).with_context(|| format!("{name:?}"))
+            };
+            let is_mounted = || User::new(USER, USER).act(|| Ok(dir.join("f").exists()));
+            run(&["mount"], &[&source, &dir])?;
+            let _detached = Detached(dir.clone());
+            ensure!(is_mounted()?, "{name:?} is not mounted");
+            run(&["status"], &[&dir])?;
+            run(&["umount"], &[&dir])?;
+            ensure!(!is_mounted()?, "{name:?} is still mounted");
+        }
+        Ok(())
     })
 }
 

@@ -1,27 +1,30 @@
-//! What /proc tells of the thread that waits for an answer, where the protocol or fuser does not.
+//! The process whose request is served: what the protocol says of it, and what /proc adds.
 
-use rustix::thread::CapabilitySet;
+pub(crate) mod inspect;
+pub(crate) mod proc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::passthrough::Caller;
-use crate::proc::callers;
-
-/// In the masks of /proc/TID/status.
-const CAP_FSETID: u64 = CapabilitySet::FSETID.bits();
-
-/// The system call a caller is in, as far as it matters.
+/// The process that made the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum System {
-    /// flock(2)
-    Flock,
-    /// Any other, or not to be seen from here.
-    Other,
+pub struct Caller {
+    /// File system uid.
+    pub uid: u32,
+    /// File system gid.
+    pub gid: u32,
+    /// Thread id in the daemon's pid namespace; 0 when it has none there.
+    pub pid: u32,
 }
 
-/// flock(2) in a 32-bit process on x86-64 (and on 32-bit Arm).
-const SYS_FLOCK_32: i64 = 143;
-/// How often to look again at a caller that has sent its request but is not yet asleep.
-const LOOKS: usize = 200;
+#[cfg(test)]
+impl Caller {
+    /// One whose rights no operation checks.
+    pub(crate) const ROOT: Self = Self {
+        uid: 0,
+        gid: 0,
+        pid: 0,
+    };
+}
 
 /// What /proc/TID/status says of a thread, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,9 +47,9 @@ pub struct CallerStatus {
 pub struct IdRanges(Vec<(u32, u32)>);
 
 impl IdRanges {
-    /// Those of /proc/TID/uid_map or gid_map that are mapped, as they are in this process's namespace.
-    fn read(path: &str) -> Self {
-        let map = std::fs::read_to_string(path).unwrap_or_default();
+    /// Those outside of a user namespace that have an id in it, by its uid_map or gid_map
+    /// (user_namespaces(7)).
+    pub(crate) fn outside(map: &str) -> Self {
         let range = |line: &str| {
             let mut fields = line.split_whitespace().skip(1);
             Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
@@ -54,110 +57,18 @@ impl IdRanges {
         Self(map.lines().filter_map(range).collect())
     }
 
-    fn has(&self, id: u32) -> bool {
+    pub(crate) fn has(&self, id: u32) -> bool {
         let mut ranges = self.0.iter();
         ranges.any(|(first, count)| id.checked_sub(*first).is_some_and(|after| after < *count))
     }
 }
 
-/// What /proc says of thread `tid`; none when it is gone or cannot be seen.
-pub fn read_status(tid: u32) -> Option<CallerStatus> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let mask = |name: &str| u64::from_str_radix(field(name)?.trim(), 16).ok();
-    let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
-    let effective = mask("CapEff:");
-    // Real, effective, saved, file system.
-    let is_root = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)) == Some("0");
-    let mapped = |file: &str| match effective {
-        Some(0) | None => IdRanges::default(),
-        Some(_) if is_root => IdRanges::default(),
-        Some(_) => IdRanges::read(&format!("/proc/{tid}/{file}")),
-    };
-    Some(CallerStatus {
-        groups: field("Groups:")
-            .unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|gid| gid.parse().ok())
-            .collect(),
-        effective,
-        pending: pending & !mask("SigBlk:").unwrap_or(0),
-        mapped_users: mapped("uid_map"),
-        mapped_groups: mapped("gid_map"),
-    })
-}
-
-/// Number of the system call that thread `tid` is blocked in (/proc/TID/syscall).
-pub fn read_system_call(tid: u32) -> Option<i64> {
-    for _ in 0..LOOKS {
-        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
-        if text.trim() == "running" {
-            std::thread::yield_now();
-            continue;
-        }
-        return text.split_whitespace().next()?.parse().ok();
-    }
-    None
-}
-
-fn status(tid: u32) -> Option<CallerStatus> {
-    match callers() {
-        Some(callers) => callers.status(tid),
-        None => read_status(tid),
-    }
-}
-
-/// The system call that thread `tid` is blocked in.
-pub(crate) fn system_call(tid: u32) -> System {
-    let number = match callers() {
-        Some(callers) => callers.system_call(tid),
-        None => read_system_call(tid),
-    };
-    match number {
-        Some(libc::SYS_flock | SYS_FLOCK_32) => System::Flock,
-        _other => System::Other,
-    }
-}
-
-/// Whether thread `tid` has a signal to attend to, or is gone. A caller that cannot be seen from
-/// here (`tid` 0) counts as having none.
-pub(crate) fn is_interrupted(tid: u32) -> bool {
-    tid != 0 && status(tid).is_none_or(|status| status.pending != 0)
-}
-
-/// Supplementary groups of a thread; none when it cannot be seen from here.
-pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
-    status(tid).unwrap_or_default().groups
-}
-
-/// Whether the caller may change a file that is set-uid or set-gid and leave it so. One that is
-/// not root counts as without: a capability that it shows in /proc may be its user namespace's.
-pub(crate) fn has_fsetid(caller: &Caller) -> bool {
-    if caller.uid != 0 {
-        return false;
-    }
-    let effective = status(caller.pid).and_then(|status| status.effective);
-    effective.is_none_or(|caps| caps & CAP_FSETID != 0)
-}
-
-/// Whether thread `tid`, which is not root, has `capability` over files of these users and groups: its
-/// user namespace must have them (capable_wrt_inode_uidgid). False when it cannot be seen from here.
-pub(crate) fn has_over(
-    tid: u32,
-    capability: CapabilitySet,
-    mut owners: impl Iterator<Item = (u32, u32)>,
-) -> bool {
-    status(tid).is_some_and(|status| {
-        status.effective.unwrap_or(0) & capability.bits() != 0
-            && owners
-                .all(|(uid, gid)| status.mapped_users.has(uid) && status.mapped_groups.has(gid))
-    })
-}
-
-/// Whether thread `tid` can be seen from here, and has none of `capabilities`.
-pub(crate) fn lacks(tid: u32, capabilities: CapabilitySet) -> bool {
-    let effective = status(tid).and_then(|status| status.effective);
-    effective.is_some_and(|effective| effective & capabilities.bits() == 0)
+/// Answers what /proc says of a thread whose request is being served.
+pub trait Callers: Send + Sync {
+    /// Its credentials and signals; none when it is gone or the supervisor does not answer.
+    fn status(&self, tid: u32) -> Option<CallerStatus>;
+    /// The system call that it is in; none when it is in none, or the supervisor does not answer.
+    fn system_call(&self, tid: u32) -> Option<i64>;
 }
 
 #[cfg(test)]
@@ -165,44 +76,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn has_fsetid_of_another_user_is_false() {
-        let (uid, gid, pid) = (12345, 0, std::process::id());
-        assert!(!has_fsetid(&Caller { uid, gid, pid }));
-    }
-
-    #[test]
     fn id_ranges_have_what_the_map_says_and_nothing_else() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "         0      23001          2\n 7 0 1\n").unwrap();
-        let ranges = IdRanges::read(file.path().to_str().unwrap());
+        let ranges = IdRanges::outside("         0      23001          2\n 7 0 1\n");
         for (id, is_there) in [(0, true), (1, false), (23_000, false), (23_002, true)] {
             assert_eq!(ranges.has(id), is_there, "{id}");
         }
         assert!(!ranges.has(23_003));
-        assert!(IdRanges::read("/proc/self/uid_map").has(0));
-        assert!(!IdRanges::read("/nowhere").has(0));
-    }
-
-    #[test]
-    fn lacks_of_a_thread_that_is_gone_is_false() {
-        assert!(!lacks(u32::MAX, CapabilitySet::all()));
-        assert!(lacks(std::process::id(), CapabilitySet::empty()));
-    }
-
-    #[test]
-    fn is_interrupted_of_a_thread_that_is_gone_is_true() {
-        assert!(is_interrupted(u32::MAX));
-        assert!(!is_interrupted(std::process::id()));
-    }
-
-    #[test]
-    fn system_call_of_a_sleeper_is_not_flock() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        assert_eq!(system_call(child.id()), System::Other);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        assert!(IdRanges::outside("0 0 4294967295").has(u32::MAX - 1));
+        assert!(!IdRanges::outside("").has(0));
     }
 }

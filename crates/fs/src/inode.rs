@@ -1,30 +1,28 @@
 //! One inode that the kernel knows, and how it is held: never by a path.
+//!
+//! An inode that is held by a file handle has a descriptor at times ([`Kept`]): for a moment after a
+//! LOOKUP (`recent_fds.rs`), and from the removal of its last name to the FORGET (`removed.rs`). Why not
+//! open the handle when the inode is used: it cannot be opened once the last name is gone.
+
+pub(crate) mod identity;
+pub(crate) mod limit;
+pub(crate) mod mount_fd;
+pub(crate) mod table;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::attr::FileKind;
-use crate::error::{IntoErrno, Result};
-use crate::mount_fd::MountFd;
+use crate::error::{Errno, Result, errno};
+use identity::{FileKind, InodeKey};
+use mount_fd::MountFd;
 
 /// Nodeid of the root of the mount (FUSE_ROOT_ID).
 pub const ROOT_INO: u64 = 1;
-
-/// What makes two inodes the same: they may be reached by many names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InodeKey {
-    /// Device of the backing file system.
-    pub dev: u64,
-    /// Inode number there.
-    pub ino: u64,
-    /// Mount it was reached through: one device may be mounted twice below SOURCE, and a handle
-    /// must be opened through the right one.
-    pub mnt_id: u64,
-}
 
 /// What keeps hold of an inode.
 #[derive(Debug)]
@@ -49,28 +47,69 @@ impl Held {
     }
 }
 
-/// An inode in the table. Immutable, apart from the kernel's count of lookups.
+/// The O_PATH descriptor that an inode has beside its file handle.
+#[derive(Debug, Default)]
+pub(crate) enum Kept {
+    /// None.
+    #[default]
+    Nothing,
+    /// For a moment.
+    Recent(Arc<OwnedFd>),
+    /// Until the kernel forgets the inode.
+    Pinned { fd: Arc<OwnedFd>, _count: PinCount },
+}
+
+/// One of the inodes that are pinned, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct PinCount(Arc<AtomicUsize>);
+
+impl PinCount {
+    /// One more in `count`, unless there are `most`.
+    pub(crate) fn one_more(count: &Arc<AtomicUsize>, most: usize) -> Option<Self> {
+        let one_more = |pinned| (pinned < most).then_some(pinned + 1);
+        let counted = count.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        counted.is_ok().then(|| Self(Arc::clone(count)))
+    }
+}
+
+impl Drop for PinCount {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Kept {
+    fn fd(&self) -> Option<&Arc<OwnedFd>> {
+        match self {
+            Self::Nothing => None,
+            Self::Recent(fd) | Self::Pinned { fd, .. } => Some(fd),
+        }
+    }
+}
+
+/// An inode in the table. Immutable, apart from the kernel's count of lookups and what is kept.
 #[derive(Debug)]
 pub(crate) struct Inode {
-    /// Nodeid, and st_ino as the client sees it (fuser ties the two).
+    /// Nodeid, and st_ino as the client sees it (fuser ties the two). No other inode has it before the
+    /// kernel has forgotten this one.
     pub(crate) ino: u64,
     pub(crate) key: InodeKey,
     pub(crate) kind: FileKind,
-    /// Tells apart two inodes that had this `ino` one after the other.
-    pub(crate) generation: u64,
     pub(crate) held: Held,
+    /// A leaf lock, held for no system call. Nothing, if the inode is held by a descriptor.
+    kept: Mutex<Kept>,
     /// Lookups that the kernel has not yet forgotten. Changed under the table's lock only: raised
     /// under the read lock, lowered (and the inode removed at 0) under the write lock.
     pub(crate) nlookup: AtomicU64,
     /// A READ has been served whose bytes the kernel may have cached.
     pub(crate) is_read: AtomicBool,
     /// What the kernel was told last of mode and owner.
-    pub(crate) told: Told,
+    told: Told,
 }
 
 /// A digest of the mode and the owner that a reply had; 0 for none.
 #[derive(Debug, Default)]
-pub(crate) struct Told(AtomicU64);
+struct Told(AtomicU64);
 
 impl Told {
     fn digest(stat: &Statx) -> u64 {
@@ -87,6 +126,7 @@ impl Told {
 #[derive(Debug)]
 pub(crate) enum PathFd<'a> {
     Borrowed(BorrowedFd<'a>),
+    Shared(Arc<OwnedFd>),
     Owned(OwnedFd),
 }
 
@@ -94,12 +134,27 @@ impl AsFd for PathFd<'_> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Borrowed(fd) => *fd,
+            Self::Shared(fd) => fd.as_fd(),
             Self::Owned(fd) => fd.as_fd(),
         }
     }
 }
 
 impl Inode {
+    /// One that the kernel has looked up once.
+    pub(crate) fn new(ino: u64, key: InodeKey, kind: FileKind, held: Held) -> Self {
+        Self {
+            ino,
+            key,
+            kind,
+            held,
+            kept: Mutex::default(),
+            nlookup: AtomicU64::new(1),
+            is_read: AtomicBool::new(false),
+            told: Told::default(),
+        }
+    }
+
     /// The kernel is told these attributes now.
     pub(crate) fn tell(&self, stat: &Statx) {
         self.told.0.store(Told::digest(stat), Ordering::Relaxed);
@@ -111,13 +166,87 @@ impl Inode {
     }
 
     /// An O_PATH descriptor on this inode.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone.
     pub(crate) fn path_fd(&self) -> Result<PathFd<'_>> {
         match &self.held {
             Held::Fd(fd) => Ok(PathFd::Borrowed(fd.as_fd())),
-            Held::Handle { mount, fid } => fid
-                .open(mount.as_fd(), libc::O_PATH)
-                .or_errno()
-                .map(PathFd::Owned),
+            Held::Handle { mount, fid } => match self.kept() {
+                Some(fd) => Ok(PathFd::Shared(fd)),
+                None => open_handle(mount, fid, libc::O_PATH).map(PathFd::Owned),
+            },
         }
     }
+
+    /// The same, to be pinned by it; none if the inode is held by a descriptor anyway.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone.
+    pub(crate) fn fd_to_pin(&self) -> Result<Option<Arc<OwnedFd>>> {
+        match (&self.held, self.kept()) {
+            (Held::Fd(_), _) => Ok(None),
+            (Held::Handle { .. }, Some(fd)) => Ok(Some(fd)),
+            (Held::Handle { mount, fid }, None) => {
+                let fd = open_handle(mount, fid, libc::O_PATH)?;
+                Ok(Some(Arc::new(fd)))
+            }
+        }
+    }
+
+    /// The descriptor that is kept on it.
+    pub(crate) fn kept(&self) -> Option<Arc<OwnedFd>> {
+        self.kept.lock().fd().cloned()
+    }
+
+    /// Whether a descriptor is kept on it until the kernel forgets it.
+    pub(crate) fn is_pinned(&self) -> bool {
+        matches!(*self.kept.lock(), Kept::Pinned { .. })
+    }
+
+    /// Keeps this, whatever is kept now.
+    pub(crate) fn pin(&self, fd: Arc<OwnedFd>, count: PinCount) {
+        let pinned = Kept::Pinned { fd, _count: count };
+        let before = std::mem::replace(&mut *self.kept.lock(), pinned);
+        drop(before);
+    }
+
+    /// Keeps `fd` for a moment, unless there is one that is kept. Returns whether it does.
+    pub(crate) fn keep_recent(&self, fd: OwnedFd) -> bool {
+        let mut kept = self.kept.lock();
+        let is_free = matches!(*kept, Kept::Nothing);
+        if is_free {
+            *kept = Kept::Recent(Arc::new(fd));
+        }
+        is_free
+    }
+
+    /// Closes what was kept for a moment.
+    pub(crate) fn let_recent_go(&self) {
+        let mut kept = self.kept.lock();
+        if let Kept::Recent(_) = *kept {
+            let closed = std::mem::take(&mut *kept);
+            drop(kept);
+            drop(closed);
+        }
+    }
+
+    /// Closes what is kept.
+    pub(crate) fn let_go(&self) {
+        let closed = std::mem::take(&mut *self.kept.lock());
+        drop(closed);
+    }
+}
+
+/// Opens the inode behind a handle.
+///
+/// # Errors
+/// ESTALE when it is gone; else of open_by_handle_at(2).
+pub(crate) fn open_handle(mount: &MountFd, fid: &FileHandle, flags: i32) -> Result<OwnedFd> {
+    fid.open(mount.as_fd(), flags)
+        .map_err(|error| match errno(&error) {
+            // ext4 is just making a new file with that inode number (iget_locked finds I_CREATING).
+            Errno::ENOMEM => Errno::ESTALE,
+            other => other,
+        })
 }

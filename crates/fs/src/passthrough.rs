@@ -1,52 +1,45 @@
 //! The file system itself: what an operation needs to find its inode, its handle and its
 //! descriptor. The operations are in `ops/`, one file per family.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::attr::{Attr, FileKind, key_of, statx};
+use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
+use crate::coherence::external::{Foreign, Time};
+use crate::coherence::invalidate::{Invalidations, Stale};
+use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
-use crate::error::{Errno, IntoErrno, Result, errno};
-use crate::foreign::{Foreign, Time, Watches};
+use crate::error::{Errno, IntoErrno, Result};
+use crate::fd_limit::Room;
+use crate::forget_wait::ForgetWait;
 use crate::handle_table::{Handle, HandleTable};
-use crate::init::Negotiated;
-use crate::inode::{Held, Inode, PathFd};
-use crate::inode_pressure::InodePressure;
-use crate::inode_table::InodeTable;
-use crate::inval::{Invalidations, SendInval, Stale};
-use crate::mount_fd::MountFds;
+use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::limit::InodePressure;
+use crate::inode::mount_fd::MountFds;
+use crate::inode::table::InodeTable;
+use crate::inode::{Held, Inode, PathFd, open_handle};
+use crate::negotiated::Negotiated;
+use crate::notifier::SendInval;
 use crate::ops::lock::HostLocks;
-use crate::room::Room;
+use crate::recent_fds::{KEPT, RecentFds};
+use crate::removed::Removed;
+use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
 use crate::write_batch::WriteGroups;
-
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// File system uid.
-    pub uid: u32,
-    /// File system gid.
-    pub gid: u32,
-    /// Thread id in the daemon's pid namespace; 0 when it has none there.
-    pub pid: u32,
-}
 
 /// What LOOKUP and the creating operations answer.
 #[derive(Clone, Debug)]
 pub struct Entry {
     /// Nodeid; one more lookup of it is now the kernel's to forget.
     pub ino: u64,
-    /// Tells successive users of one nodeid apart.
-    pub generation: u64,
     /// Attributes.
     pub attr: Attr,
     /// How long the name may be used without asking again.
@@ -69,8 +62,11 @@ pub struct Passthrough {
     /// None where nothing bounds the number of inodes.
     pub(crate) pressure: Option<Arc<InodePressure>>,
     pub(crate) negotiated: OnceLock<Negotiated>,
-    mounts: MountFds,
+    pub(crate) mounts: MountFds,
     pub(crate) room: Room,
+    pub(crate) recent: Arc<RecentFds>,
+    pub(crate) removed: Removed,
+    pub(crate) forgets: ForgetWait,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -98,22 +94,28 @@ impl Passthrough {
         if FileKind::from_mode(u32::from(stat.stx_mode)) != FileKind::Directory {
             return Err(io::Error::other("SOURCE is not a directory"));
         }
-        if config.inode_file_handles != InodeFileHandles::Never
-            && let Err(error) = probe_file_handles(&source)
-        {
-            if config.inode_file_handles == InodeFileHandles::Mandatory {
-                return Err(io::Error::new(
-                    error.kind(),
-                    format!(
-                        "SOURCE gives no file handles ({error}): they need a backing file system \
-                         that has them and CAP_DAC_READ_SEARCH; use --inode-file-handles=prefer"
-                    ),
-                ));
-            }
-            tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
-            config.inode_file_handles = InodeFileHandles::Never;
-        }
-        let proc_self_fd = crate::proc::self_fd()?;
+        let mounts = match config.inode_file_handles {
+            InodeFileHandles::Never => MountFds::default(),
+            wanted => match probe_file_handles(&source) {
+                Ok(top) => MountFds::with_top(stat.stx_mnt_id, top),
+                Err(error) if wanted == InodeFileHandles::Mandatory => {
+                    return Err(io::Error::new(
+                        error.kind(),
+                        format!(
+                            "SOURCE gives no file handles ({error}): they need a backing file system \
+                             that has them and CAP_DAC_READ_SEARCH; use --inode-file-handles=prefer"
+                        ),
+                    ));
+                }
+                Err(error) => {
+                    tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
+                    config.inode_file_handles = InodeFileHandles::Never;
+                    MountFds::default()
+                }
+            },
+        };
+        let proc_self_fd = crate::caller::proc::self_fd()?;
+        crate::caller::proc::own()?;
         let room = Room::of_this_process();
         let pressure = room.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
@@ -130,8 +132,11 @@ impl Passthrough {
             watches: Arc::default(),
             pressure,
             negotiated: OnceLock::new(),
-            mounts: MountFds::default(),
+            mounts,
             proc_self_fd: Arc::new(proc_self_fd),
+            recent: Arc::new(RecentFds::new(room.recent(), KEPT)),
+            removed: Removed::new(room.pins()),
+            forgets: ForgetWait::default(),
             room,
         })
     }
@@ -144,6 +149,24 @@ impl Passthrough {
     /// What INIT agreed on; none before it.
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.get()
+    }
+
+    /// Notes what INIT agreed on. A second INIT on the same file system changes nothing.
+    pub fn set_negotiated(&self, negotiated: Negotiated) {
+        let _second_session = self.negotiated.set(negotiated);
+    }
+
+    /// Runs `act` with the backing file of the open handle `fh`.
+    ///
+    /// # Errors
+    /// EBADF for a handle of another inode, or for none.
+    pub fn with_backing_file<T>(
+        &self,
+        ino: u64,
+        fh: u64,
+        act: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T> {
+        self.handle(fh, ino).map(|handle| act(handle.fd.as_fd()))
     }
 
     /// From now on, has the kernel drop what it cached of a WRITE that fails or is short, and of
@@ -193,7 +216,7 @@ impl Passthrough {
     }
 
     /// The same; calls `then` when it has.
-    pub(crate) fn drop_cached_then(
+    pub fn drop_cached_then(
         &self,
         ino: u64,
         foreign: Foreign,
@@ -208,10 +231,23 @@ impl Passthrough {
             .push_then(ino, Stale::WHOLE, Box::new(done));
     }
 
+    /// So many threads take requests from now on, and keep what they look up for a moment.
+    ///
+    /// # Errors
+    /// When there can be no thread that lets go of it.
+    pub fn start_serving(&self, threads: usize) -> io::Result<()> {
+        self.forgets.set_threads(threads);
+        match self.config.inode_file_handles {
+            InodeFileHandles::Never => Ok(()),
+            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => self.recent.start(),
+        }
+    }
+
     /// Sends no more notifications: the session has ended.
     pub fn stop_notifying(&self) {
         self.watches.stop();
         self.invalidations.stop();
+        self.recent.stop();
         if let Some(pressure) = &self.pressure {
             pressure.stop();
         }
@@ -237,8 +273,8 @@ impl Passthrough {
         self.inodes.get(ino).ok_or(Errno::ESTALE)
     }
 
-    /// An O_PATH descriptor on `inode`. An unlinked file that some file systems no longer open by
-    /// handle is reached through a handle that a client still has open.
+    /// An O_PATH descriptor on `inode`. A file that was removed on SOURCE, and that no handle opens any
+    /// more, is reached through what a client still has open.
     pub(crate) fn path_fd<'a>(&self, inode: &'a Inode) -> Result<PathFd<'a>> {
         match inode.path_fd() {
             Err(Errno::ESTALE) => {
@@ -258,10 +294,10 @@ impl Passthrough {
             FileKind::Fifo | FileKind::Socket => return Err(Errno::ENXIO),
             FileKind::CharDevice | FileKind::BlockDevice => return Err(Errno::ENXIO),
         }
-        if let Held::Handle { mount, fid } = &inode.held {
-            match fid.open(mount.as_fd(), flags) {
-                Err(error) if errno(&error) == Errno::ESTALE => {}
-                opened => return opened.or_errno(),
+        if let (Held::Handle { mount, fid }, None) = (&inode.held, inode.kept()) {
+            match open_handle(mount, fid, flags) {
+                Err(Errno::ESTALE) => {}
+                opened => return opened,
             }
         }
         self.reopen(self.path_fd(inode)?, flags)
@@ -283,68 +319,6 @@ impl Passthrough {
         self.handles.get(fh, ino)
     }
 
-    /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
-    pub(crate) fn enter(&self, fd: OwnedFd) -> Result<Entry> {
-        let stat = statx(&fd)?;
-        let kind = FileKind::from_mode(u32::from(stat.stx_mode));
-        let key = key_of(&stat);
-        let held = self.hold(fd, key.mnt_id, kind)?;
-        let inode = self.inodes.look_up(key, kind, held);
-        if let Some(pressure) = &self.pressure {
-            pressure.note(self.inodes.len());
-            pressure.hold_back(|| self.inodes.len());
-        }
-        let timeouts = &self.config.timeouts;
-        let entry_timeout = match kind {
-            FileKind::Directory => timeouts.dir,
-            _other => timeouts.entry,
-        };
-        let attr = match self.watches.get(inode.ino) {
-            // What was found before the inode was known says nothing of when.
-            Some(_open) => match self.getattr(inode.ino, None) {
-                Ok(attr) => attr,
-                Err(error) => {
-                    self.forget(inode.ino, 1);
-                    return Err(error);
-                }
-            },
-            None => {
-                inode.tell(&stat);
-                Attr {
-                    ino: inode.ino,
-                    stat,
-                    foreign: None,
-                }
-            }
-        };
-        Ok(Entry {
-            ino: inode.ino,
-            generation: inode.generation,
-            attr,
-            entry_timeout,
-        })
-    }
-
-    fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<Held> {
-        let mandatory = match self.config.inode_file_handles {
-            InodeFileHandles::Never => return Ok(Held::Fd(fd)),
-            InodeFileHandles::Prefer => false,
-            InodeFileHandles::Mandatory => true,
-        };
-        let by_handle = FileHandle::of(&fd).or_errno().and_then(|fid| {
-            let mount = self.mounts.get(mnt_id, || match kind {
-                FileKind::Regular | FileKind::Directory => self.reopen(&fd, libc::O_RDONLY),
-                _unopenable => Err(Errno::EOPNOTSUPP),
-            })?;
-            Ok(Held::Handle { mount, fid })
-        });
-        match by_handle {
-            Err(error) if mandatory => Err(error),
-            Err(_none) => Ok(Held::Fd(fd)),
-            held => held,
-        }
-    }
-
     /// EROFS on a mount that is read-only.
     pub(crate) fn check_writable(&self) -> Result<()> {
         if self.config.readonly {
@@ -355,43 +329,14 @@ impl Passthrough {
     }
 }
 
-/// One name in a directory: the only form in which a name of the client reaches a system call.
-///
-/// # Errors
-/// EINVAL for what is not one component (invariant 5); the kernel never sends such a name.
-pub(crate) fn component(name: &OsStr) -> Result<CString> {
-    let bytes = name.as_bytes();
-    if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
-        return Err(Errno::EINVAL);
-    }
-    CString::new(bytes).map_err(|_nul| Errno::EINVAL)
-}
-
-/// Opens what `fd` stands for, by way of /proc (`proc_self_fd` is a descriptor of /proc/self/fd),
-/// which resolves no name of the client's.
-///
-/// # Errors
-/// Of open(2).
-pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> Result<OwnedFd> {
-    let flags = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
-    let name = fd.as_fd().as_raw_fd().to_string();
-    let flags = flags | OFlags::CLOEXEC;
-    rustix::fs::openat(proc_self_fd, name, flags, Mode::empty()).or_errno()
-}
-
-fn decimal(number: i32) -> CString {
-    CString::new(number.to_string()).expect("digits have no NUL")
-}
-
-/// Whether a handle of `source` can be had and opened again.
-fn probe_file_handles(source: &OwnedFd) -> io::Result<()> {
+/// Opens `source`, for handles of its mount, and checks that those can be had and opened again.
+fn probe_file_handles(source: &OwnedFd) -> io::Result<OwnedFd> {
     let real = rustix::fs::openat(
         source,
         c".",
         OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?;
-    FileHandle::of(source)?
-        .open(real.as_fd(), libc::O_PATH)
-        .map(drop)
+    FileHandle::of(source)?.open(real.as_fd(), libc::O_PATH)?;
+    Ok(real)
 }

@@ -281,12 +281,12 @@ impl Pair {
             Step::Link(d, n, e, m) => self.link(d, n, e, m),
             Step::Unlink(d, n) => {
                 let ((id, parent), name) = (self.dir(d), name(n));
-                let done = self.served.fs.unlink(at(parent, &name), &caller());
+                let done = self.served.unlink(at(parent, &name));
                 assert_eq!(done, self.model.unlink(id, &name));
             }
             Step::Rmdir(d, n) => {
                 let ((id, parent), name) = (self.dir(d), name(n));
-                let done = self.served.fs.rmdir(at(parent, &name), &caller());
+                let done = self.served.rmdir(at(parent, &name));
                 assert_eq!(done, self.model.rmdir(id, &name));
             }
             Step::Rename(d, n, e, m, flags) => self.rename((d, n), (e, m), flags),

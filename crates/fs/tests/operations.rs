@@ -25,7 +25,7 @@ fn lookup_of_what_is_not_one_name_is_refused() {
             "{name:?}"
         );
         assert_eq!(
-            served.fs.unlink(at(ROOT, name), &caller()),
+            served.unlink(at(ROOT, name)),
             Err(Errno::EINVAL),
             "{name:?}"
         );
@@ -150,7 +150,7 @@ fn getattr_of_an_unlinked_open_file_still_answers() {
         let served = Served::with(config, Arc::new(HostBacking));
         let (entry, opened) = served.create(ROOT, "file").unwrap();
         served.write(entry.ino, opened.fh, 0, b"abc").unwrap();
-        served.fs.unlink(at(ROOT, "file"), &caller()).unwrap();
+        served.unlink(at(ROOT, "file")).unwrap();
         assert_eq!(served.fs.getattr(entry.ino, None).unwrap().stat.stx_size, 3);
         assert_eq!(
             served

@@ -11,17 +11,20 @@ use std::io::{BufRead, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use sha2::{Digest, Sha256};
 
+use crate::clean;
 use crate::config::Fragment;
 use crate::error::{Error, Result, at};
-use crate::process::{missing, run_captured, run_logged};
+use crate::process::{missing, run_captured, run_logged, tied};
+use crate::progress::Progress;
 use crate::series::Series;
 use crate::source::{Package, Source, Tree, unpack_release};
 
 /// After how many lines of make's output progress is told.
-const LINES_PER_NOTE: usize = 250;
+const LINES_PER_NOTE: usize = 100;
 /// In a build directory: the fragments that it was configured by.
 const STAMP: &str = ".lab-config";
 
@@ -38,6 +41,8 @@ pub struct Recipe {
     /// The configuration beyond the defaults: the architecture's for [`Kind::UserMode`], nothing at all
     /// for [`Kind::Bootable`].
     pub fragments: Vec<Fragment>,
+    /// Lines that make prints for a build from nothing, about; for progress.
+    pub steps: Option<usize>,
 }
 
 /// What a kernel is run by.
@@ -112,20 +117,20 @@ impl Lab {
 
     /// The unpacked source, for headers that a test program needs.
     pub fn source_dir(&self, source: &Source, say: &dyn Fn(&str)) -> Result<PathBuf> {
-        let _alone = self.lock()?;
+        let _alone = self.lock(say)?;
         Ok(source.provide(&self.dir, say)?.dir)
     }
 
     /// The sources that a Debian source package was made from, unpacked. For programs to compare
     /// with that the archive has as source only.
     pub fn release(&self, package: &Package, say: &dyn Fn(&str)) -> Result<PathBuf> {
-        let _alone = self.lock()?;
+        let _alone = self.lock(say)?;
         unpack_release(package, &self.dir, say)
     }
 
     /// Builds what `recipe` asks for, or finds it built. `say` is told what takes time.
     pub fn build(&self, recipe: &Recipe, say: &dyn Fn(&str)) -> Result<Kernel> {
-        let _alone = self.lock()?;
+        let _alone = self.lock(say)?;
         let tree = recipe.source.provide(&self.dir, say)?;
         if !tree.ours && !recipe.series.is_empty() {
             return Err(Error::ForeignTree { tree: tree.dir });
@@ -150,21 +155,42 @@ impl Lab {
             recipe.series.lay_over(&tree.dir, &tree.name)?;
         }
         let objects = self.objects(recipe, &tree, say)?;
+        let progress = Progress::new(recipe, &objects)?;
         self.configure(recipe, &tree, &objects)?;
-        self.make(recipe, &tree, &objects, say)?;
+        self.make(recipe, &tree, &objects, (progress, say))?;
         let (_, product) = recipe.kind.product();
         publish(&objects.join(product), &kernel.image)?;
         Ok(kernel)
     }
 
+    /// Removes what all builds and guests have left here; the number of bytes.
+    ///
+    /// # Errors
+    /// The directory has something in it that no lab makes, or cannot be removed.
+    pub fn remove(self, say: &dyn Fn(&str)) -> Result<u64> {
+        // Before the lock file is made in a directory that is no lab.
+        clean::contents(&self.dir)?;
+        let _alone = self.lock(say)?;
+        clean::remove(&self.dir)
+    }
+
     /// One build at a time: all variants of a base share the source tree.
-    fn lock(&self) -> Result<Flock<File>> {
+    fn lock(&self, say: &dyn Fn(&str)) -> Result<Flock<File>> {
         let path = self.dir.join("lock");
         let file = File::create(&path).map_err(at(&path))?;
-        Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| Error::File {
-            path,
+        let failed = |errno: Errno| Error::File {
+            path: path.clone(),
             source: errno.into(),
-        })
+        };
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Ok(locked) => Ok(locked),
+            Err((file, Errno::EWOULDBLOCK)) => {
+                let dir = self.dir.display();
+                say(&format!("waiting for another program that uses {dir}"));
+                Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| failed(errno))
+            }
+            Err((_, errno)) => Err(failed(errno)),
+        }
     }
 
     /// The hash of all that the image depends on.
@@ -263,7 +289,13 @@ impl Lab {
         std::fs::write(&stamp, wanted).map_err(at(&stamp))
     }
 
-    fn make(&self, recipe: &Recipe, tree: &Tree, objects: &Path, say: &dyn Fn(&str)) -> Result<()> {
+    fn make(
+        &self,
+        recipe: &Recipe,
+        tree: &Tree,
+        objects: &Path,
+        (progress, say): (Progress, &dyn Fn(&str)),
+    ) -> Result<()> {
         let log = objects.join("lab-build.log");
         say(&format!(
             "{}: building {} (log: {})",
@@ -276,6 +308,8 @@ impl Lab {
         let mut make = self.make_command(recipe, tree, objects);
         let (target, _) = recipe.kind.product();
         make.arg(format!("-j{}", self.jobs)).arg(target);
+        // By SIGTERM, which make hands on to its compilers.
+        let mut make = tied(&make, "TERM")?;
         make.stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(errors));
@@ -286,7 +320,7 @@ impl Lab {
             line.push(b'\n');
             file.write_all(&line).map_err(at(&log))?;
             if number > 0 && number % LINES_PER_NOTE == 0 {
-                say(&format!("{}: {number} steps done", recipe.variant));
+                say(&progress.note(number));
             }
         }
         let status = child.wait().map_err(at(&log))?;
@@ -318,11 +352,11 @@ impl Lab {
 }
 
 /// Whether the objects in `dir` were configured by the fragments `wanted`.
-fn was_made_for(dir: &Path, wanted: &str) -> bool {
+pub(crate) fn was_made_for(dir: &Path, wanted: &str) -> bool {
     std::fs::read_to_string(dir.join(STAMP)).is_ok_and(|made_for| made_for == wanted)
 }
 
-fn wanted(fragments: &[Fragment]) -> String {
+pub(crate) fn wanted(fragments: &[Fragment]) -> String {
     let mut all = String::new();
     for fragment in fragments {
         all.push_str(&fragment.text);

@@ -114,6 +114,14 @@ pub enum Error {
         /// What it lacks.
         missing: &'static str,
     },
+    /// The directory to be removed has something else in it.
+    #[error("{} is not removed, since no lab has made {}: move that away, or name the lab's directory with --lab", dir.display(), foreign.display())]
+    NotALab {
+        /// The directory.
+        dir: PathBuf,
+        /// What is not the lab's.
+        foreign: PathBuf,
+    },
     /// Patches were asked for on a tree that is the caller's own.
     #[error(
         "a series cannot be laid over {}, which is not the lab's: apply it there with `git am`, and \

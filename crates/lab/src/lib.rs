@@ -14,6 +14,7 @@
 
 mod archive;
 mod build;
+mod clean;
 mod config;
 mod distribution;
 mod error;
@@ -23,6 +24,7 @@ mod machine;
 mod modules;
 mod outcome;
 mod process;
+mod progress;
 mod qemu;
 mod series;
 mod source;

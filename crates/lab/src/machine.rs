@@ -1,13 +1,16 @@
 //! Boots a kernel and reads its console until it ends or the deadline comes.
 //!
-//! Invariants: the guest's root is the host's file system, mounted read-only, or an initramfs; and when
-//! `boot` returns no process of the guest is left, whatever the outcome.
+//! Invariants: the guest's root is the host's file system, mounted read-only, or an initramfs; when
+//! `boot` returns no process of the guest is left, whatever the outcome; and none is left either when the caller is
+//! killed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
@@ -17,9 +20,11 @@ use nix::unistd::Pid;
 use crate::build::{Kernel, Kind};
 use crate::error::{Error, Result, at};
 use crate::outcome::{End, Outcome, Reader};
-use crate::process::missing;
+use crate::process::{missing, tied};
 use crate::qemu;
 
+/// How often a machine that says nothing is looked after.
+const STOP_WITHIN: Duration = Duration::from_millis(200);
 /// What QEMU says when its hypervisor cannot go on; it stays then, and does nothing.
 const BROKEN_DOWN: &str = "KVM internal error";
 
@@ -62,6 +67,8 @@ pub struct Machine {
     pub init: Vec<String>,
     /// Further words for the kernel's command line.
     pub kernel_arguments: Vec<String>,
+    /// When this is set the machine is stopped, as at the deadline.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// One processor, a GiB of memory, the host's files, and nothing else.
@@ -76,6 +83,7 @@ impl Default for Machine {
             modules: Vec::new(),
             init: Vec::new(),
             kernel_arguments: Vec::new(),
+            stop: Arc::default(),
         }
     }
 }
@@ -90,7 +98,7 @@ impl Machine {
             (Kind::UserMode, _) if self.counted => Err(Error::Counted {
                 image: kernel.image.clone(),
             }),
-            (Kind::UserMode, _) => self.run(self.command(kernel, dir), dir, deadline),
+            (Kind::UserMode, _) => self.run(&self.command(kernel, dir), dir, deadline),
             (Kind::Bootable, Root::Files(files)) => qemu::boot(self, kernel, files, dir, deadline),
             (Kind::Bootable, Root::Host) => Err(Error::Root {
                 image: kernel.image.clone(),
@@ -99,13 +107,9 @@ impl Machine {
     }
 
     /// Runs what is the machine, a process group of its own, and reads its console.
-    pub(crate) fn run(
-        &self,
-        mut command: Command,
-        dir: &Path,
-        deadline: Duration,
-    ) -> Result<Outcome> {
+    pub(crate) fn run(&self, command: &Command, dir: &Path, deadline: Duration) -> Result<Outcome> {
         let console = dir.join("console");
+        let mut command = tied(command, "KILL")?;
         command.stdin(Stdio::null()).process_group(0);
         let (output, input) = std::io::pipe().map_err(at(dir))?;
         command
@@ -119,7 +123,7 @@ impl Machine {
         drop(command);
         let lines = console_lines(output, &console)?;
         let mut reader = Reader::default();
-        let in_time = read_until(&lines, begin + deadline, &mut reader);
+        let in_time = read_until(&lines, begin + deadline, &self.stop, &mut reader);
         stop(&mut child).map_err(at(dir))?;
         // what was on its way when the machine stopped
         lines.iter().for_each(|line| reader.line(&line));
@@ -193,13 +197,22 @@ fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<Strin
 }
 
 /// Reads until the console closes or the hypervisor gives up; false if the deadline came before.
-fn read_until(lines: &Receiver<String>, deadline: Instant, reader: &mut Reader) -> bool {
+fn read_until(
+    lines: &Receiver<String>,
+    deadline: Instant,
+    stop: &AtomicBool,
+    reader: &mut Reader,
+) -> bool {
     loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || stop.load(Ordering::Relaxed) {
+            return false;
+        }
+        match lines.recv_timeout(left.min(STOP_WITHIN)) {
             Ok(line) if line.contains(BROKEN_DOWN) => return true,
             Ok(line) => reader.line(&line),
             Err(RecvTimeoutError::Disconnected) => return true,
-            Err(RecvTimeoutError::Timeout) => return false,
+            Err(RecvTimeoutError::Timeout) => {}
         }
     }
 }
@@ -280,6 +293,17 @@ mod tests {
             (outcome.end, outcome.running.as_deref()),
             (End::Died, Some("t"))
         );
+    }
+
+    #[test]
+    fn boot_of_a_guest_that_is_to_be_stopped_does_not_wait_for_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = kernel(dir.path(), "echo LAB-START t; exec tail -f /dev/null");
+        let machine = machine();
+        machine.stop.store(true, Ordering::Relaxed);
+        // An hour: the test would not end.
+        let outcome = machine.boot(&kernel, dir.path(), Duration::from_secs(3600));
+        assert_eq!(outcome.unwrap().end, End::Deadline);
     }
 
     #[test]

@@ -86,7 +86,7 @@ pub struct Report {
 pub enum End {
     /// It said that it was done, and powered off.
     Done,
-    /// It was stopped at the deadline.
+    /// It was stopped, at the deadline or when the caller asked for it.
     Deadline,
     /// It went away without having said that it was done.
     Died,

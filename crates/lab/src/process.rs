@@ -11,6 +11,34 @@ use crate::error::{Error, Result, at};
 /// How much of a failed step's output goes into the error.
 const TAIL_LINES: usize = 25;
 
+/// The same command, whose process gets `signal` when the thread that spawns it ends: nothing goes on for a caller
+/// that has been killed. By setpriv(1), since prctl(2) in the child would need `unsafe`.
+pub(crate) fn tied(command: &Command, signal: &str) -> Result<Command> {
+    let program = command.get_program();
+    // setpriv would say so in a log, and without the remedy.
+    if !is_there(Path::new(program)) {
+        return Err(missing(command, std::io::ErrorKind::NotFound.into()));
+    }
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", signal, "--"])
+        .arg(program)
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    Ok(tied)
+}
+
+/// Whether `program` is a path of a file, or the name of one on PATH.
+fn is_there(program: &Path) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Joined to an absolute path a directory has no effect.
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
+
 /// Runs `command` to its end with its output in `log`; `what` names it in errors.
 pub(crate) fn run_logged(command: &mut Command, what: &str, log: &Path) -> Result<()> {
     let file = File::create(log).map_err(at(log))?;
@@ -49,6 +77,7 @@ fn tail(output: &str) -> String {
 pub(crate) fn missing(command: &Command, source: std::io::Error) -> Error {
     let program = command.get_program().to_string_lossy().into_owned();
     let remedy = match program.as_str() {
+        "setpriv" => "install util-linux",
         "apt-get" | "apt-cache" | "dpkg-deb" => {
             "kernel packages need a Debian system; elsewhere use --tree"
         }
@@ -81,6 +110,20 @@ mod tests {
             .to_string();
         assert!(error.starts_with("the step failed"), "{error}");
         assert!(error.ends_with("first\nlast"), "{error}");
+    }
+
+    #[test]
+    fn tied_of_an_absent_program_names_the_remedy() {
+        let error = tied(&Command::new("/nowhere/linux"), "TERM").unwrap_err();
+        assert!(error.to_string().contains("/nowhere/linux"), "{error}");
+    }
+
+    #[test]
+    fn tied_runs_the_same_program_with_its_arguments_and_environment() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $WORD"]).env("WORD", "said");
+        let output = tied(&command, "TERM").unwrap().output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "said\n");
     }
 
     #[test]

@@ -52,7 +52,7 @@ pub(crate) fn boot(
         modules: (!modules.is_empty()).then(|| dir.join("modules")),
     };
     let command = command(machine, kernel, Some(&inside), accelerator);
-    machine.run(command, dir, deadline)
+    machine.run(&command, dir, deadline)
 }
 
 /// What a guest finds inside.
@@ -83,7 +83,7 @@ fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
         memory: 256,
         ..Machine::default()
     };
-    let outcome = bare.run(command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
+    let outcome = bare.run(&command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
     let console = std::fs::read(&outcome.console).map_err(at(&outcome.console))?;
     Ok(String::from_utf8_lossy(&console).contains(FIRST_WORD))
 }

@@ -28,15 +28,14 @@ impl Series {
         Self::default()
     }
 
-    /// The `*.patch` files of `dir`, in the order of their names, made for `base`.
+    /// The `*.patch` files of `dir`, in the order of their names, made for `base`. A cover letter, which
+    /// git names `0000-*.patch`, is sent with them and changes nothing.
     pub fn from_dir(dir: &Path, base: &str) -> Result<Self> {
         let mut patches = Vec::new();
         for entry in std::fs::read_dir(dir).map_err(at(dir))? {
             let path = entry.map_err(at(dir))?.path();
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "patch")
-            {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            if name.ends_with(".patch") && !name.starts_with("0000-") {
                 patches.push(path);
             }
         }
@@ -265,6 +264,16 @@ mod tests {
         Series::none().lay_over(&tree, "tree").unwrap();
         assert_eq!(read(&tree.join("d/f")).unwrap(), b"old\n");
         assert!(!tree.join("g").exists());
+    }
+
+    #[test]
+    fn from_dir_leaves_out_the_cover_letter() {
+        let (_dir, _tree, patches) = lab();
+        write(&patches.join("0000-cover-letter.patch"), b"[PATCH 0/1]\n").unwrap();
+        let error = Series::from_dir(&patches, "test").unwrap_err();
+        assert!(error.to_string().contains("no *.patch files"), "{error}");
+        write(&patches.join("0001-change.patch"), CHANGE.as_bytes()).unwrap();
+        assert_eq!(Series::from_dir(&patches, "test").unwrap().len(), 1);
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //!   and where user memory is faulted in. [`expected_writes`] is the same as `(offset, size)`
 //!   pairs, for whoever counts WRITEs at a server; [`apply`] also updates the cache, for sequences;
 //!   [`table`] makes the tables;
-//! - **the protocols**: nine [`models`], each one file that states the question, where it was
+//! - **the protocols**: ten [`models`], each one file that states the question, where it was
 //!   asked, and the verdict, and then explores every state within its bounds: variants that must
 //!   fail, with the shortest counterexample as an interleaving, and variants that must pass.
 //!
@@ -34,8 +34,10 @@
 //! | 1 | `C`: tail locked, head read first | M. Szeredi, 21 October | no | [`table`]: one READ more |
 //! | 1 | `D`: a partial page ends the request | V. Goyal, 21 October | 4f06dd92b5d0 (5.13, 5.10.36) | M1: passes; one WRITE more per unaligned write; see the limits below |
 //! | 1 | `E`: head and tail locked, send on a failed copy | this project | needs faa794dd2e17 (6.16) | M1: passes; [`table`]: the minimum |
+//! | 1 | E without its deadlock: FGP_NOWAIT under a locked head | this project | - | M1 `E-nowait`: passes; `E-notify-in-read`: waiting there deadlocks with a server that notifies from its READ handler |
 //! | 1 | what if the WRITE fails? (D's open points 1 to 3) | V. Goyal, 21 October | 1a061c554253 (7.3) keeps uptodate | M9: ghost data and refused bytes; H passes |
-//! | 1 | redirtied through a mapping: "two writes can go in any order" | V. Goyal, 21 October | as it is since 5.13 | M8: "we will just write same data twice" is wrong, the store is lost; G passes |
+//! | 1 | redirtied through a mapping: "two writes can go in any order" | V. Goyal, 21 October | as it is since 5.13 | M8: "we will just write same data twice" is wrong, the store is lost; G passes, and so does PG_writeback on the folios of the WRITE |
+//! | - | FUSE's writeback by iomap | J. Koong | ef7e7cbb323f (6.17) | M10: zeroing beyond i_size loses an append under way; PG_writeback until i_size is raised passes, and so does not zeroing |
 //! | 1 | a direct read during the WRITE | V. Goyal, 21 October | as it is | not modelled: no order is promised before write(2) returns |
 //! | 1 | iomap for buffered writes | D. Chinner, 16 October | 6.17, writeback_cache only | not a rule of its own: write-through still is D |
 //! | 1 | patches 1/4 and 2/4: lock in the callers of `__do_fault`, no lock and unlock around `page_mkwrite` | L. Torvalds, 13 October | no | not modelled: they do not change what is locked when it matters |
@@ -70,8 +72,8 @@
 //!   the lock under both commits of 5.9; what they bound is how often a waiter is *woken* in vain.
 //! - **E is not shorter than D for every write**: with large folios (or a max_write that is no
 //!   multiple of the page size) *and* a source that is not mapped it may lose what it saved. From
-//!   mapped memory it always is the minimum, but for a dirty folio that is not uptodate, where it
-//!   goes as D.
+//!   mapped memory it always is the minimum, but for a dirty folio that is not uptodate, and (if it
+//!   does not wait under a locked head) for a tail that is busy: there it goes as D.
 //!
 //! # How to check this in an hour
 //!

@@ -1,4 +1,4 @@
-//! The nine models, each with the variants that must fail and those that must pass.
+//! The ten models, each with the variants that must fail and those that must pass.
 //!
 //! A model is one file that reads like the argument in the thread it comes from. The list here is
 //! all that the harness and the tests know of them.
@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::explore::Exploration;
 
+mod m10_append;
 mod m1_write_path;
 mod m2_page_reuse;
 mod m3_stale_wake;
@@ -56,6 +57,24 @@ impl Variant {
     }
 }
 
+const fn fails(name: &'static str, what: &'static str, run: fn() -> Exploration) -> Variant {
+    Variant {
+        name,
+        expected: Verdict::Fails,
+        what,
+        run,
+    }
+}
+
+const fn passes(name: &'static str, what: &'static str, run: fn() -> Exploration) -> Variant {
+    Variant {
+        name,
+        expected: Verdict::Passes,
+        what,
+        run,
+    }
+}
+
 impl Exploration {
     /// What came of it.
     pub fn verdict(&self) -> Verdict {
@@ -69,7 +88,7 @@ impl Exploration {
 /// One question of the threads, made executable.
 #[derive(Debug)]
 pub struct Model {
-    /// M1 to M9.
+    /// M1 to M10.
     pub id: &'static str,
     /// A few words.
     pub title: &'static str,
@@ -81,8 +100,8 @@ pub struct Model {
     pub variants: &'static [Variant],
 }
 
-/// The nine models.
-pub const MODELS: [Model; 9] = [
+/// The ten models.
+pub const MODELS: [Model; 10] = [
     m1_write_path::MODEL,
     m2_page_reuse::MODEL,
     m3_stale_wake::MODEL,
@@ -92,4 +111,5 @@ pub const MODELS: [Model; 9] = [
     m7_private_fault::MODEL,
     m8_write_order::MODEL,
     m9_ghost::MODEL,
+    m10_append::MODEL,
 ];

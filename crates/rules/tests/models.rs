@@ -106,6 +106,44 @@ fn m9_ghost_variants_have_their_verdicts() {
 }
 
 #[test]
+fn m10_append_variants_have_their_verdicts() {
+    check("M10");
+}
+
+/// Patch 2 of the first series: the writer waits for the tail's folio with the head locked, and the READ that
+/// has locked the tail waits, in its handler, for the head.
+#[test]
+fn m1_notification_from_a_read_handler_deadlocks_with_a_writer_that_waits_under_its_head() {
+    for (name, what) in [
+        ("E-notify-in-read", "NOTIFY_INVAL_INODE"),
+        ("E-store-in-read", "NOTIFY_STORE"),
+    ] {
+        let wrong = counterexample("M1", name).wrong;
+        let waits = format!("the READ handler's {what} waits for A0");
+        assert!(wrong.contains("W1 waits for the lock of A1"), "{wrong}");
+        assert!(wrong.contains(&waits), "{wrong}");
+    }
+}
+
+/// R9: the bytes are lost at the server when the page is zeroed before the WRITE is taken, and in the cache
+/// when it is zeroed after that.
+#[test]
+fn m10_counterexamples_zero_before_and_after_the_server_takes_the_append() {
+    let order = |name| {
+        let steps = steps(&counterexample("M10", name));
+        let at = |step: &str| {
+            let found = steps.find(step);
+            found.unwrap_or_else(|| panic!("no `{step}` in\n{steps}"))
+        };
+        (at("zeroes beyond i_size"), at("takes W's WRITE"))
+    };
+    let (zeroes, takes) = order("stock-server");
+    assert!(zeroes < takes);
+    let (zeroes, takes) = order("stock-cache");
+    assert!(takes < zeroes);
+}
+
+#[test]
 fn m1_hold_all_counterexample_is_the_deadlock_of_the_thread() {
     let trace = counterexample("M1", "hold-all-self");
     let steps = steps(&trace);

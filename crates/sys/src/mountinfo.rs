@@ -10,7 +10,10 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+
+/// Of statx(2); rustix has no name for it.
+const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 
 /// One line of mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +141,16 @@ impl Place {
     /// /proc is not mounted.
     pub fn mount_id(&self) -> io::Result<u64> {
         mount_id(&self.fd)
+    }
+
+    /// The number of that mount which the kernel never uses again; none before Linux 6.8
+    /// (STATX_MNT_ID_UNIQUE, statx(2)).
+    pub fn unique_mount_id(&self) -> Option<u64> {
+        let mask = StatxFlags::from_bits_retain(STATX_MNT_ID_UNIQUE);
+        let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+        let found = rustix::fs::statx(&self.fd, c"", flags, mask).ok()?;
+        let has_it = found.stx_mask & STATX_MNT_ID_UNIQUE != 0;
+        has_it.then_some(found.stx_mnt_id)
     }
 
     /// The absolute path without symlinks.

@@ -55,14 +55,15 @@ pub(crate) fn attach(
 
 /// Which mount is ours. Nobody answers it yet, so nothing may be asked of it.
 fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OurMount> {
-    let entry = Place::open(mountpoint)?.entry()?;
+    let place = Place::open(mountpoint)?;
+    let entry = place.entry()?;
     if entry.fs_type != fs_type {
         bail!(
             "is covered by a mount of type {} already: somebody else mounted there",
             entry.fs_type
         );
     }
-    Ok(OurMount::new(mountpoint.to_owned(), &entry))
+    Ok(OurMount::new(mountpoint.to_owned(), &place, &entry))
 }
 
 /// A message with what fusermount3 wrote, in one line.

@@ -1,40 +1,45 @@
 //! Going to the background, and returning to the shell only when the mount answers.
 //!
 //! Invariant: the process that the user started returns 0 only after the mount has answered it, and
-//! leaves nothing mounted when it returns anything else. The child reports over a pipe: one byte
-//! when it is ready, or the reason why not; a pipe that ends without either is a death.
+//! leaves nothing mounted when it ends in any other way, by a signal at any moment included. The daemon
+//! reports over a socket: one byte when it is ready, or the reason why not. Then it waits for the byte by
+//! which its starter takes the mount over, the last thing that one does: a socket that ends before that
+//! means that the starter is gone, by whatever cause, and the daemon unmounts.
+
+mod child;
+mod interrupts;
+mod wait;
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
-use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::Side;
 use thrufs_sys::mountinfo::Place;
+use tokio::io::AsyncReadExt;
 use tracing::level_filters::LevelFilter;
 
-use crate::control;
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
-use crate::teardown::wait_for_answer;
+use crate::{control, logging};
+use child::{Child, STOP_DEADLINE};
+use interrupts::{Interrupted, Interrupts};
+use wait::wait_for_input;
 
 /// How long opening SOURCE, mounting and INIT may take together.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first question to the mount may take.
-pub(crate) const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a child whose start failed may take to unmount before it is killed.
-const STOP_DEADLINE: Duration = Duration::from_secs(5);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 const READY: u8 = b'R';
 const FAILED: u8 = b'E';
+const TAKEN_OVER: u8 = b'G';
 
 /// How the daemon tells that it serves.
 #[derive(Debug)]
@@ -43,37 +48,81 @@ pub(crate) enum Readiness {
     /// put to it from here, since a process that is killed while it asks itself cannot end: the
     /// thread that asks waits for the connection to go, and holds it by its descriptors.
     Foreground,
-    /// In the background: tell the parent, which checks; then let go of the terminal.
-    Background(File),
-    /// It has been told.
+    /// In the background: tell the starter, which checks, and takes the mount over.
+    Background(UnixStream),
+    /// It has been told; the starter, if there is one, has not answered.
+    Told(Option<UnixStream>),
+    /// The mount is there to stay.
     Announced,
 }
 
 impl Readiness {
-    /// Tells it, once.
-    pub(crate) fn announce(&mut self) -> anyhow::Result<()> {
-        match std::mem::replace(self, Self::Announced) {
-            Self::Background(mut pipe) => {
-                pipe.write_all(&[READY])
-                    .context("the program that started the mount is gone")?;
-                leave_the_terminal()
-            }
-            Self::Foreground | Self::Announced => Ok(()),
+    /// Tells it.
+    pub(crate) fn tell(&mut self) -> anyhow::Result<()> {
+        if matches!(self, Self::Background(_)) {
+            // Before the starter returns, so that nothing of its caller's is held from then on.
+            logging::flush(logging::FLUSH_DEADLINE);
+            leave_the_terminal()?;
         }
+        *self = match std::mem::replace(self, Self::Announced) {
+            Self::Foreground => Self::Told(None),
+            Self::Background(mut starter) => {
+                // One that is gone is noticed by the wait for its answer.
+                let _gone = starter.write_all(&[READY]);
+                Self::Told(Some(starter))
+            }
+            told @ (Self::Told(_) | Self::Announced) => told,
+        };
+        Ok(())
     }
 
-    /// Tells why it will not come. Only a parent that waits is told here; else the error goes the
+    /// Waits until it has been told and the mount is taken over, for ever if that was before. If the
+    /// starter goes away first, this process gets SIGTERM, whose handler unmounts; the caller does not go
+    /// on. A wait that is dropped can begin again.
+    pub(crate) async fn taken_over(&mut self) -> anyhow::Result<()> {
+        let is_kept = match self {
+            Self::Foreground | Self::Announced => std::future::pending().await,
+            // Nothing comes from there before it is told but the end.
+            Self::Background(starter) => {
+                is_taken_over(starter).await?;
+                false
+            }
+            Self::Told(Some(starter)) => is_taken_over(starter).await?,
+            Self::Told(None) => true,
+        };
+        if !is_kept {
+            tracing::warn!("the program that started the mount is gone: unmounting");
+            let own = rustix::process::getpid();
+            rustix::process::kill_process(own, rustix::process::Signal::TERM)
+                .context("the program that started the mount is gone")?;
+            std::future::pending().await
+        }
+        *self = Self::Announced;
+        Ok(())
+    }
+
+    /// Tells why it will not come. Only a starter that waits is told here; else the error goes the
     /// way of every error of the daemon.
     fn fail(self, error: &anyhow::Error) {
-        if let Self::Background(mut pipe) = self {
-            // A parent that is gone cannot be told, and nobody else waits.
-            let _ = pipe
+        if let Self::Background(mut starter) | Self::Told(Some(mut starter)) = self {
+            // A starter that is gone cannot be told, and nothing else waits.
+            let _ = starter
                 .write_all(&[FAILED])
-                .and_then(|()| write!(pipe, "{error:#}"));
+                .and_then(|()| write!(starter, "{error:#}"));
         } else {
             tracing::error!("{error:#}");
         }
     }
+}
+
+/// Waits for the starter's byte; false if it is gone without.
+async fn is_taken_over(starter: &UnixStream) -> anyhow::Result<bool> {
+    let wait = "wait for the program that started the mount";
+    let starter = starter.try_clone().context(wait)?;
+    starter.set_nonblocking(true).context(wait)?;
+    let mut starter = tokio::net::UnixStream::from_std(starter).context(wait)?;
+    // One that was killed with something unread resets the connection.
+    Ok(starter.read_u8().await.is_ok_and(|byte| byte == TAKEN_OVER))
 }
 
 fn leave_the_terminal() -> anyhow::Result<()> {
@@ -88,28 +137,51 @@ fn leave_the_terminal() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts the daemon in a child and returns when the mount answers.
+/// Starts the daemon in a child and returns when the mount answers. This process must have one thread,
+/// and no descriptor that the daemon must not keep.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<()> {
-    let (report, pipe) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe to the daemon")?;
+    let (daemon_s, starter_s) = UnixStream::pair().context("socket pair")?;
     let mountpoint = places.mountpoint.clone();
     let before = Place::open(&mountpoint)?.mount_id()?;
+    let interrupts = Interrupts::block()?;
     match thrufs_sys::fork::fork().context("start the daemon")? {
         Side::Child => {
-            drop(report);
-            let result = daemon(places, request, Readiness::Background(File::from(pipe)));
+            drop(starter_s);
+            let result = interrupts.restore();
+            drop(interrupts);
+            let readiness = Readiness::Background(daemon_s);
+            let result = result
+                .map_err(drop)
+                .and_then(|()| daemon(places, request, readiness));
+            logging::flush(logging::FLUSH_DEADLINE);
             std::process::exit(i32::from(result.is_err()));
         }
         Side::Parent(child) => {
-            drop(pipe);
+            drop(daemon_s);
             // The source stays held by the child alone.
             drop(places);
             let child = Child::new(child)?;
-            wait_until_served(&child, File::from(report), &mountpoint).inspect_err(|_| {
-                child.stop();
-                remove_dead_mount(&mountpoint, before);
-            })
+            let Err(error) = take_over(&child, starter_s, &mountpoint, &interrupts) else {
+                return Ok(());
+            };
+            child.stop();
+            remove_dead_mount(&mountpoint, before);
+            if let Some(Interrupted(signal)) = error.downcast_ref() {
+                crate::complain(&interrupted(*signal, &mountpoint, before));
+                interrupts.die_of(*signal);
+            }
+            Err(error)
         }
+    }
+}
+
+/// What is told of a start that was interrupted.
+fn interrupted(signal: nix::sys::signal::Signal, mountpoint: &Path, before: u64) -> String {
+    let shown = mountpoint.display();
+    let now = Place::open(mountpoint).and_then(|place| place.mount_id());
+    match now.is_ok_and(|now| now == before) {
+        true => format!("{signal}: nothing is mounted at {shown}"),
+        false => format!("{signal}: the mount at {shown} is left: run `thrufs umount {shown}`"),
     }
 }
 
@@ -130,96 +202,119 @@ fn quiet_start(mut log: LogRequest) -> LogRequest {
     log
 }
 
-fn wait_until_served(child: &Child, report: File, mountpoint: &Path) -> anyhow::Result<()> {
-    match read_report(report)? {
-        Report::Ready => wait_for_answer(mountpoint, ANSWER_DEADLINE),
-        Report::Failed(reason) => Err(anyhow!("{reason}")),
-        Report::Died => match child.wait_for_exit(STOP_DEADLINE) {
-            Some(status) => bail!("the daemon ended before the mount was ready ({status:?})"),
-            None => bail!("the daemon closed its report before the mount was ready"),
+/// Waits until the daemon serves, asks the mount a first question, and takes it over.
+fn take_over(
+    child: &Child,
+    mut daemon: UnixStream,
+    mountpoint: &Path,
+    interrupts: &Interrupts,
+) -> anyhow::Result<()> {
+    let ready = read_report(&mut daemon, interrupts, START_DEADLINE)?;
+    let ready = ready.with_context(|| {
+        format!(
+            "the daemon is not ready within {START_DEADLINE:?}: does SOURCE or its device hang?"
+        )
+    })?;
+    ready.into_result(child)?;
+    let shown = mountpoint.display();
+    let mut question = ask(mountpoint)?;
+    // Whichever is first: a daemon that fails now tells more than the error of the mount.
+    match wait_for_input(&[interrupts, &daemon, &question], ANSWER_DEADLINE)? {
+        Some(0) => interrupts.check()?,
+        Some(1) => {
+            if let Some(report) = read_report(&mut daemon, interrupts, STOP_DEADLINE)? {
+                report.into_result(child)?;
+            }
+        }
+        Some(_) => match read_report(&mut question, interrupts, ANSWER_DEADLINE)? {
+            Some(Report::Failed(error)) => {
+                bail!("the mount at {shown} answers with an error: {error}")
+            }
+            Some(Report::Ready) => {}
+            Some(Report::Died) | None => bail!("the mount at {shown} cannot be asked"),
         },
+        None => bail!("the mount at {shown} does not answer within {ANSWER_DEADLINE:?}"),
     }
+    // The last moment for a signal; from the byte on the mount stays.
+    interrupts.check()?;
+    daemon.write_all(&[TAKEN_OVER]).context("the daemon ended")
 }
 
+/// Asks the mount a first question, as any program would, in a thread of its own, since a daemon
+/// that does not answer would hold the caller as long. The answer comes as a report.
+fn ask(mountpoint: &Path) -> anyhow::Result<std::io::PipeReader> {
+    let (answer, mut report) = std::io::pipe().context("pipe")?;
+    let path = mountpoint.to_owned();
+    std::thread::Builder::new()
+        .name("first-question".to_owned())
+        .spawn(move || {
+            // Where this process ends meanwhile nothing reads the answer.
+            let _unread = match std::fs::metadata(path) {
+                Ok(_) => report.write_all(&[READY]),
+                Err(error) => write!(report, "{}{error}", char::from(FAILED)),
+            };
+        })
+        .context("start a thread")?;
+    Ok(answer)
+}
+
+#[derive(Debug)]
 enum Report {
     Ready,
     Failed(String),
     Died,
 }
 
-fn read_report(mut pipe: File) -> anyhow::Result<Report> {
-    let deadline = Instant::now() + START_DEADLINE;
+impl Report {
+    fn into_result(self, child: &Child) -> anyhow::Result<()> {
+        match self {
+            Self::Ready => Ok(()),
+            Self::Failed(reason) => Err(anyhow!("{reason}")),
+            Self::Died => match child.wait_for_exit(STOP_DEADLINE) {
+                Some(status) => bail!("the daemon ended before the mount was ready ({status:?})"),
+                None => bail!("the daemon closed its report before the mount was ready"),
+            },
+        }
+    }
+}
+
+/// Reads a report; none when `patience` is over first.
+fn read_report(
+    pipe: &mut (impl Read + AsFd),
+    interrupts: &Interrupts,
+    patience: Duration,
+) -> anyhow::Result<Option<Report>> {
+    let deadline = Instant::now() + patience;
     let mut received = Vec::new();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
-        if !wait_for_input(&pipe, left)? {
-            bail!(
-                "the daemon is not ready within {START_DEADLINE:?}: does SOURCE or its device hang?"
-            );
+        match wait_for_input(&[interrupts, pipe], left)? {
+            None => return Ok(None),
+            Some(0) => {
+                interrupts.check()?;
+                continue;
+            }
+            Some(_) => {}
         }
+        // The first byte alone: a reason that follows it is another report.
         let mut buffer = [0; 4096];
-        match pipe.read(&mut buffer) {
+        let room = if received.is_empty() { 1 } else { buffer.len() };
+        match pipe.read(&mut buffer[..room]) {
             Ok(0) => break,
             Ok(count) => received.extend_from_slice(&buffer[..count]),
+            // The daemon was killed before it read all.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => break,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error).context("read the daemon's report"),
         }
         if received.first() == Some(&READY) {
-            return Ok(Report::Ready);
+            return Ok(Some(Report::Ready));
         }
     }
-    Ok(match received.split_first() {
+    Ok(Some(match received.split_first() {
         Some((&FAILED, reason)) => Report::Failed(String::from_utf8_lossy(reason).into_owned()),
         _ => Report::Died,
-    })
-}
-
-/// Waits until `file` can be read or has ended; false when `patience` is over first.
-fn wait_for_input(file: impl std::os::fd::AsFd, patience: Duration) -> anyhow::Result<bool> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).context("a deadline too far away")?;
-        let mut fds = [PollFd::new(&file, PollFlags::IN)];
-        match rustix::event::poll(&mut fds, Some(&left)) {
-            Ok(ready) => return Ok(ready > 0),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno).context("wait for the daemon"),
-        }
-    }
-}
-
-/// The daemon, seen from the parent. The pidfd cannot come to mean another process.
-#[derive(Debug)]
-struct Child {
-    pid: Pid,
-    pidfd: OwnedFd,
-}
-
-impl Child {
-    fn new(pid: Pid) -> anyhow::Result<Self> {
-        let raw = rustix::process::Pid::from_raw(pid.as_raw()).context("a child's id")?;
-        let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty()).context("pidfd")?;
-        Ok(Self { pid, pidfd })
-    }
-
-    fn wait_for_exit(&self, patience: Duration) -> Option<WaitStatus> {
-        match wait_for_input(&self.pidfd, patience) {
-            Ok(true) => nix::sys::wait::waitpid(self.pid, None).ok(),
-            _ => None,
-        }
-    }
-
-    /// Asks it to unmount and end, and makes it end.
-    fn stop(&self) {
-        for signal in [Signal::TERM, Signal::KILL] {
-            // It fails only if the child is gone, which is what is wanted.
-            let _ = rustix::process::pidfd_send_signal(&self.pidfd, signal);
-            if self.wait_for_exit(STOP_DEADLINE).is_some() {
-                return;
-            }
-        }
-    }
+    }))
 }
 
 /// A child that had to be killed leaves its mount behind. It is recognised by being new at this

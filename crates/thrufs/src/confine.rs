@@ -51,7 +51,7 @@ impl fmt::Display for Sandbox {
 }
 
 /// What was asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Confinement {
     /// To be tried in this order; a single one is had or it is an error.
     pub(crate) candidates: &'static [Sandbox],
@@ -146,6 +146,9 @@ pub(crate) fn seal(
     needs: Needs,
 ) -> anyhow::Result<()> {
     privileges::reduce_to(confinement.capabilities(sandbox, needs))?;
+    for name in confinement.modcaps.missing()? {
+        tracing::warn!("--modcaps=+{name}: the daemon was started without it, and has it not");
+    }
     filter::apply(confinement.seccomp)
 }
 

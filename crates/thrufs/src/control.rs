@@ -1,19 +1,21 @@
 //! The daemon's main thread, where it is not shut in: starts the session, tells who waits that it is ready, and ends it.
 //!
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment
-//! unmounts. Data never passes through here; fuser's threads serve it.
+//! unmounts. Nothing but a signal, or a start that fails, does. Data never passes through here; fuser's threads serve it.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::background::Readiness;
+use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
+use crate::session::Attached;
 use crate::status::{self, Reporter, StatusSocket};
 use crate::teardown::is_connected;
 use crate::{logging, metrics, session, supervisor};
@@ -78,32 +80,46 @@ pub(crate) fn serve(
     if request.confinement.splits() {
         return supervisor::serve(places, request, readiness, log);
     }
-    logging::init(log)?;
+    let _lines = logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;
+        let (lost, mut thread_lost) = mpsc::unbounded_channel();
+        session::when_a_thread_is_lost(move || {
+            // The receiver is gone only when the daemon ends anyway.
+            let _ = lost.send(());
+        });
         let source = places.source_path();
         let metrics = metrics::bind(request.metrics).await?;
         let mut running = session::start(places, request)?;
-        let mountpoint = running.mountpoint().to_owned();
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
         let reporter = Reporter::new(&source, &running);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
         }
-        announce(readiness)?;
         let connection = running.connection()?;
-        match wait_for_end(&mut signals, &mountpoint, connection, running.ended()).await {
+        let ended = async {
+            readiness.tell()?;
+            readiness.taken_over().await?;
+            announce(running.attached());
+            tokio::select! {
+                result = running.ended() => result,
+                Some(()) = thread_lost.recv() => bail!("{}", session::LOST_THREAD),
+            }
+        };
+        let ended = match wait_for_end(&mut signals, connection, ended).await {
             End::Told => {
                 drop(status);
-                running.stop(PATIENCE).await
+                return running.stop(PATIENCE).await;
             }
-            End::ByItself(result) => {
-                drop(running);
-                result
-            }
-            End::Hung => Ok(()),
-        }
+            End::ByItself(result) => Ended::with(result),
+            End::Hung => Ended {
+                hangs: true,
+                ..Ended::with(Ok(()))
+            },
+        };
+        drop(status);
+        death::conclude(running.into_attached(), ended, request).await
     })
 }
 
@@ -122,28 +138,16 @@ pub(crate) enum End {
 /// `connection` there is nobody any more to answer to.
 pub(crate) async fn wait_for_end(
     signals: &mut Signals,
-    mountpoint: &Path,
     connection: OwnedFd,
     ended: impl Future<Output = anyhow::Result<()>>,
 ) -> End {
     let end = tokio::select! {
-        () = disconnected_for_long(connection) => {
-            tracing::warn!(
-                "{} has lost its connection, and a call on SOURCE does not return: left behind",
-                mountpoint.display()
-            );
-            End::Hung
-        }
+        () = disconnected_for_long(connection) => End::Hung,
         name = signals.stop() => {
             tracing::info!("{name}: unmounting");
             End::Told
         }
-        result = ended => {
-            if result.is_ok() {
-                tracing::info!("{} was unmounted", mountpoint.display());
-            }
-            End::ByItself(result)
-        }
+        result = ended => End::ByItself(result),
     };
     notify_systemd(&[NotifyState::Stopping]);
     end
@@ -159,11 +163,11 @@ async fn disconnected_for_long(connection: OwnedFd) {
     tokio::time::sleep(LOOK).await;
 }
 
-/// Tells everybody who waits for the mount that it answers.
-pub(crate) fn announce(readiness: &mut Readiness) -> anyhow::Result<()> {
-    readiness.announce()?;
+/// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
+/// itself leaves it dead.
+pub(crate) fn announce(attached: &Attached) {
+    attached.set_announced();
     notify_systemd(&[NotifyState::Ready]);
-    Ok(())
 }
 
 /// Does nothing without NOTIFY_SOCKET.

@@ -11,7 +11,6 @@ mod reproducer;
 mod shapes;
 
 use std::ffi::OsString;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -117,6 +116,11 @@ fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
     limits::apply(request.rlimit_nofile)?;
     control::block_on(async {
         let mut signals = Signals::install()?;
+        session::when_a_thread_is_lost(|| {
+            // The demo unmounts. It is this process, which exists.
+            let own = rustix::process::getpid();
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
+        });
         let running = session::start(places, request)?;
         say(&format!(
             "{} is mounted at {}",
@@ -169,9 +173,9 @@ fn done(what: &str) -> anyhow::Result<()> {
     say(&format!("  ok  {what}"))
 }
 
-/// Prints a line. `println!` would panic where standard output is closed.
+/// Prints a line.
 fn say(line: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{line}").context("write to standard output")
+    crate::stdout::print(line)
 }
 
 /// A name and its values, over as many lines as it takes.

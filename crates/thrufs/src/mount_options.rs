@@ -2,8 +2,10 @@
 //! mount(8) leaves in although it is meant for others.
 //!
 //! Invariant: an item is either honoured, or on the list of those that mean nothing to a mount
-//! helper, or an error that names it. The long options are not listed here: they are read from the
+//! helper, or an error that names it (a warning with `mount -s`). The long options are not listed here: they are read from the
 //! command line's own definition ([`crate::options`]), so that none can be missing.
+
+mod virtiofsd;
 
 use std::fmt;
 
@@ -11,6 +13,8 @@ use clap::CommandFactory;
 use nix::mount::MsFlags;
 
 use crate::options::MountArgs;
+
+pub(crate) use virtiofsd::hint as virtiofsd_hint;
 
 /// Options without a value that set (`true`) or clear (`false`) a flag of mount(2).
 const FLAGS: &[(&str, MsFlags, bool)] = &[
@@ -59,6 +63,8 @@ pub(crate) struct MountOptions {
     pub(crate) mentioned: MsFlags,
     /// The rest, as long options.
     pub(crate) arguments: Vec<String>,
+    /// What was left out since it is unknown.
+    pub(crate) ignored: Vec<OptionError>,
 }
 
 /// An item of `-o` that cannot be honoured.
@@ -79,6 +85,9 @@ impl fmt::Display for OptionError {
         match self {
             Self::Unknown { item, near } => {
                 write!(f, "unknown mount option '{item}'")?;
+                if let Some(hint) = virtiofsd_hint(key_and_value(item).0) {
+                    return write!(f, ", which is virtiofsd's: {hint}");
+                }
                 if !near.is_empty() {
                     write!(f, "; did you mean {}?", near.join(", "))?;
                 }
@@ -95,25 +104,27 @@ impl std::error::Error for OptionError {}
 
 impl MountOptions {
     /// Sorts the items of every `-o`, in their order: of two that contradict, the later one holds.
-    pub(crate) fn parse(values: &[String]) -> Result<Self, OptionError> {
+    /// `sloppy` leaves out what is unknown, as `mount -s` wants it.
+    pub(crate) fn parse(values: &[String], sloppy: bool) -> Result<Self, OptionError> {
         let long = LongOptions::new();
         let none = MsFlags::empty();
         let mut parsed = Self {
             flags: none,
             mentioned: none,
             arguments: Vec::new(),
+            ignored: Vec::new(),
         };
         for item in values.iter().flat_map(|value| split(value)) {
-            parsed.add(&item, &long)?;
+            match parsed.add(&item, &long) {
+                Err(error @ OptionError::Unknown { .. }) if sloppy => parsed.ignored.push(error),
+                added => added?,
+            }
         }
         Ok(parsed)
     }
 
     fn add(&mut self, item: &str, long: &LongOptions) -> Result<(), OptionError> {
-        let (key, value) = match item.split_once('=') {
-            Some((key, value)) => (key, Some(value)),
-            None => (item, None),
-        };
+        let (key, value) = key_and_value(item);
         if let Some(&(_, flag, on)) = FLAGS.iter().find(|(name, ..)| *name == key) {
             if value.is_some() {
                 return Err(OptionError::TakesNoValue {
@@ -147,15 +158,47 @@ impl MountOptions {
     }
 }
 
+fn key_and_value(item: &str) -> (&str, Option<&str>) {
+    match item.split_once('=') {
+        Some((key, value)) => (key, Some(value)),
+        None => (item, None),
+    }
+}
+
+/// The flags that fusermount3 understands.
+const FUSERMOUNT_KNOWS: &[&str] = &[
+    "ro", "nodev", "nosuid", "noexec", "noatime", "sync", "dirsync",
+];
+
 /// The names in `-o` for the flags that are set in `flags`, of those fusermount3 understands.
 pub(crate) fn fusermount_names(flags: MsFlags) -> impl Iterator<Item = &'static str> {
-    const KNOWN: &[&str] = &[
-        "ro", "nodev", "nosuid", "noexec", "noatime", "sync", "dirsync",
-    ];
     let is_set = move |&&(name, flag, on): &&(&'static str, MsFlags, bool)| {
-        on && flags.contains(flag) && KNOWN.contains(&name)
+        on && flags.contains(flag) && FUSERMOUNT_KNOWS.contains(&name)
     };
     FLAGS.iter().filter(is_set).map(|&(name, ..)| name)
+}
+
+impl MountOptions {
+    /// The flags that were asked for and that fusermount3 does not set for a user: it knows few, and
+    /// always sets nodev and nosuid.
+    pub(crate) fn not_for_users(&self) -> Vec<&'static str> {
+        // What the kernel does without being told.
+        const DEFAULT: MsFlags = MsFlags::MS_RELATIME;
+        let forced = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
+        let is_lost = |&&(name, flag, on): &&(&'static str, MsFlags, bool)| {
+            let is_asked = self.mentioned.contains(flag) && self.flags.contains(flag) == on;
+            is_asked
+                && match on {
+                    true => !FUSERMOUNT_KNOWS.contains(&name) && flag != DEFAULT,
+                    false => forced.contains(flag),
+                }
+        };
+        FLAGS
+            .iter()
+            .filter(is_lost)
+            .map(|&(name, ..)| name)
+            .collect()
+    }
 }
 
 fn is_ignored(key: &str) -> bool {

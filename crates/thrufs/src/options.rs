@@ -187,6 +187,9 @@ pub(crate) struct KernelOptions {
     /// Unmount what a daemon that died left at MOUNTPOINT, then mount
     #[arg(long)]
     pub(crate) replace_dead: bool,
+    /// Mount over a FUSE mount that is at MOUNTPOINT already, and do not warn of files there
+    #[arg(long)]
+    pub(crate) nonempty: bool,
     /// First column of `mount` and findmnt [default: SOURCE]
     #[arg(long, value_name = "NAME")]
     pub(crate) fsname: Option<String>,

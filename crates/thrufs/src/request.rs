@@ -1,20 +1,24 @@
 //! From what was typed to what is to be done: one validated [`MountRequest`].
 //!
 //! Invariant: a request that exists is possible as far as can be known without touching the system;
-//! contradictions between options are found here and nowhere else.
+//! contradictions between options are found here and nowhere else. What will be otherwise than was asked
+//! for, and is no error, stands in its warnings.
+
+mod contradictions;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use clap::Parser;
+use clap::error::{ContextKind, ErrorKind};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, Locks, PosixAcl};
+use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
 use tracing::level_filters::LevelFilter;
 
 use crate::confine::{Confinement, Needs, Sandbox};
-use crate::mount_options::MountOptions;
+use crate::mount_options::{MountOptions, virtiofsd_hint};
 use crate::options::{
     DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, FileOptions, MappingOptions, MountArgs, ProcessOptions,
 };
@@ -31,7 +35,7 @@ pub(crate) enum Access {
 }
 
 /// What the kernel is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct KernelRequest {
     pub(crate) flags: MsFlags,
     pub(crate) fsname: OsString,
@@ -41,7 +45,7 @@ pub(crate) struct KernelRequest {
 }
 
 /// How the session is run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct SessionRequest {
     pub(crate) threads: usize,
     pub(crate) clone_fd: bool,
@@ -49,14 +53,14 @@ pub(crate) struct SessionRequest {
 }
 
 /// How the daemon logs.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct LogRequest {
     pub(crate) level: LevelFilter,
     pub(crate) syslog: bool,
 }
 
 /// One mount, as asked for.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountRequest {
     pub(crate) source: PathBuf,
     pub(crate) mountpoint: PathBuf,
@@ -75,6 +79,8 @@ pub(crate) struct MountRequest {
     pub(crate) request_timeout: Option<u16>,
     /// Unmount a dead mount of ours at `mountpoint` first.
     pub(crate) replace_dead: bool,
+    /// Mount over what is mounted at `mountpoint`.
+    pub(crate) nonempty: bool,
     /// Tell the kernel of what others change under `source`.
     pub(crate) watch: bool,
     pub(crate) foreground: bool,
@@ -82,6 +88,8 @@ pub(crate) struct MountRequest {
     pub(crate) metrics: Option<SocketAddr>,
     /// `None`: as much as can be had. `Some(0)`: leave it.
     pub(crate) rlimit_nofile: Option<u64>,
+    /// What is not as was asked for, each with its reason.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl MountRequest {
@@ -106,34 +114,57 @@ impl MountRequest {
 }
 
 /// Reads the arguments after `thrufs mount` (or `mount.thrufs`), with those in `-o`.
-///
-/// `-o` items become long options in front of the typed ones, so clap checks both alike, and the
-/// typed ones win.
 pub(crate) fn parse(
     program: &str,
     arguments: &[OsString],
     is_root: bool,
 ) -> Result<MountRequest, clap::Error> {
-    let whole_line = |from_o: &[String]| -> Vec<OsString> {
+    let (matches, options) = matches(program, arguments)?;
+    let args = read(&matches)?;
+    build(args, options, is_root).map_err(|message| usage_error(&message))
+}
+
+/// What the arguments are for clap.
+///
+/// `-o` items become long options in front of the typed ones, so clap checks both alike, and the
+/// typed ones win.
+pub(crate) fn matches(
+    program: &str,
+    arguments: &[OsString],
+) -> Result<(ArgMatches, MountOptions), clap::Error> {
+    let whole_line = |from_o: &[String]| {
         let from_o = from_o.iter().map(OsString::from);
-        std::iter::once(program.into())
+        let line = std::iter::once(program.into())
             .chain(from_o)
-            .chain(arguments.iter().cloned())
-            .collect()
+            .chain(arguments.iter().cloned());
+        let matches = MountArgs::command().try_get_matches_from(line);
+        matches.map_err(with_virtiofsd_hint)
     };
-    let typed = MountArgs::try_parse_from(whole_line(&[]))?;
-    let options = MountOptions::parse(&typed.mount_options)
+    let typed = read(&whole_line(&[])?)?;
+    let options = MountOptions::parse(&typed.mount_options, typed.helper.sloppy)
         .map_err(|error| usage_error(&error.to_string()))?;
-    let merged = MountArgs::try_parse_from(whole_line(&options.arguments))?;
-    build(merged, options, is_root).map_err(|message| usage_error(&message))
+    Ok((whole_line(&options.arguments)?, options))
+}
+
+fn read(matches: &ArgMatches) -> Result<MountArgs, clap::Error> {
+    MountArgs::from_arg_matches(matches).map_err(|error| error.format(&mut MountArgs::command()))
+}
+
+/// Says what thrufs has in the place of an option of virtiofsd's.
+fn with_virtiofsd_hint(error: clap::Error) -> clap::Error {
+    let argument = match (error.kind(), error.get(ContextKind::InvalidArg)) {
+        (ErrorKind::UnknownArgument, Some(argument)) => argument.to_string(),
+        _other => return error,
+    };
+    match virtiofsd_hint(&argument) {
+        Some(hint) => usage_error(&format!("'{argument}' is virtiofsd's: {hint}")),
+        None => error,
+    }
 }
 
 /// An error that clap prints, and exits for, like its own.
 fn usage_error(message: &str) -> clap::Error {
-    clap::Error::raw(
-        clap::error::ErrorKind::ValueValidation,
-        format!("{message}\n"),
-    )
+    clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
 fn build(
@@ -142,9 +173,10 @@ fn build(
     is_root: bool,
 ) -> Result<MountRequest, String> {
     set_flags(&args, &mut options)?;
-    check_modes(&args.files, is_root)?;
+    contradictions::check(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
     let config = config(&args.files, &args.mapping)?;
+    let warnings = warnings(&args, &options, is_root);
     let threads = session_threads(&args);
     let access = if args.mount.allow_root {
         Access::OwnerAndRoot
@@ -181,10 +213,12 @@ fn build(
         raise_max_pages_limit: args.files.raise_max_pages_limit,
         request_timeout: args.files.request_timeout,
         replace_dead: args.mount.replace_dead,
+        nonempty: args.mount.nonempty,
         watch: args.files.watch,
         foreground: args.process.foreground || args.process.debug,
         metrics: args.process.metrics,
         rlimit_nofile: args.process.rlimit_nofile,
+        warnings,
         source: args.source,
         mountpoint: args.mountpoint,
     })
@@ -209,6 +243,37 @@ fn set_flags(args: &MountArgs, options: &mut MountOptions) -> Result<(), String>
     Ok(())
 }
 
+/// What is accepted, and will not be as was asked for.
+fn warnings(args: &MountArgs, options: &MountOptions, is_root: bool) -> Vec<String> {
+    let mut warnings: Vec<String> = options
+        .ignored
+        .iter()
+        .map(|error| format!("{error}; ignored (-s)"))
+        .collect();
+    if !is_root {
+        let lost = options.not_for_users().into_iter();
+        warnings
+            .extend(lost.map(|name| format!("-o {name} is ignored: only root can mount with it")));
+    }
+    if is_root && args.process.clone_fd && args.confine.sandbox.is_none() {
+        warnings.push(
+            "--clone-fd: the serving process is not shut in: say --sandbox=none if that is wanted, \
+             or leave --clone-fd out"
+                .to_owned(),
+        );
+    }
+    let log = log_request(&args.process);
+    let is_foreground = args.process.foreground || args.process.debug;
+    if log.level > LevelFilter::INFO && !log.syslog && !is_foreground {
+        warnings.push(format!(
+            "--log-level={}: log lines go nowhere once the daemon is in the background: use -f or \
+             --syslog",
+            log.level
+        ));
+    }
+    warnings
+}
+
 fn log_request(process: &ProcessOptions) -> LogRequest {
     LogRequest {
         level: if process.debug {
@@ -227,99 +292,6 @@ fn session_threads(args: &MountArgs) -> usize {
         Durability::Dsync => DEFAULT_THREADS_DSYNC,
     };
     args.process.thread_pool_size.unwrap_or(by_durability)
-}
-
-/// The ways to serve data that exclude each other, and what they need.
-fn check_modes(files: &FileOptions, is_root: bool) -> Result<(), String> {
-    if files.writeback && files.cache.is_direct() {
-        return Err("--writeback needs a cache: use --cache=auto or --cache=always".to_owned());
-    }
-    if files.writeback && files.passthrough != KernelPassthrough::Never {
-        return Err("--writeback and --passthrough exclude each other: leave one out".to_owned());
-    }
-    if files.durability == Durability::Dsync {
-        if files.passthrough != KernelPassthrough::Never {
-            return Err(
-                "--durability=dsync and --passthrough exclude each other, since with kernel \
-                 passthrough the daemon sees no WRITE: use --passthrough=never"
-                    .to_owned(),
-            );
-        }
-        if files.writeback {
-            return Err(
-                "--durability=dsync and --writeback exclude each other, since with the writeback \
-                 cache write(2) returns before there is a WRITE: leave one out"
-                    .to_owned(),
-            );
-        }
-    }
-    if files.passthrough == KernelPassthrough::Always {
-        if files.cache.is_direct() {
-            return Err(
-                "--passthrough=always is not for --cache=never and --cache=metadata: use \
-                 --cache=auto or --cache=always"
-                    .to_owned(),
-            );
-        }
-        if !is_root {
-            return Err("--passthrough=always needs root: use --passthrough=auto".to_owned());
-        }
-    }
-    check_watch(files, is_root)?;
-    if files.raise_max_pages_limit && !is_root {
-        return Err(
-            "--raise-max-pages-limit needs root: leave it out, or have root set \
-             fs.fuse.max_pages_limit"
-                .to_owned(),
-        );
-    }
-    check_timeout(files, is_root)
-}
-
-fn check_timeout(files: &FileOptions, is_root: bool) -> Result<(), String> {
-    if files.request_timeout.is_none() {
-        return Ok(());
-    }
-    if !is_root {
-        return Err(
-            "--request-timeout needs root: leave it out, or have root set \
-             fs.fuse.default_request_timeout"
-                .to_owned(),
-        );
-    }
-    if files.locks == Locks::Host {
-        return Err(
-            "--request-timeout and --locks=host exclude each other, since a caller that waits for a \
-             lock that long would end the mount: use --locks=local"
-                .to_owned(),
-        );
-    }
-    Ok(())
-}
-
-/// Where what others change can be told from what the mount's own users do, and be shown.
-fn check_watch(files: &FileOptions, is_root: bool) -> Result<(), String> {
-    if !files.watch {
-        return Ok(());
-    }
-    if !is_root {
-        return Err("--watch needs root: use --cache=auto or --cache=never".to_owned());
-    }
-    if files.passthrough != KernelPassthrough::Never {
-        return Err(
-            "--watch and --passthrough exclude each other, since with kernel passthrough each of \
-             the client's own writes would look like another's: leave one out"
-                .to_owned(),
-        );
-    }
-    if files.writeback {
-        return Err(
-            "--watch and --writeback exclude each other, since with the writeback cache the kernel \
-             believes its own sizes and times: leave one out"
-                .to_owned(),
-        );
-    }
-    Ok(())
 }
 
 fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, String> {

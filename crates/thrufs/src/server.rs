@@ -5,17 +5,18 @@
 //! server becomes the supervisor's child (a subreaper), so that its end is seen. Without namespaces
 //! the first one is the server.
 //!
-//! Invariant: the server never runs without a supervisor: it dies with it, since nobody else could
+//! Invariant: the server never runs without a supervisor: it dies with it, since nothing else could
 //! unmount.
 
 mod callers;
+mod last_words;
 mod link;
 mod output;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -23,16 +24,21 @@ use nix::unistd::Pid;
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::{Side, fork};
+use tracing::level_filters::LevelFilter;
 
 use crate::confine::{self, Confinement, Inside, Sandbox};
 use crate::control::{Signals, block_on};
-use crate::logging;
+use crate::logging::{self, Lines};
 use crate::request::{LogRequest, MountRequest};
 use crate::session::{self, Serving};
 use crate::status::{self, Askers, Reporter};
 
 use callers::AskingOutside;
 pub(crate) use link::{FromServer, Link, Serve, ToServer};
+use output::Output;
+
+/// How long what the server says waits for what it has logged before.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A server that is shut in and waits for the mount.
 #[derive(Debug)]
@@ -101,13 +107,17 @@ impl Server {
         Ok(Ending(pidfd.context("duplicate a descriptor")?))
     }
 
-    /// Starts the threads that listen to it. `tell` gets its messages, and last how it ended.
+    /// Starts the threads that listen to it. `tell` gets its messages, and last how it ended; what the
+    /// server has logged before either is in the log by then.
     pub(crate) fn listen(
         self,
-        log: LogRequest,
+        log: Lines,
+        level: LevelFilter,
         tell: impl Fn(Said) + Send + 'static,
     ) -> anyhow::Result<()> {
-        let (asked, output, link, pid) = (self.asked, self.output, self.link, self.pid);
+        let (asked, link, pid) = (self.asked, self.link, self.pid);
+        let output = Arc::new(Output::new(self.output));
+        let relayed = Arc::clone(&output);
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         thread("callers")
             .spawn(move || {
@@ -117,17 +127,18 @@ impl Server {
             })
             .context("start a thread")?;
         let relay = thread("server-output")
-            .spawn(move || output::relay(output, log.syslog))
+            .spawn(move || relayed.relay(&log, level))
             .context("start a thread")?;
         thread("server")
             .spawn(move || {
                 while let Ok(Some((message, _none))) = link.receive() {
+                    output.wait_until_relayed(LOG_PATIENCE);
                     tell(Said::Message(message));
                 }
                 let status = waitpid(pid, None);
-                // All that it wrote is out before its end is known.
-                let _panicked = relay.join();
-                tell(Said::Ended(status));
+                // All that it wrote is out before its end is known. A relay that panicked knows nothing.
+                let last_words = relay.join().unwrap_or_default();
+                tell(Said::Ended(status, last_words));
             })
             .context("start a thread")?;
         Ok(())
@@ -154,7 +165,8 @@ impl Ending {
 #[derive(Debug)]
 pub(crate) enum Said {
     Message(FromServer),
-    Ended(nix::Result<WaitStatus>),
+    /// How, and what it wrote last.
+    Ended(nix::Result<WaitStatus>, Vec<String>),
 }
 
 fn start_in(

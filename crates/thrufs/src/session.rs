@@ -1,42 +1,83 @@
 //! One mounted file system: the mount, the session threads that answer it, and its end.
 //!
-//! Invariant: from the moment the mount exists, a value owns it whose drop detaches it, so no error
-//! on the way to a running session can leave it behind. The mount ([`Attached`]) and the threads
-//! ([`Serving`]) are apart, since they may live in two processes ([`crate::supervisor`]).
+//! Invariant: a mount that was not announced is detached by the drop of its [`Attached`], so no error
+//! on the way to a running session leaves it behind. One that was announced is detached by [`stop`]
+//! alone, which is for those who ask for it: however else the daemon ends, the mount stays and answers
+//! ENOTCONN. Its users then see an error where they would see the empty directory below, which backups
+//! and mirrors take for a tree that was deleted.
+//!
+//! The mount ([`Attached`]) and the threads ([`Serving`]) are apart, since they may live in two
+//! processes ([`crate::supervisor`]).
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{
-    FaultyBacking, FuseAdapter, Negotiated, Notify, Panicked, Passthrough, Watch, Watching,
-};
+use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching};
+use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
 use crate::attach;
 use crate::places::Places;
 use crate::request::{Access, KernelRequest, MountRequest};
 use crate::sysctls;
-use crate::teardown::{Detached, OurMount};
+use crate::teardown::{Detached, OurMount, is_connected};
 
-/// A mount with its connection. Detaches when dropped.
+/// Between the abort of a forced unmount and the end of the mount.
+const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
+/// Between two looks at the mount table.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A mount with its connection. Detached when dropped, unless it was announced.
 #[derive(Debug)]
 pub(crate) struct Attached {
     ours: OurMount,
     /// Tells whether the mount is still ours; the session has a duplicate.
     connection: OwnedFd,
+    is_announced: Cell<bool>,
 }
 
 impl Attached {
     /// Mounts at `mountpoint` (absolute, without symlinks).
     pub(crate) fn new(mountpoint: &Path, request: &KernelRequest) -> anyhow::Result<Self> {
         let (connection, ours) = attach::attach(mountpoint, request)?;
-        Ok(Self { ours, connection })
+        Ok(Self {
+            ours,
+            connection,
+            is_announced: Cell::new(false),
+        })
+    }
+
+    /// The program that waits for the mount has been told that it serves.
+    pub(crate) fn set_announced(&self) {
+        self.is_announced.set(true);
+    }
+
+    /// Whether a mount that was announced is left without a server. To be asked when what served it
+    /// has ended; its users get their error at once.
+    pub(crate) async fn is_left_dead(&self) -> bool {
+        if !self.is_announced.get() {
+            return false;
+        }
+        // A forced umount(8) aborts the connection first, and takes the mount away then.
+        let deadline = Instant::now() + FORCED_UNMOUNT;
+        while self.ours.is_there() {
+            if is_connected(&self.connection) {
+                self.ours.abort(&self.connection);
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return true;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        false
     }
 
     /// /dev/fuse.
@@ -59,10 +100,18 @@ impl Attached {
     pub(crate) fn device(&self) -> &str {
         self.ours.device()
     }
+
+    /// The mount itself.
+    pub(crate) fn ours(&self) -> &OurMount {
+        &self.ours
+    }
 }
 
 impl Drop for Attached {
     fn drop(&mut self) {
+        if self.is_announced.get() {
+            return;
+        }
         if let Err(error) = self.ours.detach(&self.connection) {
             tracing::error!("{error:#}");
         }
@@ -117,18 +166,20 @@ pub(crate) fn watch(fs: &Passthrough, request: &MountRequest) -> anyhow::Result<
     watch.with_context(|| format!("SOURCE {}", request.source.display()))
 }
 
-/// Has `end` end the daemon when a session thread is lost: the caller that it served would wait for
-/// ever, and nothing would tell why.
+/// Calls `end` when a session thread is lost: without an end of the session the caller that it served
+/// would wait for ever, and nothing would tell why.
 pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
-    thrufs_fs::on_session_panic(move |panicked| {
+    thrufs_session::on_session_panic(move |panicked| {
         if panicked == Panicked::OutsideOperation {
-            tracing::error!(
-                "a session thread panicked on a message of the kernel: a bug; unmounting"
-            );
+            tracing::error!("{LOST_THREAD}");
             end();
         }
     });
 }
+
+/// Why the session ends then.
+pub(crate) const LOST_THREAD: &str =
+    "a session thread panicked on a message of the kernel, which is a bug";
 
 /// Session threads that answer a connection.
 #[derive(Debug)]
@@ -150,9 +201,11 @@ impl Serving {
         let adapter = FuseAdapter::new(Arc::clone(&fs));
         let session = fuser::Session::from_fd(adapter, connection, acl, config)
             .context("INIT, the handshake with the kernel")?;
-        fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+        fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
-        fs.start_pruning(thrufs_fs::send_prune(
+        fs.start_serving(request.session.threads)
+            .context("start the thread that closes what was looked up")?;
+        fs.start_pruning(thrufs_session::send_prune(
             device
                 .try_clone()
                 .context("duplicate the FUSE descriptor")?,
@@ -185,6 +238,9 @@ impl Serving {
             for line in negotiated.to_string().lines() {
                 tracing::info!("INIT: {line}");
             }
+            for told in crate::shortfall::of(negotiated) {
+                tracing::warn!("{told}");
+            }
         }
     }
 
@@ -211,11 +267,6 @@ pub(crate) struct Running {
 
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
-    when_a_thread_is_lost(|| {
-        // As SIGTERM does. It is this process, which exists.
-        let own = rustix::process::getpid();
-        let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
-    });
     let fs = file_system(places.source, request)?;
     let watch = watch(&fs, request)?;
     let _changed = sysctls::change_as_asked(request)?;
@@ -243,9 +294,9 @@ fn start_watching(
     device: File,
 ) -> anyhow::Result<Watching> {
     let notify = Notify {
-        inode: thrufs_fs::send_inval(session.notifier()),
-        entry: thrufs_fs::send_entry(session.notifier()),
-        epoch: thrufs_fs::send_epoch(device, negotiated(fs)?),
+        inode: thrufs_session::send_inval(session.notifier()),
+        entry: thrufs_session::send_entry(session.notifier()),
+        epoch: thrufs_session::send_epoch(device, negotiated(fs)?),
     };
     watch
         .start(fs, notify)
@@ -281,6 +332,16 @@ impl Running {
     /// See [`Serving::fs`].
     pub(crate) fn fs(&self) -> &Arc<Passthrough> {
         self.serving.fs()
+    }
+
+    /// The mount without its session, which has ended or is to be left behind.
+    pub(crate) fn into_attached(self) -> Attached {
+        self.attached
+    }
+
+    /// The mount.
+    pub(crate) fn attached(&self) -> &Attached {
+        &self.attached
     }
 
     /// See [`Attached::mountpoint`].

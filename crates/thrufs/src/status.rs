@@ -11,18 +11,19 @@ mod server;
 mod table;
 mod watch;
 
-use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use serde::Serialize;
 
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
+pub(crate) use table::plain;
 
 use crate::control;
 use crate::status::find::Found;
+use crate::stdout::print;
 
 /// What `thrufs status` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -60,6 +61,13 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
             (None, Some(every)) => watch::run(&only_mount()?, every, args.json).await,
         }
     })
+}
+
+/// The process id of the daemon that serves `mountpoint`.
+pub(crate) fn daemon_pid(mountpoint: &Path) -> anyhow::Result<u32> {
+    let mount = find::mount_of(mountpoint)?;
+    let status = control::block_on(async { find::ask(&mount).await })?;
+    Ok(status.pid)
 }
 
 async fn one(mount: &Found, json: bool) -> anyhow::Result<()> {
@@ -100,7 +108,7 @@ async fn all(json: bool) -> anyhow::Result<()> {
     for mount in &listed {
         lines.push(match mount {
             Listed::Served(status) => table::line_of_list(status),
-            Listed::Failed { error, .. } => table::plain(error),
+            Listed::Failed { error, .. } => plain(error),
         });
     }
     print(&lines.join("\n"))
@@ -113,12 +121,4 @@ fn only_mount() -> anyhow::Result<Found> {
         (None, _) => bail!("nothing is mounted by thrufs here"),
         (Some(_), false) => bail!("there are several mounts: name the one to watch"),
     }
-}
-
-/// Prints text and a newline. `println!` would panic where standard output is closed.
-fn print(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "{text}")
-        .and_then(|()| out.flush())
-        .context("write to standard output")
 }

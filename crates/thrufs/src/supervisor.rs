@@ -2,18 +2,23 @@
 //! and systemd, and keeps the files of the runtime directory.
 //!
 //! Invariant: as for an unconfined daemon ([`crate::control`]): signal handlers are installed before
-//! the mount exists, and however the server ends, the mount is gone before this process is. The
-//! server is told nothing but the mount, and believed nothing but its end.
+//! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
+//! dead mount. The server is told nothing but the mount, and believed nothing but its end.
+
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::background::Readiness;
 use crate::confine::Sandbox;
 use crate::control::{End, PATIENCE, Signals, announce, block_on, wait_for_end};
+use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
@@ -22,6 +27,9 @@ use crate::status::{self, SocketFile};
 use crate::sysctls::{self, Changed};
 use crate::{logging, metrics};
 
+/// How often the server is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Serves until told to stop or until somebody unmounts.
 pub(crate) fn serve(
     places: Places,
@@ -29,10 +37,9 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogRequest,
 ) -> anyhow::Result<()> {
-    let changed = sysctls::change_as_asked(request)?;
     // While this process has one thread.
     let server = Server::start(&places.source, request, log)?;
-    logging::init(log)?;
+    let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
     }
@@ -43,12 +50,15 @@ pub(crate) fn serve(
     );
     block_on(async {
         let mut signals = Signals::install()?;
+        // Put back also if a signal comes: not before there are handlers.
+        let changed = sysctls::change_as_asked(request)?;
         let attached = mount(&server, &places, request).await?;
         // SOURCE stays held by the server alone.
         drop(places);
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
-        server.listen(log, move |said| {
+        let _freeing = free_when_stuck(server.pid, &attached.0)?;
+        server.listen(lines, log.level, move |said| {
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
@@ -56,26 +66,56 @@ pub(crate) fn serve(
             told,
             changed,
             failure: None,
+            last_words: Vec::new(),
         };
-        let mountpoint = attached.0.mountpoint().to_owned();
-        let connection = attached.0.duplicate_connection()?;
-        let until = run.until_the_end(readiness);
-        match wait_for_end(&mut signals, &mountpoint, connection, until).await {
+        let (attached, status) = attached;
+        let connection = attached.duplicate_connection()?;
+        let until = run.until_the_end(readiness, Some(&attached));
+        let end = wait_for_end(&mut signals, connection, until).await;
+        drop(status);
+        let (result, hangs) = match end {
             End::Told => {
-                let (attached, status) = attached;
-                drop(status);
-                let ended = stop(attached, PATIENCE, run.until_the_end(readiness)).await;
+                let ended = stop(attached, PATIENCE, run.until_the_end(readiness, None)).await;
                 // One that hangs, say in a file system below, does not outlive this process.
                 ending.kill();
-                ended.unwrap_or(Ok(()))
+                return ended.unwrap_or(Ok(()));
             }
-            End::ByItself(result) => result,
+            End::ByItself(result) => (result, false),
             End::Hung => {
                 ending.kill();
-                Ok(())
+                (Ok(()), true)
             }
-        }
+        };
+        let ended = Ended {
+            result,
+            last_words: run.last_words,
+            hangs,
+        };
+        death::conclude(attached, ended, request).await
     })
+}
+
+/// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
+/// uninterruptibly, until a request is answered that nobody serves any more (as in
+/// [`crate::teardown::OurMount::abort`]): without an end the connection would stay, and its users wait.
+fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
+    let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while !has_died(server) {
+            tokio::time::sleep(LOOK).await;
+        }
+        ours.abort(&connection);
+    });
+    Ok(task)
+}
+
+/// Whether the first thread is a zombie. The number is the server's own until it is waited for, and
+/// then nothing is to be freed any more.
+fn has_died(server: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, fields)| fields.starts_with('Z'))
 }
 
 /// The server's life, as it tells it.
@@ -84,23 +124,48 @@ struct Run {
     /// Put back when INIT is done.
     changed: Vec<Changed>,
     failure: Option<String>,
+    /// What the server wrote last.
+    last_words: Vec<String>,
 }
 
 impl Run {
-    /// Announces the server when it is ready, and returns when it has ended.
-    async fn until_the_end(&mut self, readiness: &mut Readiness) -> anyhow::Result<()> {
-        while let Some(said) = self.told.recv().await {
+    /// Announces the server when it is ready and still `attached`, and returns when it has ended.
+    async fn until_the_end(
+        &mut self,
+        readiness: &mut Readiness,
+        attached: Option<&Attached>,
+    ) -> anyhow::Result<()> {
+        loop {
+            let said = tokio::select! {
+                said = self.told.recv() => said,
+                taken_over = readiness.taken_over() => {
+                    taken_over?;
+                    if let Some(attached) = attached {
+                        announce(attached);
+                    }
+                    continue;
+                }
+            };
+            let Some(said) = said else {
+                bail!("the thread that waits for the serving process is gone");
+            };
             match said {
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
-                    announce(readiness)?;
+                    readiness.tell()?;
                 }
-                Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
+                Said::Message(FromServer::Failed(reason)) => {
+                    // One line: it is shown on a terminal.
+                    let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
+                    self.failure = Some(reason);
+                }
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
-                Said::Ended(status) => return self.ended(status.context("wait for the server")?),
+                Said::Ended(status, last_words) => {
+                    self.last_words = last_words;
+                    return self.ended(status.context("wait for the server")?);
+                }
             }
         }
-        bail!("nobody tells of the serving process any more")
     }
 
     fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
@@ -113,9 +178,11 @@ impl Run {
                 "the serving process made a system call that --seccomp forbids, and was ended: \
                  --seccomp=log serves on and names it in the kernel's log"
             ),
-            WaitStatus::Signaled(_, signal, _) => {
-                bail!("the serving process was ended by {signal}; its mount is taken down")
-            }
+            WaitStatus::Signaled(_, signal, dumped) => bail!(
+                "the serving process was ended by {signal}{}",
+                if dumped { " and dumped core" } else { "" }
+            ),
+            WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
             other => bail!("the serving process ended without a reason ({other:?})"),
         }
     }

@@ -1,20 +1,20 @@
 //! Removes the mount that this process made, and never another one.
 //!
 //! Invariant: a mount is detached only after it was shown to be the one that [`crate::attach`] made.
-//! The id of a mount and the device number of a file system are used again after an unmount, so both
-//! are compared while the connection is still alive: then our device number cannot belong to anybody
-//! else. The place is held by descriptor meanwhile and unmounted through it, so whatever is mounted
-//! over the path in between is not hit. fuser's own unmount takes the path, at any later time.
+//! The id of a mount and the device number of a file system are used again after an unmount. So the
+//! number that is never used again decides; where the kernel has none (before Linux 6.8) the two are
+//! compared while the connection is alive, since then our device number belongs to no other mount. The
+//! place is held by descriptor meanwhile and unmounted through it, so whatever is mounted over the path
+//! in between is not hit. fuser's own unmount takes the path, at any later time.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use nix::mount::MntFlags;
 use rustix::event::{PollFd, PollFlags};
-use thrufs_sys::mountinfo::{MountEntry, Place};
+use thrufs_sys::mountinfo::{self, MountEntry, Place};
 
 use crate::attach;
 
@@ -23,14 +23,18 @@ use crate::attach;
 pub(crate) struct OurMount {
     mountpoint: PathBuf,
     mount_id: u64,
+    /// None before Linux 6.8.
+    unique_id: Option<u64>,
     device: String,
 }
 
 impl OurMount {
-    pub(crate) fn new(mountpoint: PathBuf, entry: &MountEntry) -> Self {
+    /// The mount at `place`, which is `entry`.
+    pub(crate) fn new(mountpoint: PathBuf, place: &Place, entry: &MountEntry) -> Self {
         Self {
             mountpoint,
             mount_id: entry.mount_id,
+            unique_id: place.unique_mount_id(),
             device: entry.device.clone(),
         }
     }
@@ -44,9 +48,43 @@ impl OurMount {
         &self.device
     }
 
-    /// Whether `entry` is this mount.
+    /// Whether `place` is in this mount, by the number that is never used again.
+    fn is_same(&self, place: &Place) -> bool {
+        self.unique_id.is_some() && place.unique_mount_id() == self.unique_id
+    }
+
+    /// Whether `entry` is this mount, if it has its numbers still.
     fn is(&self, entry: &MountEntry) -> bool {
         entry.mount_id == self.mount_id && entry.device == self.device
+    }
+
+    /// Whether the mount is in the tree still, dead or alive.
+    ///
+    /// Before Linux 6.8 a mount that the next daemon makes at once, and that gets the same numbers, is
+    /// taken for this one.
+    pub(crate) fn is_there(&self) -> bool {
+        let Some(entry) = self.entry() else {
+            return false;
+        };
+        match Place::open(&entry.mount_point) {
+            Ok(place) if place.mount_id().is_ok_and(|id| id == self.mount_id) => {
+                place.unique_mount_id() == self.unique_id
+            }
+            // Covered by another mount.
+            _ => true,
+        }
+    }
+
+    /// The line of the mount table with this mount's numbers, which may be another mount's by now.
+    fn entry(&self) -> Option<MountEntry> {
+        let entries = mountinfo::all().ok()?;
+        entries.into_iter().find(|entry| self.is(entry))
+    }
+
+    /// Whether the numbers of this mount cannot be another mount's. Nothing is opened for it: holding the
+    /// place would keep what is mounted below busy, which after an unmount may be unmounted next.
+    fn has_own_numbers(&self, device: &OwnedFd) -> bool {
+        is_connected(device) || self.unique_id.is_some() && self.entry().is_some()
     }
 
     /// Takes the mount out of the tree, also if it is busy: then the users keep it until they
@@ -54,9 +92,7 @@ impl OurMount {
     ///
     /// `device` is the /dev/fuse descriptor, or a duplicate of it.
     pub(crate) fn detach(&self, device: &OwnedFd) -> anyhow::Result<Detached> {
-        // To hold the place is to keep what is mounted below busy: whoever has unmounted this one
-        // may go on with that one at once.
-        if !is_connected(device) {
+        if !self.has_own_numbers(device) {
             return Ok(Detached::WasGone);
         }
         let Ok(place) = Place::open(&self.mountpoint) else {
@@ -65,7 +101,7 @@ impl OurMount {
         let Ok(entry) = place.entry() else {
             return Ok(Detached::WasGone);
         };
-        if !self.is(&entry) || !is_connected(device) {
+        if !self.is(&entry) || !(is_connected(device) || self.is_same(&place)) {
             return Ok(Detached::WasGone);
         }
         if attach::is_root() {
@@ -128,30 +164,5 @@ pub(crate) fn is_connected(device: &OwnedFd) -> bool {
             .revents()
             .intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL),
         Err(_) => false,
-    }
-}
-
-/// Asks the mount a first question, as any program would, in a thread of its own, since a daemon
-/// that does not answer would hold the caller as long.
-pub(crate) fn wait_for_answer(mountpoint: &Path, deadline: Duration) -> anyhow::Result<()> {
-    let (sender, receiver) = std::sync::mpsc::channel();
-    let path = mountpoint.to_owned();
-    let started = Instant::now();
-    std::thread::Builder::new()
-        .name("first-question".to_owned())
-        .spawn(move || sender.send(std::fs::metadata(path).map(drop)))
-        .context("start a thread")?;
-    let shown = mountpoint.display();
-    match receiver.recv_timeout(deadline) {
-        Ok(Ok(_)) => {
-            tracing::debug!(elapsed = ?started.elapsed(), "the mount answers");
-            Ok(())
-        }
-        Ok(Err(error)) => Err(anyhow!(
-            "the mount at {shown} answers with an error: {error}"
-        )),
-        Err(_) => Err(anyhow!(
-            "the mount at {shown} does not answer within {deadline:?}"
-        )),
     }
 }

@@ -4,17 +4,22 @@
 //! can boot does that for us ([`Boot`]); here is what is asked of each guest, what becomes of the answers,
 //! and, in the guest, the run itself ([`measure`]).
 //!
-//! Invariants: a round boots every kernel once and asks it the same, in an order that rotates; and the load
-//! that a run is told with is the host's during the whole boot, since a guest does not see it.
+//! Invariants: a round boots every kernel once and asks it the same, in an order that is drawn; the baseline's
+//! kernel is among them twice, so that every table shows what comes of no difference; and the load that a run is told
+//! with is the host's during the whole boot, since a guest does not see it.
 
 mod order;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use xtests::install;
+use xtests::support::random::Random;
 
 use super::configs::{self, Config, Kind};
 use super::interrupt::Interrupt;
@@ -63,6 +68,8 @@ pub(crate) struct Boot<'a> {
     /// What virtiofsd serves.
     pub(crate) source: &'a Path,
     pub(crate) tasks: &'a [Task],
+    /// Set when the guest has to be stopped.
+    pub(crate) stop: Arc<AtomicBool>,
 }
 
 /// What [`measure`] has said in the guest, or why it has said nothing.
@@ -71,7 +78,10 @@ pub(crate) type Answer = std::result::Result<String, String>;
 /// See the module.
 pub(crate) struct Session {
     jobs: Vec<Job>,
+    /// As they are called in the report; the last one is the baseline again.
     kernels: Vec<String>,
+    /// The baseline's place among them.
+    baseline: usize,
     servers: Vec<String>,
     backings: Vec<String>,
     dir: PathBuf,
@@ -88,7 +98,7 @@ impl Session {
             anyhow::bail!("{}: this fio lacks the engine {}", job.name, job.engine);
         }
         check_servers(wanted)?;
-        let baseline = baseline(wanted)?;
+        let (at, baseline) = baseline(wanted)?;
         let started = machine::now()?;
         let dir = match wanted.out {
             Some(dir) => dir.to_owned(),
@@ -120,9 +130,12 @@ impl Session {
             skipped: Vec::new(),
             runs: Vec::new(),
         };
+        let mut kernels = wanted.kernels.to_vec();
+        kernels.push(format!("{baseline}-again"));
         Ok(Self {
             jobs,
-            kernels: wanted.kernels.to_vec(),
+            kernels,
+            baseline: at,
             servers: wanted.servers.to_vec(),
             backings: wanted.backings.to_vec(),
             dir,
@@ -151,7 +164,10 @@ impl Session {
             work: work.path(),
             laid_out: HashSet::new(),
         };
-        let rounds = self.rounds(&places);
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+        // Not 0; what was drawn stands in the report, as the place of each run.
+        let seed = clock.map_or(1, |now| now.as_nanos() as u64 | 1);
+        let rounds = self.rounds(&places, &mut Random(seed));
         let all = rounds.len();
         for (at, guest) in rounds.iter().enumerate() {
             if interrupt.is_set() {
@@ -164,10 +180,15 @@ impl Session {
             }
             let before = Snapshot::take(None)?;
             let answers = boot(&Boot {
-                kernel: guest.kernel,
+                kernel: self.built(guest.kernel),
                 source: place.source(),
                 tasks: &guest.tasks,
+                stop: interrupt.flag(),
             });
+            if interrupt.is_set() {
+                // Of a guest that was stopped there is no result.
+                return Ok(());
+            }
             let load = before.until(&Snapshot::take(None)?);
             eprintln!(
                 "{}/{all}: round {} on {} by {}: other load {:.0}% of one CPU",
@@ -204,7 +225,8 @@ impl Session {
             } else {
                 (None, server::version(&thrufs(server)?))
             };
-            for (kernel, source) in self.kernels.iter().zip(&built.sources) {
+            for (at, kernel) in self.kernels.iter().enumerate() {
+                let source = &built.sources[self.built(at)];
                 let words = version.iter().chain([source]).map(String::as_str);
                 self.document.configs.push(Configuration {
                     name: format!("{kernel}/{server}"),
@@ -217,11 +239,21 @@ impl Session {
         Ok(())
     }
 
-    fn rounds(&self, places: &[Place]) -> Vec<Guest> {
+    /// The built kernel of that place in the list.
+    fn built(&self, kernel: usize) -> usize {
+        if kernel + 1 == self.kernels.len() {
+            self.baseline
+        } else {
+            kernel
+        }
+    }
+
+    fn rounds(&self, places: &[Place], random: &mut Random) -> Vec<Guest> {
         let is_tmpfs: Vec<bool> = places.iter().map(|place| place.name == TMPFS).collect();
         let jobs: Vec<&str> = self.jobs.iter().map(|job| job.name.as_str()).collect();
         let rounds = self.document.rounds;
-        guests(rounds, &is_tmpfs, self.kernels.len(), &jobs, &self.servers)
+        let kernels = self.kernels.len();
+        guests(rounds, &is_tmpfs, kernels, &jobs, &self.servers, random)
     }
 
     /// The runs of one guest.
@@ -309,14 +341,14 @@ fn check_servers(wanted: &Wanted<'_>) -> Result<()> {
     }
 }
 
-/// The kernel that ratios are to.
-fn baseline(wanted: &Wanted<'_>) -> Result<String> {
+/// The kernel that ratios are to, with its place in the list.
+fn baseline(wanted: &Wanted<'_>) -> Result<(usize, String)> {
     let kernels = wanted.kernels.iter().map(String::as_str);
     let Some(typed) = wanted.baseline else {
-        return Ok(wanted.kernels[0].clone());
+        return Ok((0, wanted.kernels[0].clone()));
     };
-    if wanted.kernels.iter().any(|kernel| kernel == typed) {
-        return Ok(typed.to_owned());
+    if let Some(at) = kernels.clone().position(|kernel| kernel == typed) {
+        return Ok((at, typed.to_owned()));
     }
     let remedy = "--baseline is one of --variant";
     Err(names::unknown("kernel", typed, kernels, remedy))
@@ -363,7 +395,11 @@ mod tests {
         words.iter().map(|word| (*word).to_owned()).collect()
     }
 
-    fn checked(servers: &[&str], backing: &str, baseline_is: Option<&str>) -> Result<String> {
+    fn checked(
+        servers: &[&str],
+        backing: &str,
+        baseline_is: Option<&str>,
+    ) -> Result<(usize, String)> {
         let (servers, kernels) = (words(servers), words(&["stock", "patched"]));
         let wanted = Wanted {
             jobs: &[],
@@ -382,9 +418,10 @@ mod tests {
     #[test]
     fn baseline_is_the_first_kernel_or_the_one_that_is_typed() {
         let servers = &["virtiofsd", "thrufs-one-page"];
-        assert_eq!(checked(servers, "tmpfs", None).expect("good"), "stock");
+        let first = checked(servers, "tmpfs", None).expect("good");
+        assert_eq!(first, (0, "stock".to_owned()));
         let typed = checked(servers, "tmpfs", Some("patched")).expect("good");
-        assert_eq!(typed, "patched");
+        assert_eq!(typed, (1, "patched".to_owned()));
         let error = checked(servers, "tmpfs", Some("patchd")).expect_err("misspelt");
         assert!(
             error.to_string().contains("did you mean patched"),

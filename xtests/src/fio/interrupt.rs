@@ -32,6 +32,11 @@ impl Interrupt {
         Ok(interrupt)
     }
 
+    /// The same for what knows nothing of this type; set when it has come.
+    pub(super) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     /// Whether it has come.
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)

@@ -2,12 +2,13 @@
 //!
 //! How the runs are ordered, measured and told is `xtests fio`'s ([`guests`]); here a kernel is booted.
 //! Times in User Mode Linux mean little, its system calls being slow, and these kernels have detectors: ratios
-//! of neighbours mean something, and counts of requests mean all. Invariant: the kernels of a table
+//! of neighbours mean something if they exceed those of the baseline booted again, and counts of requests mean all. Invariant: the kernels of a table
 //! differ in their series alone, and lock order is not proved in any, which one complaint would end in the
 //! middle.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -140,6 +141,7 @@ fn ask(
         devices: server.iter().map(Server::device).collect(),
         init,
         kernel_arguments: vec!["lockdep.prove_locking=0".to_owned()],
+        stop: Arc::clone(&boot.stop),
         ..Machine::default()
     };
     let each = Duration::from_secs(args.runtime.into()) + SLACK;

@@ -26,6 +26,9 @@ use xtests::support::{Backing, Mount};
 use super::verdict::LACKS;
 use crate::fio::guests;
 
+/// A case of the reproducer.
+const APPEND: &str = "append-beside-store";
+
 /// What the scenario works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum On {
@@ -46,8 +49,10 @@ pub(super) enum What {
     Folios,
     /// Instructions per write(2), on a machine that counts them.
     Instructions,
-    /// The reproducer's family.
+    /// The reproducer's family, but for the next one.
     Family,
+    /// Its case of an append beside writeback, by itself: what a kernel fails in cannot hide the others.
+    AppendBesideStore,
     /// Its random mode.
     Random,
     /// fsx.
@@ -131,7 +136,12 @@ fn exercise(args: &Args, place: &Place) -> anyhow::Result<String> {
         What::Requests => requests::check(place.dir(), &place.limits()?),
         What::Folios => folios::check(place.dir()),
         What::Instructions => instructions::measure(place.dir()),
-        What::Family => repro(place.dir(), &["--deadline=5", "--abort"]),
+        What::Family => {
+            let others = crate::repro::cases().filter(|name| *name != APPEND);
+            let cases = format!("--case={}", others.collect::<Vec<_>>().join(","));
+            repro(place.dir(), &["--deadline=5", "--abort", &cases])
+        }
+        What::AppendBesideStore => repro(place.dir(), &["--deadline=20", "--case", APPEND]),
         What::Random => {
             let seconds = format!("--seconds={}", args.seconds);
             repro(place.dir(), &["--random", "--deadline=20", &seconds])

@@ -50,6 +50,9 @@ impl Purpose {
     }
 }
 
+/// The variant that keeps folios locked during a WRITE instead of what the series does.
+const LOCKED: &str = "locked";
+
 /// The variant with large folios in write-through.
 pub(super) const LARGE_FOLIOS: &str = "rfc-folios";
 
@@ -81,6 +84,8 @@ pub(super) struct Base {
     suites: Vec<String>,
     fragments: Vec<String>,
     cpus: u32,
+    /// Lines that make prints when User Mode Linux is built from nothing, about.
+    steps: Option<usize>,
 }
 
 impl Base {
@@ -125,7 +130,7 @@ impl Base {
         let dir = match variant {
             "stock" => return Ok(Series::none()),
             "patched" => contrib.join(&self.name),
-            "rfc" | LARGE_FOLIOS => contrib.join(format!("{}-{variant}", self.name)),
+            "rfc" | LOCKED | LARGE_FOLIOS => contrib.join(format!("{}-{variant}", self.name)),
             control => contrib
                 .join("negative-controls")
                 .join(&self.name)
@@ -140,7 +145,7 @@ impl Base {
         }
         let own = Series::from_dir(&dir, &format!("{} {}", self.package, self.pinned))?;
         Ok(match variant {
-            "rfc" => self.series("patched")?.then(own),
+            "rfc" | LOCKED => self.series("patched")?.then(own),
             LARGE_FOLIOS => self.series("rfc")?.then(own),
             _ => own,
         })
@@ -207,6 +212,7 @@ pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Bu
             source,
             series: base.series(variant)?,
             fragments: base.fragments(purpose)?,
+            steps: base.steps.filter(|_| purpose == Purpose::UserMode),
         };
         let kernel = lab.build(&recipe, &say)?;
         let place = match purpose {
@@ -265,9 +271,12 @@ mod tests {
     fn series_up_to_a_patch_that_is_not_there_names_those_that_are() {
         let newest = Base::find(Base::NEWEST).unwrap();
         assert_eq!(newest.series("patched@2").unwrap().len(), 2);
-        for word in ["patched@7", "patched@0", "patched@x"] {
+        for word in ["patched@11", "patched@0", "patched@x"] {
             let error = newest.series(word).err().unwrap().to_string();
-            assert!(error.ends_with("patched has the patches 1 to 6"), "{error}");
+            assert!(
+                error.ends_with("patched has the patches 1 to 10"),
+                "{error}"
+            );
         }
     }
 

@@ -52,6 +52,8 @@ const QUESTIONS: &[(&str, &[&str])] = &[
     ("R5", &["a short write"]),
     ("R7", &["ok"]),
     ("R8", &["ok", "not possible"]),
+    ("R9", &["ok"]),
+    ("R10", &["ok", "not possible"]),
     ("T8", &["ok"]),
 ];
 
@@ -93,11 +95,14 @@ pub(super) fn cases(
     }
     if transport == Transport::Fuse {
         let tests: Vec<&str> = TESTS.iter().copied().filter(|suite| asks(suite)).collect();
-        let thrufs = install::thrufs()?;
         all.extend(mount_tests(&tests)?);
-        for case in &mut all {
-            case.environment
-                .push((BIN.to_owned(), thrufs.display().to_string()));
+        // The selftests and the probe bring servers of their own.
+        if asks("thrufs") || asks("repro") || !tests.is_empty() {
+            let thrufs = install::thrufs()?;
+            for case in &mut all {
+                case.environment
+                    .push((BIN.to_owned(), thrufs.display().to_string()));
+            }
         }
     }
     if let Some(unknown) = wanted
@@ -186,6 +191,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
                 "thrufs/folios",
                 "thrufs/fsx",
                 "repro/family",
+                "repro/append-beside-store",
                 "repro/random",
             ],
         ),
@@ -199,6 +205,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
                 "virtiofs/ghost",
                 "virtiofs/fsx",
                 "repro/family",
+                "repro/append-beside-store",
                 "repro/random",
             ],
         ),
@@ -252,7 +259,7 @@ fn mount_tests(files: &[&str]) -> anyhow::Result<Vec<Case>> {
 
 /// Builds a file of `xtests/tests`; cargo says where the program is.
 fn test_program(file: &str) -> anyhow::Result<PathBuf> {
-    let said = succeed(&mut install::cargo(&[
+    let said = install::patiently(&mut install::cargo(&[
         "test",
         "--release",
         "--package",

@@ -1,13 +1,14 @@
 //! The questions as data: what is asked, what the answer means to a user, and which kernels are
 //! known. Beside the scenario that asks, so that a table for people needs no second source.
 
+mod lost;
 mod scenarios;
 mod stale;
 
 use super::Context;
 use scenarios::{
     failed_write_and_store, features, getxattr, ghost, half_readable, large_folios, limits,
-    lost_store, notify_in_write, refused_bytes,
+    notify_in_write, refused_bytes,
 };
 
 /// A question and what its answers mean.
@@ -47,7 +48,7 @@ pub(crate) const ALL: &[Question] = &[
         question: "Is an mmap store lost that overtakes a WRITE of the same bytes?",
         meaning: "LOST: do not mix write(2) and shared mappings of the same bytes",
         kernels: "LOST from 5.13 up to 7.3",
-        ask: lost_store,
+        ask: lost::store,
     },
     Question {
         id: "R2",
@@ -90,6 +91,20 @@ pub(crate) const ALL: &[Question] = &[
         meaning: "STALE: do not mix such writes with shared mappings of the same pages",
         kernels: "STALE for io_uring in 6.18; ok in 6.12, and in 7.3, which drops the pages again at the end",
         ask: stale::mapped_direct_write,
+    },
+    Question {
+        id: "R9",
+        question: "Does an appending write(2) lose bytes when the file's last page is written back meanwhile?",
+        meaning: "LOST: do not append to a file by write(2) while a program stores to a mapping of it",
+        kernels: "LOST from 6.17 up to 7.3",
+        ask: lost::append,
+    },
+    Question {
+        id: "R10",
+        question: "With FOPEN_DIRECT_IO, does a store to a mapping undo a write(2) to other bytes of the page?",
+        meaning: "LOST: a server with direct I/O should not allow shared mappings",
+        kernels: "LOST in 6.18; no such mappings before 6.6",
+        ask: lost::direct_write,
     },
     Question {
         id: "T8",

@@ -70,6 +70,10 @@ pub(crate) enum Work {
     Copy(Copy),
     /// copy_file_range onto a range that overlaps its source.
     Overlap,
+    /// Appends by one thread, stores and writeback of the file's last page by another.
+    AppendBesideStore,
+    /// Writes by one thread, stores to other bytes of the page by another.
+    WriteBesideStore,
 }
 
 /// A case, selected by its name.
@@ -85,7 +89,11 @@ impl Case {
     pub(crate) fn processes(&self) -> usize {
         match self.work {
             Work::Copy(Copy { other, .. }) if other != Other::Nothing => 2,
-            Work::Seed | Work::Copy(_) | Work::Overlap => 1,
+            Work::Seed
+            | Work::Copy(_)
+            | Work::Overlap
+            | Work::AppendBesideStore
+            | Work::WriteBesideStore => 1,
         }
     }
 }
@@ -319,6 +327,16 @@ pub(crate) const CASES: &[Case] = &[
         "while another process stores and calls sync_file_range",
         Other::SyncFileRange,
     ),
+    Case {
+        name: "append-beside-store",
+        about: "appends to a page that another thread stores to, through a mapping, and has written back",
+        work: Work::AppendBesideStore,
+    },
+    Case {
+        name: "write-beside-store",
+        about: "pwrite(2)s to a page that another thread stores to, through a mapping",
+        work: Work::WriteBesideStore,
+    },
 ];
 
 /// The case of this name.

@@ -145,16 +145,22 @@ pub(crate) fn connection(dev: u64) -> Connection {
         found.then(|| fstype.to_owned())
     });
     let fstype = fstype.unwrap_or_else(|| "unknown".into());
-    let is_fuse = fstype.starts_with("fuse") || fstype == "virtiofs";
     let control = PathBuf::from(format!("/sys/fs/fuse/connections/{minor}"));
-    Connection {
-        control: (is_fuse && control.is_dir()).then_some(control),
+    let mut found = Connection {
+        control: None,
         number: minor,
         fstype,
-    }
+    };
+    found.control = (found.is_fuse() && control.is_dir()).then_some(control);
+    found
 }
 
 impl Connection {
+    /// Whether the file system is FUSE's, by /dev/fuse or by virtiofs.
+    pub(crate) fn is_fuse(&self) -> bool {
+        self.fstype.starts_with("fuse") || self.fstype == "virtiofs"
+    }
+
     /// The number of requests that wait for an answer; None when fusectl does not tell.
     pub(crate) fn waiting(&self) -> Option<u64> {
         read(&self.control.as_ref()?.join("waiting"))

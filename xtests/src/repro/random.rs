@@ -1,4 +1,5 @@
-//! The seeded random mode: eight processes copy within two files, from mappings. The oracle: both
+//! The seeded random mode: eight processes copy within two files, from mappings, and beside them some append
+//! to files of their own ([`super::appender`]). The oracle: both
 //! files are cut into slots of odd lengths, each slot belongs to one process, and only its owner
 //! writes it. So an owner knows every byte of its slots at any time, without talking to anybody,
 //! while its pages are written by its neighbours too. Stores through a mapping are kept to pages
@@ -16,10 +17,10 @@ use thrufs_sys::mapped_io::{self as mapping, Mapping};
 use thrufs_sys::{range_io, uring};
 
 use super::case::{PAGE, pattern};
-use super::oracle;
 use super::worker::{Finding, Stop, WorkerArgs, say, wait_for_go};
+use super::{appender, oracle};
 
-/// How many processes.
+/// How many processes, beside the appenders.
 pub(crate) const PROCESSES: usize = 8;
 /// Slots of odd lengths fill the files up to here; after it come pages with one owner.
 const SHARED_END: usize = 96 * PAGE;
@@ -34,7 +35,7 @@ impl Random {
         Self(seed)
     }
 
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -94,6 +95,9 @@ struct Process {
 
 /// One process of the random mode.
 pub(crate) fn work(paths: &[PathBuf; 2], args: &WorkerArgs) -> Result<Finding, Stop> {
+    if args.role >= PROCESSES {
+        return appender::work(&appender::file_of(paths, args.role), args);
+    }
     if args.role == 0 {
         for (index, path) in paths.iter().enumerate() {
             let content: Vec<u8> = (0..FILE_LEN).map(|offset| pattern(index, offset)).collect();

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
 use super::case::CASES;
+use super::known::{Known, Place};
 use super::watch::{Setting, Stuck, Verdict};
 
 /// One case of a run.
@@ -17,6 +18,16 @@ pub(crate) struct Entry {
     #[serde(flatten)]
     verdict: Verdict,
     seconds: f64,
+    /// What this kernel is known for in this case.
+    known: Option<Defect>,
+}
+
+/// A defect of the kernel that a case should show.
+#[derive(Debug, Serialize)]
+struct Defect {
+    reason: String,
+    /// Whether the case has shown it, and nothing else.
+    shown: bool,
 }
 
 impl Entry {
@@ -27,7 +38,17 @@ impl Entry {
             about: about.to_owned(),
             verdict,
             seconds,
+            known: None,
         }
+    }
+
+    /// Compares with what is known of the kernel.
+    pub(crate) fn compare(&mut self, known: &[Known], place: &Place<'_>) {
+        let known = known.iter().find(|known| known.applies(&self.case, place));
+        self.known = known.map(|known| Defect {
+            reason: known.reason.clone(),
+            shown: known.matches(&self.verdict),
+        });
     }
 
     /// Whether there is no mount to go on with: aborted, or a worker is still stuck in it.
@@ -42,21 +63,27 @@ impl Entry {
     }
 }
 
-/// The exit code of a run: the worst case's; what is lacking counts only if nothing ran.
-pub(crate) fn exit_code(entries: &[Entry]) -> u8 {
-    let worst = entries
+/// The exit code of a run: the worst case's; what is lacking counts only if nothing ran. With `expect_known` a
+/// known defect counts as passed if the case shows it, and not if it does not.
+pub(crate) fn exit_code(entries: &[Entry], expect_known: bool) -> u8 {
+    let shown = |entry: &Entry| entry.known.as_ref().is_some_and(|known| known.shown);
+    let passed = |entry: &Entry| matches!(entry.verdict, Verdict::Ok { .. });
+    let others = entries
         .iter()
-        .map(|entry| &entry.verdict)
-        .max_by_key(|verdict| verdict.rank());
-    match worst {
-        None => 77,
-        Some(Verdict::Lacks { .. }) => {
-            let ran = entries
-                .iter()
-                .any(|entry| matches!(entry.verdict, Verdict::Ok { .. }));
-            if ran { 0 } else { 77 }
+        .filter(|entry| !(expect_known && shown(entry)));
+    let worst = others.map(|entry| &entry.verdict);
+    match worst.max_by_key(|verdict| verdict.rank()) {
+        Some(Verdict::Ok { .. } | Verdict::Lacks { .. }) | None => {
+            let unexpected = |entry: &Entry| entry.known.is_some() && passed(entry);
+            if expect_known && entries.iter().any(unexpected) {
+                4
+            } else if entries.iter().any(|entry| passed(entry) || shown(entry)) {
+                0
+            } else {
+                77
+            }
         }
-        Some(verdict) => verdict.exit_code(),
+        Some(worst) => worst.exit_code(),
     }
 }
 
@@ -135,12 +162,12 @@ struct Document<'a> {
     cases: &'a [Entry],
 }
 
-/// Prints the whole run.
+/// Prints the whole run, which ends with this exit code.
 pub(crate) fn print(
     json: bool,
     setting: &Setting,
     seed: Option<u64>,
-    entries: &[Entry],
+    (entries, exit_code): (&[Entry], u8),
 ) -> anyhow::Result<()> {
     let kernel = nix::sys::utsname::uname()?
         .release()
@@ -150,7 +177,6 @@ pub(crate) fn print(
         .connection
         .as_ref()
         .map(|connection| connection.fstype.as_str());
-    let exit_code = exit_code(entries);
     if json {
         let document = Document {
             kernel,
@@ -178,6 +204,14 @@ pub(crate) fn print(
         if let Verdict::Slow(stuck) | Verdict::Deadlock(stuck) = &entry.verdict {
             print_threads(stuck);
         }
+        if let Some(Defect { reason, shown }) = &entry.known {
+            let known = if *shown {
+                "this kernel's"
+            } else {
+                "not seen, although known of this kernel"
+            };
+            println!("    {known}: {reason}");
+        }
     }
     Ok(())
 }
@@ -191,5 +225,68 @@ fn print_threads(stuck: &Stuck) {
         for frame in &thread.stack {
             println!("        {frame}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(verdict: Verdict, shown: Option<bool>) -> Entry {
+        let known = shown.map(|shown| Defect {
+            reason: "R9".into(),
+            shown,
+        });
+        Entry {
+            known,
+            ..Entry::new("case", "about", verdict, Instant::now())
+        }
+    }
+
+    fn ok() -> Verdict {
+        Verdict::Ok {
+            detail: String::new(),
+        }
+    }
+
+    fn wrong() -> Verdict {
+        Verdict::WrongData {
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn exit_code_of_a_known_loss_is_wrong_data_unless_it_is_expected() {
+        let entries = [entry(ok(), None), entry(wrong(), Some(true))];
+        assert_eq!(exit_code(&entries, false), 3);
+        assert_eq!(exit_code(&entries, true), 0);
+        assert_eq!(exit_code(&entries[1..], true), 0);
+    }
+
+    #[test]
+    fn exit_code_of_another_loss_is_wrong_data_whatever_is_expected() {
+        let entries = [entry(wrong(), Some(false)), entry(wrong(), Some(true))];
+        assert_eq!(exit_code(&entries, true), 3);
+        assert_eq!(exit_code(&[entry(wrong(), None)], true), 3);
+    }
+
+    #[test]
+    fn exit_code_of_a_known_loss_that_does_not_come_is_its_own_if_it_is_expected() {
+        let entries = [entry(ok(), Some(false)), entry(ok(), None)];
+        assert_eq!(exit_code(&entries, false), 0);
+        assert_eq!(exit_code(&entries, true), 4);
+    }
+
+    #[test]
+    fn exit_code_of_lacking_cases_alone_is_that() {
+        let lacks = || Verdict::Lacks {
+            detail: String::new(),
+        };
+        assert_eq!(exit_code(&[entry(lacks(), None)], true), 77);
+        assert_eq!(
+            exit_code(&[entry(lacks(), None), entry(ok(), None)], true),
+            0
+        );
+        assert_eq!(exit_code(&[], false), 77);
     }
 }

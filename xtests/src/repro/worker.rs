@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use serde::{Deserialize, Serialize};
 
 use super::case::{self, Work};
-use super::{copy, random, seed};
+use super::{beside_store, copy, random, seed};
 
 /// What a worker found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -132,6 +132,8 @@ fn work(args: &WorkerArgs) -> Result<Finding, Stop> {
             Some(Work::Seed) => seed::work(first),
             Some(Work::Copy(plan)) => copy::work(&files, &plan, args.role),
             Some(Work::Overlap) => copy::overlap(first),
+            Some(Work::AppendBesideStore) => beside_store::append(first),
+            Some(Work::WriteBesideStore) => beside_store::write(first),
             None => Err(Stop::Finding(Finding::Error(format!(
                 "no case is called {name}"
             )))),

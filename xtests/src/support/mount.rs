@@ -6,6 +6,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -31,6 +32,26 @@ pub const BIN: &str = "THRUFS_BIN";
 
 /// For what maps files shared, also where they are not cached; as harmless as without where they are.
 pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
+/// Names that mkdir(1) takes: those that the mount table escapes, separators of options, what is no text,
+/// and what looks like an option or one of the kernel's own words.
+pub const STRANGE_NAMES: &[&[u8]] = &[
+    b"a b",
+    b"a\nb",
+    b"a\tb",
+    b"a\\b",
+    b"a\\040b",
+    b"a#b",
+    b"a,b",
+    b"a\\,b",
+    b"\xff\xfe",
+    b"a:b=c",
+    b"'\"$`*",
+    b"\x1b[31m\x7f",
+    b" ",
+    b"-o",
+    b"x (deleted)",
+];
 
 /// The cache mode of this run.
 pub fn cache_mode() -> String {
@@ -62,12 +83,23 @@ pub fn is_mounted(path: &Path) -> bool {
 
 /// The line of /proc/self/mountinfo for this mount point (the topmost, if several).
 pub fn mount_line(path: &Path) -> Option<String> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let path = path.to_str()?;
-    let mut lines = table.lines().rev();
+    let table = std::fs::read("/proc/self/mountinfo").ok()?;
+    let path = escaped(path);
+    let mut lines = table.rsplit(|byte| *byte == b'\n');
     lines
-        .find(|line| line.split(' ').nth(4) == Some(path))
-        .map(str::to_owned)
+        .find(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&path))
+        .map(|line| String::from_utf8_lossy(line).into_owned())
+}
+
+/// As the mount table has it.
+fn escaped(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes().iter();
+    bytes
+        .flat_map(|byte| match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
+            other => vec![*other],
+        })
+        .collect()
 }
 
 /// The directory of the FUSE connection behind a mount point, in the control file system.

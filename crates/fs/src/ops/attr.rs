@@ -7,14 +7,16 @@ use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_O
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
-use crate::attr::{Attr, FileKind, statx};
-use crate::caller::has_fsetid;
+use crate::attr::Attr;
+use crate::caller::Caller;
+use crate::caller::inspect::has_fsetid;
+use crate::coherence::external::{Sets, Time};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::{Sets, Time};
+use crate::inode::identity::{FileKind, statx};
 use crate::inode::{Inode, ROOT_INO};
-use crate::ops::privs;
+use crate::ops::killpriv;
 use crate::ops::rights::Wanted;
-use crate::passthrough::{Caller, Passthrough};
+use crate::passthrough::Passthrough;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,15 +75,23 @@ impl Passthrough {
     /// ESTALE when the inode is gone; EBADF for a handle of another inode.
     pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
         let inode = self.inode(ino)?;
-        let (asked, watch) = (Time::now(), self.watches.get(ino));
-        let stat = match fh {
-            Some(fh) => statx(&self.handle(fh, ino)?.fd)?,
-            None => statx(self.path_fd(&inode)?)?,
-        };
+        match fh {
+            Some(fh) => self.look_at(&inode, &self.handle(fh, ino)?.fd),
+            None => self.look_at(&inode, self.path_fd(&inode)?),
+        }
+    }
+
+    /// Attributes of `inode`, which is behind `fd`, to be told to the kernel.
+    pub(crate) fn look_at(&self, inode: &Inode, fd: impl AsFd) -> Result<Attr> {
+        let (asked, watch) = (Time::now(), self.watches.get(inode.ino));
+        let stat = statx(fd)?;
         inode.tell(&stat);
         let foreign = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
-        let ino = if ino == ROOT_INO { stat.stx_ino } else { ino };
+        let ino = match inode.ino {
+            ROOT_INO => stat.stx_ino,
+            ino => ino,
+        };
         Ok(Attr { ino, stat, foreign })
     }
 
@@ -120,7 +130,7 @@ impl Passthrough {
             }
         }
         if let Some(size) = set.size {
-            self.set_size(inode, size, set)?;
+            self.with_space(|| self.set_size(inode, size, set))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {
@@ -148,7 +158,7 @@ impl Passthrough {
     ) -> Result<()> {
         match &set.caller {
             Some(caller) => self.as_owner(caller, CapabilitySet::empty(), act, || {
-                Ok(vec![privs::mode_and_owner(fd)?])
+                Ok(vec![killpriv::mode_and_owner(fd)?])
             }),
             None => act(),
         }
@@ -164,7 +174,7 @@ impl Passthrough {
         let gid = set.gid.map(rustix::fs::Gid::from_raw);
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let fd = self.path_fd(inode)?;
-        let before = privs::mode_and_owner(&fd)?;
+        let before = killpriv::mode_and_owner(&fd)?;
         // chown(2) by the caller's ids would need its groups as well.
         if let Some(caller) = &set.caller
             && caller.uid != 0
@@ -179,7 +189,7 @@ impl Passthrough {
                 if inode.kind != FileKind::Directory
                     && self.loses_plain_set_gid(&before, &caller) =>
             {
-                privs::clear(&fd, u32::from(before.stx_mode))
+                killpriv::clear(&fd, u32::from(before.stx_mode))
             }
             _unchanged => Ok(()),
         }

@@ -12,11 +12,13 @@ use std::time::Duration;
 use rustix::fs::{FileType, Mode, OFlags};
 use thrufs_sys::creds::{FsCreds, Power, Umask};
 
-use crate::attr::{FileKind, statx};
+use crate::caller::Caller;
 use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, statx};
 use crate::ops::open::Opened;
-use crate::passthrough::{Caller, Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 /// How often a name may come and go while one CREATE is served.
 const ATTEMPTS: usize = 100;
@@ -74,13 +76,13 @@ impl Passthrough {
     fn make(
         &self,
         new: &NewNode<'_>,
-        make: impl FnOnce(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
+        make: impl Fn(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
     ) -> Result<Entry> {
         self.check_writable()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         let name = component(new.name)?;
-        new.as_caller(|| make(dir.as_fd(), &name).or_errno())?;
+        self.with_space(|| new.as_caller(|| make(dir.as_fd(), &name).or_errno()))?;
         self.lookup_at(&dir, new.name)
     }
 
@@ -96,7 +98,7 @@ impl Passthrough {
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         for _ in 0..ATTEMPTS {
-            match self.create_exclusive(&dir, new, flags) {
+            match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
                     let entry = self.enter(self.reopen(&file, libc::O_PATH)?)?;
                     let opened = self.opened(entry.ino, file, flags);

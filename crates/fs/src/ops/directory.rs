@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
-use crate::attr::FileKind;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::HandleKind;
-use crate::inode::{Inode, InodeKey};
+use crate::inode::Inode;
+use crate::inode::identity::FileKind;
+use crate::inode::identity::InodeKey;
 use crate::passthrough::{Entry, Passthrough};
 
 /// Bytes of getdents64(2) at a time.
@@ -71,8 +72,9 @@ impl Passthrough {
         Ok(())
     }
 
-    /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`,
-    /// and returns true if it did not take the one it got; that lookup is taken back then.
+    /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`, and for
+    /// names whose inodes there is no room to hold; it returns true if it did not take the one it got, and
+    /// that lookup is taken back then.
     ///
     /// # Errors
     /// As there; an entry that cannot be looked up ends the listing before it, and is an error
@@ -87,9 +89,10 @@ impl Passthrough {
         let handle = self.handle(fh, ino)?;
         let mut emitted = 0_usize;
         self.readdir(ino, fh, offset, |found| {
-            let entry = match found.is_dot() {
+            let is_first = emitted == 0;
+            let entry = match found.is_dot() || !self.has_room_for_listed(is_first) {
                 true => None,
-                false => match self.lookup_at(&handle.fd, found.name) {
+                false => match self.lookup_listed(&handle.fd, found.name) {
                     Ok(entry) => Some(entry),
                     // Removed since it was listed.
                     Err(Errno::ENOENT) => return Ok(false),

@@ -5,10 +5,11 @@
 use rustix::thread::CapabilitySet;
 use thrufs_sys::ioctl::FileIoctl;
 
+use crate::caller::Caller;
+use crate::coherence::invalidate::Stale;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inval::Stale;
-use crate::ops::privs::mode_and_owner;
-use crate::passthrough::{Caller, Passthrough};
+use crate::ops::killpriv::mode_and_owner;
+use crate::passthrough::Passthrough;
 
 impl Passthrough {
     /// Makes the ioctl `number` on an open file or directory; returns its output.

@@ -1,12 +1,19 @@
-//! LOOKUP, FORGET and BATCH_FORGET.
+//! LOOKUP: how an inode comes into the table. (FORGET, by which it goes, is in `removed.rs`.)
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Statx};
+use thrufs_sys::file_handle::FileHandle;
 
-use crate::error::{IntoErrno, Result};
-use crate::passthrough::{Entry, Passthrough, component};
+use crate::attr::Attr;
+use crate::config::InodeFileHandles;
+use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::{Held, Inode};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 impl Passthrough {
     /// Looks `name` up in directory `parent`. The entry counts as one lookup.
@@ -21,13 +28,107 @@ impl Passthrough {
     /// As [`Passthrough::lookup`], in the directory behind `dir`. The name is resolved once; all
     /// that follows is about the inode it stood for then.
     pub(crate) fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = rustix::fs::openat(dir, component(name)?, flags, Mode::empty());
-        self.enter(found.or_errno()?)
+        self.enter(open_name(dir, name)?)
     }
 
-    /// The kernel gives back `count` lookups of `ino`.
-    pub fn forget(&self, ino: u64, count: u64) {
-        self.inodes.forget(ino, count);
+    /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
+    /// kernel forgets nothing of a listing before it has it.
+    pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+        self.take_in(open_name(dir, name)?)
     }
+
+    /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
+    pub(crate) fn enter(&self, fd: OwnedFd) -> Result<Entry> {
+        let entry = self.take_in(fd)?;
+        if let Some(pressure) = &self.pressure {
+            pressure.hold_back(self);
+        }
+        Ok(entry)
+    }
+
+    fn take_in(&self, fd: OwnedFd) -> Result<Entry> {
+        let stat = statx(&fd)?;
+        let kind = FileKind::from_mode(u32::from(stat.stx_mode));
+        let key = key_of(&stat);
+        let (held, fd) = self.hold(fd, key.mnt_id, kind)?;
+        // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
+        let inode = self.inodes.look_up(key, kind, held);
+        let attr = match &fd {
+            Some(fd) => self.attr_as_entered(&inode, stat, fd),
+            None => inode
+                .path_fd()
+                .and_then(|fd| self.attr_as_entered(&inode, stat, fd)),
+        };
+        let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
+        match fd {
+            // Its last name is gone: no handle opens it any more.
+            Some(fd) if stat.stx_nlink == 0 => {
+                self.pin(&inode, Some(Arc::new(fd)));
+            }
+            Some(fd) => self.recent.keep(&inode, fd),
+            None => {}
+        }
+        if let Some(pressure) = &self.pressure {
+            pressure.note(self);
+        }
+        let timeouts = &self.config.timeouts;
+        let entry_timeout = match kind {
+            FileKind::Directory => timeouts.dir,
+            _other => timeouts.entry,
+        };
+        Ok(Entry {
+            ino: inode.ino,
+            attr,
+            entry_timeout,
+        })
+    }
+
+    /// The attributes of an inode that has just been taken in.
+    fn attr_as_entered(&self, inode: &Inode, stat: Statx, fd: impl AsFd) -> Result<Attr> {
+        if self.watches.get(inode.ino).is_some() {
+            // What was found before the inode was known says nothing of when.
+            return self.look_at(inode, fd);
+        }
+        inode.tell(&stat);
+        Ok(Attr {
+            ino: inode.ino,
+            stat,
+            foreign: None,
+        })
+    }
+
+    /// How the inode behind `fd` is held; and `fd`, if not by that.
+    fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<(Held, Option<OwnedFd>)> {
+        let is_mandatory = match self.config.inode_file_handles {
+            InodeFileHandles::Never => return Ok((Held::Fd(fd), None)),
+            InodeFileHandles::Prefer => false,
+            InodeFileHandles::Mandatory => true,
+        };
+        let fid = match FileHandle::of(&fd).or_errno() {
+            Ok(fid) => fid,
+            // The file system has none, or none that fit.
+            Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) if !is_mandatory => {
+                return Ok((Held::Fd(fd), None));
+            }
+            Err(error) => return Err(error),
+        };
+        let mount = self.mounts.get(mnt_id, || match kind {
+            FileKind::Directory => self
+                .reopen(&fd, libc::O_RDONLY | libc::O_DIRECTORY)
+                .map(Some),
+            _file_that_is_mounted_alone => Ok(None),
+        });
+        match mount {
+            Ok(Some(mount)) => Ok((Held::Handle { mount, fid }, Some(fd))),
+            Ok(None) => Ok((Held::Fd(fd), None)),
+            Err(error) if is_mandatory => Err(error),
+            Err(_unreadable) => Ok((Held::Fd(fd), None)),
+        }
+    }
+}
+
+/// An O_PATH descriptor on what `name` stands for in `dir`.
+fn open_name(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, component(name)?, flags, Mode::empty()).or_errno()
 }

@@ -6,9 +6,11 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
 use rustix::thread::CapabilitySet;
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::PathFd;
-use crate::passthrough::{Caller, Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]
@@ -31,8 +33,12 @@ impl Passthrough {
         let (fd, dir) = (self.path_fd(&inode)?, self.path_fd(&parent)?);
         let (proc_self_fd, number) = self.proc_path(fd.as_fd());
         let name = component(to.name)?;
-        rustix::fs::linkat(proc_self_fd, number, &dir, name, AtFlags::SYMLINK_FOLLOW).or_errno()?;
-        self.lookup_at(&dir, to.name)
+        let flags = AtFlags::SYMLINK_FOLLOW;
+        self.with_space(|| {
+            rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno()
+        })?;
+        // Not by the new name, which may be another file's by now.
+        self.enter(fd.as_fd().try_clone_to_owned().or_errno()?)
     }
 
     /// Removes a name of something that is no directory.
@@ -56,8 +62,10 @@ impl Passthrough {
         let parent = self.inode(at.parent)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
-        self.as_owner(caller, CapabilitySet::empty(), remove, || {
-            owners_of(&[(&dir, &name)])
+        self.removing(&dir, &name, || {
+            self.as_owner(caller, CapabilitySet::empty(), remove, || {
+                owners_of(&[(&dir, &name)])
+            })
         })
     }
 
@@ -77,10 +85,17 @@ impl Passthrough {
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
         let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (from, to) = (component(from.name)?, component(to.name)?);
-        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
-        self.as_owner(caller, CapabilitySet::empty(), rename, || {
-            owners_of(&[(&old, &from), (&new, &to)])
-        })
+        let rename = || {
+            let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+            self.as_owner(caller, CapabilitySet::empty(), rename, || {
+                owners_of(&[(&old, &from), (&new, &to)])
+            })
+        };
+        let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
+        match replaces {
+            true => self.removing(&new, &to, || self.with_space(rename)),
+            false => self.with_space(rename),
+        }
     }
 
     /// Content of a symbolic link.

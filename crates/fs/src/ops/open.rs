@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::attr::statx;
+use crate::caller::Caller;
+use crate::coherence::external::Time;
+use crate::coherence::open_files::Entered;
 use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::{Entered, Time};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
+use crate::inode::identity::statx;
 use crate::ops::rights::Wanted;
-use crate::passthrough::{Caller, Passthrough};
+use crate::passthrough::Passthrough;
 use crate::write_batch::WriteGroup;
 
 /// An open file or directory, and what the kernel may do with it.
@@ -39,8 +41,8 @@ impl Passthrough {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// EROFS for writing on a read-only mount; ESTALE where the kernel must check `caller` once more;
-    /// else the backing file system's.
+    /// EROFS for writing on a read-only mount; EACCES and ESTALE as
+    /// [`Passthrough::check_still_open_to`]; else the backing file system's.
     pub fn open(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             self.check_writable()?;
@@ -155,7 +157,7 @@ impl Passthrough {
     /// Opens a directory.
     ///
     /// # Errors
-    /// ESTALE where the kernel must check `caller` once more; else the backing file system's.
+    /// EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the backing file system's.
     pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
         self.check_room()?;
         let inode = self.inode(ino)?;
@@ -199,6 +201,7 @@ impl Passthrough {
         if handle.file().is_some_and(|file| file.watch.is_some()) {
             self.watches.release(handle.ino);
         }
+        self.removed.released(handle.ino);
     }
 
     /// One of the descriptors on this handle was closed: reports what the backing file system

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::SeekFrom;
 
 use crate::backing::Span;
+use crate::coherence::external::Sets;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::Sets;
 use crate::handle_table::Handle;
 use crate::passthrough::Passthrough;
 
@@ -19,7 +19,8 @@ impl Passthrough {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
         let fd = handle.fd.as_fd();
-        self.changing(&handle, || self.backing.allocate(fd, mode, offset, length))?;
+        let allocate = || self.backing.allocate(fd, mode, offset, length);
+        self.with_space(|| self.changing(&handle, allocate))?;
         self.make_durable(fd)
     }
 
@@ -86,7 +87,8 @@ impl Passthrough {
         // The answer has 32 bits (struct fuse_write_out); a multiple of the page size keeps a
         // reflink possible.
         let length = length.min(0x7fff_f000);
-        let copied = self.changing(&target, || self.backing.copy_range(from, to, length))?;
+        let copy = || self.backing.copy_range(from, to, length);
+        let copied = self.with_space(|| self.changing(&target, copy))?;
         self.make_durable(to.fd).map(|()| copied)
     }
 }

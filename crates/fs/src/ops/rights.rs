@@ -20,12 +20,13 @@ use rustix::fs::Statx;
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
-use crate::caller::{has_over, lacks};
+use crate::caller::Caller;
+use crate::caller::inspect::{has_over, lacks};
+use crate::coherence::invalidate::Stale;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::Inode;
-use crate::inval::Stale;
-use crate::ops::privs::mode_and_owner;
-use crate::passthrough::{Caller, Passthrough};
+use crate::ops::killpriv::mode_and_owner;
+use crate::passthrough::Passthrough;
 
 /// The capabilities that open a file against its mode.
 const OVERRIDE: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);

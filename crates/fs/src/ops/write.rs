@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use crate::backing::Position;
+use crate::coherence::invalidate::Stale;
 use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::handle_table::OpenFile;
-use crate::inval::Stale;
-use crate::ops::data::{is_aligned, with_read_buffer};
+use crate::handle_table::{Handle, OpenFile};
+use crate::ops::read::{is_aligned, with_read_buffer};
 use crate::passthrough::Passthrough;
 use crate::write_batch::{Piece, Writer};
 
@@ -64,12 +64,37 @@ impl Passthrough {
             position,
             whole: request.from_cache,
         };
-        let written = self.changing(&handle, || Self::write_piece(file, writer, piece))?;
+        let written = self.write_all(&handle, file, writer, piece)?;
         if written == 0 && !request.data.is_empty() {
             return Err(Errno::EIO);
         }
         self.stats.count_written(written);
         Ok(written)
+    }
+
+    /// Writes all, unless an error stops it midway; a SOURCE that is full does if that does not change.
+    fn write_all(
+        &self,
+        handle: &Handle,
+        file: &OpenFile,
+        writer: Writer<'_>,
+        piece: Piece<'_>,
+    ) -> Result<usize> {
+        let mut written = 0;
+        let done = self.with_space(|| {
+            let rest = piece.after(written);
+            let count = self.changing(handle, || Self::write_piece(file, writer, rest))?;
+            written += count;
+            match piece.position {
+                // What stopped it is not told: if it was another error, the rest fails with that.
+                Position::At(_) if 0 < count && count < rest.data.len() => Err(Errno::ENOSPC),
+                Position::At(_) | Position::Append => Ok(()),
+            }
+        });
+        match done {
+            Err(error) if written == 0 => Err(error),
+            Ok(()) | Err(_) => Ok(written),
+        }
     }
 
     fn write_piece(file: &OpenFile, writer: Writer<'_>, piece: Piece<'_>) -> Result<usize> {

@@ -10,12 +10,13 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::XattrFlags;
 use rustix::thread::CapabilitySet;
 
+use crate::caller::Caller;
+use crate::caller::proc;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::ops::privs::mode_and_owner;
-use crate::passthrough::{Caller, Passthrough};
-use crate::proc;
-use crate::xattr_map::ClientName;
+use crate::ops::killpriv::mode_and_owner;
+use crate::passthrough::Passthrough;
+use crate::translate::xattrs::ClientName;
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
 const XATTR_MAX: usize = 65_536;
@@ -58,12 +59,15 @@ impl Passthrough {
         // Setting an ACL clears set-gid unless the caller is in the file's group. The protocol
         // says so in a flag that fuser does not carry, so the backing file system decides, and
         // must not find our CAP_FSETID.
-        let others = match is_acl_access && !self.is_member(&mode_and_owner(&fd)?, caller) {
+        let others = match is_acl_access
+            && caller.uid != 0
+            && !self.is_member(&mode_and_owner(&fd)?, caller)
+        {
             true => CapabilitySet::FSETID,
             false => CapabilitySet::empty(),
         };
         let set = || rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno();
-        self.as_owner(caller, others, set, || Ok(vec![mode_and_owner(&fd)?]))
+        self.with_space(|| self.as_owner(caller, others, set, || Ok(vec![mode_and_owner(&fd)?])))
     }
 
     /// Names of the extended attributes, each ended by a NUL.

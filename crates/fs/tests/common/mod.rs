@@ -59,6 +59,14 @@ impl Served {
         self.fs.open(ino, flags, &caller())
     }
 
+    pub(crate) fn unlink(&self, at: Place<'_>) -> Result<()> {
+        self.fs.unlink(at, &caller())
+    }
+
+    pub(crate) fn rmdir(&self, at: Place<'_>) -> Result<()> {
+        self.fs.rmdir(at, &caller())
+    }
+
     pub(crate) fn write(&self, ino: u64, fh: u64, offset: u64, data: &[u8]) -> Result<usize> {
         self.fs.write(&WriteRequest {
             ino,

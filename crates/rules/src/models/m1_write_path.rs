@@ -3,29 +3,37 @@
 //! Source: Q. Cai, L. Torvalds, V. Goyal, M. Szeredi, 15 to 21 October 2020 ("Possible deadlock in
 //! fuse write path"); ea9b9907b82a (2.6.26, the bug), 4f06dd92b5d0 (5.13, rule D). W1 writes both
 //! pages of file A, W2 both of B. The source of the first page is always mapped; that of the second
-//! is page 0 of the own file (self) or of the other (ABBA), and not mapped. R reads a page of A. N
-//! is a notification.
+//! is page 0 of the own file (self) or of the other (ABBA), and not mapped. R reads a page of A, S
+//! asks for its attributes. N is a notification.
 //!
 //! Verdict: hold-all deadlocks with itself and with another writer. "Just always unlock the pages"
 //! (the thread, 16 October) lets a reader fill a page that is half written with the old bytes, and
 //! the cache stays stale. Locking all again before sending (15 October) fails too, and the WRITE
 //! may carry the old bytes. one-page, D, E and B' pass; E needs "send on a failed copy", and so
-//! does B', whose range in flight blocks its own fault as a lock would. NOTIFY_INVAL_INODE from
-//! inside the WRITE handler deadlocks with D and E, which hold a partial page, not with B'. A
-//! notification at any other time is harmless to liveness, but removes an uptodate page whose WRITE
-//! is still out, and a reader brings the old bytes back for good: so with D and E, and with B'
-//! unless it records every page when it copies.
+//! does B', whose range in flight blocks its own fault as a lock would.
+//!
+//! With notifications: from the WRITE handler they deadlock with D and E, which hold a partial
+//! page, not with B'. From the READ handler, about another page, they deadlock with E alone, which
+//! waits for the tail with the head locked; E passes if it does not wait there (FGP_NOWAIT: busy or
+//! no memory, send what there is). Two READ handlers, each about the other's page, deadlock with
+//! each other under any rule and without any writer. From the GETATTR handler all pass, since no folio is locked for
+//! it. NOTIFY_STORE waits as NOTIFY_INVAL_INODE does. A notification at any other time is harmless
+//! to liveness, but removes an uptodate page whose WRITE is still out, and a reader brings the old
+//! bytes back for good: so with D and E, and with B' unless it records every page when it copies.
+//! The variants about handlers therefore ask for progress only.
 //!
 //! Engine: stateright. Folio locks and requests are the only communication.
 
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
+mod server;
 mod state;
 mod variants;
 
 pub(super) use variants::MODEL;
 
-use state::{At, Fetch, READER, Request, Stage, State, WRITERS, page_name};
+use server::notify;
+use state::{At, Fetch, Op, READER, Request, Stage, State, WRITERS, What, page_name};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rule {
@@ -37,6 +45,8 @@ enum Rule {
     D,
     E,
     EFaultLocked,
+    /// E that does not wait for a folio or for memory while the head is locked.
+    ENowait,
     /// Records partial pages as they are copied, the whole request when it is sent.
     B,
     BFaultInFlight,
@@ -56,16 +66,35 @@ enum Source {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Notify {
     Never,
-    /// The worker that applied a WRITE invalidates the file before it replies.
-    InHandler,
+    /// The worker that serves such a request notifies the kernel before it replies.
+    InHandler(Handler, &'static [What]),
     /// A thread that serves no request invalidates file A once.
     AnyTime,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Handler {
+    /// Of one READ.
+    Read,
+    EachRead,
+    Write,
+    Getattr,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asks {
+    /// Progress, and that no bytes of before are shown after write(2) has returned.
+    All,
+    /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time`
+    /// shows.
+    Progress,
 }
 
 struct WritePath {
     rule: Rule,
     source: Source,
     notify: Notify,
+    asks: Asks,
 }
 
 fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
@@ -73,11 +102,22 @@ fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
         rule,
         source,
         notify,
+        asks: Asks::All,
     })
 }
 
 fn both(rule: Rule) -> Exploration {
     run(rule, Source::Either, Notify::Never)
+}
+
+/// Notifications from a handler; is there progress?
+fn progress(rule: Rule, handler: Handler, what: &'static [What]) -> Exploration {
+    explore(WritePath {
+        rule,
+        source: Source::Own,
+        notify: Notify::InHandler(handler, what),
+        asks: Asks::Progress,
+    })
 }
 
 impl Protocol for WritePath {
@@ -92,7 +132,7 @@ impl Protocol for WritePath {
             }
             for whole in shapes {
                 for page in 0..2 {
-                    states.push(State::new(own, whole, page, self.notify == Notify::AnyTime));
+                    self.start(&State::new(own, whole, page), &mut states);
                 }
             }
         }
@@ -108,25 +148,34 @@ impl Protocol for WritePath {
         }
         self.server(state, moves);
         if let Some(page) = state.notifying {
-            invalidate("N", 0, page, state, moves, |to| {
+            notify(("N", What::Inval), (0, page), state, moves, |to| {
                 to.notifying = (page == 0).then_some(1);
             });
+        }
+        if state.stats {
+            let mut to = state.clone();
+            to.stats = false;
+            to.requests.push(Request {
+                op: Op::Getattr,
+                stage: Stage::Queued,
+            });
+            moves.add("S", "stat(2): sends GETATTR", to);
         }
     }
 
     fn violated(&self, state: &State) -> Option<&'static str> {
-        let held = |who: usize| {
-            state
-                .pages
-                .iter()
-                .flatten()
-                .any(|page| page.locked == Some(who))
-        };
-        let safe = matches!(self.rule, Rule::OnePage | Rule::D | Rule::E | Rule::B);
+        let held = |who: usize| state.holds(who);
+        let safe = matches!(
+            self.rule,
+            Rule::OnePage | Rule::D | Rule::E | Rule::ENowait | Rule::B
+        );
         let faulting = |who: &usize| state.writers[*who].at == At::Fault;
         let unlocked = |who: &usize| state.writers[*who].fetch == Fetch::Look;
         if safe && (0..2).filter(faulting).filter(unlocked).any(held) {
             return Some("user memory is faulted in while a folio is locked");
+        }
+        if self.asks == Asks::Progress {
+            return None;
         }
         let done = |who: usize| state.writers[who].at == At::Done && state.writers[who].writes;
         let stale = |who: usize| {
@@ -149,7 +198,8 @@ impl Protocol for WritePath {
 
     fn finished(&self, state: &State) -> bool {
         let written = state.writers.iter().all(|writer| writer.at == At::Done);
-        written && state.reader.is_none() && state.requests.is_empty() && state.notifying.is_none()
+        let read = state.reader.is_none() && state.requests.is_empty();
+        written && read && state.notifying.is_none() && !state.stats
     }
 
     fn reached(&self, state: &State) -> Option<bool> {
@@ -158,11 +208,37 @@ impl Protocol for WritePath {
 }
 
 impl WritePath {
+    /// The layout with each notification that may be sent.
+    fn start(&self, layout: &State, states: &mut Vec<State>) {
+        let (handler, all) = match self.notify {
+            Notify::InHandler(handler, all) => (Some(handler), all),
+            Notify::Never | Notify::AnyTime => (None, &[What::Inval][..]),
+        };
+        for what in all {
+            let mut state = layout.clone();
+            state.notifying = (self.notify == Notify::AnyTime).then_some(0);
+            state.stats = handler == Some(Handler::Getattr);
+            state.what = *what;
+            states.push(state);
+        }
+    }
+
     fn writer(&self, who: usize, state: &State, moves: &mut Moves<State>) {
         let writer = &state.writers[who];
         let (name, page) = (WRITERS[who], writer.next);
         let unmapped = page == 1 && !writer.mapped;
         let mut to = state.clone();
+        if self.rule == Rule::ENowait && writer.at == At::Fill && state.holds(who) {
+            // Whether the folio is busy, or memory cannot be had without waiting.
+            to.writers[who].at = At::Send;
+            let name_of = page_name(who, page);
+            moves.add(
+                name,
+                format!("no {name_of} without waiting, sends what is filled"),
+                to,
+            );
+            to = state.clone();
+        }
         match writer.at {
             At::Fill if self.rule == Rule::HoldAll && unmapped => {
                 to.writers[who].at = At::Fault;
@@ -190,28 +266,38 @@ impl WritePath {
                 moves.add(name, format!("copies into {}", page_name(who, page)), to);
             }
             At::Fault => self.fetch(who, state, moves),
-            At::Send => {
-                let from = writer.first;
-                if self.rule == Rule::Relock {
-                    let pages = &mut to.pages[who][from..page];
-                    if pages.iter().any(|page| page.locked.is_some()) {
-                        return;
-                    }
-                    pages.iter_mut().for_each(|page| page.locked = Some(who));
-                }
-                to.requests.push(Request::Write {
-                    who,
-                    pages: (from, page),
-                    stage: Stage::Queued,
-                });
-                if self.keeps_range() {
-                    (from..page).for_each(|page| to.writers[who].range[page] = true);
-                }
-                to.writers[who].at = At::Wait;
-                moves.add(name, format!("sends WRITE of pages {from}..{page}"), to);
-            }
+            At::Send => self.send(who, state, moves),
             At::Fill | At::Wait | At::Done => {}
         }
+    }
+
+    /// fuse_send_write_pages().
+    fn send(&self, who: usize, state: &State, moves: &mut Moves<State>) {
+        let (from, page) = (state.writers[who].first, state.writers[who].next);
+        let mut to = state.clone();
+        if self.rule == Rule::Relock {
+            let pages = &mut to.pages[who][from..page];
+            if pages.iter().any(|page| page.locked.is_some()) {
+                return;
+            }
+            pages.iter_mut().for_each(|page| page.locked = Some(who));
+        }
+        to.requests.push(Request {
+            op: Op::Write {
+                who,
+                pages: (from, page),
+            },
+            stage: Stage::Queued,
+        });
+        if self.keeps_range() {
+            (from..page).for_each(|page| to.writers[who].range[page] = true);
+        }
+        to.writers[who].at = At::Wait;
+        moves.add(
+            WRITERS[who],
+            format!("sends WRITE of pages {from}..{page}"),
+            to,
+        );
     }
 
     /// Before 5.13 a whole page became uptodate with the reply.
@@ -225,7 +311,7 @@ impl WritePath {
 
     fn failed_copy_sends(&self, who: usize, state: &State) -> bool {
         match self.rule {
-            Rule::E => state.pages[who].iter().any(|page| page.locked == Some(who)),
+            Rule::E | Rule::ENowait => state.holds(who),
             Rule::B | Rule::BRecordAll => state.writers[who].range.contains(&true),
             Rule::HoldAll | Rule::AlwaysUnlock | Rule::Relock | Rule::OnePage => false,
             Rule::D | Rule::EFaultLocked | Rule::BFaultInFlight => false,
@@ -245,7 +331,7 @@ impl WritePath {
             Rule::AlwaysUnlock | Rule::Relock => (false, false),
             Rule::OnePage => (!uptodate, true),
             Rule::D => (!uptodate, !uptodate),
-            Rule::E | Rule::EFaultLocked => (!uptodate, false),
+            Rule::E | Rule::ENowait | Rule::EFaultLocked => (!uptodate, false),
             Rule::B | Rule::BFaultInFlight | Rule::BRecordAll => {
                 to.writers[who].range[number] |= !uptodate || self.rule == Rule::BRecordAll;
                 (false, false)
@@ -287,10 +373,13 @@ impl WritePath {
             }
             Fetch::Look => {
                 to.pages[file][number].locked = Some(who);
-                to.requests.push(Request::Read {
-                    who,
-                    page: (file, number),
-                    seen: None,
+                to.requests.push(Request {
+                    op: Op::Read {
+                        who,
+                        page: (file, number),
+                        seen: false,
+                    },
+                    stage: Stage::Queued,
                 });
                 to.set_fetch(who, Fetch::Reply);
                 moves.add(name, format!("locks {called}, sends READ"), to);
@@ -301,68 +390,5 @@ impl WritePath {
             }
             Fetch::RangeInFlight | Fetch::Reply => {}
         }
-    }
-
-    /// Two workers; each takes the oldest waiting request.
-    fn server(&self, state: &State, moves: &mut Moves<State>) {
-        let taken = state
-            .requests
-            .iter()
-            .filter(|request| request.taken())
-            .count();
-        let oldest = state.requests.iter().position(|request| !request.taken());
-        if let Some(index) = oldest.filter(|_| taken < 2) {
-            let mut to = state.clone();
-            let does = to.take(index, self.notify == Notify::InHandler);
-            moves.add("server", does, to);
-        }
-        for index in 0..state.requests.len() {
-            match state.requests[index] {
-                Request::Write {
-                    who,
-                    stage: Stage::Notify(page),
-                    ..
-                } => {
-                    invalidate("server", who, page, state, moves, |to| {
-                        to.notified(index, page);
-                    });
-                }
-                Request::Write {
-                    stage: Stage::Applied,
-                    ..
-                }
-                | Request::Read { seen: Some(_), .. } => {
-                    let mut to = state.clone();
-                    let does = to.reply(index, self.marks_on_reply());
-                    moves.add("server", does, to);
-                }
-                Request::Write {
-                    stage: Stage::Queued,
-                    ..
-                }
-                | Request::Read { .. } => {}
-            }
-        }
-    }
-}
-
-/// invalidate_inode_pages2_range(), one page: waits for the lock, removes the page.
-fn invalidate(
-    thread: &'static str,
-    file: usize,
-    page: usize,
-    state: &State,
-    moves: &mut Moves<State>,
-    then: impl Fn(&mut State),
-) {
-    if state.pages[file][page].locked.is_none() {
-        let mut to = state.clone();
-        to.remove(file, page);
-        then(&mut to);
-        moves.add(
-            thread,
-            format!("NOTIFY_INVAL_INODE removes {}", page_name(file, page)),
-            to,
-        );
     }
 }

@@ -9,7 +9,7 @@
 //! older one: the cache says B and is clean, the server has A, and fsync has nothing to do. A
 //! server with one worker hides it, hold-all excludes it. G passes: wait for writeback, then
 //! fuse_set_nowrite() until the reply. In the other order W waits for a writeback that its own
-//! nowrite holds back: deadlock.
+//! nowrite holds back: deadlock. PG_writeback on the folio passes as well, and stops no other page.
 //!
 //! Engine: stateright. Folio lock, writeback flag and the fuse_inode lock order all steps.
 
@@ -54,6 +54,12 @@ pub(super) const MODEL: Model = Model {
             what: "wait for writeback, then fuse_set_nowrite() until the reply",
             run: || run(Guard::WaitThenNowrite, 2),
         },
+        Variant {
+            name: "writeback-flag",
+            expected: Verdict::Passes,
+            what: "PG_writeback on the folio from the copy until the reply",
+            run: || run(Guard::WritebackFlag, 2),
+        },
     ],
 };
 
@@ -63,6 +69,8 @@ enum Guard {
     PageLock,
     WaitThenNowrite,
     NowriteThenWait,
+    /// PG_writeback on the folio.
+    WritebackFlag,
 }
 
 struct Order {
@@ -189,19 +197,30 @@ impl Order {
     fn write(&self, state: &State, moves: &mut Moves<State>) {
         let mut to = state.clone();
         let does = match state.w {
+            W::Copy if self.guard == Guard::WritebackFlag => {
+                if state.writeback {
+                    return;
+                }
+                to.page = 'A';
+                to.writeback = true;
+                to.w = W::Send;
+                "write(2): copies A into the page, sets PG_writeback"
+            }
             W::Copy if !state.locked => {
                 to.page = 'A';
                 to.locked = self.guard == Guard::PageLock;
-                to.w = match self.guard {
-                    Guard::NowriteThenWait => W::SetNowrite,
-                    Guard::None | Guard::PageLock | Guard::WaitThenNowrite => W::WaitWriteback,
+                to.w = if self.guard == Guard::NowriteThenWait {
+                    W::SetNowrite
+                } else {
+                    W::WaitWriteback
                 };
                 "write(2): copies A into the page"
             }
             W::WaitWriteback if !state.writeback => {
-                to.w = match self.guard {
-                    Guard::WaitThenNowrite => W::SetNowrite,
-                    Guard::None | Guard::PageLock | Guard::NowriteThenWait => W::Send,
+                to.w = if self.guard == Guard::WaitThenNowrite {
+                    W::SetNowrite
+                } else {
+                    W::Send
                 };
                 "fuse_wait_on_folio_writeback: none"
             }
@@ -211,9 +230,10 @@ impl Order {
                 "fuse_set_nowrite: no new writeback is sent"
             }
             W::Drain if state.p != P::Wait => {
-                to.w = match self.guard {
-                    Guard::NowriteThenWait => W::WaitWriteback,
-                    Guard::None | Guard::PageLock | Guard::WaitThenNowrite => W::Send,
+                to.w = if self.guard == Guard::NowriteThenWait {
+                    W::WaitWriteback
+                } else {
+                    W::Send
                 };
                 "fuse_set_nowrite: none is out"
             }
@@ -249,6 +269,7 @@ impl Order {
                     to.w = W::Done;
                     to.locked = false;
                     to.nowrite = false;
+                    to.writeback &= self.guard != Guard::WritebackFlag;
                 } else {
                     to.p = P::Idle;
                     to.writeback = false;
@@ -264,7 +285,7 @@ impl Order {
 fn writeback(state: &State, moves: &mut Moves<State>) {
     let mut to = state.clone();
     match state.p {
-        P::Idle if state.dirty && !state.locked => {
+        P::Idle if state.dirty && !state.locked && !state.writeback => {
             to.dirty = false;
             to.writeback = true;
             to.p = P::Send;
@@ -279,9 +300,10 @@ fn writeback(state: &State, moves: &mut Moves<State>) {
     }
 }
 
-/// U: page_mkwrite waits for the lock and for writeback, then the store dirties the page.
+/// U: a store to a page that is not dirty faults, and page_mkwrite waits for the lock and for writeback; to
+/// one that is dirty it is a plain store.
 fn store(state: &State, moves: &mut Moves<State>) {
-    if state.stores < STORES && !state.locked && !state.writeback {
+    if state.stores < STORES && (state.dirty || (!state.locked && !state.writeback)) {
         let mut to = state.clone();
         to.stores += 1;
         to.page = if state.stores == 0 { 'B' } else { 'C' };

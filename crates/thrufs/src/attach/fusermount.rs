@@ -7,6 +7,7 @@ use std::ffi::{OsStr, OsString};
 use std::io::{IoSliceMut, Read};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -55,6 +56,8 @@ pub(super) fn mount(mountpoint: &Path, request: &KernelRequest) -> anyhow::Resul
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // ^C is for the daemon: a helper that ended at it could leave its mount without a server.
+        .process_group(0)
         .spawn()
         .with_context(|| format!("start {HELPER}"))?;
     let device = receive(&ours);
@@ -137,6 +140,7 @@ pub(crate) fn unmount(mountpoint: &Path, lazy: bool) -> anyhow::Result<()> {
     let output = command
         .args([OsStr::new("--"), mountpoint.as_os_str()])
         .stdin(Stdio::null())
+        .process_group(0)
         .output()
         .with_context(|| format!("start {HELPER}"))?;
     if !output.status.success() {

@@ -54,7 +54,7 @@ const ATTEMPTS: &[(&str, Attempt)] = &[
 ];
 
 /// Which of them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakOut {
     All,
     One(usize),

@@ -68,6 +68,17 @@ fn one(item: &str) -> Result<(bool, CapabilitySet), String> {
     }
 }
 
+impl ModCaps {
+    /// Those to keep that this process does not hold: it was started without them.
+    pub(super) fn missing(&self) -> anyhow::Result<Vec<String>> {
+        let held = rustix::thread::capabilities(None).context("read the capabilities")?;
+        let added = self.0.iter().filter(|(add, _)| *add);
+        let missing = added.filter(|(_, capability)| !held.permitted.contains(*capability));
+        let names = missing.flat_map(|(_, capability)| capability.iter_names());
+        Ok(names.map(|(name, _)| name.to_lowercase()).collect())
+    }
+}
+
 /// What is kept in all. `alone`: in a user namespace that has one user, who needs none.
 pub(super) fn kept(modcaps: &ModCaps, needs: Needs, alone: bool) -> CapabilitySet {
     let mut kept = CapabilitySet::empty();

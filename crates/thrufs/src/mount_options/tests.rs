@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(value: &str) -> Result<MountOptions, OptionError> {
-    MountOptions::parse(&[value.to_owned()])
+    MountOptions::parse(&[value.to_owned()], false)
 }
 
 fn near_of(item: &str) -> Vec<String> {
@@ -124,7 +124,8 @@ fn parse_of_help_and_version_is_refused() {
 
 #[test]
 fn parse_of_repeated_o_keeps_the_order() {
-    let parsed = MountOptions::parse(&["ro,cache=never".into(), "rw,cache=auto".into()]).unwrap();
+    let values = ["ro,cache=never".to_owned(), "rw,cache=auto".to_owned()];
+    let parsed = MountOptions::parse(&values, false).unwrap();
     assert_eq!(parsed.flags, MsFlags::empty());
     assert_eq!(parsed.arguments, ["--cache=never", "--cache=auto"]);
 }
@@ -145,5 +146,34 @@ fn fusermount_names_leaves_out_what_the_helper_does_not_know() {
     assert_eq!(
         fusermount_names(flags).collect::<Vec<_>>(),
         ["ro", "noatime"]
+    );
+}
+
+#[test]
+fn parse_sloppily_leaves_out_what_is_unknown_and_nothing_else() {
+    let parse = |value: &str| MountOptions::parse(&[value.to_owned()], true);
+    let parsed = parse("ro,nonsense=1,cache=never,tag=x").unwrap();
+    assert_eq!(parsed.flags, MsFlags::MS_RDONLY);
+    assert_eq!(parsed.arguments, ["--cache=never"]);
+    let ignored: Vec<String> = parsed.ignored.iter().map(ToString::to_string).collect();
+    assert!(ignored[0].contains("'nonsense=1'"), "{ignored:?}");
+    assert!(
+        ignored[1].contains("'tag=x', which is virtiofsd's"),
+        "{ignored:?}"
+    );
+    assert!(matches!(
+        parse("ro=1"),
+        Err(OptionError::TakesNoValue { .. })
+    ));
+}
+
+#[test]
+fn not_for_users_names_what_fusermount3_would_not_do() {
+    let lost = |value| parse(value).unwrap().not_for_users();
+    assert_eq!(lost("lazytime,ro,relatime,noatime"), ["lazytime"]);
+    assert_eq!(lost("dev,suid,rw,async,atime"), ["dev", "suid"]);
+    assert_eq!(
+        lost("dev,nodev,strictatime,nostrictatime"),
+        Vec::<&str>::new()
     );
 }

@@ -75,6 +75,14 @@ impl ConfineOptions {
                     .to_owned(),
             );
         }
+        let is_user_unconfined = !is_root && !has_map && self.sandbox != Some(Sandbox::Namespace);
+        if self.modcaps.is_some() && is_user_unconfined {
+            return Err(
+                "--modcaps needs root, or --sandbox=namespace: a user's daemon has no capabilities \
+                 to keep or drop"
+                    .to_owned(),
+            );
+        }
         let candidates: &[Sandbox] = match self.sandbox {
             Some(Sandbox::Namespace) => &[Sandbox::Namespace],
             Some(Sandbox::Chroot) => &[Sandbox::Chroot],

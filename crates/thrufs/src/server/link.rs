@@ -17,8 +17,8 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// Longest message; a failure's reason is cut to fit.
-const MESSAGE_MAX: usize = 32 << 10;
+/// Longest message: two paths of PATH_MAX bytes fit. A failure's reason is cut to fit.
+const MESSAGE_MAX: usize = 64 << 10;
 /// Longest reason.
 const REASON_MAX: usize = 4 << 10;
 /// /dev/fuse, the status socket and that for metrics.
@@ -58,10 +58,12 @@ pub(crate) enum ToServer {
 /// What the server cannot find out from inside.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Serve {
+    #[serde(with = "as_bytes")]
     pub(crate) mountpoint: PathBuf,
     /// Device of the mounted file system, as `major:minor`.
     pub(crate) device: String,
     /// SOURCE, as outsiders call it.
+    #[serde(with = "as_bytes")]
     pub(crate) source: PathBuf,
     /// The supervisor's.
     pub(crate) pid: u32,
@@ -73,6 +75,23 @@ pub(crate) struct Serve {
     pub(crate) status: bool,
     /// Whether the socket for metrics comes along.
     pub(crate) metrics: bool,
+}
+
+/// A path is bytes, and need not be text as a JSON string must.
+mod as_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::{Path, PathBuf};
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(path: &Path, to: S) -> Result<S::Ok, S::Error> {
+        path.as_os_str().as_bytes().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PathBuf, D::Error> {
+        Vec::deserialize(from).map(|bytes| OsString::from_vec(bytes).into())
+    }
 }
 
 /// One end.
@@ -162,6 +181,31 @@ mod tests {
         assert_eq!(descriptors.len(), 2);
         drop(ours);
         assert!(theirs.receive::<FromServer>().unwrap().is_none());
+    }
+
+    #[test]
+    fn serve_with_long_paths_that_are_no_text_gives_the_same_bytes() {
+        use std::ffi::OsString;
+        use std::os::unix::ffi::OsStringExt;
+
+        let path = |byte: u8| PathBuf::from(OsString::from_vec(vec![byte; 4095]));
+        let serve = Serve {
+            mountpoint: path(0xff),
+            device: "0:42".to_owned(),
+            source: path(b'\n'),
+            pid: u32::MAX,
+            server_pid: u32::MAX,
+            in_user_namespace: false,
+            status: true,
+            metrics: true,
+        };
+        let (ours, theirs) = Link::pair().unwrap();
+        ours.send(&ToServer::Serve(serve), &[]).unwrap();
+        let Some((ToServer::Serve(serve), _)) = theirs.receive().unwrap() else {
+            panic!("another message");
+        };
+        assert_eq!(serve.mountpoint, path(0xff));
+        assert_eq!(serve.source, path(b'\n'));
     }
 
     #[test]

@@ -4,16 +4,16 @@
 //! last table stays on the screen. Where standard output is no terminal the tables follow one
 //! another.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::time::MissedTickBehavior;
 
 use super::report::Status;
-use super::{find, print, table};
+use super::{find, table};
 use crate::control::Signals;
 use crate::status::find::Found;
+use crate::stdout::{draw, print};
 
 const CLEAR: &str = "\x1b[2J";
 const HIDE_CURSOR: &str = "\x1b[?25l";
@@ -36,13 +36,6 @@ impl Drop for Screen {
         // A terminal that is gone needs no cursor.
         let _ = draw(&format!("{SHOW_CURSOR}\n"));
     }
-}
-
-fn draw(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .context("write to standard output")
 }
 
 /// Shows `mount` until ^C (which is success), or until its daemon is gone (which is not).

@@ -88,52 +88,6 @@ pub(super) fn large_folios(context: &Context<'_>) -> anyhow::Result<String> {
     })
 }
 
-/// W(100@0) is held; a store to the same bytes is written back and overtakes it.
-pub(super) fn lost_store(context: &Context<'_>) -> anyhow::Result<String> {
-    let mounted = context.mount(Options::default())?;
-    let (ino, mut writer) = warm(context, &mounted, 8192)?;
-    let mut mapper = context.client(&mounted, "file")?;
-    mapper.call(Order::Map(4096))?;
-    // A page that is mapped stays, whoever drops the caches; without it the WRITE would fill a new
-    // page, which is locked for as long.
-    mapper.call(Order::Load(0))?;
-    mounted.shared.once(Action::Hold);
-    writer.start(&Order::Write {
-        offset: 0,
-        len: 100,
-        value: b'W',
-    })?;
-    ensure!(
-        mounted.shared.wait_for(context.limit, |held, _| held == 1),
-        "no WRITE came"
-    );
-    mapper.start(&Order::Store {
-        offset: 0,
-        value: b'M',
-    })?;
-    mapper.start(&Order::SyncRange)?;
-    // A kernel that keeps the order lets the writeback wait, so this may run out.
-    let overtook = mounted.shared.wait_for(context.limit / 2, |_, log| {
-        log.iter().any(|entry| entry.ino == ino && entry.from_cache)
-    });
-    mounted.shared.release();
-    writer.finish("the held write")?;
-    mapper.finish("the store")?;
-    mapper.finish("sync_file_range")?;
-    mapper.call(Order::Evict)?;
-    let stored = mapper.bytes(0, 1)?;
-    let order = if overtook {
-        "writeback overtook the WRITE"
-    } else {
-        "the writeback waited"
-    };
-    match stored.as_slice() {
-        b"M" => Ok(format!("ok ({order})")),
-        b"W" => Ok(format!("LOST ({order})")),
-        other => bail!("neither the store nor the write is there: {other:?}"),
-    }
-}
-
 /// A refused write beyond the end, then the file grows by other means.
 pub(super) fn ghost(context: &Context<'_>) -> anyhow::Result<String> {
     // Another page than the refused bytes: both ways drop the pages that they write to, and so would

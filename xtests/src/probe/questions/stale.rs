@@ -94,7 +94,23 @@ pub(super) fn dropped_under_write(context: &Context<'_>) -> anyhow::Result<Strin
     }
 }
 
-/// A direct write, synchronous and by io_uring, to a page that somebody has mapped and looks at.
+/// A mount whose files are open with direct I/O, with a file of one page; None if the kernel does not let
+/// such a file be mapped shared.
+pub(super) fn mapped_direct(context: &Context<'_>) -> anyhow::Result<Option<(Mounted, u64)>> {
+    let mounted = context.mount(Options {
+        direct_io: true,
+        ..Options::default()
+    })?;
+    let flag = fuser::InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
+    let offered = mounted.shared.offered.get();
+    if !offered.is_some_and(|(offered, _)| offered.contains(flag)) {
+        return Ok(None);
+    }
+    let ino = mounted.shared.add("file", vec![b'A'; PAGE]);
+    Ok(Some((mounted, ino)))
+}
+
+/// A direct write, synchronous and by io_uring, to a page that is mapped and looked at meanwhile.
 pub(super) fn mapped_direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     let mut answers = Vec::new();
     for (how, write) in [
@@ -108,16 +124,9 @@ pub(super) fn mapped_direct_write(context: &Context<'_>) -> anyhow::Result<Strin
         ),
         ("io_uring", Order::WriteUring(PAGE, b'C')),
     ] {
-        let mounted = context.mount(Options {
-            direct_io: true,
-            ..Options::default()
-        })?;
-        let offered = mounted.shared.offered.get();
-        let flag = fuser::InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP;
-        if !offered.is_some_and(|(offered, _)| offered.contains(flag)) {
+        let Some((mounted, _ino)) = mapped_direct(context)? else {
             return Ok("not possible: no shared mappings with direct I/O".into());
-        }
-        mounted.shared.add("file", vec![b'A'; PAGE]);
+        };
         let mut writer = context.client(&mounted, "file")?;
         let mut mapper = context.client(&mounted, "file")?;
         mapper.call(Order::Map(PAGE))?;

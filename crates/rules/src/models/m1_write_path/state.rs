@@ -56,31 +56,76 @@ pub(super) struct Writer {
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
 pub(super) enum Stage {
     Queued,
-    /// Applied, and the handler is about to invalidate this page.
+    /// Carried out, and the handler is about to notify the kernel of this page.
     Notify(usize),
-    Applied,
+    /// About to be answered.
+    Done,
 }
 
 #[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
-pub(super) enum Request {
-    Write {
-        who: usize,
-        pages: (usize, usize),
-        stage: Stage,
-    },
+pub(super) enum Op {
+    /// Pages from one up to another of the writer's file.
+    Write { who: usize, pages: (usize, usize) },
     /// What the server read, once a worker has taken the request.
     Read {
         who: usize,
         page: (usize, usize),
-        seen: Option<bool>,
+        seen: bool,
     },
+    /// Of file A.
+    Getattr,
 }
 
-impl Request {
-    pub(super) fn taken(&self) -> bool {
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Request {
+    pub(super) op: Op,
+    pub(super) stage: Stage,
+}
+
+impl Op {
+    pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Write { stage, .. } => *stage != Stage::Queued,
-            Self::Read { seen, .. } => seen.is_some(),
+            Self::Write { .. } => "WRITE",
+            Self::Read { .. } => "READ",
+            Self::Getattr => "GETATTR",
+        }
+    }
+
+    /// The file that it is about.
+    pub(super) fn file(self) -> usize {
+        match self {
+            Self::Write { who, .. } => who,
+            Self::Read { page, .. } => page.0,
+            Self::Getattr => 0,
+        }
+    }
+
+    /// The page that its handler notifies of after `last`: both pages of the file, one after the other. Not the
+    /// page of a READ, which is locked until the reply.
+    fn notifies_after(self, last: Option<usize>) -> Option<usize> {
+        let next = last.map_or(0, |last| last + 1);
+        let own = match self {
+            Self::Read { page, .. } => Some(page.1),
+            Self::Write { .. } | Self::Getattr => None,
+        };
+        (next..2).find(|page| Some(*page) != own)
+    }
+}
+
+/// A notification.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) enum What {
+    /// NOTIFY_INVAL_INODE, which removes the page.
+    Inval,
+    /// NOTIFY_STORE, of what the server's file has.
+    Store,
+}
+
+impl What {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Inval => "NOTIFY_INVAL_INODE",
+            Self::Store => "NOTIFY_STORE",
         }
     }
 }
@@ -98,10 +143,16 @@ pub(super) struct State {
     pub(super) requests: Vec<Request>,
     /// Next page that N invalidates.
     pub(super) notifying: Option<usize>,
+    /// Whether S has still to send a GETATTR.
+    pub(super) stats: bool,
+    /// What the handlers send.
+    pub(super) what: What,
+    /// Whether one has.
+    pub(super) notified: bool,
 }
 
 impl State {
-    pub(super) fn new(own: bool, whole: [bool; 2], reads: usize, notifies: bool) -> Self {
+    pub(super) fn new(own: bool, whole: [bool; 2], reads: usize) -> Self {
         let writer = |who: usize| Writer {
             writes: who == 0 || !own,
             source: if own { who } else { 1 - who },
@@ -121,7 +172,10 @@ impl State {
             reader: Some(Fetch::Look),
             reads,
             requests: Vec::new(),
-            notifying: notifies.then_some(0),
+            notifying: None,
+            stats: false,
+            what: What::Inval,
+            notified: false,
         }
     }
 
@@ -155,64 +209,56 @@ impl State {
         }
     }
 
-    /// A worker takes the request; a WRITE is applied with it.
+    /// A worker takes the request and carries it out.
     pub(super) fn take(&mut self, index: usize, notifies: bool) -> String {
-        match &mut self.requests[index] {
-            Request::Write { who, pages, stage } => {
+        self.notified |= notifies;
+        let request = &mut self.requests[index];
+        let first = request.op.notifies_after(None).filter(|_| notifies);
+        request.stage = first.map_or(Stage::Done, Stage::Notify);
+        match &mut request.op {
+            Op::Write { who, pages } => {
                 for page in pages.0..pages.1 {
                     self.server[*who][page] |= self.writers[*who].filled[page];
                 }
-                *stage = if notifies {
-                    Stage::Notify(0)
-                } else {
-                    Stage::Applied
-                };
                 format!("worker applies the WRITE of {}", WRITERS[*who])
             }
-            Request::Read {
+            Op::Read {
                 page: (file, page),
                 seen,
                 ..
             } => {
-                *seen = Some(self.server[*file][*page]);
+                *seen = self.server[*file][*page];
                 format!("worker reads {} from its file", page_name(*file, *page))
             }
+            Op::Getattr => "worker takes the GETATTR".to_owned(),
         }
     }
 
+    /// The handler's notification of this page is over.
     pub(super) fn notified(&mut self, index: usize, page: usize) {
-        if let Request::Write { stage, .. } = &mut self.requests[index] {
-            *stage = if page == 0 {
-                Stage::Notify(1)
-            } else {
-                Stage::Applied
-            };
-        }
+        let request = &mut self.requests[index];
+        let next = request.op.notifies_after(Some(page));
+        request.stage = next.map_or(Stage::Done, Stage::Notify);
     }
 
     /// The reply arrives: the requester goes on.
     pub(super) fn reply(&mut self, index: usize, marks_uptodate: bool) -> String {
-        match self.requests.remove(index) {
-            Request::Read {
+        match self.requests.remove(index).op {
+            Op::Read {
                 who,
                 page: (file, number),
                 seen,
             } => {
-                let page = &mut self.pages[file][number];
-                let overwritten = page.new && seen == Some(false);
-                self.writers[file].filled[number] &= !overwritten;
-                page.new = seen == Some(true);
-                page.uptodate = true;
-                page.locked = None;
-                let bytes = if page.new { "new" } else { "old" };
+                self.fill(file, number, seen);
+                self.pages[file][number].locked = None;
+                let bytes = if seen { "new" } else { "old" };
                 self.set_fetch(who, Fetch::Look);
                 let name = page_name(file, number);
                 format!("READ reply: {name} uptodate with the {bytes} bytes, unlocked")
             }
-            Request::Write {
+            Op::Write {
                 who,
                 pages: (from, to),
-                ..
             } => {
                 for number in from..to {
                     let page = &mut self.pages[who][number];
@@ -227,7 +273,30 @@ impl State {
                 writer.at = if writer.next == 2 { At::Done } else { At::Fill };
                 format!("WRITE reply: {} unlocks what it holds", WRITERS[who])
             }
+            Op::Getattr => "GETATTR reply".to_owned(),
         }
+    }
+
+    /// The page gets the server's bytes: those of the write, or those of before.
+    pub(super) fn fill(&mut self, file: usize, number: usize, new: bool) {
+        let page = &mut self.pages[file][number];
+        let overwritten = page.new && !new;
+        self.writers[file].filled[number] &= !overwritten;
+        page.new = new;
+        page.uptodate = true;
+    }
+
+    /// What a notification of the server does to a page that is not locked.
+    pub(super) fn notify(&mut self, what: What, file: usize, number: usize) {
+        match what {
+            What::Inval => self.remove(file, number),
+            What::Store => self.fill(file, number, self.server[file][number]),
+        }
+    }
+
+    /// Whether the writer has locked a page of its file.
+    pub(super) fn holds(&self, who: usize) -> bool {
+        self.pages[who].iter().any(|page| page.locked == Some(who))
     }
 
     /// Whether the server has all that the writer wrote.
@@ -266,24 +335,18 @@ impl State {
                 _ => {}
             }
         }
-        for request in &self.requests {
-            if let Request::Write {
-                who,
-                stage: Stage::Notify(page),
-                ..
-            } = request
-            {
-                let called = page_name(*who, *page);
-                waiting.push(format!(
-                    "the WRITE handler's NOTIFY_INVAL_INODE waits for {called}"
-                ));
+        for Request { op, stage } in &self.requests {
+            if let Stage::Notify(page) = stage {
+                let (handler, what) = (op.name(), self.what.name());
+                let called = page_name(op.file(), *page);
+                waiting.push(format!("the {handler} handler's {what} waits for {called}"));
             }
         }
         waiting
     }
 
     /// The page leaves the cache and all page tables.
-    pub(super) fn remove(&mut self, file: usize, number: usize) {
+    fn remove(&mut self, file: usize, number: usize) {
         self.pages[file][number] = Page::default();
         for writer in &mut self.writers {
             writer.mapped &= (writer.source, 0) != (file, number);

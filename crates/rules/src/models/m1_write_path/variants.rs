@@ -1,14 +1,23 @@
 //! The variants of M1: which rule, whose pages are the source, and when the server notifies.
 
-use super::{Notify, Rule, Source, both, run};
-use crate::explore::Exploration;
-use crate::models::{Model, Variant, Verdict};
+use super::state::What;
+use super::{Handler, Notify, Rule, Source, both, progress, run};
+use crate::models::{Model, fails, passes};
+
+const INVAL: &[What] = &[What::Inval];
+const STORE: &[What] = &[What::Store];
+const EITHER: &[What] = &[What::Inval, What::Store];
+const IN_READ: &str =
+    "a READ handler sends NOTIFY_INVAL_INODE or _STORE for the other page; is there progress?";
+const IN_GETATTR: &str =
+    "the GETATTR handler sends NOTIFY_INVAL_INODE or _STORE; is there progress?";
 
 pub(in crate::models) const MODEL: Model = Model {
     id: "M1",
     title: "the write path: locks held across fault and WRITE",
     source: "thread of October 2020; ea9b9907b82a (2.6.26), 4f06dd92b5d0 (5.13)",
-    bounds: "2 files x 2 pages, 2 writers, 1 reader, 2 server workers; partial and whole pages, cold",
+    bounds: "2 files x 2 pages, 2 writers, 1 reader, 2 server workers; partial and whole pages, cold; with \
+             notifications 1 writer, 1 READ of a page, 1 GETATTR",
     variants: &[
         fails("hold-all-self", "W1 writes A from a mapping of A", || {
             run(Rule::HoldAll, Source::Own, Notify::Never)
@@ -41,12 +50,37 @@ pub(in crate::models) const MODEL: Model = Model {
         fails(
             "D-notify-in-handler",
             "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || run(Rule::D, Source::Own, Notify::InHandler),
+            || progress(Rule::D, Handler::Write, INVAL),
+        ),
+        fails(
+            "D-store-in-handler",
+            "the WRITE handler sends NOTIFY_STORE",
+            || progress(Rule::D, Handler::Write, STORE),
         ),
         fails(
             "E-notify-in-handler",
             "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || run(Rule::E, Source::Own, Notify::InHandler),
+            || progress(Rule::E, Handler::Write, INVAL),
+        ),
+        fails(
+            "E-nowait-notify-in-handler",
+            "the same, which FGP_NOWAIT does not mend",
+            || progress(Rule::ENowait, Handler::Write, INVAL),
+        ),
+        fails(
+            "E-notify-in-read",
+            "a READ handler sends NOTIFY_INVAL_INODE for the other page",
+            || progress(Rule::E, Handler::Read, INVAL),
+        ),
+        fails(
+            "E-store-in-read",
+            "a READ handler sends NOTIFY_STORE for the other page",
+            || progress(Rule::E, Handler::Read, STORE),
+        ),
+        fails(
+            "D-notify-in-each-read",
+            "two READ handlers, each about the other's page",
+            || progress(Rule::D, Handler::EachRead, INVAL),
         ),
         fails(
             "D-notify-any-time",
@@ -74,12 +108,49 @@ pub(in crate::models) const MODEL: Model = Model {
             "partial head and tail locked, a failed copy sends",
             || both(Rule::E),
         ),
+        passes(
+            "E-nowait",
+            "E with FGP_NOWAIT for further folios under a locked head",
+            || both(Rule::ENowait),
+        ),
         passes("B'", "a range in flight instead of locks", || both(Rule::B)),
         passes(
             "B'-notify-in-handler",
             "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || run(Rule::B, Source::Own, Notify::InHandler),
+            || {
+                run(
+                    Rule::B,
+                    Source::Own,
+                    Notify::InHandler(Handler::Write, INVAL),
+                )
+            },
         ),
+        passes(
+            "B'-store-in-handler",
+            "the WRITE handler sends NOTIFY_STORE",
+            || progress(Rule::B, Handler::Write, STORE),
+        ),
+        passes("D-notify-in-read", IN_READ, || {
+            progress(Rule::D, Handler::Read, EITHER)
+        }),
+        passes("E-nowait-notify-in-read", IN_READ, || {
+            progress(Rule::ENowait, Handler::Read, EITHER)
+        }),
+        passes("B'-notify-in-read", IN_READ, || {
+            progress(Rule::B, Handler::Read, EITHER)
+        }),
+        passes("D-notify-in-getattr", IN_GETATTR, || {
+            progress(Rule::D, Handler::Getattr, EITHER)
+        }),
+        passes("E-notify-in-getattr", IN_GETATTR, || {
+            progress(Rule::E, Handler::Getattr, EITHER)
+        }),
+        passes("E-nowait-notify-in-getattr", IN_GETATTR, || {
+            progress(Rule::ENowait, Handler::Getattr, EITHER)
+        }),
+        passes("B'-notify-in-getattr", IN_GETATTR, || {
+            progress(Rule::B, Handler::Getattr, EITHER)
+        }),
         passes(
             "B'-record-all-notify-any-time",
             "B' that records whole pages at the copy too",
@@ -87,21 +158,3 @@ pub(in crate::models) const MODEL: Model = Model {
         ),
     ],
 };
-
-const fn fails(name: &'static str, what: &'static str, run: fn() -> Exploration) -> Variant {
-    Variant {
-        name,
-        expected: Verdict::Fails,
-        what,
-        run,
-    }
-}
-
-const fn passes(name: &'static str, what: &'static str, run: fn() -> Exploration) -> Variant {
-    Variant {
-        name,
-        expected: Verdict::Passes,
-        what,
-        run,
-    }
-}

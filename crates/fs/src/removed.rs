@@ -1,0 +1,361 @@
+//! Inodes whose last name was removed through the mount while the kernel still knows them: by an O_PATH
+//! descriptor, a bind mount, a current directory, a mapping, or just until its FORGET has come.
+//!
+//! Invariants:
+//! * such an inode stays usable until the kernel forgets it, as on a native file system. One that is
+//!   held by file handle is pinned by a descriptor before its name goes, since no handle opens it later;
+//! * what it occupies on SOURCE is free when remove(2) has returned, if the client does not use it: the
+//!   FORGET comes after the reply, so a request that finds SOURCE full waits for those that are due;
+//! * pinned are at most so many as there is room for. Beyond that an UNLINK waits a little for FORGETs, and
+//!   then removes without a pin: better an inode that is gone for a client with thousands of
+//!   removed files in use than files that cannot be removed.
+//!
+//! No LOOKUP can bring in an inode between the look at it and its removal: the kernel holds the
+//! directory locked from before UNLINK, RMDIR and RENAME until they are answered, and by the LOOKUPs and
+//! READDIRPLUSes that bring in an inode. (What the LOOKUP of a revalidation brings in, it forgets at once.)
+
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, StatxFlags};
+
+use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, key_of};
+use crate::inode::{Inode, PinCount};
+use crate::passthrough::Passthrough;
+
+/// A FORGET comes this long after the removal, on a machine however busy; later, and the client uses
+/// the inode.
+const FORGET_IS_DUE: Duration = Duration::from_secs(1);
+/// A request that found SOURCE full tries again after this, if something was forgotten meanwhile.
+const STEP: Duration = Duration::from_millis(5);
+/// An UNLINK waits as long for one of too many pinned inodes.
+const PIN_WAIT: Duration = Duration::from_millis(100);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Removed {
+    /// Pinned inodes at most.
+    most: usize,
+    pinned: Arc<AtomicUsize>,
+    /// Since when, by nodeid: its removal, or the RELEASE of a handle after that. A leaf lock.
+    since: Mutex<HashMap<u64, Instant>>,
+    /// How many there are: each FORGET asks.
+    count: AtomicUsize,
+    /// How many the kernel has forgotten.
+    forgotten: AtomicU64,
+    /// The operator has been told once.
+    told: AtomicBool,
+}
+
+impl Removed {
+    /// With at most `most` that are pinned.
+    pub(crate) fn new(most: usize) -> Self {
+        Self {
+            most,
+            pinned: Arc::default(),
+            since: Mutex::default(),
+            count: AtomicUsize::new(0),
+            forgotten: AtomicU64::new(0),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// Inodes that are pinned by a descriptor.
+    pub(crate) fn pinned(&self) -> usize {
+        self.pinned.load(Ordering::Relaxed)
+    }
+
+    fn admit(&self) -> Option<PinCount> {
+        PinCount::one_more(&self.pinned, self.most)
+    }
+
+    fn insert(&self, ino: u64) {
+        let mut since = self.since.lock();
+        since.insert(ino, Instant::now());
+        self.count.store(since.len(), Ordering::Relaxed);
+    }
+
+    fn remove(&self, ino: u64) -> bool {
+        if self.count.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let mut since = self.since.lock();
+        let was_there = since.remove(&ino).is_some();
+        self.count.store(since.len(), Ordering::Relaxed);
+        was_there
+    }
+
+    /// A handle of `ino` is released: if it was the last use, the FORGET is due from now on.
+    pub(crate) fn released(&self, ino: u64) {
+        if self.count.load(Ordering::Relaxed) > 0
+            && let Some(since) = self.since.lock().get_mut(&ino)
+        {
+            *since = Instant::now();
+        }
+    }
+
+    /// The kernel has forgotten `ino`, and nothing is open for it any more.
+    fn forgotten(&self, ino: u64) {
+        if self.remove(ino) {
+            self.forgotten.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there is one whose FORGET is due.
+    fn is_any_due(&self) -> bool {
+        let since = self.since.lock();
+        since.values().any(|since| since.elapsed() < FORGET_IS_DUE)
+    }
+}
+
+impl Passthrough {
+    /// Calls `remove`, which takes `name` in `dir` away if it succeeds.
+    ///
+    /// # Errors
+    /// Of `remove`.
+    pub(crate) fn removing(
+        &self,
+        dir: impl AsFd,
+        name: &CStr,
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some((inode, is_last)) = self.known_by_name(dir, name) else {
+            return remove();
+        };
+        if !is_last {
+            return self.removing_one_of_several(&inode, remove);
+        }
+        // The file that the kernel knows may be gone, and another one have its inode number.
+        let pinned = self.pin(&inode, inode.fd_to_pin().ok().flatten());
+        let removed = remove();
+        match removed {
+            Ok(()) => self.note_removed(&inode),
+            Err(_) if pinned => inode.let_go(),
+            Err(_) => {}
+        }
+        removed
+    }
+
+    /// A link count above one may be of names that are all being removed now.
+    fn removing_one_of_several(
+        &self,
+        inode: &Arc<Inode>,
+        remove: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let to_pin = inode.fd_to_pin();
+        remove()?;
+        let Ok(to_pin) = to_pin else { return Ok(()) };
+        let stat = match &to_pin {
+            Some(fd) => rustix::fs::fstat(fd).or_errno(),
+            None => inode
+                .path_fd()
+                .and_then(|fd| rustix::fs::fstat(fd).or_errno()),
+        };
+        if stat.is_ok_and(|stat| stat.st_nlink == 0) {
+            self.pin(inode, to_pin);
+            self.note_removed(inode);
+        }
+        Ok(())
+    }
+
+    /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
+    fn known_by_name(&self, dir: impl AsFd, name: &CStr) -> Option<(Arc<Inode>, bool)> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
+        // What is wrong with the name, its removal will say.
+        let stat = rustix::fs::statx(dir, name, flags, mask).ok()?;
+        let inode = self.inodes.known(&key_of(&stat))?;
+        // Some file systems count no links of directories.
+        let is_last = inode.kind == FileKind::Directory || stat.stx_nlink <= 1;
+        Some((inode, is_last))
+    }
+
+    /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
+    pub(crate) fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
+        let Some(fd) = fd.filter(|_| !inode.is_pinned()) else {
+            return false;
+        };
+        let count = self.removed.admit().or_else(|| self.wait_for_pin());
+        count.map(|count| inode.pin(fd, count)).is_some()
+    }
+
+    /// Too many inodes are pinned: waits until one of them is forgotten.
+    fn wait_for_pin(&self) -> Option<PinCount> {
+        let removed = &self.removed;
+        let is_room = || removed.pinned() < removed.most;
+        if let Some(waiting) = self.forgets.enter() {
+            waiting.until(Instant::now() + PIN_WAIT, is_room);
+        }
+        let count = removed.admit();
+        if count.is_none() && !removed.told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "clients use {} files that were removed, all that --rlimit-nofile leaves room for: further \
+                 ones are gone for a client that has no descriptor of open(2) on them (ESTALE)",
+                removed.pinned()
+            );
+        }
+        count
+    }
+
+    fn note_removed(&self, inode: &Arc<Inode>) {
+        self.removed.insert(inode.ino);
+        // No kernel sends the FORGET before it has the reply, but a client may be hostile.
+        let known = self.inodes.get(inode.ino);
+        if !known.is_some_and(|known| Arc::ptr_eq(&known, inode)) {
+            self.removed.remove(inode.ino);
+        }
+    }
+
+    /// The kernel gives back `count` lookups of `ino`.
+    pub fn forget(&self, ino: u64, count: u64) {
+        let Some(inode) = self.inodes.forget(ino, count) else {
+            return;
+        };
+        inode.let_go();
+        drop(inode);
+        self.removed.forgotten(ino);
+        self.forgets.notify();
+    }
+
+    /// Runs `act`, again if it fails for want of space that removed inodes occupy until their FORGETs come.
+    ///
+    /// # Errors
+    /// Of `act`.
+    pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
+        let before = self.removed.forgotten.load(Ordering::Relaxed);
+        match act() {
+            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_forgotten(before, full, act),
+            done => done,
+        }
+    }
+
+    fn when_forgotten<T>(
+        &self,
+        mut seen: u64,
+        mut full: Errno,
+        mut act: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let removed = &self.removed;
+        let deadline = Instant::now() + FORGET_IS_DUE;
+        let forgotten = || removed.forgotten.load(Ordering::Relaxed);
+        let waiting = self.forgets.enter();
+        // At first also if none is due: the RELEASE that makes one due may be under way.
+        let (mut wait, mut is_first) = (removed.count.load(Ordering::Relaxed) > 0, true);
+        loop {
+            if let (Some(waiting), true) = (&waiting, wait) {
+                let more = || forgotten() != seen;
+                waiting.until(Instant::now() + STEP, || {
+                    if is_first {
+                        more()
+                    } else {
+                        !removed.is_any_due()
+                    }
+                });
+            }
+            if forgotten() == seen && !(waiting.is_some() && removed.is_any_due()) {
+                return Err(full);
+            }
+            if forgotten() != seen {
+                seen = forgotten();
+                match act() {
+                    Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
+                    done => return done,
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(full);
+            }
+            (wait, is_first) = (true, false);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+
+    use super::*;
+    use crate::caller::Caller;
+    use crate::config::{Config, InodeFileHandles};
+    use crate::inode::ROOT_INO;
+    use crate::ops::Place;
+
+    /// Serves f0 to f3, all looked up; two may be pinned.
+    fn serve() -> Option<(tempfile::TempDir, Passthrough, Vec<u64>)> {
+        let source = tempfile::tempdir().unwrap();
+        let top = File::open(source.path()).unwrap();
+        let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
+        fs.removed = Removed::new(2);
+        let look_up = |index| {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+        };
+        let inodes = (0..4).map(look_up).collect();
+        let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;
+        has_handles.then_some((source, fs, inodes))
+    }
+
+    fn unlink(fs: &Passthrough, name: &str) {
+        let name = OsStr::new(name);
+        let parent = ROOT_INO;
+        fs.unlink(Place { parent, name }, &Caller::ROOT).unwrap();
+    }
+
+    #[test]
+    fn removal_of_more_known_files_than_can_be_pinned_succeeds() {
+        let Some((_source, fs, inodes)) = serve() else {
+            return;
+        };
+        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
+        let pinned = |ino: &u64| fs.inode(*ino).unwrap().is_pinned();
+        assert!(pinned(&inodes[0]) && pinned(&inodes[1]) && !pinned(&inodes[2]));
+        assert!(fs.removed.told.load(Ordering::Relaxed));
+        fs.forget(inodes[0], 1);
+        unlink(&fs, "f3");
+        assert!(pinned(&inodes[3]));
+        inodes[1..].iter().for_each(|ino| fs.forget(*ino, 1));
+        assert_eq!((fs.removed.pinned(), fs.removed.since.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn removal_of_too_many_files_waits_for_forgets_before_it_goes_without_a_pin() {
+        let Some((_source, fs, inodes)) = serve() else {
+            return;
+        };
+        fs.start_serving(2).unwrap();
+        ["f0", "f1"].iter().for_each(|name| unlink(&fs, name));
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs.forget(inodes[0], 1));
+            while !fs.inode(inodes[2]).unwrap().is_pinned() {
+                let inode = fs.inode(inodes[2]).unwrap();
+                fs.pin(&inode, inode.fd_to_pin().unwrap());
+            }
+        });
+        assert_eq!(fs.removed.pinned(), 2);
+        fs.stop_notifying();
+    }
+
+    /// The RELEASE of a removed file that was open for long makes its FORGET due.
+    #[test]
+    fn released_makes_a_forget_due_again() {
+        let removed = Removed::new(2);
+        removed.insert(7);
+        let long_ago = Instant::now().checked_sub(2 * FORGET_IS_DUE).unwrap();
+        removed.since.lock().insert(7, long_ago);
+        assert!(!removed.is_any_due());
+        removed.released(8);
+        assert!(!removed.is_any_due());
+        removed.released(7);
+        assert!(removed.is_any_due());
+        removed.forgotten(7);
+        assert!(!removed.is_any_due());
+    }
+}

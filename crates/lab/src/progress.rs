@@ -1,0 +1,85 @@
+//! How far a build is: of about how many lines that make prints.
+//!
+//! The total is the recipe's, for a build from nothing, since make itself does not know it. Objects that are there
+//! already count as done; of a copy that only few files of will be compiled again the notes never come.
+
+use std::path::Path;
+
+use crate::build::{Recipe, wanted, was_made_for};
+use crate::error::{Result, at};
+
+pub(crate) struct Progress {
+    variant: String,
+    /// Objects that were there.
+    there: usize,
+    total: Option<usize>,
+}
+
+impl Progress {
+    /// Before the configuration in `objects` is changed.
+    pub(crate) fn new(recipe: &Recipe, objects: &Path) -> Result<Self> {
+        // Those of another configuration are compiled again.
+        let can_be_used = was_made_for(objects, &wanted(&recipe.fragments));
+        Ok(Self {
+            variant: recipe.variant.clone(),
+            there: if can_be_used { count(objects)? } else { 0 },
+            total: recipe.steps,
+        })
+    }
+
+    /// What is said after so many lines.
+    pub(crate) fn note(&self, lines: usize) -> String {
+        let (variant, done) = (&self.variant, self.there + lines);
+        match self.total {
+            // More than was expected: the total says nothing.
+            Some(total) if done < total => {
+                let percent = done * 100 / total;
+                format!("{variant}: {done} steps of about {total} ({percent} percent)")
+            }
+            Some(_) | None => format!("{variant}: {done} steps"),
+        }
+    }
+}
+
+/// The object files below `dir`.
+fn count(dir: &Path) -> Result<usize> {
+    let mut found = 0;
+    for entry in std::fs::read_dir(dir).map_err(at(dir))? {
+        let entry = entry.map_err(at(dir))?;
+        let path = entry.path();
+        if entry.file_type().map_err(at(&path))?.is_dir() {
+            found += count(&path)?;
+        } else if path.extension().is_some_and(|extension| extension == "o") {
+            found += 1;
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn count_of_a_directory_is_its_objects_at_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(dir.path().join("fs/fuse")).unwrap();
+        for name in ["a.o", "a.c", "fs/fuse/file.o", "fs/.file.o.cmd"] {
+            std::fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert_eq!(count(dir.path()).unwrap(), 2);
+    }
+
+    #[test]
+    fn note_has_the_total_while_that_is_not_exceeded() {
+        let progress = |there, total| Progress {
+            variant: "stock".into(),
+            there,
+            total,
+        };
+        let note = progress(500, Some(1000)).note(250);
+        assert_eq!(note, "stock: 750 steps of about 1000 (75 percent)");
+        assert_eq!(progress(900, Some(1000)).note(250), "stock: 1150 steps");
+        assert_eq!(progress(0, None).note(250), "stock: 250 steps");
+    }
+}

@@ -1,0 +1,79 @@
+//! What a mount has less of than was asked for, once INIT is answered.
+//!
+//! Invariant: each is told with the value asked for, what there is, and the remedy. What an option promises
+//! only `auto` is not among it.
+
+use thrufs_fs::Negotiated;
+
+/// A sentence for each.
+pub(crate) fn of(negotiated: &Negotiated) -> Vec<String> {
+    let mut told = Vec::new();
+    let (asked, granted) = (negotiated.max_write_asked, negotiated.max_write);
+    if granted < asked {
+        told.push(format!(
+            "--max-write={asked}: the kernel grants {granted}, by fs.fuse.max_pages_limit={}: raise that \
+             sysctl (Linux 6.13), or mount as root with --raise-max-pages-limit",
+            negotiated.max_pages_limit
+        ));
+    }
+    // Asked for with --cache=never and metadata only.
+    let mmap = "FUSE_DIRECT_IO_ALLOW_MMAP";
+    if negotiated.refused.iter().any(|name| name == mmap) {
+        told.push(
+            "--allow-mmap: files under direct I/O cannot be mapped shared before Linux 6.6"
+                .to_owned(),
+        );
+    }
+    told
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn negotiated() -> Negotiated {
+        Negotiated {
+            kernel_abi: (7, 45),
+            max_write_asked: 1 << 20,
+            max_write: 1 << 20,
+            max_pages_limit: 256,
+            max_readahead: 131_072,
+            max_background: 64,
+            granted: Vec::new(),
+            refused: vec!["FUSE_PASSTHROUGH".to_owned()],
+        }
+    }
+
+    #[test]
+    fn of_what_was_granted_is_nothing() {
+        assert!(of(&negotiated()).is_empty());
+    }
+
+    #[test]
+    fn of_a_smaller_max_write_names_both_numbers_and_the_remedy() {
+        let told = of(&Negotiated {
+            max_write_asked: 4 << 20,
+            ..negotiated()
+        });
+        for wanted in [
+            "4194304",
+            "1048576",
+            "max_pages_limit=256",
+            "--raise-max-pages-limit",
+        ] {
+            assert!(told[0].contains(wanted), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn of_mappings_that_the_kernel_refuses_says_since_when_there_are_some() {
+        let told = of(&Negotiated {
+            refused: vec!["FUSE_DIRECT_IO_ALLOW_MMAP".to_owned()],
+            ..negotiated()
+        });
+        assert!(
+            told[0].contains("--allow-mmap") && told[0].contains("6.6"),
+            "{told:?}"
+        );
+    }
+}

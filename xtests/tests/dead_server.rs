@@ -1,0 +1,336 @@
+//! What a mount becomes when its server ends without having been told to: dead, and never the directory
+//! below; and what is told of it, and where.
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::Pid;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
+use xtests::support::command::succeed;
+use xtests::support::mount::{Leftover, is_mounted, thrufs};
+use xtests::support::wait::wait_until;
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
+
+const SOON: Duration = Duration::from_secs(10);
+const NOTHING: Option<&str> = None;
+/// Lies in the directory that is mounted on.
+const BELOW: &str = "below";
+
+/// A mount with the file `f`, over a directory with the file [`BELOW`].
+fn mounted_over_something(options: &[&str]) -> Result<Mount> {
+    let scratch = Scratch::new(Backing::Here)?;
+    std::fs::write(scratch.source().join("f"), "content")?;
+    std::fs::write(scratch.mountpoint().join(BELOW), "")?;
+    let m = Mount::of(scratch, options)?;
+    m.require_mount()?;
+    Ok(m)
+}
+
+/// Lists the mount all the time while `body` runs. What is listed is the mount or an error.
+fn while_listed<T>(dir: &Path, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let listing = scope.spawn(|| -> Outcome {
+            while !done.load(Ordering::Relaxed) {
+                let Ok(entries) = std::fs::read_dir(dir) else {
+                    continue;
+                };
+                for entry in entries.flatten() {
+                    ensure!(entry.file_name() != BELOW, "the directory below shows");
+                }
+            }
+            Ok(())
+        });
+        let result = body();
+        done.store(true, Ordering::Relaxed);
+        listing.join().map_err(|_| anyhow!("the test panicked"))??;
+        result
+    })
+}
+
+/// The mount is there, and dead; and it can be unmounted.
+fn check_dead(m: &Mount) -> Outcome {
+    ensure!(is_mounted(m.dir()), "it is unmounted: {}", m.log());
+    for name in ["", "f", BELOW] {
+        // Attributes that the kernel has cached outlive the server by their timeout.
+        let flags = AtFlags::STATX_FORCE_SYNC;
+        let asked = statx(CWD, m.path(name), flags, StatxFlags::BASIC_STATS);
+        let errno = asked.err();
+        ensure!(errno == Some(Errno::NOTCONN), "stat of '{name}': {errno:?}");
+    }
+    let error = std::fs::read_dir(m.dir()).err();
+    let errno = error.and_then(|error| error.raw_os_error());
+    ensure!(errno == Some(libc::ENOTCONN), "readdir: {errno:?}");
+    succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
+    ensure!(!is_mounted(m.dir()), "still mounted");
+    Ok(())
+}
+
+/// The server's death unmounted: the empty directory below showed, and `rsync -a --delete MNT/ backup/`
+/// emptied the backup.
+#[test]
+fn server_ended_by_a_signal_leaves_a_dead_mount() -> Outcome {
+    case(|| {
+        // In its own pid namespace the server is process 1, which no other signal sent to it ends.
+        let cases = [
+            ("--sandbox=namespace", Signal::SIGKILL),
+            ("--sandbox=chroot", Signal::SIGSYS),
+            ("--sandbox=none", Signal::SIGKILL),
+            ("--sandbox=none", Signal::SIGABRT),
+        ];
+        for (sandbox, signal) in cases {
+            let mut m = mounted_over_something(&[sandbox])?;
+            let _leftover = Leftover(m.dir().to_owned());
+            let server = m.server_pid()?;
+            ensure!(server != m.pid()?, "{sandbox}: one process does both");
+            let dir = m.dir().to_owned();
+            let code = while_listed(&dir, || {
+                kill(server, signal)?;
+                m.wait_for_daemon()
+            })?;
+            ensure!(code == 1, "{sandbox}, {signal}: exit code {code}");
+            let log = m.log();
+            let named = match signal {
+                Signal::SIGSYS => "--seccomp forbids",
+                other => &format!("ended by {other}"),
+            };
+            ensure!(log.contains(named), "{sandbox}, {signal}: {log}");
+            ensure!(log.contains("answers ENOTCONN"), "{sandbox}: {log}");
+            check_dead(&m).with_context(|| format!("{sandbox}, {signal}"))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> Outcome {
+    case(|| {
+        let cases: [(&[&str], bool); 4] = [
+            (&["--sandbox=namespace"], false),
+            (&["--sandbox=namespace"], true),
+            (&["--sandbox=none"], false),
+            (&["--sandbox=none", "--seccomp=none"], false),
+        ];
+        for (options, both) in cases {
+            let mut m = mounted_over_something(options)?;
+            let _leftover = Leftover(m.dir().to_owned());
+            let (supervisor, server) = (m.pid()?, m.server_pid()?);
+            let dir = m.dir().to_owned();
+            let code = while_listed(&dir, || {
+                kill(supervisor, Signal::SIGKILL)?;
+                if both {
+                    // It may have been taken along already.
+                    let _gone = kill(server, Signal::SIGKILL);
+                }
+                Ok(m.wait_for_daemon())
+            })?;
+            ensure!(code.is_err(), "{options:?}: a killed daemon has no code");
+            wait_until("the connection to be gone", SOON, || {
+                let error = std::fs::read_dir(m.dir()).err();
+                let errno = error.and_then(|error| error.raw_os_error());
+                Ok(errno == Some(libc::ENOTCONN))
+            })?;
+            check_dead(&m).with_context(|| format!("{options:?}"))?;
+        }
+        Ok(())
+    })
+}
+
+/// A thread of the server waits in the kernel, uninterruptibly, for a folio that a READ holds locked. A
+/// server that is killed then does not end, and nothing else ended the connection: the READ waited for ever.
+#[test]
+fn server_killed_while_its_notification_waits_leaves_a_dead_mount() -> Outcome {
+    case(|| {
+        let options = [
+            "--fault=write:delay=500",
+            "--fault=write:EIO",
+            "--fault=read:delay=600000",
+            "--cache=auto",
+            "--log-level=debug",
+        ];
+        let mut m = mounted_over_something(&options)?;
+        let _leftover = Leftover(m.dir().to_owned());
+        std::fs::write(m.source("f"), [7; 4096])?;
+        let direct = File::options()
+            .write(true)
+            .custom_flags(libc::O_DIRECT)
+            .open(m.path("f"))?;
+        let reader = File::open(m.path("f"))?;
+        let writing = std::thread::spawn(move || direct.write_at(&[8; 4096], 0).is_err());
+        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
+        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
+        wait_until("the notification", SOON, || {
+            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
+        })?;
+        kill(m.server_pid()?, Signal::SIGKILL)?;
+        let code = m.wait_for_daemon()?;
+        ensure!(code == 1, "exit code {code}\n{}", m.log());
+        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
+        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
+        check_dead(&m)
+    })
+}
+
+/// The mount that is made at once gets the numbers of the one before it in the mount table; the daemon of
+/// that one must not take it for its own, dead.
+#[test]
+fn unmount_with_another_mount_made_at_once_is_no_death() -> Outcome {
+    case(|| {
+        for round in 0..20 {
+            let mut m = mounted_over_something(&[])?;
+            let _leftover = Leftover(m.dir().to_owned());
+            let next = |word: &str| {
+                Ok::<_, anyhow::Error>({
+                    let mut next = Command::new(thrufs()?);
+                    next.arg(word);
+                    next
+                })
+            };
+            succeed(next("umount")?.arg(m.dir()))?;
+            succeed(next("mount")?.args([&m.source(""), m.dir()]))?;
+            let code = m.wait_for_daemon()?;
+            ensure!(code == 0, "round {round}: exit code {code}\n{}", m.log());
+            ensure!(m.log().contains("was unmounted"), "{}", m.log());
+            ensure!(std::fs::read(m.path("f"))? == b"content", "the next mount");
+            succeed(next("umount")?.arg(m.dir()))?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn death_in_the_background_is_told_to_the_system_log_with_the_last_words() -> Outcome {
+    case(|| {
+        let (scratch, _leftover) = unmounted()?;
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                let log = system_log(&scratch)?;
+                for options in [
+                    &[][..],
+                    &["--syslog"],
+                    &["--sandbox=none", "--seccomp=none"],
+                ] {
+                    check_told(&scratch, &log, options).with_context(|| format!("{options:?}"))?;
+                }
+                Ok(())
+            });
+            thread.join().map_err(|_| anyhow!("the test panicked"))?
+        })
+    })
+}
+
+/// A /dev of this thread's own with a system log.
+fn system_log(scratch: &Scratch) -> Result<UnixDatagram> {
+    unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|errno| missing(format!("a mount namespace: {errno}")))?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(NOTHING, "/", NOTHING, private, NOTHING).context("a private mount namespace")?;
+    let dev = scratch.path().join("dev");
+    std::fs::create_dir(&dev)?;
+    mount(
+        Some("tmpfs"),
+        &dev,
+        Some("tmpfs"),
+        MsFlags::empty(),
+        NOTHING,
+    )?;
+    for (name, number) in [("null", makedev(1, 3)), ("fuse", makedev(10, 229))] {
+        mknod(
+            &dev.join(name),
+            SFlag::S_IFCHR,
+            Mode::from_bits_retain(0o666),
+            number,
+        )
+        .map_err(|errno| missing(format!("mknod of /dev/{name}: {errno}")))?;
+    }
+    let log = UnixDatagram::bind(dev.join("log"))?;
+    log.set_nonblocking(true)?;
+    let control = Path::new("/sys/fs/fuse/connections");
+    // It may be there already.
+    let _mounted = mount(
+        Some("fusectl"),
+        control,
+        Some("fusectl"),
+        MsFlags::empty(),
+        NOTHING,
+    );
+    mount(Some(&dev), "/dev", NOTHING, MsFlags::MS_MOVE, NOTHING)?;
+    Ok(log)
+}
+
+fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcome {
+    let dir = scratch.mountpoint();
+    let mut mount = Command::new(thrufs()?);
+    mount.args(["mount", "--log-level=debug"]).args(options);
+    succeed(mount.args([&scratch.source(), &dir]))?;
+    let mut status = Command::new(thrufs()?);
+    let status = succeed(status.args(["status", "--json"]).arg(&dir))?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let pid = |name: &str| -> Result<Pid> {
+        let number = status[name].as_i64().context("no process id")?;
+        Ok(Pid::from_raw(i32::try_from(number)?))
+    };
+    let has_supervisor = pid("pid")? != pid("server_pid")?;
+    if !has_supervisor {
+        // What ends it must leave it time for a word.
+        let minor = status["device"].as_str().unwrap_or_default();
+        let minor = minor.trim_start_matches("0:");
+        std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")?;
+    } else {
+        kill(pid("server_pid")?, Signal::SIGKILL)?;
+    }
+    let mut told = String::new();
+    let mut read = || -> Result<()> {
+        let mut buffer = [0; 8192];
+        while let Ok(length) = log.recv(&mut buffer) {
+            told += &String::from_utf8_lossy(&buffer[..length]);
+            told.push('\n');
+        }
+        Ok(())
+    };
+    let process = format!("/proc/{}", pid("pid")?);
+    wait_until("the daemon to be gone", SOON, || {
+        read()?;
+        Ok(!Path::new(&process).exists())
+    })?;
+    read()?;
+    let death = match has_supervisor {
+        true => "ended by SIGKILL",
+        false => "the connection to the kernel was ended",
+    };
+    // `<27>`: an error of a daemon.
+    let errors: Vec<&str> = told
+        .lines()
+        .filter(|line| line.starts_with("<27>"))
+        .collect();
+    let of_death: Vec<&&str> = errors.iter().filter(|line| line.contains(death)).collect();
+    ensure!(
+        of_death.len() == 1,
+        "told {} times:\n{told}",
+        of_death.len()
+    );
+    for wanted in ["thrufs[", "answers ENOTCONN", "thrufs umount"] {
+        ensure!(
+            of_death[0].contains(wanted),
+            "no '{wanted}': {}",
+            of_death[0]
+        );
+    }
+    if has_supervisor {
+        // At this level it had said what INIT negotiated.
+        ensure!(told.contains("INIT: "), "no last words:\n{told}");
+    }
+    ensure!(std::fs::read_dir(&dir).is_err(), "it answers");
+    succeed(Command::new(thrufs()?).arg("umount").arg(&dir)).map(drop)
+}
