@@ -9,6 +9,7 @@ use rustix::thread::CapabilitySet;
 use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::PathFd;
+use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -63,10 +64,28 @@ impl Passthrough {
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
-            self.as_owner(caller, CapabilitySet::empty(), remove, || {
-                owners_of(&[(&dir, &name)])
-            })
+            self.as_owner_if_sticky(caller, remove, &[(&dir, &name)])
         })
+    }
+
+    /// Does `act`, which removes these names, so that in a sticky directory the backing file system
+    /// checks whose the files are.
+    fn as_owner_if_sticky(
+        &self,
+        caller: &Caller,
+        act: impl Fn() -> Result<()>,
+        names: &[(&PathFd<'_>, &CString)],
+    ) -> Result<()> {
+        let mut is_sticky = false;
+        if caller.uid != 0 {
+            for (dir, _) in names {
+                is_sticky |= u32::from(mode_and_owner(dir)?.stx_mode) & libc::S_ISVTX != 0;
+            }
+        }
+        match is_sticky {
+            true => self.as_owner(caller, CapabilitySet::empty(), act, || owners_of(names)),
+            false => act(),
+        }
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
@@ -87,9 +106,7 @@ impl Passthrough {
         let (from, to) = (component(from.name)?, component(to.name)?);
         let rename = || {
             let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
-            self.as_owner(caller, CapabilitySet::empty(), rename, || {
-                owners_of(&[(&old, &from), (&new, &to)])
-            })
+            self.as_owner_if_sticky(caller, rename, &[(&old, &from), (&new, &to)])
         };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         match replaces {
