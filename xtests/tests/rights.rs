@@ -262,7 +262,7 @@ fn rename_of_and_over_a_name_that_is_anothers_by_now_in_a_sticky_directory_is_re
             alice().act(|| Ok(rustix::fs::rename(from, to)))
         };
         ensure!(rename("d/f", "d/g")? == Err(Errno::PERM));
-        // From Linux 6.18 on the kernel looks a name up again before it is replaced.
+        // Second: Linux 6.18 looks a name up again before it replaces it, and knows then.
         ensure!(rename("d/mine", "d/f")? == Err(Errno::PERM));
         ensure!(is_bobs(m, "d/f")?);
         Ok(rename("d/mine", "d/other")??)
