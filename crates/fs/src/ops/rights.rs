@@ -86,7 +86,8 @@ impl Passthrough {
     }
 
     /// Whether `caller`, which is not root, has this capability over all of `files`. Where ids are
-    /// translated the kernel alone can tell, and has.
+    /// translated, and of a caller that no process here can be (thread id 0), the kernel alone can
+    /// tell, and has. One that has ended meanwhile has none: it may have been killed for that.
     pub(crate) fn overrules(
         &self,
         caller: &Caller,
@@ -95,7 +96,7 @@ impl Passthrough {
     ) -> bool {
         let ids = &self.config.ids;
         let owners = files.iter().map(|stat| (stat.stx_uid, stat.stx_gid));
-        !ids.is_empty() || has_over(caller.pid, capability, owners)
+        !ids.is_empty() || caller.pid == 0 || has_over(caller.pid, capability, owners)
     }
 
     /// Whether the file behind `fd` may be used as the kernel has found that `caller` may.
