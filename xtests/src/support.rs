@@ -20,7 +20,7 @@ pub mod skip;
 pub mod user;
 pub mod wait;
 
-pub use mount::{Mount, ino, mounted, on_backing, on_mount, unmounted};
+pub use mount::{Mount, ino, mounted, on_backing, on_mount, on_whole, unmounted};
 pub use peers::Peer;
 pub use scratch::{Backing, Layout, Scratch};
 pub use skip::{Outcome, case, missing};

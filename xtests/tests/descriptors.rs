@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::Advice;
-use xtests::support::command::{output, succeed};
+use xtests::support::command::output;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
 
@@ -267,27 +267,6 @@ fn walk_with_a_descriptor_for_each_inode_goes_beyond_the_limit() -> Outcome {
             Ok(())
         },
     )
-}
-
-/// An inode for each of them is more than there are descriptors, and the listing tells the kernel of many at once.
-/// With one thread no request can wait for a FORGET.
-#[test]
-fn listing_of_more_files_than_descriptors_shows_all() -> Outcome {
-    for threads in ["--thread-pool-size=8", "--thread-pool-size=1"] {
-        let options = ["--inode-file-handles=never", "--rlimit-nofile=256", threads];
-        on_mount(&options, |m| {
-            require_prune(m)?;
-            make(&m.source(""), 600)?;
-            let listed = succeed(Command::new("ls").arg("-l").arg(m.path("d0")))?;
-            // And the line with the total.
-            ensure!(listed.lines().count() == 601, "{listed}");
-            let seen = User::new(1000, 1000).act(|| walk(m.dir()))?;
-            ensure!(seen == 600, "{seen} files");
-            ensure!(walk(m.dir())? == 600);
-            Ok(())
-        })?;
-    }
-    Ok(())
 }
 
 /// Opens, or holds by O_PATH, one file after the other until that fails.

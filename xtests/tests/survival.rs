@@ -16,7 +16,8 @@ use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, unmounted,
+    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
+    unmounted,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -288,7 +289,7 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
 
 #[test]
 fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
-    on_backing(Backing::Tmpfs, &[], |m| {
+    on_whole(Backing::Tmpfs, &[], |m| {
         // What was written stays open on SOURCE until RELEASE, which comes after close(2) has returned.
         let remount = |options: &str| {
             wait_until("no file of SOURCE to be open for writing", SOON, || {

@@ -395,7 +395,10 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 "{}",
                 directory.display()
             );
-            std::fs::remove_dir(directory).with_context(|| directory.display().to_string())?;
+            // The daemon removes its socket after the unmount that `thrufs umount` waits for.
+            wait_until("the socket to be gone", SOON, || {
+                Ok(std::fs::remove_dir(directory).is_ok())
+            })?;
         }
         Ok(())
     })

@@ -25,6 +25,9 @@ const RESERVE: u64 = 512;
 const ROOT_SHARE: usize = 8;
 /// So long a LOOKUP waits for the kernel to forget another inode, where each costs a descriptor.
 const INODE_WAIT: Duration = Duration::from_secs(1);
+/// The same for the first name of a READDIRPLUS, whose error would end the listing: longer than a kernel
+/// that uses all inodes is left alone (`inode/limit.rs`).
+const LISTING_WAIT: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]
@@ -146,7 +149,14 @@ impl Passthrough {
         match &self.pressure {
             Some(pressure) if is_first => {
                 pressure.hold_back(self);
-                self.has_room_for_inode(u32::MAX)
+                let has_room = || self.has_room_for_inode(u32::MAX);
+                if has_room() {
+                    return true;
+                }
+                pressure.note(self);
+                let waiting = self.forgets.enter();
+                waiting
+                    .is_some_and(|waiting| waiting.until(Instant::now() + LISTING_WAIT, has_room))
             }
             Some(pressure) => has_room && !pressure.is_far_over(self),
             None => has_room,

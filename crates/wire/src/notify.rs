@@ -85,7 +85,8 @@ pub enum Notification<'a> {
         /// How much at most.
         size: u32,
     },
-    /// The kernel sends again what was read and not answered, with [`crate::abi::FUSE_UNIQUE_RESEND`].
+    /// The kernel sends again what was read and not answered, with
+    /// [`crate::abi::FUSE_UNIQUE_RESEND`].
     Resend,
     /// All names and listings that the kernel has cached are asked for again.
     IncEpoch,

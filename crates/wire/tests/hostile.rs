@@ -367,7 +367,7 @@ fn head_shorter_than_asked_for_is_refused() {
 }
 
 #[test]
-fn extensions_that_nobody_granted_are_refused() {
+fn extensions_that_init_did_not_grant_are_refused() {
     let mkdir = full(&SHAPES[7]);
     let none = Dialect::new(46, thrufs_wire::InitFlags::empty());
     let refused = decode(none, &mkdir, mkdir.len()).unwrap_err();

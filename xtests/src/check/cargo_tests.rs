@@ -4,9 +4,9 @@
 //! ([`crate::support::skip`]) and is moved from passed to skipped here.
 //!
 //! The mount tier has two settings that change how the daemon works, `--cache` and whether SOURCE is a
-//! whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet each value;
-//! the cache mode that is the default meets both, where the way that inodes are held matters
-//! ([`HOLDING`]). All six pairs would be six runs for few questions more.
+//! whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet each value:
+//! `auto` with whole file systems, `never` and `always` with a directory unless a test asks for a file system.
+//! All six pairs would be six runs for few questions more.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -29,64 +29,26 @@ pub(super) fn library(report: &mut Report) -> Result<()> {
     run("library", &mut cargo(&["test", "--no-fail-fast"]), report)
 }
 
-/// Test binaries in which it matters how the daemon holds inodes.
-const HOLDING: &[&str] = &[
-    "attr",
-    "confinement",
-    "create",
-    "descriptors",
-    "dir",
-    "failed_write",
-    "lookup",
-    "mapping",
-    "names",
-    "path_safety",
-    "survival",
-    "xattr",
-];
-
 pub(super) fn native(report: &mut Report) -> Result<()> {
-    tier("native", &[(ON, "native")], &[], report)
+    tier("native", &[(ON, "native")], report)
 }
 
 pub(super) fn auto(report: &mut Report) -> Result<()> {
-    mounts("mount-auto", "auto", "whole", &[], report)
-}
-
-pub(super) fn below(report: &mut Report) -> Result<()> {
-    mounts("mount-below", "auto", "below", HOLDING, report)
+    let environment = [(CACHE, "auto"), (LAYOUT, "whole")];
+    tier("mount-auto", &environment, report)
 }
 
 pub(super) fn never(report: &mut Report) -> Result<()> {
-    mounts("mount-never", "never", "below", &[], report)
+    tier("mount-never", &[(CACHE, "never")], report)
 }
 
 pub(super) fn always(report: &mut Report) -> Result<()> {
-    mounts("mount-always", "always", "whole", &[], report)
+    tier("mount-always", &[(CACHE, "always")], report)
 }
 
-fn mounts(
-    stage: &str,
-    cache: &str,
-    layout: &str,
-    only: &[&str],
-    report: &mut Report,
-) -> Result<()> {
-    tier(stage, &[(CACHE, cache), (LAYOUT, layout)], only, report)
-}
-
-/// Runs these test binaries of the tier, or all.
-fn tier(
-    stage: &str,
-    environment: &[(&str, &str)],
-    only: &[&str],
-    report: &mut Report,
-) -> Result<()> {
+fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
     let thrufs = install::thrufs()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
-    for name in only {
-        test.args(["--test", name]);
-    }
     test.env(BIN, thrufs);
     for variable in [ON, CACHE, LAYOUT] {
         test.env_remove(variable);

@@ -139,20 +139,14 @@ pub(super) const STAGES: &[Stage] = &[
         run: cargo_tests::auto,
     },
     Stage {
-        name: "mount-below",
-        about: "those of them where it matters, SOURCE a directory",
-        needs: MOUNT_TIER,
-        run: cargo_tests::below,
-    },
-    Stage {
         name: "mount-never",
-        about: "mount tests, --cache=never, SOURCE a directory",
+        about: "mount tests, --cache=never",
         needs: MOUNT_TIER,
         run: cargo_tests::never,
     },
     Stage {
         name: "mount-always",
-        about: "mount tests, --cache=always, SOURCE a whole file system",
+        about: "mount tests, --cache=always",
         needs: MOUNT_TIER,
         run: cargo_tests::always,
     },

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
-use super::scratch::{Backing, Scratch};
+use super::scratch::{Backing, Layout, Scratch};
 use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -404,8 +404,26 @@ pub fn on_backing(
     options: &[&str],
     body: impl FnOnce(&Mount) -> Outcome,
 ) -> Outcome {
+    on_scratch(|| Scratch::new(backing), options, body)
+}
+
+/// The same for a test that needs the top of that file system as SOURCE, such as to remount it.
+pub fn on_whole(
+    backing: Backing,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
+    let scratch = || Scratch::with(backing, Layout::AsBacked);
+    on_scratch(scratch, options, body)
+}
+
+fn on_scratch(
+    scratch: impl FnOnce() -> Result<Scratch>,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
     case(|| {
-        let mount = Mount::new(backing, options)?;
+        let mount = Mount::of(scratch()?, options)?;
         match body(&mount) {
             Ok(()) => mount.unmount(),
             Err(error) => {

@@ -179,7 +179,7 @@ impl Server {
         Ok(())
     }
 
-    /// The answer, or nothing where nobody waits for one.
+    /// The answer, or nothing where the kernel waits for none.
     #[allow(clippy::too_many_lines, reason = "a table: a row an operation")]
     fn operation<'b>(
         &mut self,

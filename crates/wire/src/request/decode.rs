@@ -50,7 +50,7 @@ pub fn head_len(header: &InHeader, total: usize) -> usize {
 ///
 /// # Errors
 /// The message is not what FUSE 7.46 says ([`Malformed`]), or its opcode is not known.
-/// [`DecodeError::unanswered`] and [`DecodeError::errno`] are what the kernel is to be told.
+/// [`DecodeError::unanswered`] and [`DecodeError::errno`] are the answer for the kernel.
 pub fn decode(dialect: Dialect, head: &[u8], total: usize) -> Result<Message<'_>, DecodeError> {
     let header = header(head)?;
     let refuse = |cause| DecodeError {
