@@ -14,7 +14,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
+use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
 use xtests::support::process::{children, has_open, state};
 use xtests::support::random::Random;
 use xtests::support::wait::{wait_for, wait_until};
@@ -381,7 +381,7 @@ fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
 }
 
 fn lines(dir: &Path) -> Result<usize> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let table = mount_table("/proc/self/mountinfo")?;
     let point = format!(" {} ", dir.display());
     Ok(table.lines().filter(|line| line.contains(&point)).count())
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, thrufs};
+use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
@@ -166,7 +166,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
             .args([&first.source(""), &dir])
             .spawn()?;
         let lines = || -> Result<usize> {
-            let table = std::fs::read_to_string("/proc/self/mountinfo")?;
+            let table = mount_table("/proc/self/mountinfo")?;
             let point = format!(" {} ", dir.display());
             Ok(table.lines().filter(|line| line.contains(&point)).count())
         };
@@ -418,7 +418,7 @@ fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
 
 /// What must be the same after as before: mounts, connections, processes called thrufs.
 fn traces() -> Result<(usize, usize, usize)> {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
+    let mounts = mount_table("/proc/self/mountinfo")?;
     let connections = std::fs::read_dir("/sys/fs/fuse/connections").map_or(0, Iterator::count);
     let exe = std::fs::canonicalize(thrufs()?)?;
     let is_ours =

@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, mount_table, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
@@ -199,7 +199,7 @@ impl<'a> Machine<'a> {
 
     /// The mount, as this thread's mount namespace has it.
     fn line(&self) -> Result<Option<String>> {
-        let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+        let table = mount_table("/proc/thread-self/mountinfo")?;
         let point = format!(" {} ", self.mountpoint().display());
         let mut lines = table.lines().filter(|line| line.contains(&point));
         Ok(lines.next().map(str::to_owned))
@@ -389,16 +389,21 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 "{text}"
             );
             ensure!(machine.source().join("made").metadata()?.uid() == USER);
-            // Of the user that root inside is outside, and without the socket of the mount that is gone.
+            // Of the user that root inside is outside; empty once the daemon has ended.
             ensure!(
                 directory.metadata()?.uid() == USER,
                 "{}",
                 directory.display()
             );
-            // The daemon removes its socket after the unmount that `thrufs umount` waits for.
-            wait_until("the socket to be gone", SOON, || {
-                Ok(std::fs::remove_dir(directory).is_ok())
-            })?;
+            wait_until(
+                "the socket to be gone",
+                SOON,
+                || match std::fs::remove_dir(directory) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+                    Err(error) => Err(error.into()),
+                },
+            )?;
         }
         Ok(())
     })

@@ -91,6 +91,12 @@ pub fn mount_line(path: &Path) -> Option<String> {
         .map(|line| String::from_utf8_lossy(line).into_owned())
 }
 
+/// The mount table at `path`, such as /proc/self/mountinfo. Not as UTF-8, which the name of any mount
+/// point may break.
+pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
+}
+
 /// As the mount table has it.
 fn escaped(path: &Path) -> Vec<u8> {
     let bytes = path.as_os_str().as_bytes().iter();

@@ -10,9 +10,9 @@
 //! next writeback at the server too (`stock-cache`). The folio lock does not help, since it is given up before
 //! i_size is raised (`hold-all`), and neither does fuse_set_nowrite(), which holds back the sending and not the
 //! zeroing (`G`). Two things pass: not to zero (what is sent ends at i_size anyway; that bytes stored beyond
-//! the end do not become content is the business of those who raise i_size, M9), and PG_writeback on the folio
-//! from the copy until i_size is raised. Raised by the end of the whole write(2), as today, and not before
-//! PG_writeback ends, it fails again.
+//! the end do not become content is the business of every operation that raises i_size, M9), and
+//! PG_writeback on the folio from the copy until i_size is raised. Raised by the end of the whole write(2), as
+//! today, and not before PG_writeback ends, it fails again.
 //!
 //! Engine: stateright. What is done under the folio lock is one step, unless the lock is kept.
 
