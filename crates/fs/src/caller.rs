@@ -57,6 +57,10 @@ impl IdRanges {
         Self(map.lines().filter_map(range).collect())
     }
 
+    pub(crate) fn all() -> Self {
+        Self(vec![(0, u32::MAX)])
+    }
+
     pub(crate) fn has(&self, id: u32) -> bool {
         let mut ranges = self.0.iter();
         ranges.any(|(first, count)| id.checked_sub(*first).is_some_and(|after| after < *count))

@@ -103,13 +103,18 @@ pub(crate) struct Inode {
     pub(crate) nlookup: AtomicU64,
     /// A READ has been served whose bytes the kernel may have cached.
     pub(crate) is_read: AtomicBool,
-    /// What the kernel was told last of mode and owner.
     told: Told,
 }
 
-/// A digest of the mode and the owner that a reply had; 0 for none.
+/// What replies have told the kernel of mode and owner.
 #[derive(Debug, Default)]
-struct Told(AtomicU64);
+struct Told {
+    /// A digest of what the last one had; 0 for none.
+    last: AtomicU64,
+    /// Not all of them had the same. Then the kernel may go by an older one: the last may be on its way
+    /// yet, or came in when the kernel had begun to take no older answers.
+    differs: AtomicBool,
+}
 
 impl Told {
     fn digest(stat: &Statx) -> u64 {
@@ -118,7 +123,8 @@ impl Told {
         let mut x = owner.wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        x ^ (x >> 31) ^ u64::from(stat.stx_mode)
+        // Other bits open no file, and set-uid goes at every write.
+        x ^ (x >> 31) ^ u64::from(stat.stx_mode & 0o777)
     }
 }
 
@@ -157,12 +163,31 @@ impl Inode {
 
     /// The kernel is told these attributes now.
     pub(crate) fn tell(&self, stat: &Statx) {
-        self.told.0.store(Told::digest(stat), Ordering::Relaxed);
+        let now = Told::digest(stat);
+        let compare = |before| {
+            if before != 0 && before != now {
+                self.told.differs.store(true, Ordering::SeqCst);
+            }
+        };
+        // Before: `is_known` must not find the new digest first. After: another may have told meanwhile.
+        compare(self.told.last.load(Ordering::SeqCst));
+        compare(self.told.last.swap(now, Ordering::SeqCst));
+    }
+
+    /// Mode and owner have been changed for the kernel, which goes by the reply in any case. Not where
+    /// that failed: any caller can have it fail.
+    pub(crate) fn tell_anew(&self) {
+        self.told.last.store(0, Ordering::SeqCst);
     }
 
     /// Whether mode and owner are what the kernel was told last.
     pub(crate) fn is_told(&self, stat: &Statx) -> bool {
-        self.told.0.load(Ordering::Relaxed) == Told::digest(stat)
+        self.told.last.load(Ordering::SeqCst) == Told::digest(stat)
+    }
+
+    /// Whether they are what it was told, and nothing else ever was.
+    pub(crate) fn is_known(&self, stat: &Statx) -> bool {
+        self.is_told(stat) && !self.told.differs.load(Ordering::SeqCst)
     }
 
     /// An O_PATH descriptor on this inode.

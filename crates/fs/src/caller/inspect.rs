@@ -32,11 +32,9 @@ pub fn read_status(tid: u32) -> Option<CallerStatus> {
     // Real, effective, saved, file system.
     let is_root = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)) == Some("0");
     let mapped = |file: &str| match effective {
-        Some(1..) if !is_root => std::fs::read_to_string(format!("/proc/{tid}/{file}")).ok(),
-        Some(_) | None => None,
+        Some(1..) if !is_root => mapped_ids(tid, file).unwrap_or_default(),
+        Some(_) | None => IdRanges::default(),
     };
-    let mapped =
-        |file: &str| mapped(file).map_or_else(IdRanges::default, |map| IdRanges::outside(&map));
     Some(CallerStatus {
         groups: field("Groups:")
             .unwrap_or_default()
@@ -48,6 +46,17 @@ pub fn read_status(tid: u32) -> Option<CallerStatus> {
         mapped_users: mapped("uid_map"),
         mapped_groups: mapped("gid_map"),
     })
+}
+
+/// The ids of this process's user namespace that the thread's has, by `file`: uid_map or gid_map.
+fn mapped_ids(tid: u32, file: &str) -> Option<IdRanges> {
+    let map = std::fs::read_to_string(format!("/proc/{tid}/{file}")).ok()?;
+    let ours = std::fs::read_to_string(format!("/proc/self/{file}")).ok()?;
+    // Of its own namespace, a process reads which ids of the parent's it has (user_namespaces(7)).
+    match map == ours {
+        true => Some(IdRanges::all()),
+        false => Some(IdRanges::outside(&map)),
+    }
 }
 
 /// Number of the system call that thread `tid` is blocked in (/proc/TID/syscall).
@@ -103,23 +112,17 @@ pub(crate) fn has_fsetid(caller: &Caller) -> bool {
     effective.is_none_or(|caps| caps & CAP_FSETID != 0)
 }
 
-/// Whether thread `tid`, which is not root, has `capability` over files of these users and groups: its
-/// user namespace must have them (capable_wrt_inode_uidgid). False when it cannot be seen from here.
+/// Whether thread `tid`, which is not root, has one of `capabilities` over files of these users and
+/// groups: its user namespace must have them (capable_wrt_inode_uidgid). None when it cannot be seen
+/// from here, or is gone.
 pub(crate) fn has_over(
     tid: u32,
-    capability: CapabilitySet,
+    capabilities: CapabilitySet,
     mut owners: impl Iterator<Item = (u32, u32)>,
-) -> bool {
-    status(tid).is_some_and(|status| {
-        let has = |(uid, gid)| status.mapped_users.has(uid) && status.mapped_groups.has(gid);
-        status.effective.unwrap_or(0) & capability.bits() != 0 && owners.all(has)
-    })
-}
-
-/// Whether thread `tid` can be seen from here, and has none of `capabilities`.
-pub(crate) fn lacks(tid: u32, capabilities: CapabilitySet) -> bool {
-    let effective = status(tid).and_then(|status| status.effective);
-    effective.is_some_and(|effective| effective & capabilities.bits() == 0)
+) -> Option<bool> {
+    let status = status(tid)?;
+    let is_mapped = |(uid, gid)| status.mapped_users.has(uid) && status.mapped_groups.has(gid);
+    Some(status.effective? & capabilities.bits() != 0 && owners.all(is_mapped))
 }
 
 #[cfg(test)]
@@ -133,9 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn lacks_of_a_thread_that_is_gone_is_false() {
-        assert!(!lacks(u32::MAX, CapabilitySet::all()));
-        assert!(lacks(std::process::id(), CapabilitySet::empty()));
+    fn has_over_of_a_thread_that_is_gone_is_not_known() {
+        let has = |tid, capabilities| has_over(tid, capabilities, [(0, 0)].into_iter());
+        assert_eq!(has(u32::MAX, CapabilitySet::all()), None);
+        assert_eq!(has(0, CapabilitySet::all()), None);
+        assert_eq!(has(std::process::id(), CapabilitySet::empty()), Some(false));
     }
 
     #[test]

@@ -61,10 +61,13 @@ impl SetAttr {
 
     /// Whether this is a utimes(2) that only the owner may do. Setting the current time is for each
     /// that may write; and times that come with a size or an open file are the kernel's own.
-    fn owner_sets_times(&self) -> bool {
+    fn owner_sets_times(&self, writeback: bool) -> bool {
         let is_given = |time: Option<SetTime>| matches!(time, Some(SetTime::At(_)));
         let is_callers = self.size.is_none() && self.fh.is_none();
-        is_callers && (is_given(self.atime) || is_given(self.mtime))
+        // With its write-back cache the kernel keeps the time of modification, and sends it from fsync(2)
+        // by anyone (fuse_flush_times).
+        let is_flush = writeback && self.atime.is_none();
+        is_callers && !is_flush && (is_given(self.atime) || is_given(self.mtime))
     }
 }
 
@@ -111,6 +114,9 @@ impl Passthrough {
             None => self.set_attributes(&inode, set),
         };
         done?;
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            inode.tell_anew();
+        }
         self.getattr(ino, set.fh)
     }
 
@@ -141,7 +147,7 @@ impl Passthrough {
             let (dir, name) = self.proc_path(fd.as_fd());
             let set_times =
                 || rustix::fs::utimensat(dir, &name, &times, AtFlags::empty()).or_errno();
-            match set.owner_sets_times() {
+            match set.owner_sets_times(self.config.writeback) {
                 true => self.as_owner_of(&fd, set, set_times)?,
                 false => set_times()?,
             }

@@ -5,14 +5,14 @@
 //! - what only an owner may do (chmod(2), utimes(2), chattr(1), ACLs, names in a sticky directory)
 //!   is done with the caller's ids and without CAP_FOWNER, so that the backing file system checks it
 //!   in the same step ([`Passthrough::as_owner`]);
-//! - a file whose mode or owner is not what the kernel was told last is opened only if its new mode
+//! - a file whose mode or owner is not all that the kernel was ever told is opened only if its mode
 //!   lets the caller ([`Passthrough::check_still_open_to`]). Where more than the mode may decide,
 //!   the answer is ESTALE: the VFS walks the path once more with LOOKUP_REVAL, which tells the
 //!   kernel, and checks again.
 //!
 //! Why not do everything with the caller's rights alone: its supplementary groups would have to be
-//! looked up for each request, and are not to be had for a caller in another process namespace. What
-//! is left to the kernel's cache is in the README ("What the kernel checks, and when").
+//! looked up for each request, and cannot be for a caller in another process namespace. What is left
+//! to the kernel's cache is in the README ("What the kernel checks, and when").
 
 use std::os::fd::AsFd;
 
@@ -21,10 +21,10 @@ use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::caller::Caller;
-use crate::caller::inspect::{has_over, lacks};
+use crate::caller::inspect::has_over;
 use crate::coherence::invalidate::Stale;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::Inode;
+use crate::inode::{Inode, ROOT_INO};
 use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::Passthrough;
 
@@ -85,24 +85,37 @@ impl Passthrough {
         }
     }
 
-    /// Whether `caller`, which is not root, has this capability over all of `files`. Where ids are
-    /// translated, and of a caller that no process here can be (thread id 0), the kernel alone can
-    /// tell, and has. One that has ended meanwhile has none: it may have been killed for that.
+    /// Whether `caller`, which is not root, has this capability over all of `files`. Where that cannot be
+    /// told, the kernel alone could, and has. A caller that has ended meanwhile has none: it may have been
+    /// killed for that.
     pub(crate) fn overrules(
         &self,
         caller: &Caller,
         capability: CapabilitySet,
         files: &[Statx],
     ) -> bool {
-        let ids = &self.config.ids;
+        self.has_over(caller, capability, files)
+            .unwrap_or(!self.can_be_seen(caller))
+    }
+
+    /// Whether it is visible here what the caller has: not where ids are translated, and not of one that
+    /// is no process here (thread id 0).
+    fn can_be_seen(&self, caller: &Caller) -> bool {
+        self.config.ids.is_empty() && caller.pid != 0
+    }
+
+    fn has_over(&self, caller: &Caller, any: CapabilitySet, files: &[Statx]) -> Option<bool> {
         let owners = files.iter().map(|stat| (stat.stx_uid, stat.stx_gid));
-        !ids.is_empty() || caller.pid == 0 || has_over(caller.pid, capability, owners)
+        match self.can_be_seen(caller) {
+            true => has_over(caller.pid, any, owners),
+            false => None,
+        }
     }
 
     /// Whether the file behind `fd` may be used as the kernel has found that `caller` may.
     ///
     /// # Errors
-    /// EACCES when its mode or owner has changed since the kernel was told, and does not let the caller.
+    /// EACCES when its mode or owner has changed since the kernel knows it, and does not let the caller.
     /// ESTALE where that is for the kernel to tell.
     pub(crate) fn check_still_open_to(
         &self,
@@ -111,30 +124,46 @@ impl Passthrough {
         fd: impl AsFd,
         wanted: Wanted,
     ) -> Result<()> {
-        let stat = mode_and_owner(fd)?;
-        if caller.uid == 0 || inode.is_told(&stat) {
+        if caller.uid == 0 {
             return Ok(());
         }
-        let mode = u32::from(stat.stx_mode);
-        let class = if caller.uid == stat.stx_uid {
-            Some(mode >> 6)
-        } else if self.serves_acl() {
-            None
-        } else if self.is_member(&stat, caller) {
-            Some(mode >> 3)
-        } else {
-            Some(mode)
-        };
-        match class {
-            Some(class) if class & wanted.0 == wanted.0 => Ok(()),
-            Some(_) if self.config.ids.is_empty() && lacks(caller.pid, OVERRIDE) => {
+        let stat = mode_and_owner(fd)?;
+        if inode.is_known(&stat) {
+            return Ok(());
+        }
+        match self.lets(caller, &stat, wanted) {
+            Some(true) => Ok(()),
+            Some(false) if self.has_over(caller, OVERRIDE, &[stat]) == Some(false) => {
                 Err(Errno::EACCES)
             }
-            Some(_) | None => {
-                // Where there is no name to look up, the kernel asks at the next try.
+            Some(false) | None if inode.is_told(&stat) => Ok(()),
+            Some(false) | None => {
                 self.invalidations.push(inode.ino, Stale::ATTRIBUTES);
-                Err(Errno::ESTALE)
+                match inode.ino {
+                    // The VFS looks no name up for it, and would hand on the error.
+                    ROOT_INO => Ok(()),
+                    _named => Err(Errno::ESTALE),
+                }
             }
+        }
+    }
+
+    /// Whether the mode lets the caller, which is not root; none where an ACL may say otherwise.
+    fn lets(&self, caller: &Caller, stat: &Statx, wanted: Wanted) -> Option<bool> {
+        let mode = u32::from(stat.stx_mode);
+        let lets = |class: u32| class & wanted.0 == wanted.0;
+        let (group, other) = (lets(mode >> 3), lets(mode));
+        if caller.uid == stat.stx_uid {
+            Some(lets(mode >> 6))
+        } else if !group && !other {
+            // With an ACL the group's bits are its mask.
+            Some(false)
+        } else if self.serves_acl() {
+            None
+        } else if group == other {
+            Some(true)
+        } else {
+            Some(self.is_member(stat, caller) == group)
         }
     }
 }
