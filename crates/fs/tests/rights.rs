@@ -1,6 +1,6 @@
 //! What OPEN checks once more: the mode that a file has now, where the kernel may go by an older one.
 
-#![allow(clippy::unwrap_used)] // Nothing here is reachable from outside.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod common;
 
@@ -71,8 +71,7 @@ fn open_of_what_was_told_twice_is_checked_by_its_mode() {
     assert_eq!(known.open(&seen_alice()), Ok(()));
 }
 
-/// What the kernel knows well it may open for a reason that is not to be seen here: the file's mode
-/// does not let an owner write by NFS, whose server lets it.
+/// The kernel may open for reasons that do not show here: nfsd lets an owner write to what has mode 0444.
 #[test]
 fn open_of_what_was_told_once_is_as_the_kernel_found() {
     let known = Known::file(0o600);
