@@ -140,7 +140,7 @@ fn judge(tally: &Tally) -> Outcome {
 
 /// How long they may take on a busy machine.
 fn limit() -> Result<Duration> {
-    Ok(Duration::from_secs(120) + Duration::from_millis(20) * rounds()?)
+    Ok(Duration::from_secs(120) + Duration::from_millis(200) * rounds()?)
 }
 
 fn race_with_source(backing: Backing, options: &[&str]) -> Outcome {
