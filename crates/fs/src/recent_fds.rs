@@ -131,6 +131,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::caller::Caller;
     use crate::config::{Config, InodeFileHandles};
     use crate::error::Errno;
     use crate::inode::ROOT_INO;
@@ -169,7 +170,7 @@ mod tests {
         let ino = look_up(&fs, "f0");
         std::fs::rename(path("f1"), path("f0")).unwrap();
         assert_eq!(fs.getattr(ino, None).unwrap().stat.stx_size, 6);
-        fs.open(ino, libc::O_RDONLY).unwrap();
+        fs.open(ino, libc::O_RDONLY, &Caller::ROOT).unwrap();
         fs.stop_notifying();
         assert!(!is_kept(&fs, ino));
     }

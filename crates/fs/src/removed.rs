@@ -346,6 +346,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::caller::Caller;
     use crate::config::{Config, InodeFileHandles};
     use crate::inode::ROOT_INO;
     use crate::ops::{Place, SetAttr, SetTime};
@@ -369,7 +370,7 @@ mod tests {
     fn unlink(fs: &Passthrough, name: &str) {
         let name = OsStr::new(name);
         let parent = ROOT_INO;
-        fs.unlink(Place { parent, name }).unwrap();
+        fs.unlink(Place { parent, name }, &Caller::ROOT).unwrap();
     }
 
     #[test]

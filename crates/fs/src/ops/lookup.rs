@@ -10,8 +10,8 @@ use thrufs_sys::file_handle::FileHandle;
 use crate::attr::Attr;
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::Held;
 use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::{Held, Inode};
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -54,10 +54,10 @@ impl Passthrough {
         // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
         let inode = self.inodes.look_up(key, kind, held);
         let attr = match &fd {
-            Some(fd) => self.attr_as_entered(inode.ino, stat, fd),
+            Some(fd) => self.attr_as_entered(&inode, stat, fd),
             None => inode
                 .path_fd()
-                .and_then(|fd| self.attr_as_entered(inode.ino, stat, fd)),
+                .and_then(|fd| self.attr_as_entered(&inode, stat, fd)),
         };
         let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
         match fd {
@@ -84,16 +84,17 @@ impl Passthrough {
     }
 
     /// The attributes of an inode that has just been taken in.
-    fn attr_as_entered(&self, ino: u64, stat: Statx, fd: impl AsFd) -> Result<Attr> {
-        match self.watches.get(ino) {
+    fn attr_as_entered(&self, inode: &Inode, stat: Statx, fd: impl AsFd) -> Result<Attr> {
+        if self.watches.get(inode.ino).is_some() {
             // What was found before the inode was known says nothing of when.
-            Some(_open) => self.look_at(ino, fd),
-            None => Ok(Attr {
-                ino,
-                stat,
-                foreign: None,
-            }),
+            return self.look_at(inode, fd);
         }
+        inode.tell(&stat);
+        Ok(Attr {
+            ino: inode.ino,
+            stat,
+            foreign: None,
+        })
     }
 
     /// How the inode behind `fd` is held; and `fd`, if not by that.

@@ -149,7 +149,9 @@ impl Filesystem for FuseAdapter {
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::Unlink, req, parent.0, |fs| fs.unlink(at)),
+            self.run(Opcode::Unlink, req, parent.0, |fs| {
+                fs.unlink(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -157,7 +159,9 @@ impl Filesystem for FuseAdapter {
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::RmDir, req, parent.0, |fs| fs.rmdir(at)),
+            self.run(Opcode::RmDir, req, parent.0, |fs| {
+                fs.rmdir(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -197,7 +201,7 @@ impl Filesystem for FuseAdapter {
         let from = place(parent, name);
         let to = place(newparent, newname);
         let done = self.run(Opcode::Rename, req, parent.0, |fs| {
-            fs.rename(from, to, flags.bits())
+            fs.rename(from, to, flags.bits(), &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -216,7 +220,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::Open, req, ino.0, |fs| fs.open(ino.0, flags.0)) {
+        match self.run(Opcode::Open, req, ino.0, |fs| {
+            fs.open(ino.0, flags.0, &self.caller(req)?)
+        }) {
             Ok(opened) => {
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
@@ -359,7 +365,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::OpenDir, req, ino.0, |fs| fs.opendir(ino.0)) {
+        match self.run(Opcode::OpenDir, req, ino.0, |fs| {
+            fs.opendir(ino.0, &self.caller(req)?)
+        }) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
             Err(error) => reply.error(fuser_errno(error)),
         }
@@ -479,7 +487,7 @@ impl Filesystem for FuseAdapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.run(Opcode::RemoveXattr, req, ino.0, |fs| {
-            fs.removexattr(ino.0, name)
+            fs.removexattr(ino.0, name, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -569,7 +577,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyIoctl,
     ) {
         match self.run(Opcode::Ioctl, req, (ino.0, fh.0), |fs| {
-            fs.ioctl(ino.0, fh.0, cmd, in_data)
+            fs.ioctl(ino.0, fh.0, cmd, in_data, &self.caller(req)?)
         }) {
             Ok(output) => reply.ioctl(0, &output),
             Err(error) => reply.error(fuser_errno(error)),
