@@ -56,7 +56,11 @@ fn link(held: &File) -> PathBuf {
 
 /// Where the files of a test are made: in the mount, or on SOURCE before the mount has seen them.
 fn made(m: &Mount, on_source: bool, name: &str) -> PathBuf {
-    if on_source { m.source(name) } else { m.path(name) }
+    if on_source {
+        m.source(name)
+    } else {
+        m.path(name)
+    }
 }
 
 /// A way to take a name away.
@@ -89,7 +93,10 @@ fn use_file(held: &File) -> Outcome {
     ensure!((stat.nlink(), stat.len()) == (0, 7), "{stat:?}");
     let link = link(held);
     ensure!(std::fs::read(&link).context("read")? == b"content");
-    let file = File::options().write(true).open(&link).context("open to write")?;
+    let file = File::options()
+        .write(true)
+        .open(&link)
+        .context("open to write")?;
     file.write_all_at(b"written", 7)?;
     file.set_len(10)?;
     drop(file);
@@ -123,7 +130,10 @@ fn file_that_is_removed_while_held_can_be_used_as_before() -> Outcome {
 fn directory_that_is_removed_while_held_can_be_used_as_before() -> Outcome {
     beside_another(&[], |m| {
         for on_source in [false, true] {
-            for (index, way) in [rmdir as Remove, rename_a_directory_over].iter().enumerate() {
+            for (index, way) in [rmdir as Remove, rename_a_directory_over]
+                .iter()
+                .enumerate()
+            {
                 let name = format!("d{on_source}{index}");
                 std::fs::create_dir(made(m, on_source, &name))?;
                 let held = hold(&m.path(&name))?;
@@ -174,7 +184,11 @@ fn bind_mount_of_a_file_that_is_removed_can_be_used_as_before() -> Outcome {
         std::fs::write(m.path("f"), "content")?;
         let bound = m.scratch().path().join("bound");
         File::create(&bound)?;
-        succeed(Command::new("mount").arg("--bind").args([&m.path("f"), &bound]))?;
+        succeed(
+            Command::new("mount")
+                .arg("--bind")
+                .args([&m.path("f"), &bound]),
+        )?;
         let used = remove(m, "f", unlink).and_then(|()| use_file(&hold(&bound)?));
         succeed(Command::new("umount").arg(&bound))?;
         used
@@ -273,21 +287,18 @@ fn mixed_load(m: &Mount) -> Outcome {
 /// are held by handle.
 #[test]
 fn mixed_load_leaves_no_file_of_the_client_open_in_the_daemon() -> Outcome {
-    in_each_way(
-        &["--xattr", "--locks=host", "--durability=dsync"],
-        |m| {
-            m.require_mount()?;
-            let before = open_inodes(m)?;
-            mixed_load(m)?;
-            wait_until("all that the load used to be closed", SOON, || {
-                let mut now = open_inodes(m)?;
-                // SOURCE itself may be open by handle of its mount.
-                let source = m.source("").metadata()?;
-                now.remove(&(source.dev(), source.ino()));
-                Ok(now.is_subset(&before))
-            })
-        },
-    )
+    in_each_way(&["--xattr", "--locks=host", "--durability=dsync"], |m| {
+        m.require_mount()?;
+        let before = open_inodes(m)?;
+        mixed_load(m)?;
+        wait_until("all that the load used to be closed", SOON, || {
+            let mut now = open_inodes(m)?;
+            // SOURCE itself may be open by handle of its mount.
+            let source = m.source("").metadata()?;
+            now.remove(&(source.dev(), source.ino()));
+            Ok(now.is_subset(&before))
+        })
+    })
 }
 
 /// And nothing keeps busy what is mounted below SOURCE, nor pins what was first met there.
@@ -321,10 +332,14 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
             let free = rustix::fs::statvfs(m.source("below"))?;
             Ok(free.f_bfree + 8 > free.f_blocks)
         })?;
-        wait_until("the file that is mounted alone to be forgotten", SOON, || {
-            m.drop_caches()?;
-            Ok(!open_inodes(&m)?.contains(&alone))
-        })?;
+        wait_until(
+            "the file that is mounted alone to be forgotten",
+            SOON,
+            || {
+                m.drop_caches()?;
+                Ok(!open_inodes(&m)?.contains(&alone))
+            },
+        )?;
         m.unmount()
     })
 }
@@ -332,7 +347,9 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
 /// Tries of a test that is about a race, when nobody asks for more.
 fn rounds() -> Result<usize> {
     let rounds = std::env::var("THRUFS_TEST_ROUNDS");
-    rounds.map_or(Ok(100), |rounds| rounds.parse().context("THRUFS_TEST_ROUNDS"))
+    rounds.map_or(Ok(100), |rounds| {
+        rounds.parse().context("THRUFS_TEST_ROUNDS")
+    })
 }
 
 /// Fills most of SOURCE, removes that and fills it again at once.
@@ -366,7 +383,11 @@ fn refill(m: &Mount) -> Outcome {
 /// A SOURCE of 4 MiB on tmpfs.
 fn small_tmpfs() -> Result<Scratch> {
     let scratch = Scratch::new(Backing::Tmpfs)?;
-    succeed(Command::new("mount").args(["-o", "remount,size=4m"]).arg(scratch.source()))?;
+    succeed(
+        Command::new("mount")
+            .args(["-o", "remount,size=4m"])
+            .arg(scratch.source()),
+    )?;
     Ok(scratch)
 }
 
@@ -440,11 +461,18 @@ fn removal_of_many_files_needs_few_descriptors() -> Outcome {
                 }
             }
             std::thread::scope(|scope| {
-                let remove = |dir| scope.spawn(move || std::fs::remove_dir_all(m.path(&format!("d{dir}"))));
+                let remove =
+                    |dir| scope.spawn(move || std::fs::remove_dir_all(m.path(&format!("d{dir}"))));
                 let removers = [0, 1, 2, 3].map(remove);
-                removers.into_iter().try_for_each(|one| one.join().expect("no panic"))
+                removers
+                    .into_iter()
+                    .try_for_each(|one| one.join().expect("no panic"))
             })?;
-            ensure!(!m.log().contains("were removed"), "the log says: {}", m.log());
+            ensure!(
+                !m.log().contains("were removed"),
+                "the log says: {}",
+                m.log()
+            );
             Ok(())
         },
     )
@@ -469,7 +497,11 @@ fn removal_of_more_held_files_than_descriptors_succeeds() -> Outcome {
             for held in &held[..40] {
                 ensure!(std::fs::read(link(held)).context("read")? == b"content");
             }
-            ensure!(m.log().contains("were removed"), "the log says: {}", m.log());
+            ensure!(
+                m.log().contains("were removed"),
+                "the log says: {}",
+                m.log()
+            );
             drop(held);
             std::fs::write(m.path("f"), "content")?;
             wait_until("the pins to go", SOON, || Ok(m.daemon_descriptors()? < 60))

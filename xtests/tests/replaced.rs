@@ -22,7 +22,9 @@ const WAYS: [(Backing, &str); 3] = [
 /// How long each of them.
 fn time() -> Result<Duration> {
     let seconds = std::env::var("THRUFS_TEST_SECONDS");
-    let seconds = seconds.map_or(Ok(1), |seconds| seconds.parse().context("THRUFS_TEST_SECONDS"));
+    let seconds = seconds.map_or(Ok(1), |seconds| {
+        seconds.parse().context("THRUFS_TEST_SECONDS")
+    });
     Ok(Duration::from_secs(seconds?))
 }
 
@@ -30,7 +32,13 @@ fn time() -> Result<Duration> {
 type Outcomes = BTreeMap<i32, u64>;
 
 /// Replaces `dir/name` until `stop`, resting for `pause` each time.
-fn replace(dir: &Path, own: &str, pause: Duration, stop: &AtomicBool, count: &AtomicU64) -> io::Result<()> {
+fn replace(
+    dir: &Path,
+    own: &str,
+    pause: Duration,
+    stop: &AtomicBool,
+    count: &AtomicU64,
+) -> io::Result<()> {
     while !stop.load(Ordering::Relaxed) {
         std::fs::write(dir.join(own), own)?;
         std::fs::rename(dir.join(own), dir.join("name"))?;
@@ -86,7 +94,10 @@ fn race(m: &Mount, dir: &Path, pause: Duration) -> Result<Outcomes> {
         anyhow::Ok(all)
     })?;
     println!("{replaced:?} replacements; calls by errno: {outcomes:?}");
-    ensure!(outcomes.get(&0).is_some_and(|count| *count > 10), "{outcomes:?}");
+    ensure!(
+        outcomes.get(&0).is_some_and(|count| *count > 10),
+        "{outcomes:?}"
+    );
     Ok(outcomes)
 }
 

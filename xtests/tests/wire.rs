@@ -80,12 +80,7 @@ impl Served {
     }
 
     /// Does what must make the kernel send `opcode`, and keeps the message under `name`.
-    fn step<T>(
-        &self,
-        name: &str,
-        opcode: Opcode,
-        action: impl FnOnce() -> Result<T>,
-    ) -> Result<T> {
+    fn step<T>(&self, name: &str, opcode: Opcode, action: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut shared = self.shared.lock();
         (shared.wanted, shared.kept) = (Some(opcode), None);
         drop(shared);
@@ -188,7 +183,9 @@ fn names(at: &Served) -> Outcome {
     at.step("rename", Opcode::Rename, || {
         Ok(std::fs::rename(at.path("noreplace"), dir.join("moved"))?)
     })?;
-    at.step("unlink", Opcode::Unlink, || Ok(std::fs::remove_file(dir.join("moved"))?))?;
+    at.step("unlink", Opcode::Unlink, || {
+        Ok(std::fs::remove_file(dir.join("moved"))?)
+    })?;
     at.step("rmdir", Opcode::Rmdir, || Ok(std::fs::remove_dir(&dir)?))?;
     at.step("tmpfile", Opcode::Tmpfile, || {
         let flags = OFlags::TMPFILE | OFlags::RDWR;
@@ -201,7 +198,10 @@ fn names(at: &Served) -> Outcome {
 fn attributes(at: &Served) -> Outcome {
     let file = at.path("file");
     at.step("setattr-mode", Opcode::Setattr, || {
-        Ok(std::fs::set_permissions(&file, PermissionsExt::from_mode(0o604))?)
+        Ok(std::fs::set_permissions(
+            &file,
+            PermissionsExt::from_mode(0o604),
+        )?)
     })?;
     at.step("setattr-owner", Opcode::Setattr, || {
         Ok(std::os::unix::fs::chown(&file, Some(12), Some(34))?)
@@ -238,7 +238,12 @@ fn attributes(at: &Served) -> Outcome {
     };
     let got = (stat.mode() & 0o7777, stat.uid(), stat.gid(), stat.size());
     ensure!(got == (0o604, 12, 34, 10_000), "{got:?}");
-    let times = (stat.atime(), stat.atime_nsec(), stat.mtime(), stat.mtime_nsec());
+    let times = (
+        stat.atime(),
+        stat.atime_nsec(),
+        stat.mtime(),
+        stat.mtime_nsec(),
+    );
     ensure!(times == (-5, 123_456_789, 1 << 33, 7), "{times:?}");
     at.step("getattr-of-handle", Opcode::Getattr, || {
         let opened = File::open(&file)?;
@@ -248,10 +253,14 @@ fn attributes(at: &Served) -> Outcome {
         let access = Access::READ_OK | Access::WRITE_OK;
         Ok(rustix::fs::accessat(CWD, &file, access, AtFlags::empty())?)
     })?;
-    let sizes = at.step("statfs", Opcode::Statfs, || {
-        Ok(rustix::fs::statvfs(&file)?)
-    })?;
-    let got = (sizes.f_blocks, sizes.f_bfree, sizes.f_bavail, sizes.f_files, sizes.f_frsize);
+    let sizes = at.step("statfs", Opcode::Statfs, || Ok(rustix::fs::statvfs(&file)?))?;
+    let got = (
+        sizes.f_blocks,
+        sizes.f_bfree,
+        sizes.f_bavail,
+        sizes.f_files,
+        sizes.f_frsize,
+    );
     ensure!(got == (1000, 900, 800, 70, 512), "{got:?}");
     xattrs(at, &file)
 }
@@ -288,14 +297,20 @@ fn data(at: &Served) -> Outcome {
         Ok(File::options().read(true).write(true).open(&path)?)
     })?;
     let content: Vec<u8> = (0..5000_u32).map(|n| n as u8).collect();
-    at.step("write", Opcode::Write, || Ok(file.write_all_at(&content, 0)?))?;
-    at.step("write-one", Opcode::Write, || Ok(file.write_all_at(b"x", 4_999)?))?;
+    at.step("write", Opcode::Write, || {
+        Ok(file.write_all_at(&content, 0)?)
+    })?;
+    at.step("write-one", Opcode::Write, || {
+        Ok(file.write_all_at(b"x", 4_999)?)
+    })?;
     at.step("fsync", Opcode::Fsync, || Ok(file.sync_all()?))?;
     at.step("fdatasync", Opcode::Fsync, || Ok(file.sync_data()?))?;
     // Opening again drops what is cached.
     drop(File::open(&path)?);
     let mut read = vec![0; 5000];
-    at.step("read", Opcode::Read, || Ok(file.read_exact_at(&mut read, 0)?))?;
+    at.step("read", Opcode::Read, || {
+        Ok(file.read_exact_at(&mut read, 0)?)
+    })?;
     ensure!(read[..4999] == content[..4999] && read[4999] == b'x');
     at.step("fallocate", Opcode::Fallocate, || {
         let flags = FallocateFlags::empty();
@@ -336,9 +351,17 @@ fn ioctl_and_poll(at: &Served, file: &File, path: &Path) -> Outcome {
     let flags = at.step("ioctl", Opcode::Ioctl, || {
         succeed(Command::new("lsattr").arg("-d").arg(path))
     })?;
-    ensure!(flags.split(' ').next().is_some_and(|flags| flags.contains('A')), "{flags}");
+    ensure!(
+        flags
+            .split(' ')
+            .next()
+            .is_some_and(|flags| flags.contains('A')),
+        "{flags}"
+    );
     let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-    at.step("poll", Opcode::Poll, || Ok(poll(&mut fds, PollTimeout::from(1_u8))?))?;
+    at.step("poll", Opcode::Poll, || {
+        Ok(poll(&mut fds, PollTimeout::from(1_u8))?)
+    })?;
     // An empty file has nothing to read until the notification comes.
     let empty = at.path("empty");
     let file = File::create_new(&empty)?;
@@ -367,7 +390,10 @@ fn directories(at: &Served) -> Outcome {
         names.collect::<Result<Vec<_>>>()
     })?;
     for expected in ["copy", "data", "empty", "fifo", "file", "link"] {
-        ensure!(all.iter().any(|name| name == expected), "{expected} of {all:?}");
+        ensure!(
+            all.iter().any(|name| name == expected),
+            "{expected} of {all:?}"
+        );
     }
     let opened = at.step("opendir", Opcode::Opendir, || Ok(File::open(&root)?))?;
     at.step("fsyncdir", Opcode::Fsyncdir, || Ok(opened.sync_all()?))?;
@@ -378,7 +404,10 @@ fn directories(at: &Served) -> Outcome {
 }
 
 fn locks(at: &Served) -> Outcome {
-    let file = File::options().read(true).write(true).open(at.path("file"))?;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .open(at.path("file"))?;
     let range = |kind: i32| libc::flock {
         l_type: kind as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -420,7 +449,9 @@ fn notifications(at: &Served) -> Outcome {
     let before = read(10)?;
     at.notify(&path, "store")?;
     wait_until("STORE", DEADLINE, || Ok(read(10)?.starts_with(b"STORED")))?;
-    at.step("notify-reply", Opcode::NotifyReply, || at.notify(&path, "retrieve"))?;
+    at.step("notify-reply", Opcode::NotifyReply, || {
+        at.notify(&path, "retrieve")
+    })?;
     let got = || at.shared.lock().retrieved.starts_with(b"STORED");
     wait_until("NOTIFY_REPLY", DEADLINE, || Ok(got()))?;
     at.step("read-again", Opcode::Read, || {
@@ -433,7 +464,9 @@ fn notifications(at: &Served) -> Outcome {
         at.notify(&path, "prune")?;
     }
     // Nothing else touches the mount until the names are gone: the server waits for the directory.
-    at.step("batch-forget", Opcode::BatchForget, || at.notify(&path, "names"))?;
+    at.step("batch-forget", Opcode::BatchForget, || {
+        at.notify(&path, "names")
+    })?;
     let one = at.path("one");
     std::fs::write(&one, b"")?;
     at.step("forget", Opcode::Forget, || Ok(std::fs::remove_file(&one)?))
@@ -449,7 +482,10 @@ fn interrupts(at: &Served) -> Outcome {
     })?;
     at.step("interrupt", Opcode::Interrupt, || {
         let pid = nix::unistd::Pid::from_raw(cat.id().cast_signed());
-        Ok(nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?)
+        Ok(nix::sys::signal::kill(
+            pid,
+            nix::sys::signal::Signal::SIGINT,
+        )?)
     })?;
     wait_for_exit(&mut cat, "cat after SIGINT", DEADLINE)?;
     Ok(std::fs::remove_file(&slow)?)
@@ -512,8 +548,8 @@ fn wire_on_a_block_device_serves_the_kernel() -> Outcome {
         image.as_file().set_len(1 << 20)?;
         let mut losetup = Command::new("losetup");
         losetup.args(["--find", "--show"]).arg(image.path());
-        let device = succeed(&mut losetup)
-            .map_err(|error| missing(format!("a loop device: {error:#}")))?;
+        let device =
+            succeed(&mut losetup).map_err(|error| missing(format!("a loop device: {error:#}")))?;
         let device = device.trim();
         let outcome = on_block_device(device);
         succeed(Command::new("losetup").args(["--detach", device]))?;

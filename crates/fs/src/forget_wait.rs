@@ -50,9 +50,9 @@ impl ForgetWait {
     pub(crate) fn enter(&self) -> Option<Waiting<'_>> {
         let most = self.threads.load(Ordering::Relaxed).saturating_sub(1);
         let one_more = |waiting| (waiting < most).then_some(waiting + 1);
-        let entered =
-            self.waiting
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+        let entered = self
+            .waiting
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         // Before `done` is asked, as `notify` looks here after what was done.
         fence(Ordering::SeqCst);
         entered.is_ok().then_some(Waiting(self))

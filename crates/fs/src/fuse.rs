@@ -96,7 +96,11 @@ impl FuseAdapter {
             self.fs.stats.count_error(opcode);
             tracing::debug!(opcode = name, req, ino, fh, offset, size, %error);
             // It is not the caller's own table that is full.
-            fuser_errno(if error == Errno::EMFILE { Errno::ENFILE } else { error })
+            fuser_errno(if error == Errno::EMFILE {
+                Errno::ENFILE
+            } else {
+                error
+            })
         })
     }
 

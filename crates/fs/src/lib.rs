@@ -45,6 +45,7 @@ mod caller;
 mod config;
 mod convert;
 mod create_retry;
+mod crossing;
 mod error;
 mod fault;
 mod foreign;
@@ -68,6 +69,7 @@ mod recent_fds;
 mod removed;
 mod room;
 mod stats;
+mod submounts;
 mod unsupported;
 mod watch;
 mod write_batch;
@@ -80,6 +82,7 @@ pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
     PosixAcl, Timeouts, WriteJoining,
 };
+pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
 pub use foreign::Foreign;
@@ -97,6 +100,7 @@ pub use panics::{Panicked, on_session_panic};
 pub use passthrough::{Caller, Entry, Passthrough};
 pub use proc::{Callers, HeldProc};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use submounts::LetGo;
 pub use unsupported::{UNSUPPORTED, Unsupported};
 pub use watch::{Notify, SendEntry, Watch, Watching};
 pub use xattr_map::{ClientName, XattrMap, XattrMapError};

@@ -15,6 +15,7 @@ use crate::attr::{Attr, FileKind, key_of, statx};
 use crate::backing::{Backing, HostBacking};
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
+use crate::crossing::OwnMount;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::foreign::{Foreign, Time, Watches};
 use crate::forget_wait::ForgetWait;
@@ -30,6 +31,7 @@ use crate::recent_fds::{KEPT, RecentFds};
 use crate::removed::Removed;
 use crate::room::Room;
 use crate::stats::Stats;
+use crate::submounts::SubMounts;
 use crate::write_batch::WriteGroups;
 
 /// Who asks.
@@ -75,6 +77,8 @@ pub struct Passthrough {
     pub(crate) recent: Arc<RecentFds>,
     pub(crate) removed: Removed,
     pub(crate) forgets: ForgetWait,
+    pub(crate) own_mount: OnceLock<OwnMount>,
+    pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -144,6 +148,8 @@ impl Passthrough {
             recent: Arc::new(RecentFds::new(room.recent(), KEPT)),
             removed: Removed::new(room.pins()),
             forgets: ForgetWait::default(),
+            own_mount: OnceLock::new(),
+            sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             room,
         })
     }
@@ -237,6 +243,7 @@ impl Passthrough {
         self.watches.stop();
         self.invalidations.stop();
         self.recent.stop();
+        self.sub_mounts.stop();
         if let Some(pressure) = &self.pressure {
             pressure.stop();
         }
@@ -259,7 +266,9 @@ impl Passthrough {
 
     /// The inode `ino`.
     pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino).ok_or(Errno::ESTALE)
+        let inode = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        self.sub_mounts.used(&inode);
+        Ok(inode)
     }
 
     /// An O_PATH descriptor on `inode`. A file that was removed on SOURCE, and that no handle opens any

@@ -97,7 +97,11 @@ impl RecentFds {
                 self.changed.wait(&mut kept);
                 continue;
             };
-            if !self.changed.wait_until(&mut kept, since + self.time).timed_out() {
+            if !self
+                .changed
+                .wait_until(&mut kept, since + self.time)
+                .timed_out()
+            {
                 continue;
             }
             let now = Instant::now();

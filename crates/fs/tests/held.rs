@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use common::{ROOT, Served, at};
 use thrufs_fs::{
-    Backing, Config, Errno, FileKind, HostBacking, InodeFileHandles, Position, Result, SetAttr, Span,
+    Backing, Config, Errno, FileKind, HostBacking, InodeFileHandles, Position, Result, SetAttr,
+    Span,
 };
 
 /// A mount that holds inodes by handle; none where the scratch directory or the user has no handles.
@@ -62,12 +63,27 @@ fn inode_whose_last_name_is_removed_can_be_used_until_it_is_forgotten() {
         let Some(served) = by_handle() else { return };
         std::fs::write(served.source.path().join("f"), "content").unwrap();
         std::fs::create_dir(served.source.path().join("d")).unwrap();
-        let (file, dir) = (served.lookup(ROOT, "f").unwrap(), served.lookup(ROOT, "d").unwrap());
+        let (file, dir) = (
+            served.lookup(ROOT, "f").unwrap(),
+            served.lookup(ROOT, "d").unwrap(),
+        );
         remove(&served).unwrap();
-        for (ino, kind) in [(file.ino, FileKind::Regular), (dir.ino, FileKind::Directory)] {
+        for (ino, kind) in [
+            (file.ino, FileKind::Regular),
+            (dir.ino, FileKind::Directory),
+        ] {
             assert_eq!(served.fs.getattr(ino, None).unwrap().kind(), kind);
             let mode = Some(0o700);
-            served.fs.setattr(ino, &SetAttr { mode, ..SetAttr::default() }).unwrap();
+            served
+                .fs
+                .setattr(
+                    ino,
+                    &SetAttr {
+                        mode,
+                        ..SetAttr::default()
+                    },
+                )
+                .unwrap();
         }
         let opened = served.fs.open(file.ino, libc::O_RDWR).unwrap();
         assert_eq!(served.read(file.ino, opened.fh, 0, 9).unwrap(), b"content");
@@ -175,7 +191,12 @@ impl Backing for Full {
         }
     }
 
-    fn write_joined(&self, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], offset: u64) -> Result<usize> {
+    fn write_joined(
+        &self,
+        fd: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<usize> {
         HostBacking.write_joined(fd, parts, offset)
     }
 
@@ -244,7 +265,11 @@ fn write_on_a_full_source_with_nothing_to_forget_is_tried_once() {
     served.fs.start_serving(2).unwrap();
     let (entry, opened) = served.create(ROOT, "f").unwrap();
     std::fs::write(served.source.path().join("g"), "").unwrap();
-    std::fs::hard_link(served.source.path().join("g"), served.source.path().join("h")).unwrap();
+    std::fs::hard_link(
+        served.source.path().join("g"),
+        served.source.path().join("h"),
+    )
+    .unwrap();
     served.lookup(ROOT, "g").unwrap();
     // It has another name.
     served.fs.unlink(at(ROOT, "g")).unwrap();

@@ -4,6 +4,7 @@
 //! unmounts. Nothing but a signal, or a start that fails, does. Data never passes through here; fuser's threads serve it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -16,6 +17,7 @@ use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::session::Attached;
+use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, Reporter, StatusSocket};
 use crate::teardown::is_connected;
 use crate::{logging, metrics, session, supervisor};
@@ -88,11 +90,18 @@ pub(crate) fn serve(
             // The receiver is gone only when the daemon ends anyway.
             let _ = lost.send(());
         });
-        let source = places.source_path();
+        let (path, source) = (places.source_path(), places.source.try_clone()?);
         let metrics = metrics::bind(request.metrics).await?;
         let mut running = session::start(places, request)?;
+        let source = Arc::new(HeldSource::new(
+            source,
+            running.device().to_owned(),
+            Copies::None,
+        ));
+        tokio::spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
-        let reporter = Reporter::new(&source, &running);
+        let reporter = Reporter::new(&path, &running, view);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));

@@ -26,6 +26,7 @@ mod request;
 mod server;
 mod session;
 mod shortfall;
+mod source_state;
 mod status;
 mod stdout;
 mod supervisor;

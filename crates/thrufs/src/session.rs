@@ -20,13 +20,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
-    FaultyBacking, FuseAdapter, Negotiated, Notify, Panicked, Passthrough, Watch, Watching,
+    Covered, FaultyBacking, FuseAdapter, LetGo, Negotiated, Notify, OwnMount, Panicked,
+    Passthrough, Watch, Watching,
 };
 use tokio::sync::oneshot;
 
 use crate::attach;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::request::{Access, KernelRequest, MountRequest};
+use crate::status;
 use crate::sysctls;
 use crate::teardown::{Detached, OurMount, is_connected};
 
@@ -190,12 +192,14 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Negotiates INIT on `connection` and starts the session threads.
+    /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
+    /// SOURCE are not kept busy for longer than they are used.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
         watch: Option<Watch>,
         connection: OwnedFd,
         request: &MountRequest,
+        lets_go: bool,
     ) -> anyhow::Result<Self> {
         let device = duplicate(&connection)?;
         let (acl, config) = session_config(request);
@@ -206,13 +210,18 @@ impl Serving {
             .context("start the thread that invalidates the kernel's cache")?;
         fs.start_serving(request.session.threads)
             .context("start the thread that closes what was looked up")?;
-        fs.start_pruning(thrufs_fs::send_prune(
-            device
-                .try_clone()
-                .context("duplicate the FUSE descriptor")?,
-            negotiated(&fs)?,
-        ))
-        .context("bound the number of inodes")?;
+        let send_prune = || -> anyhow::Result<_> {
+            let device = device.try_clone();
+            let device = device.context("duplicate the FUSE descriptor")?;
+            Ok(thrufs_fs::send_prune(device, negotiated(&fs)?))
+        };
+        fs.start_pruning(send_prune()?)
+            .context("bound the number of inodes")?;
+        if lets_go && let Some(prune) = send_prune()? {
+            let entry = thrufs_fs::send_entry(session.notifier());
+            fs.start_letting_go(LetGo { prune, entry })
+                .context("start the thread that lets mounts below SOURCE go")?;
+        }
         let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
         let watching = watching.transpose()?;
         let (sender, ended) = oneshot::channel();
@@ -268,12 +277,18 @@ pub(crate) struct Running {
 
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
+    let below = places.mountpoint_below_source();
+    // While it is not covered.
+    let covered = below.and_then(|below| Covered::open(&places.source, &below));
     let fs = file_system(places.source, request)?;
     let watch = watch(&fs, request)?;
     let _changed = sysctls::change_as_asked(request)?;
     let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+    let device = places::device_number(attached.device()).context("the mount's device")?;
+    let (mount_id, is_thrufs) = (attached.ours().unique_id(), Box::new(status::is_thrufs));
+    fs.set_own_mount(OwnMount::new(device, mount_id, covered, is_thrufs));
     let connection = attached.duplicate_connection()?;
-    let serving = Serving::start(fs, watch, connection, request)?;
+    let serving = Serving::start(fs, watch, connection, request, true)?;
     serving.log(&request.source, attached.mountpoint());
     Ok(Running { serving, attached })
 }

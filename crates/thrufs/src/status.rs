@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
+pub(crate) use find::{daemon_of, is_thrufs};
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 pub(crate) use table::plain;

@@ -5,6 +5,7 @@
 //! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
 //! dead mount. The server is told nothing but the mount, and believed nothing but its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -23,6 +24,7 @@ use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
 use crate::session::{Attached, stop};
+use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, SocketFile};
 use crate::sysctls::{self, Changed};
 use crate::{logging, metrics};
@@ -38,7 +40,7 @@ pub(crate) fn serve(
     log: LogRequest,
 ) -> anyhow::Result<()> {
     // While this process has one thread.
-    let server = Server::start(&places.source, request, log)?;
+    let server = Server::start(&places, request, log)?;
     let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
@@ -53,12 +55,14 @@ pub(crate) fn serve(
         // Put back also if a signal comes: not before there are handlers.
         let changed = sysctls::change_as_asked(request)?;
         let attached = mount(&server, &places, request).await?;
-        // SOURCE stays held by the server alone.
-        drop(places);
+        let source = hold_source(places, &server, attached.0.device());
+        let mut watching = JoinSet::new();
+        watching.spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
         let _freeing = free_when_stuck(server.pid, &attached.0)?;
-        server.listen(lines, log.level, move |said| {
+        server.listen(lines, log.level, view, move |said| {
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
@@ -93,6 +97,17 @@ pub(crate) fn serve(
         };
         death::conclude(attached, ended, request).await
     })
+}
+
+/// SOURCE stays held here too: the server's hold is in a copy of the mounts, so that umount(8) of SOURCE
+/// would succeed while it is served, and an operator would take the disk away.
+fn hold_source(places: Places, server: &Server, device: &str) -> Arc<HeldSource> {
+    let copies = match server.sandbox {
+        Sandbox::None => Copies::None,
+        Sandbox::Namespace => Copies::Namespace(server.pid.as_raw()),
+        Sandbox::Chroot => Copies::of_now(),
+    };
+    Arc::new(HeldSource::new(places.source, device.to_owned(), copies))
 }
 
 /// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
@@ -201,11 +216,18 @@ async fn mount(
     let serve = Serve {
         mountpoint: attached.mountpoint().to_owned(),
         device: attached.device().to_owned(),
+        mount_id: attached.ours().unique_id(),
         source: places.source_path(),
         pid: std::process::id(),
         server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
         in_user_namespace: server.sandbox == Sandbox::Namespace
             && request.confinement.has_user_namespace(),
+        lets_go: match server.sandbox {
+            Sandbox::None => true,
+            Sandbox::Namespace => places.tell_of_mounts(),
+            // Its copies are in no namespace, and keep nothing outside busy.
+            Sandbox::Chroot => false,
+        },
         status: listener.is_some(),
         metrics: metrics.is_some(),
     };

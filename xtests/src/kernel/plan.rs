@@ -273,7 +273,10 @@ mod tests {
         assert_eq!(newest.series("patched@2").unwrap().len(), 2);
         for word in ["patched@11", "patched@0", "patched@x"] {
             let error = newest.series(word).err().unwrap().to_string();
-            assert!(error.ends_with("patched has the patches 1 to 10"), "{error}");
+            assert!(
+                error.ends_with("patched has the patches 1 to 10"),
+                "{error}"
+            );
         }
     }
 

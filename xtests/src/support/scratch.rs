@@ -9,6 +9,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
@@ -147,8 +148,11 @@ impl Drop for Scratch {
             .expect("no holder of this lock panics");
         let mut clean = true;
         for directory in mounted.drain(..).rev() {
-            if umount2(&directory, MntFlags::empty()).is_ok() {
-                continue;
+            match umount2(&directory, MntFlags::empty()) {
+                Ok(()) => continue,
+                // The test has unmounted it.
+                Err(Errno::EINVAL) => continue,
+                Err(_busy) => {}
             }
             // A lazy unmount frees the loop device once the last user is gone.
             if let Err(error) = umount2(&directory, MntFlags::MNT_DETACH) {

@@ -145,12 +145,19 @@ impl Server {
 
     fn send(&self, encoded: &Encoded<'_>) -> Result<()> {
         let written = (&self.device).write_vectored(&encoded.io_slices())?;
-        ensure!(written == encoded.len(), "{written} of {} bytes", encoded.len());
+        ensure!(
+            written == encoded.len(),
+            "{written} of {} bytes",
+            encoded.len()
+        );
         Ok(())
     }
 
     fn notify(&self, notification: &Notification<'_>) -> Result<()> {
-        ensure!(notification.is_known(self.dialect), "not granted: {notification:?}");
+        ensure!(
+            notification.is_known(self.dialect),
+            "not granted: {notification:?}"
+        );
         let sent = self.send(&notification.encode()?);
         sent.with_context(|| format!("{notification:?}"))
     }
@@ -207,7 +214,11 @@ impl Server {
             Request::Mknod { arg, name, .. } => {
                 Reply::Entry(self.make(header, name, arg.mode, Vec::new()))
             }
-            Request::Mkdir { arg, name, extensions } => {
+            Request::Mkdir {
+                arg,
+                name,
+                extensions,
+            } => {
                 let entry = self.make(header, name, libc::S_IFDIR | arg.mode, Vec::new());
                 if let Some(gid) = extensions.groups().next() {
                     self.node(entry.nodeid).attr.gid = gid;
@@ -224,20 +235,27 @@ impl Server {
                 Reply::Create(self.entry(nodeid), open(nodeid))
             }
             Request::Link { arg, name } => {
-                self.names.insert((nodeid, CString::from(*name)), arg.oldnodeid);
+                self.names
+                    .insert((nodeid, CString::from(*name)), arg.oldnodeid);
                 self.node(arg.oldnodeid).attr.nlink += 1;
                 Reply::Entry(self.entry(arg.oldnodeid))
             }
             Request::Unlink { name } | Request::Rmdir { name } => {
-                self.names.remove(&(nodeid, CString::from(*name))).ok_or(Errno::ENOENT)?;
+                self.names
+                    .remove(&(nodeid, CString::from(*name)))
+                    .ok_or(Errno::ENOENT)?;
                 Reply::Empty
             }
-            Request::Rename { arg, name, new_name } => {
-                self.rename((nodeid, name), (arg.newdir, new_name), 0)?
-            }
-            Request::Rename2 { arg, name, new_name } => {
-                self.rename((nodeid, name), (arg.newdir, new_name), arg.flags)?
-            }
+            Request::Rename {
+                arg,
+                name,
+                new_name,
+            } => self.rename((nodeid, name), (arg.newdir, new_name), 0)?,
+            Request::Rename2 {
+                arg,
+                name,
+                new_name,
+            } => self.rename((nodeid, name), (arg.newdir, new_name), arg.flags)?,
 
             Request::Getattr(arg) => {
                 let _either = arg.handle();
@@ -247,7 +265,9 @@ impl Server {
             Request::Statx(_) => Reply::Statx(self.statx(nodeid)),
             Request::Setattr(arg) => self.setattr(nodeid, arg),
             Request::Readlink => Reply::Data(copy(buffer, &self.node(nodeid).data)),
-            Request::Bmap(arg) => Reply::Bmap(BmapOut { block: arg.block + 7 }),
+            Request::Bmap(arg) => Reply::Bmap(BmapOut {
+                block: arg.block + 7,
+            }),
             Request::Setxattr { name, value, .. } => {
                 let name = CString::from(*name);
                 self.node(nodeid).xattrs.insert(name, value.to_vec());
@@ -267,7 +287,10 @@ impl Server {
                 sized(buffer, &list, arg.size)?
             }
             Request::Removexattr { name } => {
-                self.node(nodeid).xattrs.remove(*name).ok_or(Errno::ENODATA)?;
+                self.node(nodeid)
+                    .xattrs
+                    .remove(*name)
+                    .ok_or(Errno::ENODATA)?;
                 Reply::Empty
             }
 
@@ -282,7 +305,9 @@ impl Server {
                 self.grow(nodeid, arg.offset + arg.length);
                 Reply::Empty
             }
-            Request::Lseek(arg) => Reply::Lseek(LseekOut { offset: arg.offset + 11 }),
+            Request::Lseek(arg) => Reply::Lseek(LseekOut {
+                offset: arg.offset + 11,
+            }),
             Request::CopyFileRange(arg) => {
                 Reply::Write(WriteOut::new(self.copy(nodeid, arg) as u32))
             }
@@ -300,13 +325,20 @@ impl Server {
                 Reply::Ioctl(IoctlOut::default(), copy(buffer, &flags[..size]))
             }
             Request::Poll(arg) => {
-                let revents = if self.node(nodeid).data.is_empty() { 0 } else { 0x41 };
+                let revents = if self.node(nodeid).data.is_empty() {
+                    0
+                } else {
+                    0x41
+                };
                 let waits = arg.flags.contains(PollFlags::FUSE_POLL_SCHEDULE_NOTIFY);
                 if waits && revents == 0 {
                     self.poll = Some(arg.kh);
                     self.shared.lock().waiting_polls += 1;
                 }
-                Reply::Poll(PollOut { revents, padding: 0 })
+                Reply::Poll(PollOut {
+                    revents,
+                    padding: 0,
+                })
             }
             Request::Readdir(arg) => self.list(nodeid, arg, false, buffer)?,
             Request::Readdirplus(arg) => self.list(nodeid, arg, true, buffer)?,
@@ -546,11 +578,24 @@ impl Server {
         };
         let (offset, size) = (0, 4096);
         match what {
-            b"store" => self.notify(&Notification::Store { nodeid, offset, data: b"STORED" }),
-            b"inval" => self.notify(&Notification::InvalInode { nodeid, offset: 0, len: 0 }),
+            b"store" => self.notify(&Notification::Store {
+                nodeid,
+                offset,
+                data: b"STORED",
+            }),
+            b"inval" => self.notify(&Notification::InvalInode {
+                nodeid,
+                offset: 0,
+                len: 0,
+            }),
             b"retrieve" => {
                 let unique = RETRIEVED;
-                self.notify(&Notification::Retrieve { unique, nodeid, offset, size })
+                self.notify(&Notification::Retrieve {
+                    unique,
+                    nodeid,
+                    offset,
+                    size,
+                })
             }
             b"poll" => match self.poll.take() {
                 Some(kh) => {
@@ -561,7 +606,9 @@ impl Server {
             },
             b"names" => self.forget_names(),
             b"epoch" => self.notify(&Notification::IncEpoch),
-            b"prune" => self.notify(&Notification::Prune { nodeids: &[nodeid, 999] }),
+            b"prune" => self.notify(&Notification::Prune {
+                nodeids: &[nodeid, 999],
+            }),
             other => bail!("user.notify.{}", String::from_utf8_lossy(other)),
         }
     }
@@ -572,7 +619,11 @@ impl Server {
         for (parent, name) in in_root {
             let (parent, flags) = (*parent, Default::default());
             // ENOENT: the kernel has it no longer.
-            let _dropped = self.notify(&Notification::InvalEntry { parent, name, flags });
+            let _dropped = self.notify(&Notification::InvalEntry {
+                parent,
+                name,
+                flags,
+            });
         }
         Ok(())
     }

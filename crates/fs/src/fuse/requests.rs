@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileHandle, Filesystem, INodeNo,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, INodeNo,
     IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -17,12 +17,13 @@ use fuser::{
 use crate::convert::{file_type, fuser_errno, ids, number_only, set_time};
 use crate::error::{Errno, Result};
 use crate::init::negotiate;
+use crate::inode::ROOT_INO;
 use crate::ops::{LockRange, LockWait, SetAttr, WriteRequest, with_read_buffer};
 use crate::stats::Opcode;
 
 use super::{
-    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, place, reply_empty,
-    reply_written, reply_xattr,
+    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, place,
+    reply_empty, reply_written, reply_xattr,
 };
 
 impl Filesystem for FuseAdapter {
@@ -42,7 +43,7 @@ impl Filesystem for FuseAdapter {
         let found = self.run(Opcode::Lookup, req, parent, |fs| {
             fs.lookup_by(req.pid(), parent.0, name)
         });
-        let negative = self.fs.config.timeouts.negative;
+        let negative = self.fs.negative_timeout(parent.0);
         match found {
             Err(error) if error.code() == libc::ENOENT && !negative.is_zero() => {
                 // Nodeid 0: the name does not exist, and may be remembered as such.
@@ -417,6 +418,13 @@ impl Filesystem for FuseAdapter {
                     }
                     Some(entry) => (self.file_attr(&entry.attr), entry.entry_timeout),
                     None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // The kernel shows the name, takes no inode for it, since this number is not one of
+                    // an entry, and sends a FORGET that does nothing (fuse_direntplus_link).
+                    None if found.ino == ROOT_INO => {
+                        let kind = file_type(found.kind);
+                        let ino = number_only(ROOT_INO);
+                        (FileAttr { kind, ..ino }, Duration::ZERO)
+                    }
                     // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
                     None => {
                         is_crowded = true;

@@ -3,13 +3,13 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, Statx};
+use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::attr::{Attr, FileKind, key_of, statx};
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::Held;
+use crate::inode::{Held, Inode};
 use crate::passthrough::{Entry, Passthrough, component};
 
 impl Passthrough {
@@ -19,19 +19,29 @@ impl Passthrough {
     /// ENOENT; EINVAL for what is not a single name; ESTALE for an unknown parent.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let parent = self.inode(parent)?;
-        self.lookup_at(self.path_fd(&parent)?, name)
+        self.lookup_in(&parent, self.path_fd(&parent)?, name)
     }
 
-    /// As [`Passthrough::lookup`], in the directory behind `dir`. The name is resolved once; all
-    /// that follows is about the inode it stood for then.
-    pub(crate) fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.enter(open_name(dir, name)?)
+    /// As [`Passthrough::lookup`], in the directory `parent`, which is behind `dir`.
+    pub(crate) fn lookup_in(&self, parent: &Inode, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+        let found = self.lookup_at(dir, name);
+        match found {
+            Ok(_) => self.sub_mounts.is_present(parent, name),
+            Err(Errno::ENOENT) => self.sub_mounts.is_absent(parent, name),
+            Err(_) => {}
+        }
+        found
+    }
+
+    /// The name is resolved once; all that follows is about the inode it stood for then.
+    fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+        self.enter(self.find(dir, &component(name)?)?)
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
     pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.take_in(open_name(dir, name)?)
+        self.take_in(self.find(dir, &component(name)?)?)
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
@@ -50,6 +60,7 @@ impl Passthrough {
         let (held, fd) = self.hold(fd, key.mnt_id, kind)?;
         // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
         let inode = self.inodes.look_up(key, kind, held);
+        self.sub_mounts.looked_up(&inode);
         let attr = match &fd {
             Some(fd) => self.attr_as_entered(inode.ino, stat, fd),
             None => inode
@@ -104,7 +115,9 @@ impl Passthrough {
             Err(error) => return Err(error),
         };
         let mount = self.mounts.get(mnt_id, || match kind {
-            FileKind::Directory => self.reopen(&fd, libc::O_RDONLY | libc::O_DIRECTORY).map(Some),
+            FileKind::Directory => self
+                .reopen(&fd, libc::O_RDONLY | libc::O_DIRECTORY)
+                .map(Some),
             _file_that_is_mounted_alone => Ok(None),
         });
         match mount {
@@ -114,10 +127,4 @@ impl Passthrough {
             Err(_unreadable) => Ok((Held::Fd(fd), None)),
         }
     }
-}
-
-/// An O_PATH descriptor on what `name` stands for in `dir`.
-fn open_name(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, component(name)?, flags, Mode::empty()).or_errno()
 }
