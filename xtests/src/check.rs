@@ -9,6 +9,7 @@ mod cargo_tests;
 mod deb;
 mod expected;
 mod kernels;
+mod room;
 mod stages;
 mod suites;
 mod trees;
@@ -21,13 +22,17 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
+use crate::support::interrupt::Interrupt;
 use crate::support::skip::missing;
 use stages::{STAGES, Stage};
+
+/// So many of the slowest tests are named at the end.
+const SLOWEST: usize = 10;
 
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Run just this stage, or those whose names begin so: `mount` is all three cache modes
+    /// Run just this stage, or those whose names begin so: `mount` is the tier in all its modes
     /// (may be given several times).
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
@@ -62,12 +67,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         STAGES.iter().filter(named).collect()
     };
+    let interrupt = Interrupt::watch_programs()?;
     let began = Instant::now();
     let limit = args
         .minutes
         .map(|minutes| Duration::from_secs(60 * minutes));
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {
+        if interrupt.is_set() {
+            break;
+        }
         print!("[{:2}/{}] {:18} ", index + 1, stages.len(), stage.name);
         std::io::stdout().flush()?;
         let start = Instant::now();
@@ -76,6 +85,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         println!("{} ({:.0?})", report.summary(), start.elapsed());
         print_details(&report);
         all.merge(report);
+    }
+    for (name, seconds) in all.slowest(SLOWEST) {
+        println!("{seconds:7.1} s  {name}");
     }
     println!("{}", all.summary());
     Ok(if all.failed.is_empty() {

@@ -75,8 +75,8 @@ struct BuildArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     tree: Option<PathBuf>,
     /// `stock`, `patched` (with the series of contrib/kernel; `patched@2`: with its first two patches), `rfc`
-    /// (and what is for discussion), `rfc-folios` (and large folios), or a negative control such as `hold-all`;
-    /// `6.12/stock` for another base than the rest
+    /// (and what is for discussion), `rfc-folios` (and large folios), `locked` (the alternative that is not
+    /// proposed), or a negative control such as `hold-all`; `6.12/stock` for another base than the rest
     #[arg(long, value_delimiter = ',', default_value = "stock")]
     variant: Vec<String>,
     /// Compilers at a time

@@ -20,6 +20,8 @@ pub struct Report {
     pub failed: Vec<Entry>,
     /// What was not tried.
     pub skipped: Vec<Entry>,
+    /// Seconds, of those tests (or test binaries) of which they are known.
+    pub times: Vec<(String, f64)>,
 }
 
 impl Report {
@@ -60,6 +62,15 @@ impl Report {
         self.passed.extend(other.passed);
         self.failed.extend(other.failed);
         self.skipped.extend(other.skipped);
+        self.times.extend(other.times);
+    }
+
+    /// The `most` that took longest.
+    pub fn slowest(&self, most: usize) -> Vec<(String, f64)> {
+        let mut times = self.times.clone();
+        times.sort_by(|a, b| b.1.total_cmp(&a.1));
+        times.truncate(most);
+        times
     }
 
     /// `N passed, N failed, N skipped`: the closing line of a run.

@@ -6,11 +6,13 @@
 
 pub mod command;
 mod ending;
+pub mod interrupt;
 pub mod kernel_log;
 pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod peers;
+pub mod process;
 pub mod random;
 pub mod request_trace;
 pub mod scratch;
@@ -19,8 +21,8 @@ pub mod skip;
 pub mod user;
 pub mod wait;
 
-pub use mount::{Mount, ino, mounted, on_backing, on_mount, unmounted};
+pub use mount::{Mount, ino, mounted, on_backing, on_mount, on_whole, unmounted};
 pub use peers::Peer;
-pub use scratch::{Backing, Scratch};
+pub use scratch::{Backing, Layout, Scratch};
 pub use skip::{Outcome, case, missing};
 pub use user::User;

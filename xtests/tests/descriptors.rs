@@ -1,16 +1,16 @@
 //! Memory and descriptors are bounded by configuration, not by the size of the tree.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::Advice;
 use xtests::support::command::output;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, case, missing, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -267,4 +267,46 @@ fn walk_with_a_descriptor_for_each_inode_goes_beyond_the_limit() -> Outcome {
             Ok(())
         },
     )
+}
+
+/// Opens, or holds by O_PATH, one file after the other until that fails.
+fn hold_all(m: &Mount, flags: i32, held: &mut Vec<File>) -> Result<std::io::Error> {
+    for index in 0..600 {
+        let path = m.path(&format!("d0/f{index}"));
+        match File::options().read(true).custom_flags(flags).open(path) {
+            Ok(file) => held.push(file),
+            Err(error) => return Ok(error),
+        }
+    }
+    bail!("600 files are open with 256 descriptors")
+}
+
+#[test]
+fn descriptors_that_one_user_uses_up_leave_root_a_share() -> Outcome {
+    for handles in ["--inode-file-handles=never", "--inode-file-handles=prefer"] {
+        on_mount(&[handles, "--rlimit-nofile=256"], |m| {
+            m.require_mount()?;
+            make(&m.source(""), 600)?;
+            let mut held = Vec::new();
+            User::new(1000, 1000).act(|| {
+                let error = hold_all(m, 0, &mut held)?;
+                ensure!(error.raw_os_error() == Some(libc::ENFILE), "{error}");
+                if handles.ends_with("never") {
+                    let error = hold_all(m, libc::O_PATH, &mut held)?;
+                    ensure!(error.raw_os_error() == Some(libc::ENFILE), "{error}");
+                }
+                Ok(())
+            })?;
+            ensure!(held.len() > 80, "only {} files", held.len());
+            let of_root: Vec<File> = (0..10)
+                .map(|_| File::open(m.path("d0/f0")))
+                .collect::<std::io::Result<_>>()
+                .context("root opens a file")?;
+            ensure!(std::fs::read_dir(m.path("d0"))?.count() == 600);
+            std::fs::write(m.path("new"), "x")?;
+            drop((of_root, held));
+            Ok(())
+        })?;
+    }
+    Ok(())
 }

@@ -16,7 +16,9 @@ use thrufs_sys::mapping::SharedMapping;
 use xtests::support::command::succeed;
 use xtests::support::mount::cache_mode;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_mount};
+use xtests::support::{
+    Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_mount, on_whole,
+};
 
 const PAGE: usize = 4096;
 /// Largest WRITE of the tests that want several of one write(2).
@@ -331,7 +333,7 @@ fn write_on_a_full_tmpfs_is_enospc_and_loses_and_invents_nothing() -> Outcome {
 
 #[test]
 fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
-    on_backing(Backing::Btrfs(128), &[], |m| {
+    on_whole(Backing::Btrfs(128), &[], |m| {
         m.require_mount()?;
         let btrfs = |arguments: &[&str]| {
             let mut command = Command::new("btrfs");

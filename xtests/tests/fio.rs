@@ -10,7 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use xtests::install;
 use xtests::support::command::{output, wait_for_exit};
-use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
+use xtests::support::mount::{BIN, cache_mode, is_native, mount_table, thrufs};
 use xtests::support::skip::{Outcome, case, missing};
 use xtests::support::wait::wait_until;
 
@@ -120,7 +120,7 @@ fn fio_session_interrupted_keeps_what_is_done_and_can_be_resumed() -> Outcome {
             report(&out)?["incomplete"] == true,
             "it was not interrupted"
         );
-        let mounts = fs::read_to_string("/proc/self/mountinfo")?;
+        let mounts = mount_table("/proc/self/mountinfo")?;
         let ours = scratch.path().display().to_string();
         ensure!(!mounts.contains(&ours), "left behind: {mounts}");
         let said = output(xtests_fio(&["--resume"])?.arg(&out))?;

@@ -2,14 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::output;
 use xtests::support::mount::{is_mounted, thrufs};
 use xtests::support::wait::wait_for;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -23,17 +23,33 @@ fn address(m: &Mount) -> Result<SocketAddr> {
     })
 }
 
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0";
+const PROMETHEUS: &str = "text/plain; version=0.0.4";
+
 /// Status line, headers and body.
 fn get(address: SocketAddr, path: &str) -> Result<String> {
+    get_as(address, path, OPENMETRICS)
+}
+
+fn get_as(address: SocketAddr, path: &str, accept: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
-    )?;
+    let header = format!("Host: x\r\nAccept: {accept}\r\nConnection: close\r\n");
+    write!(stream, "GET {path} HTTP/1.1\r\n{header}\r\n")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    stream.read_to_string(&mut answer).context("the answer")?;
     Ok(answer)
+}
+
+/// The body of what is served in this format.
+fn scrape(address: SocketAddr, accept: &str) -> Result<String> {
+    let answer = get_as(address, "/metrics", accept)?;
+    let (header, body) = answer.split_once("\r\n\r\n").context("no body")?;
+    ensure!(
+        header.contains(&format!("content-type: {accept}")),
+        "{header}"
+    );
+    Ok(body.to_owned())
 }
 
 fn value(text: &str, name: &str) -> Result<f64> {
@@ -70,7 +86,7 @@ fn metrics_of_a_mount_count_what_was_done() -> Outcome {
 }
 
 #[test]
-fn metrics_clients_that_say_nothing_leave_the_mount_alone() -> Outcome {
+fn metrics_clients_that_say_nothing_leave_the_mount_and_scrapers_alone() -> Outcome {
     on_mount(&["--metrics=0"], |m| {
         m.require_mount()?;
         let address = address(m)?;
@@ -85,6 +101,103 @@ fn metrics_clients_that_say_nothing_leave_the_mount_alone() -> Outcome {
             more <= 16,
             "{more} descriptors for {} clients",
             clients.len()
+        );
+        ensure!(get(address, "/metrics")?.starts_with("HTTP/1.1 200 OK\r\n"));
+        Ok(())
+    })
+}
+
+/// Parses standard input with the reference implementations, which are strict about histograms, units and
+/// the end, and prints what it has understood.
+const PARSE: &str = "
+import sys
+format, text = sys.argv[1], sys.stdin.read()
+if format == 'openmetrics':
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+else:
+    from prometheus_client.parser import text_string_to_metric_families
+for family in text_string_to_metric_families(text):
+    for sample in family.samples:
+        print(family.type, sample.name, dict(sample.labels), sample.value)
+";
+
+/// Runs a program with `input`, and returns what it prints.
+fn feed(program: &mut Command, input: &str) -> Result<String> {
+    let piped = program
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = piped.spawn()?;
+    child
+        .stdin
+        .take()
+        .context("its input")?
+        .write_all(input.as_bytes())?;
+    let said = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success(), "{program:?}: {text}\nof\n{input}");
+    Ok(text.into_owned())
+}
+
+/// Prometheus 3 refused the scrape: histograms had no bucket `+Inf`.
+#[test]
+fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
+    const PYTHON: &str = "/usr/bin/python3";
+    on_mount(&["--metrics=0"], |m| {
+        m.require_mount()?;
+        let import = Command::new(PYTHON)
+            .args(["-c", "import prometheus_client"])
+            .output();
+        if !import.is_ok_and(|said| said.status.success()) {
+            return Err(missing("python3-prometheus-client"));
+        }
+        std::fs::write(m.path("f"), vec![7; 65_536])?;
+        let address = address(m)?;
+        for (name, accept) in [("openmetrics", OPENMETRICS), ("text", PROMETHEUS)] {
+            let text = scrape(address, accept)?;
+            let understood = feed(Command::new(PYTHON).args(["-c", PARSE, name]), &text)?;
+            for wanted in [
+                "histogram thrufs_write_size_bytes_bucket {'le': '+Inf'} 1",
+                "histogram thrufs_write_size_bytes_count {} 1",
+                "counter thrufs_requests_total {'opcode': 'WRITE'} 1",
+                "gauge process_max_fds {} ",
+            ] {
+                let found = understood.lines().any(|line| line.starts_with(wanted));
+                ensure!(found, "{name}: no {wanted} in\n{understood}");
+            }
+        }
+        // Also checks that names and units are as Prometheus recommends.
+        if let Some(promtool) = xtests::install::find("promtool") {
+            let text = scrape(address, PROMETHEUS)?;
+            let lint = feed(Command::new(promtool).args(["check", "metrics"]), &text)?;
+            ensure!(lint.trim().is_empty(), "{lint}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn metrics_of_the_process_are_those_of_the_server() -> Outcome {
+    on_mount(&["--metrics=0"], |m| {
+        let pid = m.server_pid()?;
+        let text = get(address(m)?, "/metrics")?;
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields = stat.rsplit_once(") ").context("stat")?.1;
+        let ticks: u64 = fields.split(' ').nth(19).context("starttime")?.parse()?;
+        let boot = std::fs::read_to_string("/proc/stat")?;
+        let boot = boot.lines().find_map(|line| line.strip_prefix("btime "));
+        let started = boot.context("btime")?.parse::<f64>()?
+            + ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
+        // The boot's time is told in whole seconds.
+        let said = value(&text, "process_start_time_seconds")?;
+        ensure!((said - started).abs() <= 2.0, "{said}, not {started}");
+        let open = m.daemon_descriptors()? as f64;
+        let said = value(&text, "process_open_fds")?;
+        ensure!((said - open).abs() <= 4.0, "{said}, not {open}");
+        ensure!(value(&text, "process_cpu_seconds_total")? > 0.0, "{text}");
+        ensure!(
+            value(&text, "process_resident_memory_bytes")? > 1e6,
+            "{text}"
         );
         Ok(())
     })

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2};
 use rustix::fs::{XattrFlags, mkdirat, renameat_with, symlinkat, unlinkat};
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case, on_mount};
 
 /// At least so long, and until both sides have done enough: on a busy machine that takes longer.
 const LASTING: Duration = Duration::from_secs(2);
@@ -211,11 +211,15 @@ fn swaps_never_lead_outside_with_descriptors_instead_of_handles() -> Outcome {
     on_mount(&["--xattr", "--inode-file-handles=never"], duel)
 }
 
+/// SOURCE is a directory: nothing can be moved out of a whole file system.
 #[test]
 fn directory_moved_out_of_source_while_held_gives_no_way_to_its_new_parent() -> Outcome {
-    on_mount(&["--attr-timeout=0", "--entry-timeout=0"], |m| {
+    case(|| {
+        let scratch = Scratch::with(Backing::Here, Layout::Below)?;
+        let m = Mount::of(scratch, &["--attr-timeout=0", "--entry-timeout=0"])?;
         m.require_mount()?;
-        let outside = m.scratch().path().join("outside");
+        // Beside SOURCE, wherever that is.
+        let outside = m.source("../outside");
         std::fs::create_dir(&outside)?;
         std::fs::write(outside.join("secret"), CANARY)?;
         std::fs::create_dir_all(m.source("d/sub"))?;
@@ -226,6 +230,7 @@ fn directory_moved_out_of_source_while_held_gives_no_way_to_its_new_parent() -> 
             let got = openat(&held, path, OFlags::RDONLY, Mode::empty());
             ensure!(got.is_err(), "{path} leads out of SOURCE");
         }
-        Ok(())
+        drop(held);
+        m.unmount()
     })
 }

@@ -4,6 +4,7 @@
 use std::process::Command;
 
 use serde_json::Value;
+use xtests::support::mount::mount_table;
 
 #[test]
 fn probe_running_kernel_answers_every_question_and_cleans_up() {
@@ -43,7 +44,7 @@ fn probe_running_kernel_answers_every_question_and_cleans_up() {
             assert!(answer(id).starts_with(start), "{id}: {}", answer(id));
         }
     }
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let mounts = mount_table("/proc/self/mountinfo").expect("mountinfo");
     assert!(
         !mounts.contains(&*scratch.path().to_string_lossy()),
         "{mounts}"

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use xtests::support::mount::mount_table;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
 /// A misbehaving server on a mount of its own. It unmounts when its input ends, thus on drop.
@@ -70,7 +71,7 @@ impl Drop for Server {
 }
 
 fn is_mounted(path: &Path) -> bool {
-    let mounts = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    let mounts = mount_table("/proc/self/mountinfo").expect("mountinfo");
     mounts.contains(&*path.to_string_lossy())
 }
 

@@ -61,7 +61,7 @@ impl Tally {
                 *self
                     .unexpected
                     .entry((name, errno.raw_os_error()))
-                    .or_default() += 1
+                    .or_default() += 1;
             }
         }
         // After which the kernel does not know the name.

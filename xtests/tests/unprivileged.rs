@@ -24,7 +24,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, mount_table, thrufs};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
@@ -199,7 +199,7 @@ impl<'a> Machine<'a> {
 
     /// The mount, as this thread's mount namespace has it.
     fn line(&self) -> Result<Option<String>> {
-        let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
+        let table = mount_table("/proc/thread-self/mountinfo")?;
         let point = format!(" {} ", self.mountpoint().display());
         let mut lines = table.lines().filter(|line| line.contains(&point));
         Ok(lines.next().map(str::to_owned))
@@ -336,6 +336,79 @@ fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     )))
 }
 
+/// What root of a user namespace does in it: mounts, asks, works, unmounts. The mount and its daemon are
+/// in that namespace alone, so nothing may be left there.
+const BY_ROOT_INSIDE: &str = r#"
+set -e
+trap '"$1" umount --lazy "$3" 2>/dev/null || true' EXIT
+"$1" mount "$4" "$2" "$3"
+"$1" status --json "$3"
+"$1" status >&2
+echo made >"$3/made"
+"$1" umount "$3"
+grep -q " $3 " /proc/self/mountinfo && exit 3
+trap - EXIT
+"#;
+
+/// The daemon told root of a user namespace to remove the machine's own /run/thrufs, and had no status.
+#[test]
+fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
+    on_machine(|machine| {
+        require_namespaces(machine)?;
+        let in_tmp = PathBuf::from(format!("/tmp/thrufs-{USER}"));
+        let of_runtime = machine.runtime().join("thrufs");
+        for (runtime, directory) in [(Some(machine.runtime()), &of_runtime), (None, &in_tmp)] {
+            let mut inside = machine.by_user("/usr/bin/unshare");
+            inside.args([
+                "--user",
+                "--map-root-user",
+                "--mount",
+                "sh",
+                "-c",
+                BY_ROOT_INSIDE,
+                "sh",
+            ]);
+            inside.args([machine.program(), machine.source(), machine.mountpoint()]);
+            inside.arg(format!("--cache={}", cache_mode()));
+            match runtime {
+                Some(runtime) => inside.env("XDG_RUNTIME_DIR", runtime),
+                None => inside.env_remove("XDG_RUNTIME_DIR"),
+            };
+            let done = output(&mut inside)?;
+            let text = said(&done);
+            ensure!(done.status.success(), "{}: {text}", done.status);
+            ensure!(!text.contains("will not work"), "{text}");
+            let status: serde_json::Value = serde_json::from_slice(&done.stdout)?;
+            let mountpoint = machine.mountpoint();
+            ensure!(
+                status["mountpoint"] == mountpoint.to_string_lossy().as_ref(),
+                "{status}"
+            );
+            ensure!(
+                text.contains(&format!("{}: /", mountpoint.display())),
+                "{text}"
+            );
+            ensure!(machine.source().join("made").metadata()?.uid() == USER);
+            // Of the user that root inside is outside; empty once the daemon has ended.
+            ensure!(
+                directory.metadata()?.uid() == USER,
+                "{}",
+                directory.display()
+            );
+            wait_until(
+                "the socket to be gone",
+                SOON,
+                || match std::fs::remove_dir(directory) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+                    Err(error) => Err(error.into()),
+                },
+            )?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
     on_machine(|machine| {
@@ -393,6 +466,37 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
         machine.unmount(&server)
+    })
+}
+
+/// A second daemon covered the first one's mount, and the first umount uncovered it again.
+#[test]
+fn mount_of_a_user_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&[])?;
+        let before = machine.line()?;
+        let (refused, _second) = machine.mount(&[])?;
+        let text = said(&refused);
+        ensure!(!refused.status.success(), "it is mounted twice");
+        ensure!(text.contains("is mounted already"), "{text}");
+        ensure!(text.contains("`thrufs umount "), "{text}");
+        ensure!(machine.line()? == before, "{before:?}");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn mount_of_a_user_with_what_only_root_has_says_so() -> Outcome {
+    on_machine(|machine| {
+        let text = machine.refused(&["--modcaps=+sys_admin"])?;
+        ensure!(text.contains("--modcaps needs root"), "{text}");
+        let (mounted, _detached) = machine.mount(&["-o", "dev,noatime"])?;
+        let text = said(&mounted);
+        ensure!(mounted.status.success(), "{text}");
+        ensure!(text.contains("-o dev is ignored: only root"), "{text}");
+        let line = machine.line()?.context("it is not mounted")?;
+        ensure!(line.contains("nodev") && line.contains("noatime"), "{line}");
+        Ok(())
     })
 }
 

@@ -27,20 +27,19 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     ///
     /// # Errors
-    /// Of preadv(2), if nothing was read.
+    /// preadv(2)'s, if nothing was read.
     fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize>;
 
     /// Writes `data`; fewer bytes only if an error stopped it after those (pwritev2(2)).
     ///
     /// # Errors
-    /// Of pwritev2(2), if nothing was written.
+    /// pwritev2(2)'s, if nothing was written.
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize>;
 
     /// As `write`, and the bytes are on stable storage when it returns (RWF_SYNC; without the
     /// metadata that reading them does not need, RWF_DSYNC, if `datasync`).
     ///
-    /// In two steps unless an implementation has one call for it, so that tests can have the flush
-    /// fail by itself.
+    /// In two steps by default, so that tests can fail the flush alone.
     ///
     /// # Errors
     /// As `write`; or of the flush, with the bytes in the backing file nevertheless.
@@ -59,38 +58,38 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// if an error stopped it after those.
     ///
     /// # Errors
-    /// Of pwritev2(2), if nothing was written.
+    /// pwritev2(2)'s, if nothing was written.
     fn write_joined(&self, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], offset: u64)
     -> Result<usize>;
 
     /// Makes durable what WRITEs wrote: fsync(2), or fdatasync(2) if `datasync`.
     ///
     /// # Errors
-    /// Of that call.
+    /// That call's.
     fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
 
     /// fsync(2), or fdatasync(2) if `datasync`, for a client that asked for it.
     ///
     /// # Errors
-    /// Of that call.
+    /// That call's.
     fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
 
     /// ftruncate(2).
     ///
     /// # Errors
-    /// Of that call.
+    /// That call's.
     fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()>;
 
     /// fallocate(2).
     ///
     /// # Errors
-    /// Of that call.
+    /// That call's.
     fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()>;
 
     /// copy_file_range(2): bytes copied, 0 at the end of the source.
     ///
     /// # Errors
-    /// Of that call.
+    /// That call's.
     fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize>;
 }
 

@@ -1,27 +1,20 @@
-//! What /proc tells of the thread that waits for an answer, where the protocol or fuser does not.
+//! The process whose request is served: what the protocol says of it, and what /proc adds.
 
-use rustix::thread::CapabilitySet;
+pub(crate) mod inspect;
+pub(crate) mod proc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::passthrough::Caller;
-use crate::proc::callers;
-
-/// In the masks of /proc/TID/status.
-const CAP_FSETID: u64 = CapabilitySet::FSETID.bits();
-
-/// The system call a caller is in, as far as it matters.
+/// The process that made the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum System {
-    /// flock(2)
-    Flock,
-    /// Any other, or not to be seen from here.
-    Other,
+pub struct Caller {
+    /// File system uid.
+    pub uid: u32,
+    /// File system gid.
+    pub gid: u32,
+    /// Thread id in the daemon's pid namespace; 0 when it has none there.
+    pub pid: u32,
 }
-
-/// flock(2) in a 32-bit process on x86-64 (and on 32-bit Arm).
-const SYS_FLOCK_32: i64 = 143;
-/// How often to look again at a caller that has sent its request but is not yet asleep.
-const LOOKS: usize = 200;
 
 /// What /proc/TID/status says of a thread, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,100 +27,10 @@ pub struct CallerStatus {
     pub pending: u64,
 }
 
-/// What /proc says of thread `tid`; none when it is gone or cannot be seen.
-pub fn read_status(tid: u32) -> Option<CallerStatus> {
-    let status = std::fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
-    let mask = |name: &str| u64::from_str_radix(field(name)?.trim(), 16).ok();
-    let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
-    Some(CallerStatus {
-        groups: field("Groups:")
-            .unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|gid| gid.parse().ok())
-            .collect(),
-        effective: mask("CapEff:"),
-        pending: pending & !mask("SigBlk:").unwrap_or(0),
-    })
-}
-
-/// Number of the system call that thread `tid` is blocked in (/proc/TID/syscall).
-pub fn read_system_call(tid: u32) -> Option<i64> {
-    for _ in 0..LOOKS {
-        let text = std::fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
-        if text.trim() == "running" {
-            std::thread::yield_now();
-            continue;
-        }
-        return text.split_whitespace().next()?.parse().ok();
-    }
-    None
-}
-
-fn status(tid: u32) -> Option<CallerStatus> {
-    match callers() {
-        Some(callers) => callers.status(tid),
-        None => read_status(tid),
-    }
-}
-
-/// The system call that thread `tid` is blocked in.
-pub(crate) fn system_call(tid: u32) -> System {
-    let number = match callers() {
-        Some(callers) => callers.system_call(tid),
-        None => read_system_call(tid),
-    };
-    match number {
-        Some(libc::SYS_flock | SYS_FLOCK_32) => System::Flock,
-        _other => System::Other,
-    }
-}
-
-/// Whether thread `tid` has a signal to attend to, or is gone. A caller that cannot be seen from
-/// here (`tid` 0) counts as having none.
-pub(crate) fn is_interrupted(tid: u32) -> bool {
-    tid != 0 && status(tid).is_none_or(|status| status.pending != 0)
-}
-
-/// Supplementary groups of a thread; none when it cannot be seen from here.
-pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
-    status(tid).unwrap_or_default().groups
-}
-
-/// Whether the caller may change a file that is set-uid or set-gid and leave it so. One that is
-/// not root counts as without: a capability that it shows in /proc may be its user namespace's.
-pub(crate) fn has_fsetid(caller: &Caller) -> bool {
-    if caller.uid != 0 {
-        return false;
-    }
-    let effective = status(caller.pid).and_then(|status| status.effective);
-    effective.is_none_or(|caps| caps & CAP_FSETID != 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn has_fsetid_of_another_user_is_false() {
-        let (uid, gid, pid) = (12345, 0, std::process::id());
-        assert!(!has_fsetid(&Caller { uid, gid, pid }));
-    }
-
-    #[test]
-    fn is_interrupted_of_a_thread_that_is_gone_is_true() {
-        assert!(is_interrupted(u32::MAX));
-        assert!(!is_interrupted(std::process::id()));
-    }
-
-    #[test]
-    fn system_call_of_a_sleeper_is_not_flock() {
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
-            .spawn()
-            .unwrap();
-        assert_eq!(system_call(child.id()), System::Other);
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
+/// Answers what /proc says of a thread whose request is being served.
+pub trait Callers: Send + Sync {
+    /// Its credentials and signals; none when it is gone or the supervisor does not answer.
+    fn status(&self, tid: u32) -> Option<CallerStatus>;
+    /// The system call that it is in; none when it is in none, or the supervisor does not answer.
+    fn system_call(&self, tid: u32) -> Option<i64>;
 }

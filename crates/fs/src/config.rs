@@ -4,8 +4,8 @@
 
 use std::time::Duration;
 
-use crate::id_map::IdMaps;
-use crate::xattr_map::XattrMap;
+use crate::translate::ids::IdMaps;
+use crate::translate::xattrs::XattrMap;
 
 /// Longest time the kernel may rely on what it cached under `--cache=always|metadata`
 /// (virtiofsd's value).
@@ -189,7 +189,7 @@ impl Config {
     /// show within the timeout of attributes (`foreign.rs`). None where the kernel caches no data,
     /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when READ and WRITE may go
     /// past the daemon, which then cannot tell whose a change is, and for timeouts too short.
-    pub(crate) fn watch_period(&self) -> Option<Duration> {
+    pub fn watch_period(&self) -> Option<Duration> {
         let is_watched = self.cache == CachePolicy::Auto
             && self.passthrough == KernelPassthrough::Never
             && !self.writeback

@@ -18,7 +18,7 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
-use crate::attr::{key_of, statx};
+use crate::inode::identity::{key_of, statx};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::Inode;
 use crate::passthrough::Passthrough;

@@ -55,7 +55,7 @@ impl ForgetWait {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
         // Before `done` is asked, as `notify` looks here after what was done.
         fence(Ordering::SeqCst);
-        entered.is_ok().then_some(Waiting(self))
+        entered.is_ok().then(|| Waiting(self))
     }
 
     /// The kernel has forgotten an inode, and what that pinned is free.

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::coherence::external::Watch;
 use crate::error::{Errno, Result};
-use crate::foreign::Watch;
 use crate::inode::Inode;
 use crate::write_batch::WriteGroup;
 

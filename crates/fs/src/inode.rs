@@ -4,6 +4,11 @@
 //! LOOKUP (`recent_fds.rs`), and from the removal of its last name to the FORGET (`removed.rs`). Why not
 //! open the handle when the inode is used: it cannot be opened once the last name is gone.
 
+pub(crate) mod identity;
+pub(crate) mod limit;
+pub(crate) mod mount_fd;
+pub(crate) mod table;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -11,24 +16,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use parking_lot::Mutex;
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::attr::FileKind;
 use crate::error::{Errno, Result, errno};
-use crate::mount_fd::MountFd;
+use identity::{FileKind, InodeKey};
+use mount_fd::MountFd;
 
 /// Nodeid of the root of the mount (FUSE_ROOT_ID).
 pub const ROOT_INO: u64 = 1;
-
-/// What makes two inodes the same: they may be reached by many names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct InodeKey {
-    /// Device of the backing file system.
-    pub dev: u64,
-    /// Inode number there.
-    pub ino: u64,
-    /// Mount it was reached through: one device may be mounted twice below SOURCE, and a handle
-    /// must be opened through the right one.
-    pub mnt_id: u64,
-}
 
 /// What keeps hold of an inode.
 #[derive(Debug)]
@@ -154,6 +147,21 @@ impl Inode {
                 Some(fd) => Ok(PathFd::Shared(fd)),
                 None => open_handle(mount, fid, libc::O_PATH).map(PathFd::Owned),
             },
+        }
+    }
+
+    /// The same, to be pinned by it; none if the inode is held by a descriptor anyway.
+    ///
+    /// # Errors
+    /// ESTALE when it is gone.
+    pub(crate) fn fd_to_pin(&self) -> Result<Option<Arc<OwnedFd>>> {
+        match (&self.held, self.kept()) {
+            (Held::Fd(_), _) => Ok(None),
+            (Held::Handle { .. }, Some(fd)) => Ok(Some(fd)),
+            (Held::Handle { mount, fid }, None) => {
+                let fd = open_handle(mount, fid, libc::O_PATH)?;
+                Ok(Some(Arc::new(fd)))
+            }
         }
     }
 

@@ -3,17 +3,13 @@
 //!
 //! # One WRITE, top to bottom
 //! ```text
-//! kernel      fuse_perform_write > fuse_send_write_pages
-//! ----------------------------------------------------------- /dev/fuse
-//! fuser       session thread reads and decodes
-//! fuse.rs     FuseAdapter: the only module that sees fuser's requests and replies
-//! ops/        write.rs: finds the handle, decides where the bytes go
+//! thrufs-session  dispatch: counts, times, catches panics; calls the operation
+//! ops/            write.rs: finds the handle, decides where the bytes go
 //! write_batch.rs  joins WRITEs that wait on the same inode
-//! backing.rs  trait Backing: the seam where tests inject faults
-//! rustix      pwritev2(2), until all is written
+//! backing.rs      trait Backing: the seam where tests inject faults
+//! rustix          pwritev2(2), until all is written
 //! ```
-//! Calls go down, values come back: no operation holds a reply, so a second transport is another
-//! adapter beside `fuse.rs`.
+//! Calls go down, values come back: no operation holds a reply or knows a transport.
 //!
 //! # What holds what
 //! * [`Passthrough`] owns an inode table and a handle table.
@@ -23,61 +19,51 @@
 //!   before its last name is removed through the mount one for as long as it is known (`removed.rs`).
 //! * The handle table has the open files and directories, by the number given to the kernel.
 //! * Every access goes through such a descriptor and at most one checked name (`component` in
-//!   `passthrough.rs`), never through a path: nothing outside SOURCE can be reached.
+//!   `resolve.rs`), never through a path: nothing outside SOURCE can be reached.
 //!
 //! # Who checks what
 //! The kernel checks permissions (mounts of thrufs always have `default_permissions`), applies
 //! ACLs when FUSE_POSIX_ACL is on, and leaves it to the daemon when set-uid bits go
-//! (`ops/privs.rs`). The daemon makes new files belong to the caller, with its umask
+//! (`ops/killpriv.rs`). The daemon makes new files belong to the caller, with its umask
 //! (`ops/create.rs`).
 //!
 //! # Locks in the daemon
 //! All are leaf locks: none is held across a system call that may wait for the client kernel, and
 //! none is taken while another is held. The one exception is a directory handle's position, held
 //! across getdents64(2) and the look-ups of READDIRPLUS.
-//!
-//! What fuser cannot carry is listed in [`UNSUPPORTED`].
 
 mod attr;
 mod backing;
-mod backing_ids;
 mod caller;
+mod coherence;
 mod config;
-mod convert;
 mod create_retry;
 mod crossing;
 mod error;
 mod fault;
-mod foreign;
+mod fd_limit;
 mod forget_wait;
-mod fuse;
 mod handle_table;
-mod id_map;
-mod init;
 mod inode;
-mod inode_pressure;
-mod inode_table;
-mod inval;
-mod lock_wait;
-mod mount_fd;
-mod notify;
+mod negotiated;
+mod notifier;
 mod ops;
-mod panics;
 mod passthrough;
-mod proc;
 mod recent_fds;
 mod removed;
-mod room;
+mod resolve;
 mod stats;
 mod submounts;
-mod unsupported;
-mod watch;
+mod translate;
 mod write_batch;
-mod xattr_map;
 
-pub use attr::{Attr, FileKind};
+pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
-pub use caller::{CallerStatus, read_status, read_system_call};
+pub use caller::inspect::{is_interrupted, read_status, read_system_call};
+pub use caller::proc::{HeldProc, max_pages_limit};
+pub use caller::{Caller, CallerStatus, Callers};
+pub use coherence::external::Foreign;
+pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
     PosixAcl, Timeouts, WriteJoining,
@@ -85,22 +71,16 @@ pub use config::{
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
-pub use foreign::Foreign;
-pub use fuse::{FuseAdapter, send_entry, send_inval};
-pub use id_map::{IdMap, IdMapError, IdMaps, IdRule, Shift};
-pub use init::Negotiated;
 pub use inode::ROOT_INO;
-pub use inval::SendInval;
-pub use notify::{SendEpoch, SendPrune, send_epoch, send_prune};
+pub use inode::identity::FileKind;
+pub use negotiated::Negotiated;
+pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
-    DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, SetAttr, SetTime,
-    WriteRequest,
+    DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, ReadRequest,
+    SetAttr, SetTime, WriteRequest,
 };
-pub use panics::{Panicked, on_session_panic};
-pub use passthrough::{Caller, Entry, Passthrough};
-pub use proc::{Callers, HeldProc};
+pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use submounts::LetGo;
-pub use unsupported::{UNSUPPORTED, Unsupported};
-pub use watch::{Notify, SendEntry, Watch, Watching};
-pub use xattr_map::{ClientName, XattrMap, XattrMapError};
+pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};
+pub use translate::xattrs::{ClientName, XattrMap, XattrMapError};

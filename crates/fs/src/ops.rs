@@ -3,24 +3,24 @@
 
 mod attr;
 mod create;
-mod data;
 mod directory;
 mod ioctl;
+mod killpriv;
 pub(crate) mod lock;
 mod lookup;
 mod namespace;
 mod open;
-mod privs;
 mod range;
+mod read;
 mod statfs;
 mod write;
 mod xattr;
 
 pub use attr::{SetAttr, SetTime};
 pub use create::NewNode;
-pub(crate) use data::with_read_buffer;
 pub use directory::DirEntry;
 pub use lock::{LockKind, LockRange, LockRequest, LockWait};
 pub use namespace::Place;
 pub use open::Opened;
+pub use read::ReadRequest;
 pub use write::WriteRequest;

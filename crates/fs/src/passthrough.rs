@@ -1,49 +1,41 @@
 //! The file system itself: what an operation needs to find its inode, its handle and its
 //! descriptor. The operations are in `ops/`, one file per family.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::attr::{Attr, FileKind, key_of, statx};
+use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
+use crate::coherence::external::{Foreign, Time};
+use crate::coherence::invalidate::{Invalidations, Stale};
+use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
 use crate::crossing::OwnMount;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::{Foreign, Time, Watches};
+use crate::fd_limit::Room;
 use crate::forget_wait::ForgetWait;
 use crate::handle_table::{Handle, HandleTable};
-use crate::init::Negotiated;
+use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::limit::InodePressure;
+use crate::inode::mount_fd::MountFds;
+use crate::inode::table::InodeTable;
 use crate::inode::{Held, Inode, PathFd, open_handle};
-use crate::inode_pressure::InodePressure;
-use crate::inode_table::InodeTable;
-use crate::inval::{Invalidations, SendInval, Stale};
-use crate::mount_fd::MountFds;
+use crate::negotiated::Negotiated;
+use crate::notifier::SendInval;
 use crate::ops::lock::HostLocks;
 use crate::recent_fds::{KEPT, RecentFds};
 use crate::removed::Removed;
-use crate::room::Room;
+use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
 use crate::submounts::SubMounts;
 use crate::write_batch::WriteGroups;
-
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Caller {
-    /// File system uid.
-    pub uid: u32,
-    /// File system gid.
-    pub gid: u32,
-    /// Thread id in the daemon's pid namespace; 0 when it has none there.
-    pub pid: u32,
-}
 
 /// What LOOKUP and the creating operations answer.
 #[derive(Clone, Debug)]
@@ -126,7 +118,8 @@ impl Passthrough {
                 }
             },
         };
-        let proc_self_fd = crate::proc::self_fd()?;
+        let proc_self_fd = crate::caller::proc::self_fd()?;
+        crate::caller::proc::own()?;
         let room = Room::of_this_process();
         let pressure = room.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
@@ -162,6 +155,24 @@ impl Passthrough {
     /// What INIT agreed on; none before it.
     pub fn negotiated(&self) -> Option<&Negotiated> {
         self.negotiated.get()
+    }
+
+    /// Notes what INIT agreed on. A second INIT on the same file system changes nothing.
+    pub fn set_negotiated(&self, negotiated: Negotiated) {
+        let _second_session = self.negotiated.set(negotiated);
+    }
+
+    /// Runs `act` with the backing file of the open handle `fh`.
+    ///
+    /// # Errors
+    /// EBADF for a handle of another inode, or for none.
+    pub fn with_backing_file<T>(
+        &self,
+        ino: u64,
+        fh: u64,
+        act: impl FnOnce(BorrowedFd<'_>) -> T,
+    ) -> Result<T> {
+        self.handle(fh, ino).map(|handle| act(handle.fd.as_fd()))
     }
 
     /// From now on, has the kernel drop what it cached of a WRITE that fails or is short, and of
@@ -211,7 +222,7 @@ impl Passthrough {
     }
 
     /// The same; calls `then` when it has.
-    pub(crate) fn drop_cached_then(
+    pub fn drop_cached_then(
         &self,
         ino: u64,
         foreign: Foreign,
@@ -325,34 +336,6 @@ impl Passthrough {
             Ok(())
         }
     }
-}
-
-/// One name in a directory: the only form in which a name of the client reaches a system call.
-///
-/// # Errors
-/// EINVAL for what is not one component (invariant 5); the kernel never sends such a name.
-pub(crate) fn component(name: &OsStr) -> Result<CString> {
-    let bytes = name.as_bytes();
-    if bytes.is_empty() || bytes == b"." || bytes == b".." || bytes.contains(&b'/') {
-        return Err(Errno::EINVAL);
-    }
-    CString::new(bytes).map_err(|_nul| Errno::EINVAL)
-}
-
-/// Opens what `fd` stands for, by way of /proc (`proc_self_fd` is a descriptor of /proc/self/fd),
-/// which resolves no name of the client's.
-///
-/// # Errors
-/// Of open(2).
-pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> Result<OwnedFd> {
-    let flags = OFlags::from_bits_retain(flags as u32 & !(libc::O_NOFOLLOW as u32));
-    let name = fd.as_fd().as_raw_fd().to_string();
-    let flags = flags | OFlags::CLOEXEC;
-    rustix::fs::openat(proc_self_fd, name, flags, Mode::empty()).or_errno()
-}
-
-fn decimal(number: i32) -> CString {
-    CString::new(number.to_string()).expect("digits have no NUL")
 }
 
 /// Opens `source`, for handles of its mount, and checks that those can be had and opened again.

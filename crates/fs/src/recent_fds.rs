@@ -119,3 +119,85 @@ fn let_go(inode: &Weak<Inode>) {
         inode.let_recent_go();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+
+    use super::*;
+    use crate::config::{Config, InodeFileHandles};
+    use crate::error::Errno;
+    use crate::inode::ROOT_INO;
+    use crate::passthrough::Passthrough;
+
+    /// Serves the files f0 to f9, and keeps four of those that are looked up.
+    fn serve(time: Duration) -> Option<(tempfile::TempDir, Passthrough)> {
+        let source = tempfile::tempdir().unwrap();
+        for index in 0..10 {
+            File::create(source.path().join(format!("f{index}"))).unwrap();
+        }
+        let top = File::open(source.path()).unwrap();
+        let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
+        fs.recent = Arc::new(RecentFds::new(4, time));
+        fs.start_serving(2).unwrap();
+        let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;
+        has_handles.then_some((source, fs))
+    }
+
+    fn look_up(fs: &Passthrough, name: &str) -> u64 {
+        fs.lookup(ROOT_INO, OsStr::new(name)).unwrap().ino
+    }
+
+    fn is_kept(fs: &Passthrough, ino: u64) -> bool {
+        fs.inode(ino).unwrap().kept().is_some()
+    }
+
+    /// Where one in seven open(2) of a name that was being replaced was ESTALE.
+    #[test]
+    fn open_of_what_was_replaced_on_source_after_the_lookup_is_the_file_of_before() {
+        let Some((source, fs)) = serve(Duration::from_secs(3600)) else {
+            return;
+        };
+        let path = |name: &str| source.path().join(name);
+        std::fs::write(path("f0"), "before").unwrap();
+        let ino = look_up(&fs, "f0");
+        std::fs::rename(path("f1"), path("f0")).unwrap();
+        assert_eq!(fs.getattr(ino, None).unwrap().stat.stx_size, 6);
+        fs.open(ino, libc::O_RDONLY).unwrap();
+        fs.stop_notifying();
+        assert!(!is_kept(&fs, ino));
+    }
+
+    #[test]
+    fn keep_beyond_the_number_closes_the_oldest() {
+        let Some((_source, fs)) = serve(Duration::from_secs(3600)) else {
+            return;
+        };
+        let inodes: Vec<_> = (0..6)
+            .map(|index| look_up(&fs, &format!("f{index}")))
+            .collect();
+        let kept: Vec<_> = inodes.iter().map(|ino| is_kept(&fs, *ino)).collect();
+        assert_eq!(kept, [false, false, true, true, true, true]);
+        // A second LOOKUP of one that is kept keeps no more.
+        look_up(&fs, "f5");
+        assert!(is_kept(&fs, inodes[2]));
+        fs.forget(inodes[5], 2);
+        assert_eq!(fs.inode(inodes[5]).unwrap_err(), Errno::ESTALE);
+        fs.stop_notifying();
+    }
+
+    #[test]
+    fn keep_ends_after_its_time_by_itself() {
+        let Some((_source, fs)) = serve(Duration::ZERO) else {
+            return;
+        };
+        let ino = look_up(&fs, "f0");
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while is_kept(&fs, ino) {
+            assert!(Instant::now() < deadline, "still open");
+            std::thread::yield_now();
+        }
+        fs.stop_notifying();
+    }
+}

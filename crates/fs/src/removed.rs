@@ -16,7 +16,7 @@
 
 use std::collections::HashMap;
 use std::ffi::CStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::attr::{FileKind, key_of};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::{Held, Inode, PinCount, open_handle};
+use crate::inode::identity::{FileKind, key_of};
+use crate::inode::{Inode, PinCount};
 use crate::passthrough::Passthrough;
 
 /// A FORGET comes this long after the removal, on a machine however busy; later, and the client uses
@@ -131,7 +131,8 @@ impl Passthrough {
         if !is_last {
             return self.removing_one_of_several(&inode, remove);
         }
-        let pinned = self.pin(&inode);
+        // The file that the kernel knows may be gone, and another one have its inode number.
+        let pinned = self.pin(&inode, inode.fd_to_pin().ok().flatten());
         let removed = remove();
         match removed {
             Ok(()) => self.note_removed(&inode),
@@ -147,11 +148,17 @@ impl Passthrough {
         inode: &Arc<Inode>,
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let fd = inode.path_fd();
+        let to_pin = inode.fd_to_pin();
         remove()?;
-        let links = fd.and_then(|fd| rustix::fs::fstat(fd).or_errno());
-        if links.is_ok_and(|stat| stat.st_nlink == 0) {
-            self.pin(inode);
+        let Ok(to_pin) = to_pin else { return Ok(()) };
+        let stat = match &to_pin {
+            Some(fd) => rustix::fs::fstat(fd).or_errno(),
+            None => inode
+                .path_fd()
+                .and_then(|fd| rustix::fs::fstat(fd).or_errno()),
+        };
+        if stat.is_ok_and(|stat| stat.st_nlink == 0) {
+            self.pin(inode, to_pin);
             self.note_removed(inode);
         }
         Ok(())
@@ -172,28 +179,13 @@ impl Passthrough {
         Some((inode, is_last))
     }
 
-    /// Keeps a descriptor on `inode` until it is forgotten, if it has none of its own. Returns whether
-    /// that is new.
-    fn pin(&self, inode: &Inode) -> bool {
-        let Held::Handle { mount, fid } = &inode.held else {
+    /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
+    pub(crate) fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
+        let Some(fd) = fd.filter(|_| !inode.is_pinned()) else {
             return false;
         };
-        if inode.is_pinned() {
-            return false;
-        }
-        let Some(count) = self.removed.admit().or_else(|| self.wait_for_pin()) else {
-            return false;
-        };
-        let fd = match inode.kept() {
-            Some(fd) => fd,
-            // The file that the kernel knows is gone, and another one has its inode number.
-            None => match open_handle(mount, fid, libc::O_PATH) {
-                Ok(fd) => Arc::new(fd),
-                Err(_gone) => return false,
-            },
-        };
-        inode.pin(fd, count);
-        true
+        let count = self.removed.admit().or_else(|| self.wait_for_pin());
+        count.map(|count| inode.pin(fd, count)).is_some()
     }
 
     /// Too many inodes are pinned: waits until one of them is forgotten.
@@ -285,5 +277,88 @@ impl Passthrough {
             }
             (wait, is_first) = (true, false);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+
+    use super::*;
+    use crate::config::{Config, InodeFileHandles};
+    use crate::inode::ROOT_INO;
+    use crate::ops::Place;
+
+    /// Serves f0 to f3, all looked up; two may be pinned.
+    fn serve() -> Option<(tempfile::TempDir, Passthrough, Vec<u64>)> {
+        let source = tempfile::tempdir().unwrap();
+        let top = File::open(source.path()).unwrap();
+        let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
+        fs.removed = Removed::new(2);
+        let look_up = |index| {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+        };
+        let inodes = (0..4).map(look_up).collect();
+        let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;
+        has_handles.then_some((source, fs, inodes))
+    }
+
+    fn unlink(fs: &Passthrough, name: &str) {
+        let name = OsStr::new(name);
+        let parent = ROOT_INO;
+        fs.unlink(Place { parent, name }).unwrap();
+    }
+
+    #[test]
+    fn removal_of_more_known_files_than_can_be_pinned_succeeds() {
+        let Some((_source, fs, inodes)) = serve() else {
+            return;
+        };
+        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
+        let pinned = |ino: &u64| fs.inode(*ino).unwrap().is_pinned();
+        assert!(pinned(&inodes[0]) && pinned(&inodes[1]) && !pinned(&inodes[2]));
+        assert!(fs.removed.told.load(Ordering::Relaxed));
+        fs.forget(inodes[0], 1);
+        unlink(&fs, "f3");
+        assert!(pinned(&inodes[3]));
+        inodes[1..].iter().for_each(|ino| fs.forget(*ino, 1));
+        assert_eq!((fs.removed.pinned(), fs.removed.since.lock().len()), (0, 0));
+    }
+
+    #[test]
+    fn removal_of_too_many_files_waits_for_forgets_before_it_goes_without_a_pin() {
+        let Some((_source, fs, inodes)) = serve() else {
+            return;
+        };
+        fs.start_serving(2).unwrap();
+        ["f0", "f1"].iter().for_each(|name| unlink(&fs, name));
+        std::thread::scope(|scope| {
+            scope.spawn(|| fs.forget(inodes[0], 1));
+            while !fs.inode(inodes[2]).unwrap().is_pinned() {
+                let inode = fs.inode(inodes[2]).unwrap();
+                fs.pin(&inode, inode.fd_to_pin().unwrap());
+            }
+        });
+        assert_eq!(fs.removed.pinned(), 2);
+        fs.stop_notifying();
+    }
+
+    /// The RELEASE of a removed file that was open for long makes its FORGET due.
+    #[test]
+    fn released_makes_a_forget_due_again() {
+        let removed = Removed::new(2);
+        removed.insert(7);
+        let long_ago = Instant::now().checked_sub(2 * FORGET_IS_DUE).unwrap();
+        removed.since.lock().insert(7, long_ago);
+        assert!(!removed.is_any_due());
+        removed.released(8);
+        assert!(!removed.is_any_due());
+        removed.released(7);
+        assert!(removed.is_any_due());
+        removed.forgotten(7);
+        assert!(!removed.is_any_due());
     }
 }

@@ -190,14 +190,14 @@ impl Stats {
     }
 
     /// A request came; to be ended with [`Stats::end`], or at once with [`Stats::count_error`].
-    pub(crate) fn begin(&self, opcode: Opcode) -> Instant {
+    pub fn begin(&self, opcode: Opcode) -> Instant {
         let counts = &self.block().opcodes[opcode as usize];
         counts.requests.fetch_add(1, Ordering::Relaxed);
         Instant::now()
     }
 
     /// It has its result.
-    pub(crate) fn end(&self, opcode: Opcode, began: Instant) {
+    pub fn end(&self, opcode: Opcode, began: Instant) {
         let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let block = self.block();
         block.opcodes[opcode as usize].latency.add_latency(ns);
@@ -205,7 +205,7 @@ impl Stats {
     }
 
     /// Its result is an error.
-    pub(crate) fn count_error(&self, opcode: Opcode) {
+    pub fn count_error(&self, opcode: Opcode) {
         let counts = &self.block().opcodes[opcode as usize];
         counts.errors.fetch_add(1, Ordering::Relaxed);
     }
@@ -233,7 +233,7 @@ impl Stats {
     }
 
     /// A GETXATTR of `security.capability` came.
-    pub(crate) fn count_capability_getxattr(&self) {
+    pub fn count_capability_getxattr(&self) {
         let counter = &self.block().capability_getxattrs;
         counter.fetch_add(1, Ordering::Relaxed);
     }

@@ -22,9 +22,8 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::inode::Inode;
-use crate::notify::SendPrune;
+use crate::notifier::{SendEntry, SendPrune};
 use crate::passthrough::Passthrough;
-use crate::watch::SendEntry;
 use absent::Absent;
 
 /// So long nothing on a mount is asked for before it is let go.
@@ -280,7 +279,7 @@ impl SubMount {
 impl Passthrough {
     /// How long a name that `parent` does not have may be taken for absent. On a mount that is let go the
     /// kernel is to ask: a name that it is about to be told to drop may have come to be there.
-    pub(crate) fn negative_timeout(&self, parent: u64) -> Duration {
+    pub fn negative_timeout(&self, parent: u64) -> Duration {
         let timeout = self.config.timeouts.negative;
         let is_running = self.sub_mounts.running.load(Ordering::Relaxed);
         let parent = (is_running && !timeout.is_zero()).then(|| self.inodes.get(parent));

@@ -1,36 +1,35 @@
-//! WRITEs to one inode that wait at the same time, done by one of them for all: neighbours in one
-//! pwritev2(2), and with `--durability=dsync` one flush (fdatasync(2)) for everybody.
+//! Concurrent WRITEs to one inode, batched: one leader writes neighbours in one pwritev2(2), and with
+//! `--durability=dsync` one flush (fdatasync(2)) makes the whole batch durable.
 //!
-//! Who meets nobody takes the straight path: one pwritev2(2) from fuser's buffer (with RWF_DSYNC, if
-//! it is to be durable), between taking and giving back the inode's own lead ([`queue`]). No copy,
-//! no allocation, no lock shared between inodes. Durable WRITEs that meet take it too, at the same
-//! time, where that has been measured to be faster than joining them ([`choice`]).
+//! Uncontended fast path: one pwritev2(2) straight from the request buffer (with RWF_DSYNC for a durable
+//! WRITE), between taking and releasing the inode's own lead ([`queue`]). No copy, no allocation, no lock
+//! shared between inodes. Concurrent durable WRITEs take this path too, in parallel, where measurement
+//! shows that to be faster than joining them ([`strategy`]).
 //!
 //! Invariants:
-//! * a WRITE is answered after its bytes are in the backing file, and if it is to be durable after
-//!   a flush that began after that;
-//! * each gets its own count or errno. What a joined pwritev2(2) wrote belongs to the first ones;
-//!   the one that it stopped within gets its part, and those after it are tried alone. A flush that
-//!   fails fails every WRITE of its batch; one that another has part in at that time may fail with
-//!   it, none before or after ([`lanes`]);
-//! * WRITEs that are joined are done one batch after the other, and within a batch those that
-//!   overlap in their order of arrival ([`plan`]). Of two that were never both under way, the later
-//!   one overwrites the earlier.
+//! * a WRITE is answered after its bytes are in the backing file; a durable one after a flush that began
+//!   after that;
+//! * each WRITE gets its own count or errno. A short joined pwritev2(2) is credited from the first WRITE
+//!   on; the one within which it stopped gets the remaining part, and those after it are retried alone. A
+//!   failed flush fails every WRITE of its batch, and possibly one that another flush covers at the same
+//!   time, but none before or after ([`flush_fds`]);
+//! * batches run one after the other, and overlapping WRITEs within a batch in their order of arrival
+//!   ([`plan`]). Of two WRITEs that were never concurrent, the later one overwrites the earlier.
 //!
-//! Why a follower copies its payload: fuser lends it for the length of a call, and safe code cannot
-//! lend it on to the thread that leads. It happens only while somebody leads, when the follower has
-//! to wait anyhow. The buffer is the thread's own and comes back to it with the answer.
+//! Why a follower copies its payload: fuser lends it for the length of a call, and safe code cannot lend
+//! it on to the leader's thread. A follower has to wait for the leader anyway. The buffer belongs to the
+//! follower's thread and returns to it with the answer.
 //!
 //! Why not by default without `dsync`: there is no flush to share, and a pwritev2(2) into the page
 //! cache is over before others come. Sixteen writers had 1.0 to 1.3 WRITEs a call and no more
 //! throughput (`README.md` has the figures).
 
-mod choice;
+mod flush_fds;
+mod gather;
 mod groups;
-mod lanes;
-mod pace;
 mod plan;
 mod queue;
+mod strategy;
 
 /// What [`queue`] is built on; its test puts loom's here.
 mod sync {
@@ -57,12 +56,12 @@ use std::time::Instant;
 use crate::backing::{Backing, Position};
 use crate::error::{Errno, Result};
 use crate::stats::Stats;
-use choice::Choice;
+use flush_fds::FlushFds;
+use gather::Gather;
 pub(crate) use groups::WriteGroups;
-use lanes::Lanes;
-use pace::Pace;
 use plan::{Extent, calls};
 use queue::{Answer, Lead, Queue, Turn};
+use strategy::Strategy;
 
 /// A buffer that grew beyond this is not kept by its thread.
 const BUFFER_KEPT: usize = 1 << 20;
@@ -76,11 +75,11 @@ thread_local! {
 #[derive(Debug)]
 pub(crate) struct WriteGroup {
     /// For durable WRITEs.
-    lanes: Option<Lanes>,
-    /// None if they are joined whether it pays or not.
-    choice: Option<Choice>,
+    flush_fds: Option<FlushFds>,
+    /// None where WRITEs are always joined.
+    strategy: Option<Strategy>,
     queue: Queue<Job, Written>,
-    pace: Pace,
+    gather: Gather,
 }
 
 /// One WRITE, as its own thread has it.
@@ -92,7 +91,7 @@ pub(crate) struct Piece<'a> {
     pub(crate) whole: bool,
 }
 
-/// One WRITE that is left to another thread.
+/// One WRITE handed to the leader.
 #[derive(Debug)]
 struct Job {
     data: Vec<u8>,
@@ -101,7 +100,7 @@ struct Job {
     datasync: bool,
 }
 
-/// What became of it; the buffer goes back to its thread.
+/// Its outcome; the buffer returns to the follower's thread.
 #[derive(Debug)]
 struct Written {
     result: Result<usize>,
@@ -114,34 +113,34 @@ pub(crate) struct Writer<'a> {
     pub(crate) backing: &'a dyn Backing,
     pub(crate) stats: &'a Stats,
     pub(crate) fd: BorrowedFd<'a>,
-    /// On stable storage before the answer: only data and size, if `Some(true)`.
+    /// Some: on stable storage before the answer; `Some(true)`: only data and size.
     pub(crate) datasync: Option<bool>,
 }
 
 impl WriteGroup {
-    /// For WRITEs that are not durable: joined if they meet.
+    /// For WRITEs that are not durable: concurrent ones are joined.
     pub(crate) fn cached() -> Self {
         Self {
-            lanes: None,
-            choice: None,
+            flush_fds: None,
+            strategy: None,
             queue: Queue::new(),
-            pace: Pace::default(),
+            gather: Gather::default(),
         }
     }
 
-    /// For durable WRITEs to what `file` stands for: joined if they meet, and `always` or that is
-    /// faster. `proc_self_fd` is a descriptor of /proc/self/fd.
+    /// For durable WRITEs to what `file` stands for: concurrent ones are joined if that is faster, or
+    /// `always`. `proc_self_fd` is a descriptor of /proc/self/fd.
     ///
     /// # Errors
-    /// Of opening it once more.
+    /// Those of reopening `file`.
     pub(crate) fn durable(
         file: BorrowedFd<'_>,
         proc_self_fd: &Arc<OwnedFd>,
         always: bool,
     ) -> Result<Self> {
         Ok(Self {
-            lanes: Some(Lanes::new(file, proc_self_fd)?),
-            choice: (!always).then(Choice::default),
+            flush_fds: Some(FlushFds::new(file, proc_self_fd)?),
+            strategy: (!always).then(Strategy::default),
             ..Self::cached()
         })
     }
@@ -183,7 +182,7 @@ impl Piece<'_> {
         }
     }
 
-    /// What is left of it when the first `done` bytes are written.
+    /// The rest of it after the first `done` bytes.
     pub(crate) fn after(self, done: usize) -> Self {
         let position = match self.position {
             Position::At(offset) => Position::At(offset + done as u64),
@@ -198,26 +197,28 @@ impl Piece<'_> {
 }
 
 impl Writer<'_> {
-    /// Writes without looking at anybody else.
+    /// Writes without joining.
     pub(crate) fn write_alone(&self, piece: Piece<'_>) -> Result<usize> {
         self.write_rest(piece, self.write_once(piece)?)
     }
 
-    /// Writes, together with others of the group if there are any and it pays.
+    /// Writes, joined with concurrent WRITEs of the group where that pays.
     pub(crate) fn write_in(&self, group: &WriteGroup, piece: Piece<'_>) -> Result<usize> {
-        let company = group.choice.as_ref().map(Choice::enter);
-        if company.as_ref().is_some_and(choice::Company::goes_apart)
-            && let Some(lanes) = &group.lanes
-            && let Ok(lane) = lanes.take(self.fd)
+        let concurrent = group.strategy.as_ref().map(Strategy::enter);
+        if concurrent
+            .as_ref()
+            .is_some_and(strategy::Concurrent::runs_alone)
+            && let Some(flush_fds) = &group.flush_fds
+            && let Ok(flush_fd) = flush_fds.take(self.fd)
         {
-            let written = self.through(lane.as_fd()).write_alone(piece);
+            let written = self.through(flush_fd.as_fd()).write_alone(piece);
             if written.is_err() {
-                lanes.note_failure();
+                flush_fds.note_failure();
             }
-            lanes.give(lane);
+            flush_fds.give(flush_fd);
             return written;
         }
-        if group.pace.wait().is_none()
+        if group.gather.wait().is_none()
             && let Some(_lead) = group.queue.try_lead()
         {
             return self.leading(group, |writer| {
@@ -241,32 +242,32 @@ impl Writer<'_> {
         Writer { fd, ..*self }
     }
 
-    /// Has `write` use the descriptor of who leads, and say whether something failed.
+    /// Runs `write` on the leader's descriptor; its second result says whether a call failed.
     fn leading<T>(&self, group: &WriteGroup, write: impl FnOnce(&Writer<'_>) -> (T, bool)) -> T {
-        let Some(lanes) = &group.lanes else {
+        let Some(flush_fds) = &group.flush_fds else {
             return write(self).0;
         };
-        let lane = lanes.lead();
-        let (result, failed) = write(&self.through(lane.as_fd()));
+        let flush_fd = flush_fds.lead();
+        let (result, failed) = write(&self.through(flush_fd.as_fd()));
         if failed {
-            lanes.note_failure();
+            flush_fds.note_failure();
         }
         result
     }
 
-    /// Does `own` and all that wait.
+    /// Writes `own` and all waiting jobs.
     fn lead(
         &self,
         group: &WriteGroup,
         mut lead: Lead<'_, Job, Written>,
         own: Job,
     ) -> Result<usize> {
-        let pace = &group.pace;
-        // Waiting for others pays only where there is a flush to share.
-        if let (true, Some((wanted, limit))) = (self.datasync.is_some(), pace.wait()) {
+        let gather = &group.gather;
+        // Gathering pays only where there is a flush to share.
+        if let (true, Some((wanted, limit))) = (self.datasync.is_some(), gather.wait()) {
             let before = lead.waiting();
             lead.gather(wanted, limit);
-            pace.waited(lead.waiting() - before);
+            gather.waited(lead.waiting() - before);
         }
         let began = Instant::now();
         let others: Vec<(Job, Answer<Job, Written>)> = lead.take();
@@ -282,8 +283,8 @@ impl Writer<'_> {
             (results, failed)
         });
         let mut results = results.into_iter();
-        // Before anybody is answered, who could come again.
-        pace.ended(began, jobs.len() + lead.waiting());
+        // Before the first answer: an answered writer can come again at once.
+        gather.ended(began, jobs.len() + lead.waiting());
         let result = results.next().expect("as many results as jobs");
         for ((job, answer), result) in others.into_iter().zip(results) {
             let buffer = job.data;
@@ -319,14 +320,14 @@ impl Writer<'_> {
         results
     }
 
-    /// One pwritev2(2) for neighbours, and what each of them has of it.
+    /// One pwritev2(2) for neighbours, and each one's share of its count.
     fn write_joined(&self, jobs: &[&Job], call: &[usize], results: &mut [Result<usize>]) {
         let parts: Vec<_> = call
             .iter()
             .map(|&at| IoSlice::new(&jobs[at].data))
             .collect();
         self.stats.count_joined(call.len() as u64);
-        // Whose error it would be is not known: all are tried alone then.
+        // An error cannot be attributed to one of them: retry each alone.
         let mut left = match jobs[call[0]].position {
             Position::At(offset) => self.backing.write_joined(self.fd, &parts, offset),
             Position::Append => Ok(0),
@@ -354,8 +355,7 @@ impl Writer<'_> {
         }
     }
 
-    /// When `written` bytes are: if it is all or an error, as many more calls as it takes to learn
-    /// what stopped it.
+    /// After `written` bytes: a `whole` piece is continued until it is complete or a call says why not.
     fn write_rest(&self, piece: Piece<'_>, mut written: usize) -> Result<usize> {
         let goes_on = piece.whole && piece.position != Position::Append;
         while goes_on && written < piece.data.len() {

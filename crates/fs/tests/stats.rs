@@ -37,6 +37,28 @@ fn snapshot_of_the_process_agrees_with_proc() {
     assert_eq!(process.descriptors_limit.to_string(), limit.trim());
     assert!((3..process.descriptors_limit).contains(&process.descriptors));
     assert!(process.resident_bytes > 1 << 20);
+    assert!(process.virtual_bytes > process.resident_bytes);
+    let work = std::time::Instant::now();
+    while served.fs.snapshot().unwrap().process.cpu_time == process.cpu_time {
+        assert!(work.elapsed().as_secs() < 10, "{process:?}");
+    }
+    // By the boot's time in whole seconds, which is another way than that of the snapshot.
+    let stat = std::fs::read_to_string("/proc/stat").unwrap();
+    let boot = stat.lines().find_map(|line| line.strip_prefix("btime "));
+    let own = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let ticks: u64 = own
+        .rsplit(") ")
+        .next()
+        .unwrap()
+        .split(' ')
+        .nth(19)
+        .unwrap()
+        .parse()
+        .unwrap();
+    let started =
+        boot.unwrap().parse::<u64>().unwrap() + ticks / rustix::param::clock_ticks_per_second();
+    let said = process.started / 1_000_000_000;
+    assert!(said.abs_diff(started) <= 2, "{said}, not {started}");
 }
 
 #[test]

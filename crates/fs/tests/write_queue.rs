@@ -46,7 +46,7 @@ impl Shared {
         }
     }
 
-    /// Does one job, which nobody else may be doing at that time.
+    /// Does one job, which no other thread may be doing at that time.
     fn perform(&self, job: usize) -> usize {
         assert!(!self.leading.swap(true, Ordering::SeqCst), "two lead");
         self.done[job].fetch_add(1, Ordering::SeqCst);
@@ -71,7 +71,7 @@ impl Shared {
         match self.queue.join(job) {
             Turn::Lead(lead, own) => self.lead(lead, own),
             Turn::Done(answer) => answer,
-            Turn::Lost => panic!("nobody panicked"),
+            Turn::Lost => panic!("no thread panicked"),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::series::Series;
 use crate::source::{Package, Source, Tree, unpack_release};
 
 /// After how many lines of make's output progress is told.
-const LINES_PER_NOTE: usize = 250;
+const LINES_PER_NOTE: usize = 100;
 /// In a build directory: the fragments that it was configured by.
 const STAMP: &str = ".lab-config";
 

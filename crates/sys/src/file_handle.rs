@@ -100,7 +100,7 @@ impl FileHandle {
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel has just returned this descriptor, and nobody else owns it.
+        // SAFETY: the kernel has just returned this descriptor, so it has no other owner.
         Ok(unsafe { OwnedFd::from_raw_fd(fd as c_int) })
     }
 }

@@ -30,7 +30,7 @@ pub fn fork() -> io::Result<Side> {
             "fork refused: the process has {threads} threads, and their locks would stay taken in the child"
         )));
     }
-    // SAFETY: this process has a single thread (checked above, and nobody else can start one in
+    // SAFETY: this process has a single thread (checked above, and no other thread can start one in
     // it), so no lock of another thread is copied in a taken state.
     let result = unsafe { nix::unistd::fork() }?;
     Ok(match result {

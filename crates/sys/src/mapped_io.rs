@@ -1,7 +1,7 @@
 //! File mappings as the source and target of system calls. Invariant: no Rust reference to mapped
 //! bytes ever exists, since another process may change them at any time; bytes move by volatile
 //! access or inside the kernel, between a [`Mapping`] and a copy. Not nix's `mmap` with slices,
-//! which would promise the compiler that nobody else writes.
+//! which would promise the compiler that there is no other writer.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -86,7 +86,7 @@ impl Mapping {
     pub fn forbid_from(&self, offset: usize) -> io::Result<()> {
         let span = self.span(offset..self.len)?;
         let start = span.pointer()?;
-        // SAFETY: the span lies in this mapping; nobody holds a reference into it.
+        // SAFETY: the span lies in this mapping; no reference into it exists.
         unsafe { nix::sys::mman::mprotect(start, span.len(), ProtFlags::PROT_NONE) }?;
         Ok(())
     }
@@ -170,7 +170,7 @@ impl Span<'_> {
     pub fn forget_pages(&self) -> io::Result<()> {
         let start = self.pointer()?;
         let advice = MmapAdvise::MADV_DONTNEED;
-        // SAFETY: inside this mapping; nobody relies on its content.
+        // SAFETY: inside this mapping; no reference to its content exists.
         unsafe { nix::sys::mman::madvise(start, self.len(), advice) }?;
         Ok(())
     }

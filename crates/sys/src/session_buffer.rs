@@ -83,7 +83,7 @@ unsafe impl GlobalAlloc for PayloadAligning {
         }
         // SAFETY: `alloc_zeroed` has left its note there.
         let note = unsafe { buffer.sub(NOTE) }.cast::<*mut u8>();
-        // SAFETY: it was written there, and nobody else knows the place.
+        // SAFETY: it was written there, and no other code knows the address.
         let block = unsafe { note.read() };
         // SAFETY: by this pointer and layout it was allocated.
         unsafe { System.dealloc(block, ROOMY) }

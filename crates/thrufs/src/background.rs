@@ -95,7 +95,7 @@ impl Readiness {
             let own = rustix::process::getpid();
             rustix::process::kill_process(own, rustix::process::Signal::TERM)
                 .context("the program that started the mount is gone")?;
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         *self = Self::Announced;
         Ok(())

@@ -143,3 +143,12 @@ fn completion_in_bash_offers_options_and_their_values() {
             .all(|value| values.contains(value))
     );
 }
+
+/// The unit restarted a daemon whose configuration was wrong until systemd gave up.
+#[test]
+fn unit_does_not_start_again_what_ends_for_its_configuration() {
+    let path = contrib().join("systemd/thrufs@.service");
+    let unit = std::fs::read_to_string(path).unwrap();
+    let line = format!("RestartPreventExitStatus={}", crate::CONFIGURATION);
+    assert!(unit.lines().any(|has| has == line), "{line} is missing");
+}

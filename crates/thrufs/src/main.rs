@@ -8,6 +8,7 @@ mod attach;
 mod background;
 mod cli;
 mod confine;
+mod connections;
 #[cfg(test)]
 mod contrib;
 mod control;

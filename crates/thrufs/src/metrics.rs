@@ -1,38 +1,41 @@
 //! `--metrics`: what `thrufs status` shows, for Prometheus, over HTTP.
 //!
-//! Invariant: the data path pays nothing for it. A scrape reads the same counters as the status
-//! socket, on the control plane's thread; and whoever connects can tie up no more than
-//! [`CONNECTIONS`] descriptors, each for [`PATIENCE`].
+//! Invariant: the data path pays nothing for it: a scrape reads the same counters as the status socket,
+//! on the control plane's thread. And clients that ask nothing, or do not read, neither tie up more than
+//! [`LIMITS`] says nor keep out a scraper ([`connections`]). For that a connection is for one request:
+//! one that is kept for the next could not be told from one that says nothing.
 //!
 //! Not a registry of live metrics, which would count everything a second time: the text is made of
 //! one [`crate::status::Status`] for each scrape.
 
+mod format;
 mod text;
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, VARY};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
+use crate::connections::{self, Asked, Limits};
 use crate::status::Reporter;
+use format::Format;
 
-/// Clients that are served at once; others wait in the kernel.
-const CONNECTIONS: usize = 8;
-/// How long one may stay. A scraper that keeps its connection makes a new one after that.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Before the next try when no connection can be accepted (say, for lack of descriptors).
-const RETRY: Duration = Duration::from_millis(200);
+/// Time is for sending the request and for reading the answer, which is there at once.
+const LIMITS: Limits = Limits {
+    open: 8,
+    patience: Duration::from_secs(10),
+};
+/// Bytes that are buffered of a connection: a header is never that long.
+const BUFFER: usize = 16 << 10;
 
 /// Takes the address, if one was asked for. To be called before there is a mount: an address that
 /// cannot be had must leave nothing mounted.
@@ -51,108 +54,68 @@ pub(crate) async fn serve(listener: TcpListener, reporter: Reporter) {
     if let Ok(address) = listener.local_addr() {
         tracing::info!("metrics at http://{address}/metrics");
     }
-    let free = Arc::new(Semaphore::new(CONNECTIONS));
-    while let Ok(permit) = Arc::clone(&free).acquire_owned().await {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let reporter = reporter.clone();
-                tokio::spawn(async move {
-                    let served = tokio::time::timeout(PATIENCE, converse(stream, &reporter)).await;
-                    if let Ok(Err(error)) = served {
-                        tracing::debug!("metrics: {error}");
-                    }
-                    drop(permit);
-                });
-            }
-            Err(error) => {
-                tracing::debug!("metrics: {error}");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
+    serve_within(LIMITS, listener, reporter).await;
 }
 
-async fn converse(stream: TcpStream, reporter: &Reporter) -> hyper::Result<()> {
+async fn serve_within(limits: Limits, listener: TcpListener, reporter: Reporter) {
+    connections::serve("metrics", listener, limits, move |stream, asked| {
+        converse(stream, asked, reporter.clone())
+    })
+    .await;
+}
+
+async fn converse(stream: TcpStream, asked: Asked, reporter: Reporter) -> anyhow::Result<()> {
     let service = service_fn(async |request: Request<_>| {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), || {
+        asked.set();
+        Ok::<_, Infallible>(answer(&request, || {
             reporter.status().map(|status| text::of(&status))
         }))
     });
     hyper::server::conn::http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(BUFFER)
         .serve_connection(TokioIo::new(stream), service)
-        .await
+        .await?;
+    Ok(())
 }
 
-fn answer(
-    method: &Method,
-    path: &str,
+/// `text` is asked for OpenMetrics.
+fn answer<B>(
+    request: &Request<B>,
     text: impl FnOnce() -> io::Result<String>,
 ) -> Response<Full<Bytes>> {
-    let (status, kind, body) = match (method, path) {
+    match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/metrics") => match text() {
-            Ok(text) => (StatusCode::OK, text::CONTENT_TYPE, text),
-            Err(error) => (
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "text/plain",
-                format!("{error}\n"),
-            ),
+            Ok(text) => {
+                let format = Format::accepted(request.headers());
+                let mut response = Response::new(Full::from(format.of(text)));
+                let headers = response.headers_mut();
+                headers.insert(CONTENT_TYPE, format.content_type());
+                headers.insert(VARY, HeaderValue::from_static("accept"));
+                response
+            }
+            Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
         },
-        (_, "/metrics") => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "only GET\n".to_owned(),
-        ),
-        _ => (
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "metrics are at /metrics\n".to_owned(),
-        ),
-    };
-    let mut response = Response::new(Full::from(body));
+        (_, "/metrics") => {
+            let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+            let allowed = HeaderValue::from_static("GET, HEAD");
+            response.headers_mut().insert(ALLOW, allowed);
+            response
+        }
+        _ => {
+            let text = "metrics are at /metrics\n";
+            failure(StatusCode::NOT_FOUND, text.to_owned())
+        }
+    }
+}
+
+fn failure(status: StatusCode, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(text));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
     response
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn answer_to_get_of_metrics_is_the_text() {
-        let response = answer(&Method::GET, "/metrics", || Ok("x 1\n".to_owned()));
-        assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(response.headers()[CONTENT_TYPE], text::CONTENT_TYPE);
-    }
-
-    #[test]
-    fn answer_to_anything_else_is_an_error() {
-        let text = || unreachable!("nothing is collected");
-        let status = |method, path| answer(&method, path, text).status();
-        assert_eq!(status(Method::GET, "/"), StatusCode::NOT_FOUND);
-        assert_eq!(
-            status(Method::POST, "/metrics"),
-            StatusCode::METHOD_NOT_ALLOWED
-        );
-    }
-
-    #[test]
-    fn answer_when_nothing_can_be_collected_says_why() {
-        let response = answer(&Method::GET, "/metrics", || {
-            Err(io::Error::other("no /proc"))
-        });
-        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    }
-
-    #[tokio::test]
-    async fn bind_of_an_address_in_use_names_it() {
-        let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-        let first = bind(Some(loopback)).await.expect("a free port");
-        let first = first.expect("it was asked for");
-        let taken = first.local_addr().expect("it is bound");
-        let error = format!("{:#}", bind(Some(taken)).await.expect_err("it is taken"));
-        assert!(error.contains(&format!("--metrics={taken}")), "{error}");
-    }
-}
+mod tests;

@@ -19,6 +19,8 @@ use crate::{attach, status};
 
 /// Options that say how this program runs, not what is mounted.
 const OF_THIS_PROGRAM: &[&str] = &["foreground", "nonempty", "replace-dead"];
+/// What the mount table shows, and mount(8) takes from there.
+const IN_THE_MOUNT_TABLE: &[&str] = &["allow-other", "default-permissions", "max-read"];
 
 /// Does what `line`, the whole command line that `request` was made of, asks for.
 pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<()> {
@@ -35,11 +37,16 @@ pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<(
                     missing.join(" ")
                 );
             }
-            Err(error) => crate::warn(&format!(
-                "remount of {shown}: {} cannot be changed, and cannot be compared with what the \
-                 daemon was started with: {error:#}",
-                asked.names().join(" ")
-            )),
+            Err(error) => {
+                let unknown = asked.not_in_the_mount_table();
+                if !unknown.is_empty() {
+                    crate::warn(&format!(
+                        "remount of {shown}: {} cannot be changed, and cannot be compared with \
+                         what the daemon was started with: {error:#}",
+                        unknown.join(" ")
+                    ));
+                }
+            }
         }
     }
     attach::remount(&request.mountpoint, &request.kernel)
@@ -90,9 +97,12 @@ impl Line {
         })
     }
 
-    fn names(&self) -> Vec<String> {
-        let names = self.options.iter().map(|given| format!("--{}", given.name));
-        names.collect()
+    fn not_in_the_mount_table(&self) -> Vec<String> {
+        let names = self.options.iter().map(|given| given.name.as_str());
+        names
+            .filter(|name| !IN_THE_MOUNT_TABLE.contains(name))
+            .map(|name| format!("--{name}"))
+            .collect()
     }
 
     /// The options that are not those of the daemon with the command line `daemon`.
@@ -184,6 +194,16 @@ mod tests {
         let remount = ["-o", "remount,ro,cache=never,xattr", "--max-write=64K"];
         let missing = missing(&["-o", "cache=always,nodev", "--max-write=64K"], &remount);
         assert_eq!(missing, ["--cache", "--xattr"]);
+    }
+
+    #[test]
+    fn not_in_the_mount_table_leaves_out_what_mount8_takes_from_it() {
+        let words = ["mount.fuse.thrufs", "/srv", "/mnt", "-o"];
+        let line = |options: &str| line(&[&words[..], &[options]].concat());
+        let taken = line("remount,ro,user_id=0,group_id=0,default_permissions,allow_other");
+        assert!(taken.not_in_the_mount_table().is_empty());
+        let typed = line("remount,allow_other,cache=never");
+        assert_eq!(typed.not_in_the_mount_table(), ["--cache"]);
     }
 
     #[test]

@@ -20,9 +20,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
-    Covered, FaultyBacking, FuseAdapter, LetGo, Negotiated, Notify, OwnMount, Panicked,
-    Passthrough, Watch, Watching,
+    Covered, FaultyBacking, LetGo, Negotiated, Notify, OwnMount, Passthrough, Watch, Watching,
 };
+use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
 use crate::attach;
@@ -172,7 +172,7 @@ pub(crate) fn watch(fs: &Passthrough, request: &MountRequest) -> anyhow::Result<
 /// Calls `end` when a session thread is lost: without an end of the session the caller that it served
 /// would wait for ever, and nothing would tell why.
 pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
-    thrufs_fs::on_session_panic(move |panicked| {
+    thrufs_session::on_session_panic(move |panicked| {
         if panicked == Panicked::OutsideOperation {
             tracing::error!("{LOST_THREAD}");
             end();
@@ -206,19 +206,19 @@ impl Serving {
         let adapter = FuseAdapter::new(Arc::clone(&fs));
         let session = fuser::Session::from_fd(adapter, connection, acl, config)
             .context("INIT, the handshake with the kernel")?;
-        fs.start_invalidating(thrufs_fs::send_inval(session.notifier()))
+        fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
             .context("start the thread that invalidates the kernel's cache")?;
         fs.start_serving(request.session.threads)
             .context("start the thread that closes what was looked up")?;
         let send_prune = || -> anyhow::Result<_> {
             let device = device.try_clone();
             let device = device.context("duplicate the FUSE descriptor")?;
-            Ok(thrufs_fs::send_prune(device, negotiated(&fs)?))
+            Ok(thrufs_session::send_prune(device, negotiated(&fs)?))
         };
         fs.start_pruning(send_prune()?)
             .context("bound the number of inodes")?;
         if lets_go && let Some(prune) = send_prune()? {
-            let entry = thrufs_fs::send_entry(session.notifier());
+            let entry = thrufs_session::send_entry(session.notifier());
             fs.start_letting_go(LetGo { prune, entry })
                 .context("start the thread that lets mounts below SOURCE go")?;
         }
@@ -310,9 +310,9 @@ fn start_watching(
     device: File,
 ) -> anyhow::Result<Watching> {
     let notify = Notify {
-        inode: thrufs_fs::send_inval(session.notifier()),
-        entry: thrufs_fs::send_entry(session.notifier()),
-        epoch: thrufs_fs::send_epoch(device, negotiated(fs)?),
+        inode: thrufs_session::send_inval(session.notifier()),
+        entry: thrufs_session::send_entry(session.notifier()),
+        epoch: thrufs_session::send_epoch(device, negotiated(fs)?),
     };
     watch
         .start(fs, notify)

@@ -69,6 +69,7 @@ pub(crate) fn serve(
         let mut run = Run {
             told,
             changed,
+            is_ready: false,
             failure: None,
             last_words: Vec::new(),
         };
@@ -82,7 +83,12 @@ pub(crate) fn serve(
                 let ended = stop(attached, PATIENCE, run.until_the_end(readiness, None)).await;
                 // One that hangs, say in a file system below, does not outlive this process.
                 ending.kill();
-                return ended.unwrap_or(Ok(()));
+                // A start that is told to end ends with some error, such as that of INIT.
+                return if run.is_ready {
+                    ended.unwrap_or(Ok(()))
+                } else {
+                    Ok(())
+                };
             }
             End::ByItself(result) => (result, false),
             End::Hung => {
@@ -138,6 +144,8 @@ struct Run {
     told: mpsc::UnboundedReceiver<Said>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
+    /// INIT is done.
+    is_ready: bool,
     failure: Option<String>,
     /// What the server wrote last.
     last_words: Vec<String>,
@@ -167,9 +175,14 @@ impl Run {
             match said {
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
+                    self.is_ready = true;
                     readiness.tell()?;
                 }
-                Said::Message(FromServer::Failed(reason)) => self.failure = Some(reason),
+                Said::Message(FromServer::Failed(reason)) => {
+                    // One line: it is shown on a terminal.
+                    let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
+                    self.failure = Some(reason);
+                }
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status, last_words) => {
                     self.last_words = last_words;

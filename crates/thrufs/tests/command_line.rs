@@ -131,7 +131,7 @@ fn mount_of_a_missing_source_names_it() {
     let output = thrufs(&["mount", "/nonexistent/source", mountpoint]);
     assert_refused(
         &output,
-        1,
+        2,
         "SOURCE /nonexistent/source does not exist: create it",
     );
 }
@@ -143,9 +143,9 @@ fn mount_of_a_file_as_source_is_refused() {
     std::fs::write(&file, "").unwrap();
     let mountpoint = scratch.path().to_str().unwrap();
     let output = thrufs(&["mount", file.to_str().unwrap(), mountpoint]);
-    assert_refused(&output, 1, "is not a directory");
+    assert_refused(&output, 2, "is not a directory");
     let output = thrufs(&["mount", &format!("{}/below", file.display()), mountpoint]);
-    assert_refused(&output, 1, "something on the way is not a directory");
+    assert_refused(&output, 2, "something on the way is not a directory");
 }
 
 #[test]
@@ -156,19 +156,19 @@ fn mount_on_a_missing_mountpoint_names_it() {
         scratch.path().to_str().unwrap(),
         "/nonexistent/point",
     ]);
-    assert_refused(&output, 1, "MOUNTPOINT /nonexistent/point does not exist");
+    assert_refused(&output, 2, "MOUNTPOINT /nonexistent/point does not exist");
 }
 
 #[test]
 fn mount_form_without_subcommand_is_checked_alike() {
     assert_refused(
         &thrufs(&["/nonexistent/a", "/tmp", "-o", "ro"]),
-        1,
+        2,
         "SOURCE /nonexistent/a",
     );
     assert_refused(
         &thrufs(&["-o", "ro", "/nonexistent/a", "/tmp"]),
-        1,
+        2,
         "SOURCE /nonexistent/a",
     );
     assert_refused(
@@ -249,4 +249,102 @@ fn mount_with_more_open_files_than_nr_open_is_refused() {
         "fusermount3 is not installed",
     ];
     assert!(reasons.iter().any(|reason| text.contains(reason)), "{text}");
+}
+
+#[test]
+fn mount_with_an_option_of_virtiofsd_s_says_what_there_is_instead() {
+    for (option, wanted) in [
+        (
+            "--socket-path=/tmp/s",
+            "'--socket-path' is virtiofsd's: it is for a virtual machine",
+        ),
+        ("--fd=3", "'--fd' is virtiofsd's"),
+        ("--shared-dir=/srv", "the first argument, SOURCE"),
+        ("--announce-submounts", "below SOURCE always appear"),
+        ("--killpriv-v2", "always removes set-uid"),
+        ("--preserve-noatime", "O_NOATIME is always kept"),
+        (
+            "--migration-mode=find-paths",
+            "a virtual machine that migrates",
+        ),
+        ("-otag=x", "'tag=x', which is virtiofsd's"),
+    ] {
+        assert_refused(&thrufs(&["mount", "/tmp", "/mnt", option]), 2, wanted);
+    }
+}
+
+/// mount(8) passes `-s` on: an option that this version does not know must not keep a machine from
+/// starting.
+#[test]
+fn mount_helper_with_sloppy_ignores_unknown_options_with_a_warning() {
+    let scratch = tempfile::tempdir().unwrap();
+    let helper = scratch.path().join("mount.fuse.thrufs");
+    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_thrufs"), &helper).unwrap();
+    let point = scratch.path().to_str().unwrap();
+    let words = ["/nonexistent/a", point, "-o", "xyzzy=1,cache=never"];
+    let output = run(&helper, &[&["-s"], &words[..]].concat());
+    assert_refused(&output, 32, "warning: unknown mount option 'xyzzy=1'");
+    assert_refused(&output, 32, "SOURCE /nonexistent/a");
+    assert_refused(&run(&helper, &words), 1, "'xyzzy=1'");
+    // A value that is wrong is no unknown option.
+    let wrong = ["-s", "/nonexistent/a", point, "-o", "cache=sometimes"];
+    assert_refused(&run(&helper, &wrong), 1, "sometimes");
+}
+
+/// `thrufs status | head -1` was a failure now and then.
+#[test]
+fn print_to_a_reader_that_is_gone_is_no_failure() {
+    for arguments in [
+        &["status"][..],
+        &["--print-capabilities"],
+        &["status", "--json"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_thrufs"))
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
+    let full = std::fs::File::options()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_thrufs"))
+        .arg("--print-capabilities")
+        .stdout(full)
+        .output()
+        .unwrap();
+    assert_refused(&output, 1, "write to standard output");
+}
+
+#[test]
+fn error_names_its_level_only_where_standard_error_is_the_journal() {
+    use std::os::unix::fs::MetadataExt;
+
+    let error = |stream: &dyn Fn(u64, u64) -> String| {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let writer = std::fs::File::from(std::os::fd::OwnedFd::from(writer));
+        let found = writer.metadata().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_thrufs"));
+        command
+            .args(["umount", "/nonexistent\u{1b}[2J"])
+            .env("JOURNAL_STREAM", stream(found.dev(), found.ino()))
+            .stderr(writer);
+        command.status().unwrap();
+        drop(command);
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        text
+    };
+    let plain = "thrufs: /nonexistent\\x1b[2J does not exist\n";
+    assert_eq!(
+        error(&|dev, ino| format!("{dev}:{ino}")),
+        format!("<3>{plain}")
+    );
+    // Of the program that started this one with another standard error.
+    assert_eq!(error(&|dev, ino| format!("{dev}:{}", ino + 1)), plain);
 }

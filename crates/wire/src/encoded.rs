@@ -30,9 +30,9 @@ impl<'a> Encoded<'a> {
         fixed: [&[u8]; 2],
         data: [&'a [u8]; PIECES],
     ) -> Option<Self> {
-        let sizes = fixed.iter().chain(&data).map(|part| part.len());
-        header.len = sizes.fold(Some(HEADER as u32), |sum, size| {
-            sum?.checked_add(u32::try_from(size).ok()?)
+        let mut sizes = fixed.iter().chain(&data).map(|part| part.len());
+        header.len = sizes.try_fold(HEADER as u32, |sum, size| {
+            sum.checked_add(u32::try_from(size).ok()?)
         })?;
         let mut encoded = Self {
             head: [0; HEAD],

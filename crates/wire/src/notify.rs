@@ -85,7 +85,8 @@ pub enum Notification<'a> {
         /// How much at most.
         size: u32,
     },
-    /// The kernel sends again what was read and not answered, with [`crate::abi::FUSE_UNIQUE_RESEND`].
+    /// The kernel sends again what was read and not answered, with
+    /// [`crate::abi::FUSE_UNIQUE_RESEND`].
     Resend,
     /// All names and listings that the kernel has cached are asked for again.
     IncEpoch,
@@ -140,75 +141,36 @@ impl<'a> Notification<'a> {
     ///
     /// # Errors
     /// [`TooLong`]: data or nodeids of more than 4 GiB.
+    #[rustfmt::skip]
     pub fn encode(&self) -> Result<Encoded<'a>, TooLong> {
+        let padding = 0;
         match *self {
             Self::Poll { kh } => self.message(&NotifyPollWakeupOut { kh }, &[]),
-            Self::InvalInode {
-                nodeid: ino,
-                offset: off,
-                len,
-            } => self.message(&NotifyInvalInodeOut { ino, off, len }, &[]),
-            Self::InvalEntry {
-                parent,
-                name,
-                flags,
-            } => {
+            Self::InvalInode { nodeid: ino, offset: off, len } => {
+                self.message(&NotifyInvalInodeOut { ino, off, len }, &[])
+            }
+            Self::InvalEntry { parent, name, flags } => {
                 let namelen = count(name.count_bytes())?;
-                let arg = NotifyInvalEntryOut {
-                    parent,
-                    namelen,
-                    flags,
-                };
+                let arg = NotifyInvalEntryOut { parent, namelen, flags };
                 self.message(&arg, name.to_bytes_with_nul())
             }
-            Self::Delete {
-                parent,
-                child,
-                name,
-            } => {
-                let arg = NotifyDeleteOut {
-                    parent,
-                    child,
-                    namelen: count(name.count_bytes())?,
-                    padding: 0,
-                };
+            Self::Delete { parent, child, name } => {
+                let namelen = count(name.count_bytes())?;
+                let arg = NotifyDeleteOut { parent, child, namelen, padding };
                 self.message(&arg, name.to_bytes_with_nul())
             }
-            Self::Store {
-                nodeid,
-                offset,
-                data,
-            } => {
-                let arg = NotifyStoreOut {
-                    nodeid,
-                    offset,
-                    size: count(data.len())?,
-                    padding: 0,
-                };
-                self.message(&arg, data)
+            Self::Store { nodeid, offset, data } => {
+                let size = count(data.len())?;
+                self.message(&NotifyStoreOut { nodeid, offset, size, padding }, data)
             }
-            Self::Retrieve {
-                unique,
-                nodeid,
-                offset,
-                size,
-            } => {
-                let arg = NotifyRetrieveOut {
-                    notify_unique: unique,
-                    nodeid,
-                    offset,
-                    size,
-                    padding: 0,
-                };
+            Self::Retrieve { unique: notify_unique, nodeid, offset, size } => {
+                let arg = NotifyRetrieveOut { notify_unique, nodeid, offset, size, padding };
                 self.message(&arg, &[])
             }
             Self::Resend | Self::IncEpoch => self.message(&[0_u8; 0], &[]),
             Self::Prune { nodeids } => {
-                let arg = NotifyPruneOut {
-                    count: count(nodeids.len())?,
-                    ..NotifyPruneOut::default()
-                };
-                self.message(&arg, bytes(nodeids))
+                let count = count(nodeids.len())?;
+                self.message(&NotifyPruneOut { count, padding, spare: 0 }, bytes(nodeids))
             }
         }
     }

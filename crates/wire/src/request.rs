@@ -30,7 +30,7 @@ use crate::abi::{
     Rename2In, RenameIn, SetattrIn, SetupmappingIn, SetxattrIn, StatxIn, SyncfsIn, WriteIn,
 };
 
-/// A message: who asks for what.
+/// A message: the caller and the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Message<'a> {
     /// `nodeid`, the caller, and the `unique` to be answered.

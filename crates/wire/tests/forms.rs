@@ -222,9 +222,10 @@ fn fields_count_only_with_their_flags() {
     assert_eq!(header.first_unique(), 8);
 }
 
-#[test]
-fn setattr_gives_what_is_valid() {
-    let all = SetattrIn {
+/// A SETATTR with a value in every field, of which `valid` count.
+fn setattr(valid: SetattrValid) -> SetattrIn {
+    SetattrIn {
+        valid,
         fh: 1,
         size: 2,
         lock_owner: 3,
@@ -238,54 +239,40 @@ fn setattr_gives_what_is_valid() {
         uid: 11,
         gid: 12,
         ..SetattrIn::default()
-    };
-    let nothing = (
-        all.handle(),
-        all.mode(),
-        all.uid(),
-        all.gid(),
-        all.size(),
-        all.lock_owner(),
-    );
-    assert_eq!(nothing, (None, None, None, None, None, None));
-    assert_eq!(
-        (all.atime(), all.mtime(), all.ctime(), all.kills_suidgid()),
-        (None, None, None, false)
-    );
+    }
+}
 
-    let valid = SetattrValid::from_bits_retain(0x7f | 1 << 9 | 1 << 10 | 1 << 11);
-    let all = SetattrIn { valid, ..all };
-    let fields = (
-        all.handle(),
-        all.mode(),
-        all.uid(),
-        all.gid(),
-        all.size(),
-        all.lock_owner(),
-    );
-    assert_eq!(
-        fields,
-        (Some(1), Some(10), Some(11), Some(12), Some(2), Some(3))
-    );
+#[test]
+fn setattr_gives_the_fields_that_are_valid() {
+    let fields = |arg: SetattrIn| {
+        let numbers = [arg.handle(), arg.size(), arg.lock_owner()];
+        (numbers, [arg.mode(), arg.uid(), arg.gid()])
+    };
+    let none = setattr(SetattrValid::empty());
+    assert_eq!(fields(none), ([None; 3], [None; 3]));
+    assert!(!none.kills_suidgid());
+    let all = setattr(SetattrValid::from_bits_retain(!0));
+    let (numbers, words) = ([1, 2, 3], [10, 11, 12]);
+    assert_eq!(fields(all), (numbers.map(Some), words.map(Some)));
+    assert!(all.kills_suidgid());
+}
+
+#[test]
+fn setattr_gives_the_times_that_are_valid() {
+    let none = setattr(SetattrValid::empty());
+    let times = (none.atime(), none.mtime(), none.ctime());
+    assert_eq!(times, (None, None, None));
     let at = |seconds, nanoseconds| Timestamp {
         seconds,
         nanoseconds,
     };
-    let times = (all.atime(), all.mtime(), all.ctime(), all.kills_suidgid());
-    assert_eq!(
-        times,
-        (
-            Some(SetTime::At(at(-4, 5))),
-            Some(SetTime::At(at(6, 7))),
-            Some(at(8, 9)),
-            true
-        )
-    );
-
-    let valid = valid | SetattrValid::FATTR_ATIME_NOW | SetattrValid::FATTR_MTIME_NOW;
-    let now = SetattrIn { valid, ..all };
-    assert_eq!(
-        (now.atime(), now.mtime()),
-        (Some(SetTime::Now), Some(SetTime::Now))
-    );
+    let valid = SetattrValid::FATTR_ATIME | SetattrValid::FATTR_MTIME | SetattrValid::FATTR_CTIME;
+    let given = setattr(valid);
+    let (atime, mtime) = (SetTime::At(at(-4, 5)), SetTime::At(at(6, 7)));
+    assert_eq!((given.atime(), given.mtime()), (Some(atime), Some(mtime)));
+    assert_eq!(given.ctime(), Some(at(8, 9)));
+    let now = SetattrValid::FATTR_ATIME_NOW | SetattrValid::FATTR_MTIME_NOW;
+    let now = setattr(valid | now);
+    let both = (now.atime(), now.mtime());
+    assert_eq!(both, (Some(SetTime::Now), Some(SetTime::Now)));
 }

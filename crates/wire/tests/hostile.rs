@@ -4,7 +4,7 @@
 
 #[path = "common/exercise.rs"]
 mod exercise;
-#[path = "../../fs/tests/common/mutate.rs"]
+#[path = "../../session/tests/common/mutate.rs"]
 mod mutate;
 #[path = "common/parts.rs"]
 mod parts;
@@ -18,7 +18,8 @@ use nix::errno::Errno;
 use parts::{Parts, SHAPES, Shape, Tail, everything};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request::Malformed;
-use thrufs_wire::{Dialect, Opcode, decode};
+use thrufs_wire::{Dialect, Opcode, decode, head_len};
+use zerocopy::IntoBytes;
 
 /// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more.
 const MUTATIONS: u64 = 100_000;
@@ -77,14 +78,18 @@ fn full(shape: &Shape) -> Vec<u8> {
     parts.message(header(shape.opcode), &payload)
 }
 
-/// All valid messages that there are, each behind the byte of its circumstances.
+/// A message of the operation behind the byte of its circumstances.
+fn input(shape: &Shape) -> Vec<u8> {
+    [&[FIX_LENGTH | ALL][..], &full(shape)].concat()
+}
+
+/// All valid messages that there are, made and recorded.
 fn seeds() -> Vec<Vec<u8>> {
-    let mut all: Vec<Vec<u8>> = SHAPES
-        .iter()
-        .map(|shape| [&[FIX_LENGTH | ALL][..], &full(shape)].concat())
-        .collect();
-    for (choice, from) in [(ALL, "tests/corpus/extended"), (0, "tests/corpus/plain")] {
-        for message in files(&folder(from)) {
+    let mut all: Vec<Vec<u8>> = SHAPES.iter().map(input).collect();
+    let recorded = ["plain", "extended", "block"];
+    for (choice, from) in [0, ALL, ALL].into_iter().zip(recorded) {
+        let from = format!("tests/corpus/{from}");
+        for message in files(&folder(&from)) {
             all.push([&[FIX_LENGTH | choice][..], &message].concat());
         }
     }
@@ -100,6 +105,24 @@ fn cause(opcode: Opcode, body: &[u8]) -> Malformed {
     let refused = decode(everything(), &message, message.len()).unwrap_err();
     assert_eq!(refused.errno(), Errno::EINVAL, "{refused}");
     refused.cause
+}
+
+/// The fuzz target `wire` starts from these.
+#[test]
+fn fuzz_corpus_has_every_operation_as_it_is() {
+    let corpus = folder("../../xtests/fuzz/corpus/wire");
+    for shape in SHAPES {
+        let path = corpus.join(shape.opcode.name());
+        if std::env::var_os("THRUFS_WRITE_CORPUS").is_some() {
+            std::fs::create_dir_all(&corpus).unwrap();
+            std::fs::write(&path, input(shape)).unwrap();
+        }
+        assert!(
+            std::fs::read(&path).unwrap_or_default() == input(shape),
+            "{} is not up to date: THRUFS_WRITE_CORPUS=1 cargo test -p thrufs-wire --test hostile",
+            path.display()
+        );
+    }
 }
 
 #[test]
@@ -132,7 +155,8 @@ fn message_truncated_anywhere_is_refused() {
 #[test]
 fn message_with_any_bit_flipped_is_refused_or_another_message() {
     for mut seed in seeds() {
-        for bit in 8..seed.len() * 8 {
+        // What follows that much is data, which nothing looks at.
+        for bit in 8..seed.len().min(300) * 8 {
             for choice in [
                 ALL,
                 FIX_LENGTH | ALL,
@@ -192,18 +216,34 @@ fn message_of_the_sessions_corpus_is_refused_or_a_message() {
 fn opcode_unknown_is_enosys_and_answered() {
     for opcode in [0, 7, 19, 54, 4096, 1_048_576, u32::MAX] {
         let header = InHeader {
-            len: 40,
+            len: 1 << 30,
             opcode,
             unique: 9,
             ..InHeader::default()
         };
-        let refused = decode(everything(), zerocopy::IntoBytes::as_bytes(&header), 40).unwrap_err();
+        // However long it is, nothing but the header is looked at.
+        assert_eq!(head_len(&header, 1 << 30), 40);
+        let refused = decode(everything(), header.as_bytes(), 1 << 30).unwrap_err();
         assert_eq!(refused.cause, Malformed::UnknownOpcode);
         assert_eq!(
             (refused.errno(), refused.unanswered()),
             (Errno::ENOSYS, Some(9))
         );
     }
+}
+
+#[test]
+fn message_shorter_than_its_header_is_refused() {
+    let header = InHeader {
+        len: 39,
+        opcode: Opcode::Getattr.as_raw(),
+        ..InHeader::default()
+    };
+    let refused = decode(everything(), &header.as_bytes()[..39], 39).unwrap_err();
+    assert_eq!(refused.cause, Malformed::NoHeader { have: 39 });
+    assert_eq!((refused.header, refused.unanswered()), (None, None));
+    let refused = decode(everything(), header.as_bytes(), 39).unwrap_err();
+    assert_eq!(refused.cause, Malformed::Length { said: 39, have: 39 });
 }
 
 #[test]
@@ -327,7 +367,7 @@ fn head_shorter_than_asked_for_is_refused() {
 }
 
 #[test]
-fn extensions_that_nobody_granted_are_refused() {
+fn extensions_that_init_did_not_grant_are_refused() {
     let mkdir = full(&SHAPES[7]);
     let none = Dialect::new(46, thrufs_wire::InitFlags::empty());
     let refused = decode(none, &mkdir, mkdir.len()).unwrap_err();

@@ -1,7 +1,7 @@
 //! Raw FUSE messages to the adapter.
 #![no_main]
 
-#[path = "../../../crates/fs/tests/common/script.rs"]
+#[path = "../../../crates/session/tests/common/script.rs"]
 mod script;
 
 libfuzzer_sys::fuzz_target!(

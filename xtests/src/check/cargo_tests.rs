@@ -2,19 +2,27 @@
 //!
 //! libtest has no skip at run time: a test that skipped itself is in the skip log
 //! ([`crate::support::skip`]) and is moved from passed to skipped here.
+//!
+//! The mount tier has two settings that change how the daemon works, `--cache` and whether SOURCE is a
+//! whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet each value:
+//! `auto` with whole file systems, `never` and `always` with a directory unless a test asks for a file system.
+//! All six pairs would be six runs for few questions more.
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::room::Room;
 use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::tail;
+use crate::support::interrupt::spawn;
 use crate::support::mount::{BIN, CACHE, ON};
-use crate::support::skip::SKIP_LOG;
+use crate::support::scratch::LAYOUT;
+use crate::support::skip::{SKIP_LOG, TIME_LOG};
 
 /// No stage may take longer: then coreutils' timeout ends it and what it started.
 const LIMIT: &str = "900";
@@ -28,7 +36,8 @@ pub(super) fn native(report: &mut Report) -> Result<()> {
 }
 
 pub(super) fn auto(report: &mut Report) -> Result<()> {
-    tier("mount-auto", &[(CACHE, "auto")], report)
+    let environment = [(CACHE, "auto"), (LAYOUT, "whole")];
+    tier("mount-auto", &environment, report)
 }
 
 pub(super) fn never(report: &mut Report) -> Result<()> {
@@ -43,9 +52,10 @@ fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Resul
     let thrufs = install::thrufs()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
     test.env(BIN, thrufs);
-    test.env_remove(ON)
-        .env_remove(CACHE)
-        .envs(environment.iter().copied());
+    for variable in [ON, CACHE, LAYOUT] {
+        test.env_remove(variable);
+    }
+    test.envs(environment.iter().copied());
     run(stage, &mut test, report)
 }
 
@@ -54,8 +64,9 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     let directory = install::target().join("check");
     std::fs::create_dir_all(&directory)?;
     let log = directory.join(format!("{stage}.log"));
-    let skips = directory.join(format!("{stage}.skips"));
-    File::create(&skips).with_context(|| skips.display().to_string())?;
+    let skips = Notes::begin(directory.join(format!("{stage}.skips")))?;
+    let times = Notes::begin(directory.join(format!("{stage}.times")))?;
+    let room = Room::new()?;
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=10", LIMIT])
@@ -65,7 +76,9 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     command.env("RUST_BACKTRACE", "0");
     command
         .current_dir(install::root())
-        .env(SKIP_LOG, &skips)
+        .env(SKIP_LOG, &skips.0)
+        .env(TIME_LOG, &times.0)
+        .env("TMPDIR", room.path())
         .stdin(Stdio::null());
     for (name, value) in cargo.get_envs() {
         match value {
@@ -74,14 +87,13 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
         };
     }
     let file = File::create(&log)?;
-    let status = command
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .context("timeout")?;
+    let running = spawn(command.stdout(file.try_clone()?).stderr(file)).context("timeout")?;
+    let status = running.wait()?;
+    drop(room);
     let output = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
     let before = report.failed.len();
-    count(stage, &output, &read_skips(&skips)?, report);
+    count(stage, &output, &skips.read()?, report);
+    report.times.extend(timed(stage, &output, &times.read()?));
     if !status.success() && report.failed.len() == before {
         let (end, log) = (tail(&output), log.display());
         report.fail(stage, format!("cargo test: {status}, see {log}\n{end}"));
@@ -89,30 +101,31 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-fn read_skips(path: &Path) -> Result<HashMap<String, String>> {
-    let text = std::fs::read_to_string(path)?;
-    let pairs = text.lines().filter_map(|line| line.split_once('\t'));
-    Ok(pairs
-        .map(|(name, what)| (name.to_owned(), what.to_owned()))
-        .collect())
+/// What tests tell beside libtest, as lines of `test<TAB>what`.
+struct Notes(PathBuf);
+
+impl Notes {
+    /// Makes the file anew.
+    fn begin(path: PathBuf) -> Result<Self> {
+        File::create(&path).with_context(|| path.display().to_string())?;
+        Ok(Self(path))
+    }
+
+    fn read(&self) -> Result<HashMap<String, String>> {
+        let text = std::fs::read_to_string(&self.0)?;
+        let pairs = text.lines().filter_map(|line| line.split_once('\t'));
+        Ok(pairs
+            .map(|(name, what)| (name.to_owned(), what.to_owned()))
+            .collect())
+    }
 }
 
 /// Reads libtest's lines: `     Running tests/data.rs (…)` and `test NAME ... ok`.
 fn count(stage: &str, output: &str, skips: &HashMap<String, String>, report: &mut Report) {
-    let mut binary = String::new();
-    for line in output.lines() {
-        let line = line.trim_start();
-        if let Some(rest) = line.strip_prefix("Running ") {
-            let path = rest
-                .trim_start_matches("unittests ")
-                .split(' ')
-                .next()
-                .unwrap_or_default();
-            binary = Path::new(path)
-                .file_stem()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
+    let mut binary = "";
+    for line in output.lines().map(str::trim_start) {
+        if let Some(found) = running(line) {
+            binary = found;
             continue;
         }
         let Some((name, verdict)) = line
@@ -133,6 +146,37 @@ fn count(stage: &str, output: &str, skips: &HashMap<String, String>, report: &mu
             },
         }
     }
+}
+
+/// The binary in `Running tests/data.rs (…)` or `Running unittests src/lib.rs (…)`.
+fn running(line: &str) -> Option<&str> {
+    let path = line.strip_prefix("Running ")?;
+    let path = path.trim_start_matches("unittests ");
+    let file = path.split_once(" (").map_or(path, |(file, _)| file);
+    Path::new(file).file_stem()?.to_str()
+}
+
+/// Seconds of each test that told them, and of each binary of which none did.
+fn timed(stage: &str, output: &str, told: &HashMap<String, String>) -> Vec<(String, f64)> {
+    let seconds = |text: &str| text.parse::<f64>().ok();
+    let (mut binary, mut times, mut of_binary) = ("", Vec::new(), 0);
+    for line in output.lines().map(str::trim_start) {
+        if let Some(found) = running(line) {
+            (binary, of_binary) = (found, times.len());
+        } else if let Some((_, took)) = line.split_once("; finished in ") {
+            if times.len() == of_binary {
+                let all = took.strip_suffix('s').and_then(seconds);
+                times.extend(all.map(|all| (format!("{stage}::{binary}"), all)));
+            }
+        } else if let Some((name, _)) = line
+            .strip_prefix("test ")
+            .and_then(|l| l.split_once(" ... "))
+        {
+            let took = told.get(name).and_then(|took| seconds(took));
+            times.extend(took.map(|took| (format!("{stage}::{binary}::{name}"), took)));
+        }
+    }
+    times
 }
 
 /// What the test printed: the block `---- NAME stdout ----`.
@@ -186,5 +230,24 @@ failures:
             .map(|entry| entry.why.as_str())
             .collect();
         assert_eq!(skipped, ["a thing", "long: run it alone"]);
+    }
+
+    #[test]
+    fn timed_by_the_tests_themselves_or_else_by_libtest() {
+        let ends = "test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 3.25s\n";
+        let output = OUTPUT.replacen(
+            "     Running tests",
+            &format!("{ends}     Running tests"),
+            1,
+        ) + ends;
+        let told = HashMap::from([("bad".to_owned(), "1.5".to_owned())]);
+        let times = timed("s", &output, &told);
+        let wanted = [("s::lib", 3.25), ("s::data::bad", 1.5)];
+        assert_eq!(times, wanted.map(|(name, took)| (name.to_owned(), took)));
+        let report = Report {
+            times,
+            ..Report::default()
+        };
+        assert_eq!(report.slowest(1)[0].0, "s::lib");
     }
 }

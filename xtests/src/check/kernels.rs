@@ -1,10 +1,10 @@
 //! The stage that builds kernels, boots them, and takes each cell of the table for a test.
 //!
 //! It runs `xtests kernel run`, as a user would: building takes long, and `timeout` can end a process with
-//! all it has started. A cell that is listed as failing and fails as listed counts as passed: the
+//! all it has started, which it does as well when this program is ended. A cell that is listed as failing and fails as listed counts as passed: the
 //! expectation is what is tested.
 
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -13,6 +13,7 @@ use serde::Deserialize;
 use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, tail};
+use crate::support::served::tied_to_us;
 use crate::support::skip::missing;
 
 /// The first kernel from nothing took 944 seconds of CPU time, each of the other three 30, the
@@ -31,7 +32,7 @@ struct Cell {
 
 pub(super) fn table(report: &mut Report) -> Result<()> {
     let own = std::env::current_exe().context("finding the path of this program")?;
-    let mut command = Command::new("timeout");
+    let mut command = tied_to_us(Path::new("timeout"));
     command.env("RUST_BACKTRACE", "0").arg("--kill-after=10");
     command.arg(LIMIT.as_secs().to_string()).arg(own);
     command.args([

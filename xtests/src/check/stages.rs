@@ -62,6 +62,10 @@ const MOUNT_TIER: &[Need] = &[
     Need::Apt("mkfs.ext4", "e2fsprogs"),
     Need::Apt("mkfs.btrfs", "btrfs-progs"),
     Need::Apt("fio", "fio"),
+    Need::Apt(
+        "/usr/lib/python3/dist-packages/prometheus_client",
+        "python3-prometheus-client",
+    ),
 ];
 
 const TREE: &[Need] = &[
@@ -130,7 +134,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "mount-auto",
-        about: "mount tests, --cache=auto",
+        about: "mount tests, --cache=auto, SOURCE a whole file system",
         needs: MOUNT_TIER,
         run: cargo_tests::auto,
     },

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use xtests::install;
+use xtests::support::mount::mount_table;
 use xtests::support::scratch::{Backing, Scratch};
 
 /// A backing with its SOURCE.
@@ -86,7 +87,7 @@ pub(super) fn default_backings() -> Result<Vec<String>> {
 /// The type of the file system that holds `path`, from the mount with the longest prefix of it.
 fn type_of(path: &Path) -> Result<String> {
     let path = path.canonicalize()?;
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("mountinfo")?;
+    let table = mount_table("/proc/self/mountinfo").context("mountinfo")?;
     let found = table.lines().rev().filter_map(|line| {
         let point = Path::new(line.split(' ').nth(4)?);
         let kind = line.split(" - ").nth(1)?.split(' ').next()?;

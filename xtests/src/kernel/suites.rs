@@ -95,11 +95,14 @@ pub(super) fn cases(
     }
     if transport == Transport::Fuse {
         let tests: Vec<&str> = TESTS.iter().copied().filter(|suite| asks(suite)).collect();
-        let thrufs = install::thrufs()?;
         all.extend(mount_tests(&tests)?);
-        for case in &mut all {
-            case.environment
-                .push((BIN.to_owned(), thrufs.display().to_string()));
+        // The selftests and the probe bring servers of their own.
+        if asks("thrufs") || asks("repro") || !tests.is_empty() {
+            let thrufs = install::thrufs()?;
+            for case in &mut all {
+                case.environment
+                    .push((BIN.to_owned(), thrufs.display().to_string()));
+            }
         }
     }
     if let Some(unknown) = wanted

@@ -7,6 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{ScopedJoinHandle, scope};
+use std::time::Duration;
 
 use rustix::fs::Advice;
 use thrufs_sys::mapped_io::Mapping;
@@ -16,15 +17,17 @@ use super::case::{PAGE, pattern};
 use super::worker::{Finding, Stop, say, wait_for_go};
 
 /// Files that are appended to, one after the other.
-const APPENDED: usize = 20;
+const APPENDED: usize = 10;
 /// Files that are written to.
 const WRITTEN: usize = 4;
 /// Bytes of one append.
 const APPEND: usize = 16;
 /// Bytes of one store, and of one write beside it.
 const SLOT: usize = 8;
+/// Between two stores, where nothing else holds them back.
+const PAUSE: Duration = Duration::from_micros(20);
 /// How often each slot of the page is written.
-const PASSES: usize = 5;
+const PASSES: usize = 2;
 
 /// What was lost of all that was written.
 #[derive(Default)]
@@ -95,8 +98,6 @@ fn store(
         slot.store(&bytes).map_err(Stop::at("store"))?;
         then()?;
         started.store(true, Ordering::Release);
-        // The server and the writer need the CPU, too.
-        std::thread::yield_now();
         if done.load(Ordering::Acquire) {
             return Ok(bytes);
         }
@@ -181,27 +182,31 @@ pub(crate) fn write(path: &Path) -> Result<Finding, Stop> {
         let mut expected: Vec<u8> = (0..PAGE).map(|at| pattern(0, at)).collect();
         let file = fresh(path, &expected)?;
         let before = lost.bytes;
-        let last = beside(
-            &file,
-            || Ok(()),
-            || {
-                for pass in 1..=PASSES {
-                    for at in (SLOT..PAGE).step_by(SLOT) {
-                        let bytes = [pattern(pass, at); SLOT];
-                        file.write_all_at(&bytes, at as u64)
-                            .map_err(Stop::at("pwrite"))?;
-                        expected[at..at + SLOT].copy_from_slice(&bytes);
+        let pause = || {
+            // Where a store needs no fault, the thread would keep the CPU from the server and the writer.
+            std::thread::sleep(PAUSE);
+            Ok(())
+        };
+        let last = beside(&file, pause, || {
+            for pass in 1..=PASSES {
+                for at in (SLOT..PAGE).step_by(SLOT) {
+                    let bytes = [pattern(pass, at); SLOT];
+                    file.write_all_at(&bytes, at as u64)
+                        .map_err(Stop::at("pwrite"))?;
+                    expected[at..at + SLOT].copy_from_slice(&bytes);
+                    if at.is_multiple_of(64 * SLOT) {
+                        say("progress");
                     }
-                    let mut found = vec![0; PAGE];
-                    file.read_exact_at(&mut found, 0)
-                        .map_err(Stop::at("read"))?;
-                    lost.count(number, SLOT, [&expected, &found]);
-                    lost.written += PAGE - SLOT;
-                    say("progress");
                 }
-                Ok(())
-            },
-        )?;
+                let mut found = vec![0; PAGE];
+                file.read_exact_at(&mut found, 0)
+                    .map_err(Stop::at("read"))?;
+                lost.count(number, SLOT, [&expected, &found]);
+                lost.written += PAGE - SLOT;
+                say("progress");
+            }
+            Ok(())
+        })?;
         expected[..SLOT].copy_from_slice(&last);
         let found = from_server(&file)?;
         lost.count(number, 0, [&expected, &found]);

@@ -66,31 +66,24 @@ impl Entry {
 /// The exit code of a run: the worst case's; what is lacking counts only if nothing ran. With `expect_known` a
 /// known defect counts as passed if the case shows it, and not if it does not.
 pub(crate) fn exit_code(entries: &[Entry], expect_known: bool) -> u8 {
-    let is_expected = |entry: &&Entry| {
-        let shown = entry.known.as_ref().is_some_and(|known| known.shown);
-        expect_known && shown
-    };
-    let (expected, others): (Vec<_>, Vec<_>) = entries.iter().partition(is_expected);
-    let worst = others
+    let shown = |entry: &Entry| entry.known.as_ref().is_some_and(|known| known.shown);
+    let passed = |entry: &Entry| matches!(entry.verdict, Verdict::Ok { .. });
+    let others = entries
         .iter()
-        .map(|entry| &entry.verdict)
-        .max_by_key(|verdict| verdict.rank());
-    let passed = |entry: &&Entry| matches!(entry.verdict, Verdict::Ok { .. });
-    match worst {
-        None if expected.is_empty() => 77,
-        None => 0,
-        Some(Verdict::Ok { .. } | Verdict::Lacks { .. }) => {
-            let unexpected =
-                |entry: &&Entry| expect_known && entry.known.is_some() && passed(entry);
-            if others.iter().any(|entry| unexpected(entry)) {
+        .filter(|entry| !(expect_known && shown(entry)));
+    let worst = others.map(|entry| &entry.verdict);
+    match worst.max_by_key(|verdict| verdict.rank()) {
+        Some(Verdict::Ok { .. } | Verdict::Lacks { .. }) | None => {
+            let unexpected = |entry: &Entry| entry.known.is_some() && passed(entry);
+            if expect_known && entries.iter().any(unexpected) {
                 4
-            } else if expected.is_empty() && !others.iter().any(|entry| passed(entry)) {
-                77
-            } else {
+            } else if entries.iter().any(|entry| passed(entry) || shown(entry)) {
                 0
+            } else {
+                77
             }
         }
-        Some(verdict) => verdict.exit_code(),
+        Some(worst) => worst.exit_code(),
     }
 }
 
@@ -232,5 +225,68 @@ fn print_threads(stuck: &Stuck) {
         for frame in &thread.stack {
             println!("        {frame}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(verdict: Verdict, shown: Option<bool>) -> Entry {
+        let known = shown.map(|shown| Defect {
+            reason: "R9".into(),
+            shown,
+        });
+        Entry {
+            known,
+            ..Entry::new("case", "about", verdict, Instant::now())
+        }
+    }
+
+    fn ok() -> Verdict {
+        Verdict::Ok {
+            detail: String::new(),
+        }
+    }
+
+    fn wrong() -> Verdict {
+        Verdict::WrongData {
+            detail: String::new(),
+        }
+    }
+
+    #[test]
+    fn exit_code_of_a_known_loss_is_wrong_data_unless_it_is_expected() {
+        let entries = [entry(ok(), None), entry(wrong(), Some(true))];
+        assert_eq!(exit_code(&entries, false), 3);
+        assert_eq!(exit_code(&entries, true), 0);
+        assert_eq!(exit_code(&entries[1..], true), 0);
+    }
+
+    #[test]
+    fn exit_code_of_another_loss_is_wrong_data_whatever_is_expected() {
+        let entries = [entry(wrong(), Some(false)), entry(wrong(), Some(true))];
+        assert_eq!(exit_code(&entries, true), 3);
+        assert_eq!(exit_code(&[entry(wrong(), None)], true), 3);
+    }
+
+    #[test]
+    fn exit_code_of_a_known_loss_that_does_not_come_is_its_own_if_it_is_expected() {
+        let entries = [entry(ok(), Some(false)), entry(ok(), None)];
+        assert_eq!(exit_code(&entries, false), 0);
+        assert_eq!(exit_code(&entries, true), 4);
+    }
+
+    #[test]
+    fn exit_code_of_lacking_cases_alone_is_that() {
+        let lacks = || Verdict::Lacks {
+            detail: String::new(),
+        };
+        assert_eq!(exit_code(&[entry(lacks(), None)], true), 77);
+        assert_eq!(
+            exit_code(&[entry(lacks(), None), entry(ok(), None)], true),
+            0
+        );
+        assert_eq!(exit_code(&[], false), 77);
     }
 }

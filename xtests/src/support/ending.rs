@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::mount::mount_table;
+
 /// How long to wait.
 pub(super) struct Limits {
     /// For so long a daemon may do nothing without a reason.
@@ -131,7 +133,7 @@ fn holders(device: Option<&str>) -> Vec<String> {
             continue;
         }
         seen.push(namespace);
-        let mounts = fs::read_to_string(path.join("mountinfo")).unwrap_or_default();
+        let mounts = mount_table(path.join("mountinfo")).unwrap_or_default();
         if mounts
             .lines()
             .any(|line| line.split(' ').nth(2) == Some(device))
@@ -195,7 +197,7 @@ mod tests {
     #[test]
     fn wait_for_end_of_one_whose_mount_somebody_has_waits_and_in_the_end_names_them() {
         // Of the root directory, which this process has mounted.
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mounts = mount_table("/proc/self/mountinfo").unwrap();
         let root = mounts
             .lines()
             .find(|line| line.split(' ').nth(4) == Some("/"));

@@ -18,7 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
-use super::scratch::{Backing, Scratch};
+use super::scratch::{Backing, Layout, Scratch};
 use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -86,6 +86,12 @@ pub fn mount_line(path: &Path) -> Option<String> {
     lines
         .find(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&path))
         .map(|line| String::from_utf8_lossy(line).into_owned())
+}
+
+/// The mount table at `path`, such as /proc/self/mountinfo. Not as UTF-8, which the name of any mount
+/// point may break.
+pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
+    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
 }
 
 /// As the mount table has it.
@@ -401,8 +407,26 @@ pub fn on_backing(
     options: &[&str],
     body: impl FnOnce(&Mount) -> Outcome,
 ) -> Outcome {
+    on_scratch(|| Scratch::new(backing), options, body)
+}
+
+/// The same for a test that needs the top of that file system as SOURCE, such as to remount it.
+pub fn on_whole(
+    backing: Backing,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
+    let scratch = || Scratch::with(backing, Layout::AsBacked);
+    on_scratch(scratch, options, body)
+}
+
+fn on_scratch(
+    scratch: impl FnOnce() -> Result<Scratch>,
+    options: &[&str],
+    body: impl FnOnce(&Mount) -> Outcome,
+) -> Outcome {
     case(|| {
-        let mount = Mount::new(backing, options)?;
+        let mount = Mount::of(scratch()?, options)?;
         match body(&mount) {
             Ok(()) => mount.unmount(),
             Err(error) => {

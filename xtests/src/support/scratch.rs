@@ -1,5 +1,8 @@
 //! A scratch directory with a SOURCE and a mount point, on the file system a test asks for.
 //!
+//! Whether SOURCE is the top of that file system decides how the daemon holds inodes (file handles
+//! or descriptors), so a run of the tier can say it for all tests by [`LAYOUT`].
+//!
 //! Invariant: everything mounted below it is unmounted, last first, before the directory is
 //! removed; if that fails the directory stays, since removing it would reach into a mount.
 
@@ -15,6 +18,32 @@ use tempfile::TempDir;
 
 use super::command::succeed;
 use super::skip::missing;
+
+/// Variable with the layout of this run of the tier: `whole` or `below`, or else each test's own.
+pub const LAYOUT: &str = "THRUFS_TEST_SOURCE";
+
+/// Where SOURCE lies in its file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The top of the file system that a test asks for, else a directory of the temporary one.
+    AsBacked,
+    /// The top, of a tmpfs where a test asks for no file system.
+    Whole,
+    /// A directory, of the file system that a test asks for as well.
+    Below,
+}
+
+impl Layout {
+    /// By [`LAYOUT`].
+    fn of_this_run() -> Result<Self> {
+        match std::env::var(LAYOUT).as_deref() {
+            Err(_) => Ok(Self::AsBacked),
+            Ok("whole") => Ok(Self::Whole),
+            Ok("below") => Ok(Self::Below),
+            Ok(other) => anyhow::bail!("{LAYOUT}={other}: it can be whole or below"),
+        }
+    }
+}
 
 /// The file system that holds SOURCE.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,27 +77,41 @@ impl Scratch {
 
     /// Makes it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
     pub fn new(backing: Backing) -> Result<Self> {
+        Self::with(backing, Layout::of_this_run()?)
+    }
+
+    /// The same for a test that can do with one layout only.
+    pub fn with(backing: Backing, layout: Layout) -> Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("thrufs-test-")
             .tempdir()
             .context("cannot make a scratch directory; set TMPDIR to one that can be written")?;
         let path = root.path().to_owned();
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
-        let source = path.join("source");
+        let top = path.join("source");
+        let source = match layout {
+            Layout::Below => top.join("below"),
+            Layout::AsBacked | Layout::Whole => top.clone(),
+        };
         let scratch = Self {
             root: Some(root),
             path,
             source,
             mounted: Mutex::default(),
         };
-        for name in ["source", "mnt"] {
-            std::fs::create_dir(scratch.path().join(name))?;
+        for directory in [&top, &scratch.mountpoint()] {
+            std::fs::create_dir(directory)?;
         }
         match backing {
+            Backing::Here if layout == Layout::Whole => scratch.mount_tmpfs(&top)?,
             Backing::Here => {}
-            Backing::Tmpfs => scratch.mount_tmpfs(&scratch.source())?,
-            Backing::Ext4(mib) => scratch.mount_image("ext4", &["-q", "-F"], mib)?,
-            Backing::Btrfs(mib) => scratch.mount_image("btrfs", &["-q"], mib)?,
+            Backing::Tmpfs => scratch.mount_tmpfs(&top)?,
+            Backing::Ext4(mib) => scratch.mount_image("ext4", &["-q", "-F"], mib, &top)?,
+            Backing::Btrfs(mib) => scratch.mount_image("btrfs", &["-q"], mib, &top)?,
+        }
+        if layout == Layout::Below {
+            std::fs::set_permissions(&top, PermissionsExt::from_mode(0o755))?;
+            std::fs::create_dir(scratch.source())?;
         }
         std::fs::set_permissions(scratch.source(), PermissionsExt::from_mode(0o755))?;
         Ok(scratch)
@@ -82,6 +125,11 @@ impl Scratch {
     /// SOURCE.
     pub fn source(&self) -> PathBuf {
         self.source.clone()
+    }
+
+    /// Whether SOURCE is the top of its file system.
+    pub fn is_whole(&self) -> bool {
+        super::mount::is_mounted(&self.source)
     }
 
     /// The empty directory to mount on.
@@ -100,7 +148,7 @@ impl Scratch {
         Ok(())
     }
 
-    fn mount_image(&self, kind: &str, options: &[&str], mib: u32) -> Result<()> {
+    fn mount_image(&self, kind: &str, options: &[&str], mib: u32, top: &Path) -> Result<()> {
         let image = self.path.join("image");
         std::fs::File::create(&image)?.set_len(u64::from(mib) << 20)?;
         let mkfs = format!("mkfs.{kind}");
@@ -112,13 +160,10 @@ impl Scratch {
             String::from_utf8_lossy(&made.stderr)
         );
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", kind, "-o", "loop"])
-            .arg(&image)
-            .arg(self.source());
+        mount.args(["-t", kind, "-o", "loop"]).arg(&image).arg(top);
         succeed(&mut mount)
             .map_err(|error| missing(format!("a loop device with {kind}: {error:#}")))?;
-        self.adopt(&self.source());
+        self.adopt(top);
         Ok(())
     }
 

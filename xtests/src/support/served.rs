@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use super::command::wait_for_exit;
 use super::ending::{Limits, wait_for_end};
 use super::mount::{abort, is_mounted, mount_line};
+use super::process::children;
 use super::wait::{wait_for, wait_until};
 
 /// Any single step of mounting and unmounting.
@@ -122,29 +123,12 @@ impl Served {
         self.server.map_or_else(|| self.pid(), Ok)
     }
 
-    /// The daemon's only child, if it has one. By everybody's parent: not every kernel lists a process's
-    /// children (CONFIG_PROC_CHILDREN).
+    /// The daemon's only child, if it has one.
     fn child(&self) -> Result<Option<Pid>> {
-        let ours = format!("PPid:\t{}", self.pid()?);
-        let mut found = None;
-        for entry in std::fs::read_dir("/proc").context("/proc")? {
-            let entry = entry?;
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            // One that has ended meanwhile is nobody's child.
-            let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
-            if status.lines().any(|line| line == ours)
-                && found.replace(Pid::from_raw(pid)).is_some()
-            {
-                return Ok(None);
-            }
+        match children(self.pid()?)?[..] {
+            [child] => Ok(Some(child)),
+            _ => Ok(None),
         }
-        Ok(found)
     }
 
     /// What the daemon has printed so far.

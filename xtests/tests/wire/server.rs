@@ -17,8 +17,8 @@ use nix::errno::Errno;
 use parking_lot::Mutex;
 use thrufs_wire::abi::{
     Attr, AttrOut, BmapOut, CopyFileRangeIn, CopyFileRangeOut, EntryOut, FileLock, GetxattrOut,
-    InHeader, InitIn, InitOut, IoctlOut, Kstatfs, LkIn, LkOut, LseekOut, OpenOut, PollFlags,
-    PollOut, ReadIn, SetattrIn, StatfsOut, Statx, StatxOut, SxTime, WriteOut,
+    InHeader, InitIn, InitOut, IoctlOut, Kstatfs, LkIn, LkOut, LseekOut, OpenOut, OpenOutFlags,
+    PollFlags, PollOut, ReadIn, SetattrIn, StatfsOut, Statx, StatxOut, SxTime, WriteOut,
 };
 use thrufs_wire::reply::{DirBuffer, Pushed};
 use thrufs_wire::request::SetTime;
@@ -179,7 +179,7 @@ impl Server {
         Ok(())
     }
 
-    /// The answer, or nothing where nobody waits for one.
+    /// The answer, or nothing where the kernel waits for none.
     #[allow(clippy::too_many_lines, reason = "a table: a row an operation")]
     fn operation<'b>(
         &mut self,
@@ -294,6 +294,14 @@ impl Server {
                 Reply::Empty
             }
 
+            Request::Open(_) if self.is_slow(nodeid) => {
+                // A READ of the page cache's would be asynchronous, and is never interrupted.
+                let open_flags = OpenOutFlags::FOPEN_DIRECT_IO;
+                Reply::Open(OpenOut {
+                    open_flags,
+                    ..open(nodeid)
+                })
+            }
             Request::Open(_) | Request::Opendir(_) => Reply::Open(open(nodeid)),
             Request::Read(arg) => return self.read(header, arg, buffer),
             Request::Write { arg, data } => {
@@ -442,8 +450,7 @@ impl Server {
         arg: &ReadIn,
         buffer: &'b mut [u8],
     ) -> Result<Option<Reply<'b>>, Errno> {
-        let slow = self.names.get(&(ROOT, c"slow".to_owned()));
-        if slow == Some(&header.nodeid) {
+        if self.is_slow(header.nodeid) {
             self.held = Some(header.unique);
             return Ok(None);
         }
@@ -451,6 +458,10 @@ impl Server {
         let start = data.len().min(arg.offset as usize);
         let end = data.len().min(start + arg.size as usize);
         Ok(Some(Reply::Data(copy(buffer, &data[start..end]))))
+    }
+
+    fn is_slow(&self, nodeid: u64) -> bool {
+        self.names.get(&(ROOT, c"slow".to_owned())) == Some(&nodeid)
     }
 
     fn grow(&mut self, nodeid: u64, size: u64) {
@@ -567,8 +578,7 @@ impl Server {
                 Err(_name) => return Err(Errno::EIO),
             }
         }
-        let len = listing.filled().len();
-        Ok(Reply::Data(&buffer[..len]))
+        Ok(listing.into_reply())
     }
 
     /// Reading the attribute `user.notify.WHAT` makes the server send a notification afterwards.

@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use thrufs_sys::creds::{FsCreds, Power};
 
-use crate::attr::{Attr, FileKind, statx};
-use crate::caller::has_fsetid;
+use crate::attr::Attr;
+use crate::caller::Caller;
+use crate::caller::inspect::has_fsetid;
+use crate::coherence::external::{Sets, Time};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::{Sets, Time};
+use crate::inode::identity::{FileKind, statx};
 use crate::inode::{Inode, ROOT_INO};
-use crate::ops::privs;
-use crate::passthrough::{Caller, Passthrough};
+use crate::ops::killpriv;
+use crate::passthrough::Passthrough;
 
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,14 +140,14 @@ impl Passthrough {
         let gid = set.gid.map(rustix::fs::Gid::from_raw);
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let fd = self.path_fd(inode)?;
-        let before = privs::mode_and_owner(&fd)?;
+        let before = killpriv::mode_and_owner(&fd)?;
         rustix::fs::chownat(&fd, c"", uid, gid, flags).or_errno()?;
         match set.caller.filter(|caller| !has_fsetid(caller)) {
             Some(caller)
                 if inode.kind != FileKind::Directory
                     && self.loses_plain_set_gid(&before, &caller) =>
             {
-                privs::clear(&fd, u32::from(before.stx_mode))
+                killpriv::clear(&fd, u32::from(before.stx_mode))
             }
             _unchanged => Ok(()),
         }

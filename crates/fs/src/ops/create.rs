@@ -12,11 +12,13 @@ use std::time::Duration;
 use rustix::fs::{FileType, Mode, OFlags};
 use thrufs_sys::creds::{FsCreds, Power, Umask};
 
-use crate::attr::{FileKind, statx};
+use crate::caller::Caller;
 use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, statx};
 use crate::ops::open::Opened;
-use crate::passthrough::{Caller, Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 /// How often a name may come and go while one CREATE is served.
 const ATTEMPTS: usize = 100;

@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
-use crate::attr::FileKind;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::HandleKind;
-use crate::inode::{Inode, InodeKey, ROOT_INO};
+use crate::inode::identity::FileKind;
+use crate::inode::identity::InodeKey;
+use crate::inode::{Inode, ROOT_INO};
 use crate::passthrough::{Entry, Passthrough};
 
 /// Bytes of getdents64(2) at a time.

@@ -4,8 +4,8 @@
 
 use thrufs_sys::ioctl::FileIoctl;
 
+use crate::coherence::invalidate::Stale;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inval::Stale;
 use crate::passthrough::Passthrough;
 
 impl Passthrough {

@@ -3,7 +3,7 @@
 //! Each lock owner of the client gets an open file description of its own on the backing file, and
 //! holds OFD or flock locks there: so owners exclude each other and the processes that use SOURCE
 //! directly, by the host kernel's own rules. Nothing here blocks: a lock that cannot be had is
-//! [`LockWait::Busy`], and `lock_wait.rs` tries again.
+//! [`LockWait::Busy`], and the session's lock waiters try again.
 //!
 //! fuser does not hand on FUSE_LK_FLOCK, so for a lock on a whole file the caller's own system
 //! call, in /proc, tells flock(2) from fcntl(2).
@@ -11,14 +11,16 @@
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::fcntl::FcntlArg;
 use parking_lot::{Condvar, Mutex};
 use rustix::fs::FlockOperation;
 
-use crate::caller::{System, system_call};
+use crate::caller::Caller;
+use crate::caller::inspect::{System, system_call};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::passthrough::{Caller, Passthrough};
+use crate::passthrough::Passthrough;
 
 /// Kind of lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -183,8 +185,7 @@ impl HostLocks {
         }
     }
 
-    /// Waits until a lock is released through this mount, but no longer than `timeout`.
-    pub(crate) fn wait_released(&self, timeout: std::time::Duration) {
+    fn wait_released(&self, timeout: Duration) {
         let mut owners = self.owners.lock();
         self.released.wait_for(&mut owners, timeout);
     }
@@ -200,6 +201,11 @@ impl HostLocks {
 }
 
 impl Passthrough {
+    /// Waits until a lock is released through this mount, but no longer than `timeout`.
+    pub fn wait_lock_released(&self, timeout: Duration) {
+        self.locks.wait_released(timeout);
+    }
+
     /// The lock that is in the way of `request`, as kind, range and process; none if it is free.
     ///
     /// # Errors

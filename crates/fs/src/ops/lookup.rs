@@ -2,15 +2,18 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 
 use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::attr::{Attr, FileKind, key_of, statx};
+use crate::attr::Attr;
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::identity::{FileKind, key_of, statx};
 use crate::inode::{Held, Inode};
-use crate::passthrough::{Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 impl Passthrough {
     /// Looks `name` up in directory `parent`. The entry counts as one lookup.
@@ -68,8 +71,13 @@ impl Passthrough {
                 .and_then(|fd| self.attr_as_entered(inode.ino, stat, fd)),
         };
         let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
-        if let Some(fd) = fd {
-            self.recent.keep(&inode, fd);
+        match fd {
+            // Its last name is gone: no handle opens it any more.
+            Some(fd) if stat.stx_nlink == 0 => {
+                self.pin(&inode, Some(Arc::new(fd)));
+            }
+            Some(fd) => self.recent.keep(&inode, fd),
+            None => {}
         }
         if let Some(pressure) = &self.pressure {
             pressure.note(self);

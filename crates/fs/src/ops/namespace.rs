@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, RenameFlags};
 
 use crate::error::{Errno, IntoErrno, Result};
-use crate::passthrough::{Entry, Passthrough, component};
+use crate::passthrough::{Entry, Passthrough};
+use crate::resolve::component;
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::attr::statx;
+use crate::coherence::external::Time;
+use crate::coherence::open_files::Entered;
 use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::{Entered, Time};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
+use crate::inode::identity::statx;
 use crate::passthrough::Passthrough;
 use crate::write_batch::WriteGroup;
 

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::SeekFrom;
 
 use crate::backing::Span;
+use crate::coherence::external::Sets;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::foreign::Sets;
 use crate::handle_table::Handle;
 use crate::passthrough::Passthrough;
 

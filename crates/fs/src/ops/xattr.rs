@@ -11,12 +11,13 @@ use rustix::fs::XattrFlags;
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
-use crate::attr::statx;
+use crate::caller::Caller;
+use crate::caller::proc;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::passthrough::{Caller, Passthrough};
-use crate::proc;
-use crate::xattr_map::ClientName;
+use crate::inode::identity::statx;
+use crate::passthrough::Passthrough;
+use crate::translate::xattrs::ClientName;
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
 const XATTR_MAX: usize = 65_536;

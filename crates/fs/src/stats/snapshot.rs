@@ -4,13 +4,14 @@
 //! Durations are nanoseconds and sizes are bytes throughout.
 
 use std::io;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Histogram, Opcode};
-use crate::init::Negotiated;
+use crate::caller::proc;
+use crate::negotiated::Negotiated;
 use crate::passthrough::Passthrough;
-use crate::proc;
 
 /// See the module. Each number was true within the time that it took to collect them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,7 +28,7 @@ pub struct Snapshot {
     pub inodes: usize,
     /// Files and directories that are open.
     pub handles: usize,
-    /// The daemon.
+    /// The process that serves.
     pub process: Process,
     /// What INIT agreed on; none before it.
     pub negotiated: Option<Negotiated>,
@@ -79,7 +80,7 @@ impl Writes {
     }
 }
 
-/// What the daemon takes of the machine, from /proc.
+/// What the process that serves takes of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Open descriptors.
@@ -88,6 +89,15 @@ pub struct Process {
     pub descriptors_limit: u64,
     /// Resident memory (VmRSS) in bytes.
     pub resident_bytes: u64,
+    /// Address space (VmSize) in bytes.
+    #[serde(default)]
+    pub virtual_bytes: u64,
+    /// CPU time of all its threads, those that have ended included, in nanoseconds.
+    #[serde(default)]
+    pub cpu_time: u64,
+    /// When it started, in nanoseconds since 1970.
+    #[serde(default)]
+    pub started: u64,
 }
 
 impl Process {
@@ -96,19 +106,23 @@ impl Process {
     /// # Errors
     /// /proc is not mounted.
     fn read() -> io::Result<Self> {
-        let statm = proc::statm()?;
-        let pages: u64 = statm
-            .split(' ')
-            .nth(1)
-            .and_then(|pages| pages.parse().ok())
-            .ok_or_else(|| io::Error::other("/proc/self/statm: no resident pages"))?;
+        let own = proc::own()?;
+        let (virtual_bytes, resident_bytes) = own.memory()?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
         Ok(Self {
-            descriptors: proc::count_descriptors()?,
+            descriptors: own.count_descriptors()?,
             descriptors_limit: limit.unwrap_or(u64::MAX),
-            resident_bytes: pages * rustix::param::page_size() as u64,
+            resident_bytes,
+            virtual_bytes,
+            cpu_time: nanoseconds(own.cpu_time()?),
+            started: nanoseconds(own.started()),
         })
     }
+}
+
+/// Enough for 584 years.
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Passthrough {

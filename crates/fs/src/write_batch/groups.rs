@@ -1,8 +1,7 @@
 //! The [`WriteGroup`] of each inode that is open for writing.
 //!
-//! Invariant: all handles of an inode that write together have the same group. It is looked up at
-//! OPEN and kept in the handle, so that a WRITE looks nothing up and shares no lock with other
-//! inodes.
+//! Invariant: all handles of an inode whose WRITEs are joined share one group. OPEN looks it up and the
+//! handle keeps it, so that a WRITE takes no table lock.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -24,7 +23,7 @@ impl WriteGroups {
     /// `make` makes a new one.
     ///
     /// # Errors
-    /// Of `make`.
+    /// Those of `make`.
     pub(crate) fn enter<E>(
         &self,
         ino: u64,
@@ -37,7 +36,7 @@ impl WriteGroups {
         let made = Arc::new(make()?);
         let mut groups = self.groups.lock();
         let (group, handles) = match groups.entry(ino) {
-            // Another handle was faster.
+            // Another OPEN inserted it meanwhile.
             Entry::Occupied(found) => found.into_mut(),
             Entry::Vacant(free) => free.insert((made, 0)),
         };
@@ -57,7 +56,7 @@ impl WriteGroups {
             None => None,
         };
         drop(groups);
-        // Closes a file, which is no work for under a lock.
+        // Outside the lock: this may close a file.
         drop(closed);
     }
 

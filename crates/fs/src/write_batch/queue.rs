@@ -1,16 +1,15 @@
-//! Who leads and who follows: the protocol by which those who want the same work done at the same
-//! time leave it to one of them.
+//! Leader and followers: one thread does the work that several threads want done at the same time.
 //!
-//! The first to come leads. Who comes while somebody leads leaves its job and sleeps; when the
-//! leader is done, the first of those becomes the next leader and takes all jobs that wait by then.
+//! The first thread leads. A thread that arrives meanwhile queues its job and sleeps; when the leader is
+//! done, the first sleeper becomes the next leader and takes all jobs queued by then.
 //!
 //! Invariants, which a test explores in every interleaving (loom, `tests/write_queue.rs`):
-//! * at most one leads at any time;
-//! * each job is answered exactly once, and nobody sleeps for ever, also when a leader panics;
-//! * jobs are done in the order in which they came: a leader takes all, and who comes later waits.
+//! * at most one thread leads at any time;
+//! * each job is answered exactly once, and no thread sleeps for ever, also when a leader panics;
+//! * jobs are done in their order of arrival: a leader takes all of them, and later ones wait.
 //!
-//! Why hand the lead over and not go on until nothing waits: the leader's own caller would wait for
-//! jobs that came after its own, without limit. Why the standard library's lock: loom has the same
+//! Why hand the lead over instead of draining the queue: the leader's own caller would wait for jobs that
+//! arrived after its own, without limit. Why the standard library's lock: loom has the same
 //! interface, so that what is explored is this file and not a copy of it.
 
 use std::mem;
@@ -24,17 +23,17 @@ use super::sync::{Arc, Condvar, Mutex, MutexGuard, wait_timeout};
 pub(super) struct Queue<J, A> {
     /// A leaf lock, never held across a system call.
     state: Mutex<State<J, A>>,
-    /// As many wait as the leader wants to have.
+    /// `wanted` jobs are queued.
     gathered: Condvar,
 }
 
 #[derive(Debug)]
 struct State<J, A> {
-    /// Somebody leads. Nothing waits otherwise.
+    /// A thread leads. Otherwise `waiting` is empty.
     led: bool,
     /// In the order of arrival.
     waiting: Vec<Waiting<J, A>>,
-    /// How many the leader wants to have, while it gathers them.
+    /// Jobs that the leader gathers; `usize::MAX` while it does not.
     wanted: usize,
 }
 
@@ -63,11 +62,11 @@ enum Call<J, A> {
 /// What became of a job.
 #[derive(Debug)]
 pub(super) enum Turn<'q, J, A> {
-    /// The job is still to be done, by the caller, who leads now.
+    /// The caller leads now, and does the job.
     Lead(Lead<'q, J, A>, J),
-    /// Somebody else did it.
+    /// Another thread did it.
     Done(A),
-    /// Somebody else was to do it, and panicked.
+    /// The leader panicked before it did it.
     Lost,
 }
 
@@ -89,14 +88,14 @@ impl<J, A> Queue<J, A> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lead, if nobody has it: the straight path, which makes no job.
+    /// The lead, if it is free: the fast path, which queues no job.
     pub(super) fn try_lead(&self) -> Option<Lead<'_, J, A>> {
         let was_led = mem::replace(&mut self.state().led, true);
         // Not `then_some`: a lead that is made is passed on when it is dropped.
         (!was_led).then(|| Lead { queue: self })
     }
 
-    /// Leaves `job` to who leads next, which may be the caller.
+    /// Queues `job` for the next leader, which may be the caller.
     pub(super) fn join(&self, job: J) -> Turn<'_, J, A> {
         let mut state = self.state();
         if !mem::replace(&mut state.led, true) {

@@ -343,7 +343,7 @@ fn apart(backing: &Gated) -> WriteGroup {
     let links = File::open("/proc/self/fd").unwrap();
     let file = backing.file.as_fd();
     let group = WriteGroup::durable(file, &Arc::new(links.into()), false).unwrap();
-    group.choice.as_ref().unwrap().force_apart();
+    group.strategy.as_ref().unwrap().force_parallel();
     group
 }
 
@@ -380,7 +380,7 @@ fn write_apart_that_fails_is_its_own_error_and_no_other() {
     });
     backing.open_the_gate();
     let (group, stats) = (apart(&backing), Stats::default());
-    let _company = group.choice.as_ref().unwrap().enter();
+    let _concurrent = group.strategy.as_ref().unwrap().enter();
     let writer = backing.writer(&stats, Some(true));
     let write = |offset: usize| writer.write_in(&group, piece(&[7; LEN], offset as u64));
     let results = [0, LEN, 2 * LEN].map(write);

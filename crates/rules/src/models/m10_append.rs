@@ -10,9 +10,9 @@
 //! next writeback at the server too (`stock-cache`). The folio lock does not help, since it is given up before
 //! i_size is raised (`hold-all`), and neither does fuse_set_nowrite(), which holds back the sending and not the
 //! zeroing (`G`). Two things pass: not to zero (what is sent ends at i_size anyway; that bytes stored beyond
-//! the end do not become content is the business of those who raise i_size, M9), and PG_writeback on the folio
-//! from the copy until i_size is raised. Raised by the end of the whole write(2), as today, and not before
-//! PG_writeback ends, it fails again.
+//! the end do not become content is the business of every operation that raises i_size, M9), and
+//! PG_writeback on the folio from the copy until i_size is raised. Raised by the end of the whole write(2), as
+//! today, and not before PG_writeback ends, it fails again.
 //!
 //! Engine: stateright. What is done under the folio lock is one step, unless the lock is kept.
 
@@ -31,38 +31,38 @@ pub(super) const MODEL: Model = Model {
         fails(
             "stock-server",
             "D since 6.17; looks at what the server has",
-            || run(Guard::None, Zero::BeyondEnd, Looks::AtServer),
+            || run(Guard::None, Zero::BeyondEnd, Looks::Server),
         ),
         fails(
             "stock-cache",
             "D since 6.17; looks at what read(2) returns while the server has the bytes",
-            || run(Guard::None, Zero::BeyondEnd, Looks::AtCache),
+            || run(Guard::None, Zero::BeyondEnd, Looks::Cache),
         ),
         fails(
             "hold-all",
             "the page stays locked until the reply, and i_size is raised after it",
-            || run(Guard::PageLock, Zero::BeyondEnd, Looks::AtBoth),
+            || run(Guard::PageLock, Zero::BeyondEnd, Looks::Both),
         ),
         fails("G", "fuse_set_nowrite() until the reply", || {
-            run(Guard::Nowrite, Zero::BeyondEnd, Looks::AtBoth)
+            run(Guard::Nowrite, Zero::BeyondEnd, Looks::Both)
         }),
         fails(
             "writeback-flag-size-late",
             "PG_writeback from the copy until the reply, i_size raised after it",
-            || run(Guard::FlagThenSize, Zero::BeyondEnd, Looks::AtBoth),
+            || run(Guard::FlagThenSize, Zero::BeyondEnd, Looks::Both),
         ),
         passes(
             "writeback-flag",
             "PG_writeback from the copy until i_size is raised, which each reply does",
-            || run(Guard::SizeThenFlag, Zero::BeyondEnd, Looks::AtBoth),
+            || run(Guard::SizeThenFlag, Zero::BeyondEnd, Looks::Both),
         ),
         passes(
             "no-zeroing",
             "writeback does not zero beyond the end, as before 6.17",
-            || run(Guard::None, Zero::Never, Looks::AtBoth),
+            || run(Guard::None, Zero::Never, Looks::Both),
         ),
         passes("G-no-zeroing", "the same with G (M8)", || {
-            run(Guard::Nowrite, Zero::Never, Looks::AtBoth)
+            run(Guard::Nowrite, Zero::Never, Looks::Both)
         }),
     ],
 };
@@ -88,10 +88,10 @@ enum Zero {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Looks {
-    AtServer,
+    Server,
     /// Where the server has the bytes.
-    AtCache,
-    AtBoth,
+    Cache,
+    Both,
 }
 
 struct Append {
@@ -221,13 +221,13 @@ impl Protocol for Append {
         let lacks = |cells: &[bool]| state.returned().any(|cell| !cells[cell]);
         let at_server = lacks(&state.server);
         let at_cache = match self.looks {
-            Looks::AtCache => !at_server && lacks(&state.page),
-            Looks::AtServer | Looks::AtBoth => lacks(&state.page),
+            Looks::Cache => !at_server && lacks(&state.page),
+            Looks::Server | Looks::Both => lacks(&state.page),
         };
-        if self.looks != Looks::AtCache && at_server {
+        if self.looks != Looks::Cache && at_server {
             return Some("write(2) has returned, and the server has zeros for its bytes");
         }
-        if self.looks != Looks::AtServer && at_cache {
+        if self.looks != Looks::Server && at_cache {
             return Some("write(2) has returned, and an uptodate page has zeros for its bytes");
         }
         let rest = self.finished(state) && state.len != state.size;

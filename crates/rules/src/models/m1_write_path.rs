@@ -266,30 +266,38 @@ impl WritePath {
                 moves.add(name, format!("copies into {}", page_name(who, page)), to);
             }
             At::Fault => self.fetch(who, state, moves),
-            At::Send => {
-                let from = writer.first;
-                if self.rule == Rule::Relock {
-                    let pages = &mut to.pages[who][from..page];
-                    if pages.iter().any(|page| page.locked.is_some()) {
-                        return;
-                    }
-                    pages.iter_mut().for_each(|page| page.locked = Some(who));
-                }
-                to.requests.push(Request {
-                    op: Op::Write {
-                        who,
-                        pages: (from, page),
-                    },
-                    stage: Stage::Queued,
-                });
-                if self.keeps_range() {
-                    (from..page).for_each(|page| to.writers[who].range[page] = true);
-                }
-                to.writers[who].at = At::Wait;
-                moves.add(name, format!("sends WRITE of pages {from}..{page}"), to);
-            }
+            At::Send => self.send(who, state, moves),
             At::Fill | At::Wait | At::Done => {}
         }
+    }
+
+    /// fuse_send_write_pages().
+    fn send(&self, who: usize, state: &State, moves: &mut Moves<State>) {
+        let (from, page) = (state.writers[who].first, state.writers[who].next);
+        let mut to = state.clone();
+        if self.rule == Rule::Relock {
+            let pages = &mut to.pages[who][from..page];
+            if pages.iter().any(|page| page.locked.is_some()) {
+                return;
+            }
+            pages.iter_mut().for_each(|page| page.locked = Some(who));
+        }
+        to.requests.push(Request {
+            op: Op::Write {
+                who,
+                pages: (from, page),
+            },
+            stage: Stage::Queued,
+        });
+        if self.keeps_range() {
+            (from..page).for_each(|page| to.writers[who].range[page] = true);
+        }
+        to.writers[who].at = At::Wait;
+        moves.add(
+            WRITERS[who],
+            format!("sends WRITE of pages {from}..{page}"),
+            to,
+        );
     }
 
     /// Before 5.13 a whole page became uptodate with the reply.

@@ -15,9 +15,6 @@ use thrufs_fs::{Histogram, OpcodeCounts};
 
 use crate::status::Status;
 
-/// Of the text, for HTTP.
-pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// Upper limits of the latency buckets as powers of two in nanoseconds: 4 us, 16 us, ... 17 s. The
 /// histograms' own, finer buckets end at these limits too, so nothing is counted into a wrong one.
 const LATENCY_LIMITS: std::ops::RangeInclusive<u32> = 12..=34;
@@ -45,7 +42,8 @@ impl Collector for Scrape {
         self.mount(encoder)?;
         self.requests(encoder)?;
         self.writes(encoder)?;
-        self.holdings(encoder)
+        self.holdings(encoder)?;
+        self.process(encoder)
     }
 }
 
@@ -145,22 +143,42 @@ impl Scrape {
         histogram(metric, &writes.sizes, SIZE_LIMITS, 1.0)
     }
 
-    /// What is held; the process under the names that all Prometheus clients use.
     fn holdings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = &self.0.snapshot;
-        let process = &snapshot.process;
         let (inodes, handles) = (snapshot.inodes as u64, snapshot.handles as u64);
         let help = "Inodes that the kernel holds";
         gauge(encoder, "thrufs_inodes", help, None, inodes)?;
         let help = "Open files and directories";
-        gauge(encoder, "thrufs_handles", help, None, handles)?;
-        let help = "Open descriptors";
+        gauge(encoder, "thrufs_handles", help, None, handles)
+    }
+
+    /// Under the names that all Prometheus clients use. Of the process that serves, not of its
+    /// supervisor, which does next to nothing.
+    ///
+    /// <https://prometheus.io/docs/instrumenting/writing_clientlibs/#process-metrics>
+    fn process(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let process = &self.0.snapshot.process;
+        let (seconds, bytes) = (Some(&Unit::Seconds), Some(&Unit::Bytes));
+        let help = "CPU time of the serving process";
+        encoder
+            .encode_descriptor("process_cpu", help, seconds, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&(process.cpu_time as f64 * 1e-9), None)?;
+        let help = "Start of the serving process since the Unix epoch";
+        encoder
+            .encode_descriptor("process_start_time", help, seconds, MetricType::Gauge)?
+            .encode_gauge(&(process.started as f64 * 1e-9))?;
+        let help = "Open descriptors of the serving process";
         gauge(encoder, "process_open_fds", help, None, process.descriptors)?;
-        let (help, limit) = ("RLIMIT_NOFILE", process.descriptors_limit);
+        let help = "Descriptors that the serving process may have (RLIMIT_NOFILE)";
+        let limit = process.descriptors_limit;
         gauge(encoder, "process_max_fds", help, None, limit)?;
-        let (help, bytes) = ("Resident memory", Some(&Unit::Bytes));
-        let resident = process.resident_bytes;
-        gauge(encoder, "process_resident_memory", help, bytes, resident)
+        let (name, help) = ("process_resident_memory", "Memory of the serving process");
+        gauge(encoder, name, help, bytes, process.resident_bytes)?;
+        let (name, help) = (
+            "process_virtual_memory",
+            "Address space of the serving process",
+        );
+        gauge(encoder, name, help, bytes, process.virtual_bytes)
     }
 }
 
@@ -194,8 +212,8 @@ fn histogram(
         }
         buckets.push((limit as f64 * scale, count));
     }
-    // The library's sign for the bucket without a limit.
-    buckets.push((f64::MAX, fine.map(|bucket| bucket.count).sum()));
+    // Written as +Inf.
+    buckets.push((f64::INFINITY, fine.map(|bucket| bucket.count).sum()));
     let sum = values.sum as f64 * scale;
     metric.encode_histogram::<NoLabelSet>(sum, values.count(), &buckets, None)
 }
@@ -252,7 +270,14 @@ mod tests {
                 in_flight: 0,
                 inodes: 2,
                 handles: 1,
-                process: Process::default(),
+                process: Process {
+                    descriptors: 17,
+                    descriptors_limit: u64::MAX,
+                    resident_bytes: 4 << 20,
+                    virtual_bytes: 1 << 30,
+                    cpu_time: 1_500_000_000,
+                    started: 1_700_000_000_250_000_000,
+                },
                 negotiated: None,
             },
         }
@@ -270,6 +295,11 @@ mod tests {
             "thrufs_write_flushes_total 3",
             "thrufs_inodes 2.0",
             "thrufs_uptime_seconds 1.5",
+            "process_cpu_seconds_total 1.5",
+            "process_start_time_seconds 1700000000.25",
+            "process_open_fds 17.0",
+            "process_resident_memory_bytes 4194304.0",
+            "process_virtual_memory_bytes 1073741824.0",
             "# EOF",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
@@ -300,5 +330,30 @@ mod tests {
         assert_eq!((sizes[0], sizes[16]), (5, 6), "{text}");
         let sum = "thrufs_request_duration_seconds_sum{opcode=\"WRITE\"} 20.000015";
         assert!(text.contains(sum), "{text}");
+    }
+
+    /// Without a bucket `+Inf` Prometheus 3 refuses the scrape, and quantiles are wrong before.
+    #[test]
+    fn text_of_histograms_has_an_infinite_bucket_that_is_the_count() {
+        let text = of(&status());
+        let value = |start: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(start));
+            line.unwrap_or_else(|| panic!("{start} in\n{text}")).trim()
+        };
+        let latency = "thrufs_request_duration_seconds";
+        let opcode = "opcode=\"WRITE\"";
+        for (name, labels) in [(latency, opcode), ("thrufs_write_size_bytes", "")] {
+            let alone = if labels.is_empty() {
+                String::new()
+            } else {
+                format!("{{{labels}}}")
+            };
+            let first = if labels.is_empty() { "" } else { "," };
+            // The library puts `le` first.
+            let infinite = format!("{name}_bucket{{le=\"+Inf\"{first}{labels}}}");
+            assert_eq!(value(&infinite), "6");
+            assert_eq!(value(&format!("{name}_count{alone}")), "6");
+        }
+        assert!(!text.contains("e308"), "{text}");
     }
 }

@@ -7,7 +7,7 @@ use thrufs_fs::{Fault, IdMap, IdRule, XattrMap};
 
 use super::*;
 
-#[path = "../../../fs/tests/common/mutate.rs"]
+#[path = "../../../session/tests/common/mutate.rs"]
 mod mutate;
 use mutate::{Random, mutated};
 

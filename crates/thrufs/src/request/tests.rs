@@ -163,6 +163,7 @@ fn parse_of_each_cache_policy_brings_its_timeouts() {
 
 #[test]
 fn parse_of_each_other_option_reaches_the_request() {
+    assert!(request(&["-o", "nonempty"]).nonempty && !request(&[]).nonempty);
     assert_eq!(request(&["--thread-pool-size=7"]).session.threads, 7);
     assert_eq!(request(&["-o", "max_threads=3"]).session.threads, 3);
     assert!(request(&["-o", "clone_fd"]).session.clone_fd);
@@ -437,6 +438,11 @@ fn parse_of_confinement_that_cannot_be_names_the_remedy() {
         ),
         (&["--modcaps=mknod"], true, "write +sys_admin or -mknod"),
         (
+            &["--modcaps=+sys_admin"],
+            false,
+            "--modcaps needs root, or --sandbox=namespace",
+        ),
+        (
             &["--uid-map=0:1:2"],
             true,
             "expected :INSIDE:OUTSIDE:COUNT:",
@@ -444,6 +450,37 @@ fn parse_of_confinement_that_cannot_be_names_the_remedy() {
     ] {
         let error = try_request(options, is_root).unwrap_err();
         assert!(error.contains(wanted), "{options:?}: {error}");
+    }
+}
+
+/// An option that is accepted and does nothing is told of, with the reason.
+#[test]
+fn parse_of_what_will_be_otherwise_than_asked_warns() {
+    let warnings = |options: &[&str], is_root| try_request(options, is_root).unwrap().warnings;
+    for (options, is_root, wanted) in [
+        (&["-o", "lazytime"][..], false, "-o lazytime is ignored"),
+        (&["-o", "dev,ro"], false, "-o dev is ignored: only root"),
+        (&["--clone-fd"], true, "is not shut in"),
+        (&["--log-level=debug"], true, "use -f or --syslog"),
+        (&["-s", "-o", "xyzzy"], true, "'xyzzy'"),
+    ] {
+        let told = warnings(options, is_root);
+        assert_eq!(told.len(), 1, "{options:?}: {told:?}");
+        assert!(told[0].contains(wanted), "{told:?}");
+    }
+    for (options, is_root) in [
+        (&["-o", "lazytime,dev,suid"][..], true),
+        (&["-o", "nodev,noatime,relatime,rw,async,nofail"], false),
+        (&["--clone-fd", "--sandbox=none"], true),
+        (&["-d"], true),
+        (&["--log-level=trace", "--syslog"], true),
+        (&["--sandbox=namespace", "--modcaps=+chown"], false),
+    ] {
+        assert_eq!(
+            warnings(options, is_root),
+            Vec::<String>::new(),
+            "{options:?}"
+        );
     }
 }
 

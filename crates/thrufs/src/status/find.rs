@@ -137,16 +137,23 @@ pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
             mount.owner
         );
     }
+    let mut closed = None;
     for socket in mount.sockets() {
         match fetch(&socket, mount.owner).await {
             Ok(None) => {}
             Ok(Some(status)) => return Ok(status),
             Err(error) if is_refused(&error) => bail!(dead(mount)),
+            Err(error) if is(&error, ErrorKind::PermissionDenied) => closed = Some(error),
             Err(error) => return Err(error).with_context(|| format!("{shown}")),
         }
     }
     if is_dead(&mount.mountpoint) {
         bail!(dead(mount));
+    }
+    if let Some(error) = closed {
+        // The kernel shows the mount as root's in each namespace.
+        let hint = "not this user's: was it mounted outside of this user namespace?";
+        return Err(error.context(format!("{shown}: {hint}")));
     }
     let places: Vec<String> = mount
         .sockets()
@@ -166,8 +173,12 @@ fn dead(mount: &Found) -> String {
 
 /// Whether nobody listens on the socket.
 pub(super) fn is_refused(error: &anyhow::Error) -> bool {
+    is(error, ErrorKind::ConnectionRefused)
+}
+
+fn is(error: &anyhow::Error, kind: ErrorKind) -> bool {
     let io = error.downcast_ref::<std::io::Error>();
-    io.is_some_and(|io| io.kind() == ErrorKind::ConnectionRefused)
+    io.is_some_and(|io| io.kind() == kind)
 }
 
 /// The answer at `socket`, which must be served by `owner` or root; none if there is no socket.

@@ -20,11 +20,13 @@ use tokio::task::JoinHandle;
 
 use super::report::Reporter;
 use super::runtime_dir;
+use crate::connections::{self, Limits};
 
-/// How long who asks may take to read the answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Before the next try when no connection can be accepted (say, for lack of descriptors).
-const RETRY: Duration = Duration::from_millis(200);
+/// An answer fits into the socket's buffer, as a rule: only one that is not read takes time.
+const LIMITS: Limits = Limits {
+    open: 8,
+    patience: Duration::from_secs(5),
+};
 
 /// The socket of a running daemon, in the file system; removed when dropped.
 #[derive(Debug)]
@@ -119,7 +121,16 @@ pub(crate) fn serve(
     askers: Askers,
 ) -> anyhow::Result<JoinHandle<()>> {
     let listener = UnixListener::from_std(listener)?;
-    Ok(tokio::spawn(accept(listener, reporter, askers)))
+    Ok(tokio::spawn(connections::serve(
+        "status",
+        listener,
+        LIMITS,
+        move |stream, asked| {
+            // Whoever connects asks.
+            asked.set();
+            answer(stream, reporter.clone(), askers)
+        },
+    )))
 }
 
 /// Who is answered.
@@ -158,26 +169,7 @@ fn is_refused(path: &Path) -> bool {
     })
 }
 
-async fn accept(listener: UnixListener, reporter: Reporter, askers: Askers) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let reporter = reporter.clone();
-                tokio::spawn(async move {
-                    if let Err(error) = answer(stream, &reporter, askers).await {
-                        tracing::debug!("status: {error:#}");
-                    }
-                });
-            }
-            Err(error) => {
-                tracing::debug!("status: accept: {error}");
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-}
-
-async fn answer(mut stream: UnixStream, reporter: &Reporter, askers: Askers) -> anyhow::Result<()> {
+async fn answer(mut stream: UnixStream, reporter: Reporter, askers: Askers) -> anyhow::Result<()> {
     let peer = stream.peer_cred().context("who asks")?.uid();
     let known = match askers {
         Askers::OwnerAndRoot => may_ask(peer, runtime_dir::uid()),
@@ -187,10 +179,7 @@ async fn answer(mut stream: UnixStream, reporter: &Reporter, askers: Askers) -> 
         anyhow::bail!("uid {peer} may not ask");
     }
     let text = serde_json::to_vec(&reporter.status()?)?;
-    tokio::time::timeout(PATIENCE, stream.write_all(&text))
-        .await
-        .context("who asked does not read")?
-        .context("send")
+    stream.write_all(&text).await.context("send")
 }
 
 fn may_ask(peer: u32, owner: u32) -> bool {

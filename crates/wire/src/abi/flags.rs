@@ -75,7 +75,7 @@ flags! {
 
     /// `fuse_write_in.write_flags`.
     WriteFlags: u32 {
-        /// From the page cache, later: `fh` is a guess and the caller is nobody's.
+        /// Written back from the page cache: `fh` is a guess, and the header names no caller.
         FUSE_WRITE_CACHE = 1 << 0,
         /// `lock_owner` is valid.
         FUSE_WRITE_LOCKOWNER = 1 << 1,

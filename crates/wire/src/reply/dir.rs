@@ -108,8 +108,9 @@ impl<'b> DirBuffer<'b> {
     }
 
     /// The answer.
-    pub fn reply(&self) -> Reply<'_> {
-        Reply::Data(self.filled())
+    pub fn into_reply(self) -> Reply<'b> {
+        let Self { buffer, len } = self;
+        Reply::Data(&buffer[..len])
     }
 
     fn record(&mut self, head: &[u8], name: &[u8]) -> Pushed {

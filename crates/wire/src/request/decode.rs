@@ -35,11 +35,13 @@ pub fn header(bytes: &[u8]) -> Result<InHeader, DecodeError> {
 }
 
 /// How many bytes at the beginning of a message of `total` bytes [`decode`] needs in one piece:
-/// all of them, but for WRITE and NOTIFY_REPLY only header and argument.
+/// all of them, but for WRITE and NOTIFY_REPLY only header and argument, and for an unknown opcode
+/// only the header.
 pub fn head_len(header: &InHeader, total: usize) -> usize {
     match Opcode::from_raw(header.opcode) {
         Some(opcode) if opcode.has_payload() => total.min(PAYLOAD_AT),
-        _other => total,
+        Some(_all_of_it) => total,
+        None => total.min(HEADER),
     }
 }
 
@@ -48,14 +50,14 @@ pub fn head_len(header: &InHeader, total: usize) -> usize {
 ///
 /// # Errors
 /// The message is not what FUSE 7.46 says ([`Malformed`]), or its opcode is not known.
-/// [`DecodeError::unanswered`] and [`DecodeError::errno`] are what the kernel is to be told.
+/// [`DecodeError::unanswered`] and [`DecodeError::errno`] are the answer for the kernel.
 pub fn decode(dialect: Dialect, head: &[u8], total: usize) -> Result<Message<'_>, DecodeError> {
     let header = header(head)?;
     let refuse = |cause| DecodeError {
         header: Some(header),
         cause,
     };
-    if usize::try_from(header.len) != Ok(total) {
+    if usize::try_from(header.len) != Ok(total) || total < HEADER {
         let (said, have) = (header.len, total);
         return Err(refuse(Malformed::Length { said, have }));
     }

@@ -2,7 +2,7 @@
 //!
 //! Invariants: a round boots every kernel once and asks each the same, so that a ratio is of neighbours in time,
 //! in an order that is drawn anew, so that it is not always the neighbour of the same one (with an order that
-//! rotated, stock against stock came to 0.86); and within a guest the servers take turns in who is first.
+//! rotated, stock against stock came to 0.86); and within a guest the servers take turns at being first.
 
 use xtests::support::random::Random;
 

@@ -88,7 +88,7 @@ pub(super) fn store(context: &Context<'_>) -> anyhow::Result<String> {
         mapper: context.client(&mounted, "file")?,
     };
     both.mapper.call(Order::Map(PAGE))?;
-    // A page that is mapped stays, whoever drops the caches; without it the WRITE would fill a new
+    // A mapped page stays when caches are dropped meanwhile; without it the WRITE would fill a new
     // page, which is locked for as long.
     both.mapper.call(Order::Load(0))?;
     let write = Order::Write {

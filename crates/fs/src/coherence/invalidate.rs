@@ -1,0 +1,231 @@
+//! NOTIFY_INVAL_INODE: the range of a WRITE that failed or was short, so that the next reader, by read(2) or
+//! through a mapping, gets what the backing file holds; the attributes after an IOCTL that changed a file,
+//! which the kernel does not expect; and a whole file after an external change (`external.rs`).
+//!
+//! Invariant: the notification is sent after the reply, from a thread that serves no request and holds no
+//! lock of ours. The kernel waits for the folio locks of the range, and the writer may hold one until it
+//! has the reply (a partial page); it writes a page that was dirtied through a mapping back before it drops
+//! it, so no store is lost, and that WRITE needs a session thread. From the WRITE handler either wait would
+//! never end.
+//!
+//! What remains: up to Linux 7.2 the kernel clears the uptodate flag of a failed WRITE's pages before
+//! write(2) returns. From 7.3 on it does not, so between the reply and the notification a reader can see
+//! the refused bytes, and a store through a mapping of the same page in that time makes them durable with
+//! the rest of the page. Sending the notification first would close that gap and deadlock on every write
+//! that starts or ends within a page.
+//! If the daemon is killed (SIGKILL) while the thread waits for a folio that an unanswered request holds,
+//! only /sys/fs/fuse/connections/N/abort ends the connection: that wait cannot be interrupted. On SIGTERM
+//! the daemon does so itself.
+//!
+//! Memory is bounded: one range per inode (the hull of the failed ones), and beyond [`MAX_PENDING`] inodes
+//! all known inodes are invalidated instead.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::notifier::SendInval;
+
+/// Inodes with a pending range.
+const MAX_PENDING: usize = 256;
+
+/// Runs when the notification has been sent, or cannot be: sends a reply that waits for it.
+pub(crate) type Then = Box<dyn FnOnce() + Send>;
+
+/// Bytes of a file from `start`, and its attributes; `None` as the end is beyond any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stale {
+    pub(crate) start: u64,
+    pub(crate) end: Option<u64>,
+}
+
+impl Stale {
+    pub(crate) const WHOLE: Self = Self {
+        start: 0,
+        end: None,
+    };
+    /// No byte: nothing but the attributes. No WRITE leaves such a range.
+    pub(crate) const ATTRIBUTES: Self = Self {
+        start: u64::MAX,
+        end: Some(0),
+    };
+
+    fn hull(self, other: Self) -> Self {
+        if self == Self::ATTRIBUTES {
+            return other;
+        }
+        if other == Self::ATTRIBUTES {
+            return self;
+        }
+        Self {
+            start: self.start.min(other.start),
+            end: self.end.zip(other.end).map(|(a, b)| a.max(b)),
+        }
+    }
+
+    /// As the notification has it. The kernel rounds to pages.
+    fn offset_and_len(self) -> (i64, i64) {
+        // A negative offset means "attributes only".
+        if self == Self::ATTRIBUTES {
+            return (-1, 0);
+        }
+        let Ok(offset) = i64::try_from(self.start) else {
+            return (0, 0);
+        };
+        let len = self.end.map_or(0, |end| end.saturating_sub(self.start));
+        (offset, i64::try_from(len).unwrap_or(0))
+    }
+}
+
+#[derive(Default)]
+struct State {
+    /// First in, first out, each inode once.
+    pending: VecDeque<(u64, Stale, Vec<Then>)>,
+    /// Too many inodes: all are invalidated, and then these run.
+    overflowed: Option<Vec<Then>>,
+    running: bool,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inodes = self.pending.iter().map(|(ino, stale, _)| (ino, stale));
+        f.debug_list().entries(inodes).finish()
+    }
+}
+
+/// The pending invalidations.
+#[derive(Debug, Default)]
+pub(crate) struct Invalidations {
+    /// A leaf lock, never held while a notification is sent.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// What the thread does next.
+enum Next {
+    One(u64, Stale, Vec<Then>),
+    All(Vec<Then>),
+    End,
+}
+
+impl Invalidations {
+    /// Starts the thread. `all` lists the inodes that the kernel knows.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        send: SendInval,
+        all: impl Fn() -> Vec<u64> + Send + 'static,
+    ) -> io::Result<()> {
+        self.state.lock().running = true;
+        let queue = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("thrufs-inval".into());
+        thread
+            .spawn(move || queue.serve(&send, &all))
+            .map(|_detached| ())
+            .inspect_err(|_| self.stop())
+    }
+
+    /// Ends the thread after its current notification, without waiting for it: it may be blocked in the
+    /// kernel.
+    pub(crate) fn stop(&self) {
+        let state = std::mem::take(&mut *self.state.lock());
+        self.changed.notify_all();
+        let pending = state.pending.into_iter().map(|(.., then)| then);
+        for then in pending.chain(state.overflowed).flatten() {
+            then();
+        }
+    }
+
+    /// Queues `stale` of `ino`. Does nothing without the thread (no kernel, no cache).
+    pub(crate) fn push(&self, ino: u64, stale: Stale) {
+        self.add(ino, stale, None);
+    }
+
+    /// The same; calls `then` when the notification has been sent, or cannot be.
+    pub(crate) fn push_then(&self, ino: u64, stale: Stale, then: Then) {
+        if let Some(then) = self.add(ino, stale, Some(then)) {
+            then();
+        }
+    }
+
+    /// Returns `then` if the thread will not call it.
+    fn add(&self, ino: u64, stale: Stale, then: Option<Then>) -> Option<Then> {
+        let mut state = self.state.lock();
+        if !state.running {
+            return then;
+        }
+        if let Some(waiting) = &mut state.overflowed {
+            waiting.extend(then);
+        } else if let Some((_, known, waiting)) =
+            state.pending.iter_mut().find(|(known, ..)| *known == ino)
+        {
+            *known = known.hull(stale);
+            waiting.extend(then);
+        } else if state.pending.len() < MAX_PENDING {
+            let waiting = then.into_iter().collect();
+            state.pending.push_back((ino, stale, waiting));
+        } else {
+            let pending = state.pending.drain(..).flat_map(|(.., then)| then);
+            let waiting = pending.chain(then).collect();
+            state.overflowed = Some(waiting);
+        }
+        self.changed.notify_one();
+        None
+    }
+
+    fn next(&self) -> Next {
+        let mut state = self.state.lock();
+        loop {
+            if !state.running {
+                return Next::End;
+            }
+            if let Some(then) = state.overflowed.take() {
+                return Next::All(then);
+            }
+            if let Some((ino, stale, then)) = state.pending.pop_front() {
+                return Next::One(ino, stale, then);
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    fn serve(&self, send: &SendInval, all: &dyn Fn() -> Vec<u64>) {
+        let invalidate = |ino: u64, stale: Stale| {
+            let (offset, len) = stale.offset_and_len();
+            tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE");
+            if let Err(error) = send(ino, offset, len)
+                && self.state.lock().running
+            {
+                tracing::warn!(
+                    ino, offset, len, %error,
+                    "the kernel may go on showing bytes of a failed WRITE, or the file as it was before \
+                     an external change: its cache cannot be invalidated; use --cache=never"
+                );
+            }
+        };
+        loop {
+            let then = match self.next() {
+                Next::One(ino, stale, then) => {
+                    invalidate(ino, stale);
+                    then
+                }
+                Next::All(then) => {
+                    all()
+                        .into_iter()
+                        .for_each(|ino| invalidate(ino, Stale::WHOLE));
+                    then
+                }
+                Next::End => return,
+            };
+            then.into_iter().for_each(|then| then());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

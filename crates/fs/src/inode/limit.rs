@@ -1,0 +1,297 @@
+//! `--max-inodes`: has the kernel forget inodes when it knows more of them than this file system is to
+//! hold. A kernel with memory to spare forgets nothing by itself, and each inode that it knows costs us
+//! memory, or a descriptor.
+//!
+//! By NOTIFY_PRUNE, which makes the kernel drop what nobody uses; the FORGETs come by themselves. So the
+//! bound is soft: what is open, or a directory above something that is known, stays. A walk that looks up
+//! faster than the kernel forgets is held back a little, so that it does not use up all descriptors.
+//!
+//! Invariant: notifications are sent from a thread that serves no request and holds no lock of ours.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::notifier::SendPrune;
+use crate::passthrough::Passthrough;
+
+/// Inodes in one notification.
+const BATCH: usize = 512;
+/// Until the FORGETs of a batch have come, about.
+const SETTLE: Duration = Duration::from_millis(2);
+/// They come by requests that session threads have to get to: on a busy machine not before this.
+const LATE: Duration = Duration::from_millis(500);
+/// When the kernel uses all that it knows: until it is asked again.
+const IN_USE: Duration = Duration::from_secs(1);
+/// A LOOKUP is held back no longer.
+const HELD_BACK: Duration = Duration::from_millis(50);
+/// Where no other thread is left to hear of a FORGET, it gives the notification this time.
+const ONE_THREAD: Duration = Duration::from_millis(1);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct InodePressure {
+    limit: usize,
+    /// More are known than `limit`; cleared by the thread.
+    over: AtomicBool,
+    /// Waiting for the kernel to forget would be in vain: there is no thread that asks it to, or it uses
+    /// all that it knows.
+    in_vain: AtomicBool,
+    /// A leaf lock, never held while a notification is sent. True while the thread runs.
+    running: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl InodePressure {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            over: AtomicBool::new(false),
+            in_vain: AtomicBool::new(true),
+            running: Mutex::new(false),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// After a LOOKUP: more are known now.
+    pub(crate) fn note(&self, fs: &Passthrough) {
+        let is_over = fs.inodes.len() > fs.inode_limit(self.limit);
+        if is_over && !self.over.swap(true, Ordering::Relaxed) {
+            let _running = self.running.lock();
+            self.changed.notify_all();
+        }
+    }
+
+    /// Half as many again are known as are to be.
+    pub(crate) fn is_far_over(&self, fs: &Passthrough) -> bool {
+        let limit = fs.inode_limit(self.limit);
+        fs.inodes.len() > limit + limit / 2
+    }
+
+    /// Nothing comes of waiting for the kernel to forget.
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.in_vain.load(Ordering::Relaxed)
+    }
+
+    /// Before a LOOKUP is answered: while far more are known than are to be, it waits for the kernel to
+    /// forget some, but not for long.
+    pub(crate) fn hold_back(&self, fs: &Passthrough) {
+        let may_go_on = || !self.is_far_over(fs) || self.is_in_vain();
+        if may_go_on() {
+            return;
+        }
+        match fs.forgets.enter() {
+            Some(waiting) => {
+                waiting.until(Instant::now() + HELD_BACK, may_go_on);
+            }
+            None => std::thread::sleep(ONE_THREAD),
+        }
+    }
+
+    /// Below this it is enough, so that not every LOOKUP that follows is one too many.
+    fn enough(&self, fs: &Passthrough) -> usize {
+        let limit = fs.inode_limit(self.limit);
+        limit - limit / 8
+    }
+
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When there can be no thread.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        fs: &Arc<Passthrough>,
+        send: SendPrune,
+    ) -> io::Result<()> {
+        *self.running.lock() = true;
+        self.in_vain.store(false, Ordering::Relaxed);
+        // Weak: the thread must not keep the file system, and all it has open, alive.
+        let (pressure, fs) = (Arc::clone(self), Arc::downgrade(fs));
+        let thread = std::thread::Builder::new().name("thrufs-prune".into());
+        let serve = move || {
+            while pressure.wait_until_over() {
+                let Some(fs) = fs.upgrade() else { return };
+                if let Err(error) = pressure.relieve(&fs, &send) {
+                    pressure.in_vain.store(true, Ordering::Relaxed);
+                    tracing::warn!(%error, "NOTIFY_PRUNE: the number of inodes is no longer bounded");
+                    return;
+                }
+            }
+        };
+        thread.spawn(serve).map(drop)
+    }
+
+    /// Ends the thread; it is not waited for, since it may be waiting for the kernel.
+    pub(crate) fn stop(&self) {
+        *self.running.lock() = false;
+        self.changed.notify_all();
+    }
+
+    /// False when there is nothing more to do.
+    fn wait_until_over(&self) -> bool {
+        let mut running = self.running.lock();
+        while *running && !self.over.load(Ordering::Relaxed) {
+            self.changed.wait(&mut running);
+        }
+        *running
+    }
+
+    /// Waits; false when the thread is to end.
+    fn pause(&self, time: Duration) -> bool {
+        let mut running = self.running.lock();
+        if *running {
+            self.changed.wait_for(&mut running, time);
+        }
+        *running
+    }
+
+    /// Whether the kernel comes to have forgotten so many in all, however slowly it is heard.
+    fn wait_for_forgets(&self, fs: &Passthrough, forgotten: u64) -> bool {
+        let start = Instant::now();
+        while fs.inodes.forgotten() < forgotten {
+            if start.elapsed() >= LATE || !self.pause(SETTLE) {
+                return false;
+            }
+        }
+        self.in_vain.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// Goes through all that are known, until it is enough or the kernel forgets no more.
+    fn relieve(&self, fs: &Passthrough, send: &SendPrune) -> io::Result<()> {
+        let (mut asked, mut from) = (0, fs.inodes.forgotten());
+        loop {
+            let known = fs.inodes.len();
+            if known <= self.enough(fs) {
+                self.in_vain.store(false, Ordering::Relaxed);
+                break;
+            }
+            let some = BATCH.min(known - self.enough(fs));
+            // Those that were forgotten are no longer among them.
+            let gone = usize::try_from(fs.inodes.forgotten() - from).unwrap_or(asked);
+            if gone >= some {
+                self.in_vain.store(false, Ordering::Relaxed);
+            }
+            let batch = fs.inodes.some_numbers(asked.saturating_sub(gone), some);
+            if batch.is_empty() {
+                if self.wait_for_forgets(fs, from + some as u64) {
+                    (asked, from) = (0, fs.inodes.forgotten());
+                    continue;
+                }
+                tracing::debug!(
+                    known,
+                    limit = self.limit,
+                    "the kernel uses all inodes that it knows"
+                );
+                self.in_vain.store(true, Ordering::Relaxed);
+                self.pause(IN_USE);
+                break;
+            }
+            tracing::trace!(known, count = batch.len(), "NOTIFY_PRUNE");
+            send(&batch)?;
+            if !self.pause(SETTLE) {
+                break;
+            }
+            asked += batch.len();
+        }
+        self.over.store(false, Ordering::Relaxed);
+        self.note(fs);
+        Ok(())
+    }
+}
+
+impl Passthrough {
+    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
+    /// does not have the notification.
+    ///
+    /// # Errors
+    /// When there can be no thread that sends it, or it is asked for and cannot be had.
+    pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
+        match (&self.pressure, send) {
+            (None, _) => Ok(()),
+            (Some(pressure), Some(send)) => pressure.start(self, send),
+            (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
+                "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
+            )),
+            (Some(_), None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::fs::File;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::inode::ROOT_INO;
+
+    /// On a busy machine all that were asked for had been asked for before the first FORGET was read. That
+    /// was taken for a kernel that uses all that it knows, and for a second nothing was bounded.
+    #[test]
+    fn relieve_with_forgets_that_come_late_goes_on_until_it_is_enough() {
+        let (_source, fs, _inodes) = crowded(40);
+        let fs = Arc::new(fs);
+        let pressure = fs.pressure.clone().unwrap();
+        *pressure.running.lock() = true;
+        let kernel = Arc::clone(&fs);
+        let send: SendPrune = Box::new(move |batch| {
+            let (fs, batch) = (Arc::clone(&kernel), batch.to_vec());
+            std::thread::spawn(move || {
+                std::thread::sleep(25 * SETTLE);
+                batch.iter().for_each(|ino| fs.forget(*ino, 1));
+            });
+            Ok(())
+        });
+        pressure.relieve(&fs, &send).unwrap();
+        assert!(fs.inodes.len() <= 8, "{} are left", fs.inodes.len());
+        assert!(!pressure.in_vain.load(Ordering::Relaxed));
+    }
+
+    /// Serves `files` files of which the kernel knows all, and is to know eight.
+    fn crowded(files: usize) -> (tempfile::TempDir, Passthrough, Vec<u64>) {
+        let source = tempfile::tempdir().unwrap();
+        let config = Config {
+            max_inodes: Some(8),
+            ..Config::default()
+        };
+        let top = File::open(source.path()).unwrap();
+        let fs = Passthrough::new(top.into(), config).unwrap();
+        let look_up = |index: usize| {
+            let name = format!("f{index}");
+            File::create(source.path().join(&name)).unwrap();
+            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+        };
+        let inodes = (0..files).map(look_up).collect();
+        (source, fs, inodes)
+    }
+
+    #[test]
+    fn hold_back_waits_until_enough_are_forgotten() {
+        let (_source, fs, inodes) = crowded(14);
+        fs.forgets.set_threads(2);
+        let pressure = fs.pressure.clone().unwrap();
+        pressure.in_vain.store(false, Ordering::Relaxed);
+        std::thread::scope(|scope| {
+            scope.spawn(|| inodes.iter().for_each(|ino| fs.forget(*ino, 1)));
+            while pressure.is_far_over(&fs) {
+                pressure.hold_back(&fs);
+            }
+        });
+    }
+
+    #[test]
+    fn hold_back_waits_for_nothing_that_cannot_come() {
+        let (_source, fs, _inodes) = crowded(40);
+        let pressure = fs.pressure.clone().unwrap();
+        // No thread asks the kernel to forget; waiting would take a thread that takes requests.
+        fs.forgets.set_threads(2);
+        let _all_that_may_wait = fs.forgets.enter().unwrap();
+        pressure.hold_back(&fs);
+        assert!(pressure.is_far_over(&fs));
+    }
+}

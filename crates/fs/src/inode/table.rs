@@ -1,0 +1,364 @@
+//! The inodes that the kernel knows.
+//!
+//! Invariant 4: an inode is here exactly as long as the kernel holds it, that is, while the
+//! lookups it was told of exceed those it has forgotten. Both counts move under one lock, so a
+//! LOOKUP that finds an inode and the FORGET that would remove it cannot miss each other.
+//!
+//! A nodeid belongs to one inode until the kernel has forgotten it. A file that has the backing inode
+//! number of a file that is gone and still known gets a nodeid that is made up. Why not the old one
+//! with another generation: the kernel then marks its old inode bad, and whoever is just opening it
+//! gets EIO (fuse_iget).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::RwLock;
+
+use super::identity::{FileKind, InodeKey};
+use super::{Held, Inode, ROOT_INO};
+
+/// Numbers that we make up have the top bit set: file systems count from below.
+const SYNTHETIC: u64 = 1 << 63;
+
+#[derive(Debug, Default)]
+struct Maps {
+    by_ino: HashMap<u64, Arc<Inode>>,
+    /// The inode that has the key now; one that is gone may be in `by_ino` still.
+    by_key: HashMap<InodeKey, u64>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct InodeTable {
+    /// A leaf lock: no system call is made and no other lock taken while it is held.
+    maps: RwLock<Maps>,
+    root: Arc<Inode>,
+    /// Inodes that the kernel has forgotten so far.
+    forgotten: AtomicU64,
+    /// Inodes that are held by a descriptor, the root apart.
+    by_fd: AtomicUsize,
+}
+
+impl InodeTable {
+    /// A table with the root only, which the kernel never forgets.
+    pub(crate) fn new(root_key: InodeKey, held: Held) -> Self {
+        let root = Arc::new(Inode::new(ROOT_INO, root_key, FileKind::Directory, held));
+        let mut maps = Maps::default();
+        maps.by_key.insert(root_key, ROOT_INO);
+        Self {
+            maps: RwLock::new(maps),
+            root,
+            forgotten: AtomicU64::new(0),
+            by_fd: AtomicUsize::new(0),
+        }
+    }
+
+    /// The inode with this nodeid; none if the kernel was never told of it or has forgotten it.
+    pub(crate) fn get(&self, ino: u64) -> Option<Arc<Inode>> {
+        if ino == ROOT_INO {
+            return Some(self.root.clone());
+        }
+        self.maps.read().by_ino.get(&ino).cloned()
+    }
+
+    /// How many inodes the kernel holds, the root included.
+    pub(crate) fn len(&self) -> usize {
+        self.maps.read().by_ino.len() + 1
+    }
+
+    /// How many of them cost a descriptor for as long as they are known.
+    pub(crate) fn held_by_fd(&self) -> usize {
+        self.by_fd.load(Ordering::Relaxed)
+    }
+
+    /// How many inodes the kernel has forgotten since the start.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::Relaxed)
+    }
+
+    /// The numbers of all inodes but the root.
+    pub(crate) fn numbers(&self) -> Vec<u64> {
+        self.maps.read().by_ino.keys().copied().collect()
+    }
+
+    /// Up to `count` numbers after the first `from`, in the table's order, which changes with what comes
+    /// and goes.
+    pub(crate) fn some_numbers(&self, from: usize, count: usize) -> Vec<u64> {
+        let maps = self.maps.read();
+        maps.by_ino.keys().skip(from).take(count).copied().collect()
+    }
+
+    /// The inode with this key, counted as one more lookup, unless `held` shows that its number
+    /// was given to another file.
+    fn find(&self, key: &InodeKey, held: &Held) -> Option<Arc<Inode>> {
+        let maps = self.maps.read();
+        let ino = *maps.by_key.get(key)?;
+        if ino == ROOT_INO {
+            return Some(self.root.clone());
+        }
+        let inode = maps.by_ino.get(&ino)?;
+        if inode.held.is_successor(held) {
+            return None;
+        }
+        inode.nlookup.fetch_add(1, Ordering::Relaxed);
+        Some(inode.clone())
+    }
+
+    /// The inode with this key, counted as one more lookup; made from `held` if it is new.
+    pub(crate) fn look_up(&self, key: InodeKey, kind: FileKind, held: Held) -> Arc<Inode> {
+        if let Some(inode) = self.find(&key, &held) {
+            return inode;
+        }
+        let mut maps = self.maps.write();
+        let known = maps.by_key.get(&key).copied();
+        if let Some(inode) = known.and_then(|ino| maps.by_ino.get(&ino))
+            && !inode.held.is_successor(&held)
+        {
+            inode.nlookup.fetch_add(1, Ordering::Relaxed);
+            return inode.clone();
+        }
+        let ino = maps.number_for(&key, &self.root.key);
+        if let Held::Fd(_) = held {
+            self.by_fd.fetch_add(1, Ordering::Relaxed);
+        }
+        let inode = Arc::new(Inode::new(ino, key, kind, held));
+        maps.by_ino.insert(ino, inode.clone());
+        maps.by_key.insert(key, ino);
+        inode
+    }
+
+    /// The number under which the client sees, or would see, the inode with this key.
+    pub(crate) fn number_of(&self, key: &InodeKey) -> u64 {
+        if *key == self.root.key {
+            return self.root.key.ino;
+        }
+        let maps = self.maps.read();
+        let known = maps.by_key.get(key).copied();
+        known.unwrap_or_else(|| maps.number_for(key, &self.root.key))
+    }
+
+    /// The number of the inode with this key, if the kernel holds it.
+    pub(crate) fn known_number(&self, key: &InodeKey) -> Option<u64> {
+        self.maps.read().by_key.get(key).copied()
+    }
+
+    /// The inode with this key, if the kernel holds it; never the root.
+    pub(crate) fn known(&self, key: &InodeKey) -> Option<Arc<Inode>> {
+        let maps = self.maps.read();
+        maps.by_ino.get(maps.by_key.get(key)?).cloned()
+    }
+
+    /// The kernel gives `count` lookups of `ino` back. More than it holds counts as all of them.
+    /// Returns the inode if these were the last: to be dropped under no lock, since closing a
+    /// descriptor may do work in the backing file system.
+    pub(crate) fn forget(&self, ino: u64, count: u64) -> Option<Arc<Inode>> {
+        if ino == ROOT_INO {
+            return None;
+        }
+        let mut maps = self.maps.write();
+        let Some(inode) = maps.by_ino.get(&ino) else {
+            tracing::debug!(
+                ino,
+                count,
+                "FORGET of an inode that the kernel does not hold"
+            );
+            return None;
+        };
+        let left = inode.nlookup.load(Ordering::Relaxed).saturating_sub(count);
+        inode.nlookup.store(left, Ordering::Relaxed);
+        if left > 0 {
+            return None;
+        }
+        let gone = maps.by_ino.remove(&ino)?;
+        // Unless another file has the number now.
+        if maps.by_key.get(&gone.key) == Some(&ino) {
+            maps.by_key.remove(&gone.key);
+        }
+        drop(maps);
+        if let Held::Fd(_) = gone.held {
+            self.by_fd.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.forgotten.fetch_add(1, Ordering::Relaxed);
+        Some(gone)
+    }
+}
+
+impl Maps {
+    /// The backing file system's own number on SOURCE's device, unless another inode has it; else one made
+    /// up from the key, the same each time unless that is taken too. A number of another device that is free now may
+    /// be in use again when the kernel has forgotten one file and looks up the other: then two
+    /// files would have shown the same number.
+    fn number_for(&self, key: &InodeKey, root: &InodeKey) -> u64 {
+        let free = |ino: u64| {
+            ino > ROOT_INO && ino != root.ino && ino != u64::MAX && !self.by_ino.contains_key(&ino)
+        };
+        if key.dev == root.dev && free(key.ino) {
+            return key.ino;
+        }
+        let mut ino = SYNTHETIC | mix(mix(key.dev ^ key.mnt_id.rotate_left(32)) ^ key.ino);
+        while !free(ino) {
+            ino = SYNTHETIC | ino.wrapping_add(1);
+        }
+        ino
+    }
+}
+
+/// Spreads the bits of a number evenly (the finalizer of SplitMix64).
+fn mix(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use thrufs_sys::file_handle::FileHandle;
+
+    use super::*;
+    use crate::inode::mount_fd::{MountFd, MountFds};
+
+    fn held() -> Held {
+        Held::Fd(File::open("/dev/null").unwrap().into())
+    }
+
+    fn key(dev: u64, ino: u64) -> InodeKey {
+        InodeKey {
+            dev,
+            ino,
+            mnt_id: 1,
+        }
+    }
+
+    fn table() -> InodeTable {
+        InodeTable::new(key(1, 2), held())
+    }
+
+    fn look_up(table: &InodeTable, key: InodeKey) -> Arc<Inode> {
+        table.look_up(key, FileKind::Regular, held())
+    }
+
+    #[test]
+    fn look_up_of_one_device_keeps_the_backing_number() {
+        let table = table();
+        assert_eq!(look_up(&table, key(1, 77)).ino, 77);
+        assert_eq!(table.number_of(&key(1, 78)), 78);
+    }
+
+    #[test]
+    fn look_up_of_a_taken_number_makes_one_up_and_repeats_it() {
+        let table = table();
+        look_up(&table, key(1, 77));
+        let other = look_up(&table, key(2, 77));
+        assert_ne!(other.ino, 77);
+        table.forget(other.ino, 1);
+        assert_eq!(look_up(&table, key(2, 77)).ino, other.ino);
+    }
+
+    #[test]
+    fn look_up_on_another_device_never_uses_a_number_again() {
+        // Two tmpfs below SOURCE count alike; forgetting one file must not free its number.
+        let table = table();
+        let first = look_up(&table, key(2, 77)).ino;
+        table.forget(first, 1);
+        assert_ne!(look_up(&table, key(3, 77)).ino, first);
+    }
+
+    #[test]
+    fn look_up_of_reserved_numbers_makes_one_up() {
+        let table = table();
+        for ino in [0, 1, 2, u64::MAX] {
+            assert!(look_up(&table, key(9, ino)).ino & SYNTHETIC != 0);
+        }
+    }
+
+    #[test]
+    fn forget_of_all_lookups_removes_the_inode() {
+        let table = table();
+        let inode = look_up(&table, key(1, 5));
+        look_up(&table, key(1, 5));
+        table.forget(inode.ino, 1);
+        assert!(table.get(5).is_some());
+        table.forget(inode.ino, 1);
+        assert!(table.get(5).is_none());
+        assert_eq!(table.len(), 1);
+    }
+
+    /// A mount and a handle of it; the number `generation` stands for the inode's.
+    fn by_handle(mount: &Arc<MountFd>, generation: u8) -> Held {
+        Held::Handle {
+            mount: Arc::clone(mount),
+            fid: FileHandle::from_parts(1, &[generation]).unwrap(),
+        }
+    }
+
+    fn mount() -> Arc<MountFd> {
+        let mounts = MountFds::default();
+        let top = || Ok(Some(File::open("/").unwrap().into()));
+        mounts.get(1, top).unwrap().unwrap()
+    }
+
+    /// It had the nodeid of the file that is gone with another generation, and the kernel, which knew that
+    /// still, answered open(2) with EIO.
+    #[test]
+    fn look_up_of_a_reused_inode_number_is_another_nodeid_while_the_old_one_is_known() {
+        let (table, mount, key) = (table(), mount(), key(1, 77));
+        let look_up = |generation| {
+            let held = by_handle(&mount, generation);
+            table.look_up(key, FileKind::Regular, held).ino
+        };
+        assert_eq!(look_up(1), 77);
+        let second = look_up(2);
+        let third = look_up(3);
+        assert!(second & SYNTHETIC != 0 && third & SYNTHETIC != 0 && second != third);
+        assert_eq!((look_up(3), table.number_of(&key)), (third, third));
+        // Each is forgotten by itself.
+        assert!(table.forget(77, 1).is_some());
+        assert!(table.forget(second, 1).is_some());
+        assert_eq!((look_up(3), table.len()), (third, 2));
+        assert!(table.forget(third, 3).is_some());
+        // And SOURCE's number is used again.
+        assert_eq!((table.number_of(&key), look_up(3)), (77, 77));
+    }
+
+    #[test]
+    fn held_by_fd_counts_inodes_with_a_descriptor() {
+        let (table, mount) = (table(), mount());
+        look_up(&table, key(1, 5));
+        look_up(&table, key(1, 5));
+        table.look_up(key(1, 6), FileKind::Regular, by_handle(&mount, 1));
+        assert_eq!((table.len(), table.held_by_fd()), (3, 1));
+        table.forget(5, 2);
+        table.forget(6, 1);
+        assert_eq!((table.len(), table.held_by_fd()), (1, 0));
+    }
+
+    #[test]
+    fn forget_of_the_root_or_too_many_is_harmless() {
+        let table = table();
+        table.forget(ROOT_INO, 99);
+        assert!(table.get(ROOT_INO).is_some());
+        look_up(&table, key(1, 5));
+        table.forget(5, 99);
+        table.forget(5, 1);
+        assert!(table.get(5).is_none());
+    }
+
+    #[test]
+    fn look_up_against_forget_in_threads_loses_no_count() {
+        let table = table();
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..2_000 {
+                        let inode = look_up(&table, key(1, 5));
+                        table.forget(inode.ino, 1);
+                    }
+                });
+            }
+        });
+        assert_eq!(table.len(), 1);
+    }
+}

@@ -1,0 +1,137 @@
+//! One request, from its decoded form to its outcome: counted, timed, traced, and with a panic turned
+//! into EIO. The same for every transport.
+
+use std::sync::Arc;
+
+use thrufs_fs::{Errno, LockRequest, Opcode, Passthrough, Result};
+
+use crate::lock_waiters::{Answer, LockWaiters};
+use crate::panics;
+
+/// A file system, and the callers that wait for its locks.
+pub(crate) struct Dispatch {
+    fs: Arc<Passthrough>,
+    lock_waiters: Arc<LockWaiters>,
+}
+
+impl Dispatch {
+    /// Several sessions may share one file system, one after another.
+    pub(crate) fn new(fs: Arc<Passthrough>) -> Self {
+        Self {
+            fs,
+            lock_waiters: Arc::default(),
+        }
+    }
+
+    /// The file system.
+    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
+        &self.fs
+    }
+
+    /// Runs the operation of a request: admits it, counts it, times it, logs its failure, and turns a
+    /// panic into EIO.
+    pub(crate) fn run<T>(
+        &self,
+        opcode: Opcode,
+        Requester { unique, uid }: Requester,
+        target: impl Into<Target>,
+        operation: impl FnOnce(&Passthrough) -> Result<T>,
+    ) -> Result<T> {
+        let began = self.fs.stats().begin(opcode);
+        let name = opcode.name();
+        let Target {
+            ino,
+            fh,
+            offset,
+            size,
+        } = target.into();
+        let _span =
+            tracing::trace_span!("request", opcode = name, unique, ino, fh, offset, size).entered();
+        let done = panics::caught(|| {
+            self.fs.admit(opcode, uid)?;
+            operation(&self.fs)
+        });
+        let result = done.unwrap_or_else(|_panic| {
+            tracing::error!(opcode = name, ino, "panic in an operation: a bug");
+            Err(Errno::EIO)
+        });
+        self.fs.stats().end(opcode, began);
+        result.inspect_err(|error| {
+            self.fs.stats().count_error(opcode);
+            tracing::debug!(opcode = name, unique, ino, fh, offset, size, %error);
+        })
+    }
+
+    /// FORGET, which has no answer.
+    pub(crate) fn forget(&self, ino: u64, nlookup: u64) {
+        let began = self.fs.stats().begin(Opcode::Forget);
+        self.fs.forget(ino, nlookup);
+        self.fs.stats().end(Opcode::Forget, began);
+    }
+
+    /// Answers when the lock is taken, cannot be taken at all, or the caller has a signal.
+    pub(crate) fn wait_for_lock(&self, request: LockRequest, answer: Answer) {
+        let fs = Arc::clone(&self.fs);
+        let counted = move |outcome: Result<()>| {
+            if outcome.is_err() {
+                fs.stats().count_error(Opcode::SetLk);
+            }
+            answer(outcome);
+        };
+        self.lock_waiters.wait(&self.fs, request, Box::new(counted));
+    }
+}
+
+impl Drop for Dispatch {
+    fn drop(&mut self) {
+        self.lock_waiters.stop();
+    }
+}
+
+/// A request's number, and the user that made it (in the client's ids).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Requester {
+    pub(crate) unique: u64,
+    pub(crate) uid: u32,
+}
+
+/// What a request is about, for the log.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Target {
+    pub(crate) ino: u64,
+    pub(crate) fh: Option<u64>,
+    pub(crate) offset: Option<u64>,
+    pub(crate) size: Option<u64>,
+}
+
+impl From<u64> for Target {
+    fn from(ino: u64) -> Self {
+        Self {
+            ino,
+            fh: None,
+            offset: None,
+            size: None,
+        }
+    }
+}
+
+/// A handle of an inode.
+impl From<(u64, u64)> for Target {
+    fn from((ino, fh): (u64, u64)) -> Self {
+        Self {
+            fh: Some(fh),
+            ..ino.into()
+        }
+    }
+}
+
+/// A range of an open file: inode, handle, offset and size.
+impl From<(u64, u64, u64, u64)> for Target {
+    fn from((ino, fh, offset, size): (u64, u64, u64, u64)) -> Self {
+        Self {
+            offset: Some(offset),
+            size: Some(size),
+            ..(ino, fh).into()
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The adapter to fuser: each request of fuser's trait becomes an operation, and its outcome an answer.
+//! The only module that sees fuser's requests and replies, and it decides nothing.
+//!
+//! Invariant: every request is answered exactly once, also when an operation panics (EIO).
+
+mod convert;
+mod ids;
+mod requests;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::fuser::{
+    BackingId, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, LockOwner, Notifier,
+    ReplyAttr, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr, Request,
+};
+use thrufs_fs::{
+    Attr, Caller, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest, NewNode,
+    Opcode, Opened, Passthrough, Place, Result, SendEntry, SendInval,
+};
+
+use crate::after_reply;
+use crate::backing_ids::BackingIds;
+use crate::dispatch::{Dispatch, Requester, Target};
+use convert::fuser_errno;
+
+/// The sender of notifications that [`Passthrough::start_invalidating`] takes.
+pub fn send_inval(notifier: Notifier) -> SendInval {
+    // ENOENT, an inode that the kernel has forgotten, is success to fuser.
+    Box::new(move |ino, offset, len| notifier.inval_inode(INodeNo(ino), offset, len))
+}
+
+/// The sender of NOTIFY_INVAL_ENTRY that [`thrufs_fs::Watch::start`] takes.
+pub fn send_entry(notifier: Notifier) -> SendEntry {
+    Box::new(move |parent, name| notifier.inval_entry(INodeNo(parent), name))
+}
+
+/// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
+const NO_GENERATION: Generation = Generation(0);
+
+/// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
+/// would fail with EIO.
+const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
+
+/// Serves a [`Passthrough`] to fuser.
+pub struct FuseAdapter {
+    dispatch: Dispatch,
+    backing_ids: BackingIds<BackingId>,
+}
+
+impl FuseAdapter {
+    /// Several adapters may share one file system, one after another.
+    pub fn new(fs: Arc<Passthrough>) -> Self {
+        Self {
+            dispatch: Dispatch::new(fs),
+            backing_ids: BackingIds::default(),
+        }
+    }
+
+    fn fs(&self) -> &Arc<Passthrough> {
+        self.dispatch.fs()
+    }
+
+    /// See [`Dispatch::run`].
+    fn run<T>(
+        &self,
+        opcode: Opcode,
+        req: &Request,
+        target: impl Into<Target>,
+        operation: impl FnOnce(&Passthrough) -> Result<T>,
+    ) -> Result<T> {
+        let requester = Requester {
+            unique: req.unique().0,
+            uid: req.uid(),
+        };
+        self.dispatch.run(opcode, requester, target, operation)
+    }
+
+    /// The backing id for a file that was just opened, if the kernel is to have one; `register`
+    /// gives it the file. After an error the file is closed again.
+    fn backing_id(
+        &self,
+        ino: u64,
+        opened: &Opened,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
+    ) -> Result<Option<Arc<BackingId>>> {
+        if !opened.passthrough {
+            return Ok(None);
+        }
+        let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
+        let found = self.backing_ids.open(ino, fallback, || {
+            self.fs().with_backing_file(ino, opened.fh, register)?
+        });
+        found.map_err(|error| {
+            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
+            self.fs().release(ino, opened.fh);
+            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+        })
+    }
+
+    /// The caller, with its ids on SOURCE.
+    fn caller(&self, req: &Request) -> Result<Caller> {
+        ids::caller(&self.fs().config().ids, req)
+    }
+
+    /// The node to make, and its creator.
+    fn new_node<'a>(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &'a OsStr,
+        mode: u32,
+        umask: u32,
+    ) -> Result<NewNode<'a>> {
+        Ok(NewNode {
+            parent: parent.0,
+            name,
+            mode,
+            umask,
+            caller: self.caller(req)?,
+        })
+    }
+
+    /// The lock asked for, and its owner.
+    fn lock_request(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock: &Lock,
+    ) -> Result<LockRequest> {
+        Ok(LockRequest {
+            ino: ino.0,
+            fh: fh.0,
+            owner: lock.owner.0,
+            kind: LockKind::from_fcntl(lock.typ)?,
+            range: lock.range,
+            pid: lock.pid,
+            caller: self.caller(req)?,
+        })
+    }
+
+    /// Attributes with the ids that the client is shown.
+    fn file_attr(&self, attr: &Attr) -> FileAttr {
+        ids::file_attr(&self.fs().config().ids, attr)
+    }
+
+    fn attr_timeout(&self) -> Duration {
+        self.fs().config().timeouts.attr
+    }
+
+    fn reply_entry(&self, found: Result<Entry>, reply: ReplyEntry) {
+        let timeout = self.attr_timeout();
+        match found {
+            Ok(Entry {
+                attr,
+                entry_timeout,
+                ..
+            }) => self.answer_attr(attr, move |attr| {
+                reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
+            }),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn reply_attr(&self, found: Result<Attr>, reply: ReplyAttr) {
+        let timeout = self.attr_timeout();
+        match found {
+            Ok(attr) => self.answer_attr(attr, move |attr| reply.attr(&timeout, attr)),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn answer_attr(&self, attr: Attr, answer: impl FnOnce(&FileAttr) + Send + 'static) {
+        let shown = self.file_attr(&attr);
+        after_reply::answer_attr(self.fs(), attr, move |_attr| answer(&shown));
+    }
+}
+
+/// A lock as the protocol names it.
+struct Lock {
+    owner: LockOwner,
+    range: LockRange,
+    /// F_RDLCK, F_WRLCK or F_UNLCK.
+    typ: i32,
+    pid: u32,
+}
+
+fn place(parent: INodeNo, name: &OsStr) -> Place<'_> {
+    Place {
+        parent: parent.0,
+        name,
+    }
+}
+
+fn reply_empty(done: Result<()>, reply: ReplyEmpty) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(fuser_errno(error)),
+    }
+}
+
+fn reply_written(done: Result<usize>, reply: ReplyWrite) {
+    match done {
+        // At most what the request asked for, which has 32 bits or was bounded by the operation.
+        Ok(count) => reply.written(count as u32),
+        Err(error) => reply.error(fuser_errno(error)),
+    }
+}
+
+/// `size` 0 asks how much room the value needs.
+fn reply_xattr(value: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(::fuser::Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(error) => reply.error(fuser_errno(error)),
+    }
+}
+
+fn file_flags(opened: &Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    if opened.direct_io {
+        // Writers of one file need not wait for each other: the backing file orders them.
+        flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
+    } else if opened.keep_cache {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
+    flags
+}
+
+fn directory_flags(opened: &Opened) -> FopenFlags {
+    match opened.keep_cache {
+        true => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
+        false => FopenFlags::empty(),
+    }
+}

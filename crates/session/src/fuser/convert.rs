@@ -1,0 +1,125 @@
+//! Between our types and fuser's.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ::fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use rustix::fs::StatxTimestamp;
+
+use thrufs_fs::{Attr, Errno, FileKind, SetTime};
+
+/// EMFILE is about the daemon's table of descriptors; to the caller it would be about its own.
+pub(super) fn fuser_errno(error: Errno) -> ::fuser::Errno {
+    let seen = match error {
+        Errno::EMFILE => Errno::ENFILE,
+        other => other,
+    };
+    ::fuser::Errno::from_i32(seen as i32)
+}
+
+pub(super) fn file_type(kind: FileKind) -> FileType {
+    match kind {
+        FileKind::Regular => FileType::RegularFile,
+        FileKind::Directory => FileType::Directory,
+        FileKind::Symlink => FileType::Symlink,
+        FileKind::Fifo => FileType::NamedPipe,
+        FileKind::Socket => FileType::Socket,
+        FileKind::CharDevice => FileType::CharDevice,
+        FileKind::BlockDevice => FileType::BlockDevice,
+    }
+}
+
+/// Attributes, with the ids that they have on SOURCE.
+pub(super) fn file_attr(attr: &Attr) -> FileAttr {
+    let stat = &attr.stat;
+    FileAttr {
+        ino: INodeNo(attr.ino),
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        atime: system_time(&stat.stx_atime),
+        mtime: system_time(&stat.stx_mtime),
+        ctime: system_time(&stat.stx_ctime),
+        crtime: UNIX_EPOCH,
+        kind: file_type(attr.kind()),
+        perm: stat.stx_mode & 0o7777,
+        nlink: stat.stx_nlink,
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
+        blksize: stat.stx_blksize,
+        flags: 0,
+    }
+}
+
+/// A reply of which the kernel takes the number only: `.` and `..` in READDIRPLUS, and (number 0)
+/// a name that does not exist.
+pub(super) fn number_only(ino: u64) -> FileAttr {
+    FileAttr {
+        ino: INodeNo(ino),
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind: FileType::Directory,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    }
+}
+
+/// A device number as the protocol has it (the kernel's `new_encode_dev`).
+fn encode_dev(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+fn system_time(time: &StatxTimestamp) -> SystemTime {
+    let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
+    let whole = match time.tv_sec < 0 {
+        true => UNIX_EPOCH.checked_sub(seconds),
+        false => UNIX_EPOCH.checked_add(seconds),
+    };
+    let nanos = Duration::from_nanos(u64::from(time.tv_nsec));
+    whole
+        .and_then(|whole| whole.checked_add(nanos))
+        .unwrap_or(UNIX_EPOCH)
+}
+
+/// A time to set. fuser 0.18 subtracts the nanoseconds of a time before 1970 where the protocol
+/// adds them (its `time.rs`); that is put right here.
+pub(super) fn set_time(time: TimeOrNow) -> SetTime {
+    match time {
+        TimeOrNow::Now => SetTime::Now,
+        TimeOrNow::SpecificTime(at) => SetTime::At(match UNIX_EPOCH.duration_since(at) {
+            Ok(before) if before.subsec_nanos() > 0 => {
+                let nanos = Duration::from_nanos(u64::from(before.subsec_nanos()));
+                at.checked_add(2 * nanos).unwrap_or(at)
+            }
+            _whole_or_after => at,
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn set_time_before_1970_moves_the_fraction_forward() {
+        // tv_sec = -2, tv_nsec = 500,000,000, which is -1.5 s; fuser makes it -2.5 s.
+        let from_fuser = UNIX_EPOCH - Duration::from_millis(2_500);
+        let right = UNIX_EPOCH - Duration::from_millis(1_500);
+        let set = set_time(TimeOrNow::SpecificTime(from_fuser));
+        assert_eq!(set, SetTime::At(right));
+    }
+
+    #[test]
+    fn encode_dev_keeps_large_minors() {
+        assert_eq!(encode_dev(8, 1), 0x801);
+        assert_eq!(encode_dev(1, 0x12345), 0x1230_0145);
+    }
+}

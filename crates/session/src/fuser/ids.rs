@@ -1,0 +1,37 @@
+//! Users and groups, where requests come in and replies go out: the one place at which
+//! `--translate-uid` and `--translate-gid` act. EPERM for an id that is forbidden.
+
+use ::fuser::{FileAttr, Request};
+use thrufs_fs::{Attr, Caller, Errno, IdMaps, Result};
+
+use super::convert;
+
+/// Who asks, as it is on SOURCE.
+pub(super) fn caller(maps: &IdMaps, req: &Request) -> Result<Caller> {
+    Ok(Caller {
+        uid: maps.uid.to_host(req.uid()).ok_or(Errno::EPERM)?,
+        gid: maps.gid.to_host(req.gid()).ok_or(Errno::EPERM)?,
+        pid: req.pid(),
+    })
+}
+
+/// The owner that SETATTR sets, as it is on SOURCE.
+pub(super) fn owner(
+    maps: &IdMaps,
+    uid: Option<u32>,
+    gid: Option<u32>,
+) -> Result<(Option<u32>, Option<u32>)> {
+    let uid = uid.map(|uid| maps.uid.to_host(uid).ok_or(Errno::EPERM));
+    let gid = gid.map(|gid| maps.gid.to_host(gid).ok_or(Errno::EPERM));
+    Ok((uid.transpose()?, gid.transpose()?))
+}
+
+/// Attributes as the client is to see them.
+pub(super) fn file_attr(maps: &IdMaps, attr: &Attr) -> FileAttr {
+    let plain = convert::file_attr(attr);
+    FileAttr {
+        uid: maps.uid.to_guest(plain.uid),
+        gid: maps.gid.to_guest(plain.gid),
+        ..plain
+    }
+}

@@ -1,0 +1,666 @@
+//! Requests, taken apart: each method calls its operation and hands its outcome to the reply.
+//!
+//! Long, because the impl of a trait cannot be divided; each method only translates.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use ::fuser::{
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use thrufs_fs::{
+    Errno, LockRange, LockWait, Opcode, ROOT_INO, ReadRequest, SetAttr, WriteRequest,
+};
+
+use super::convert::{file_type, fuser_errno, number_only, set_time};
+use super::{
+    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, ids, place,
+    reply_empty, reply_written, reply_xattr,
+};
+use crate::after_reply;
+use crate::init::negotiate;
+
+impl Filesystem for FuseAdapter {
+    fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let negotiated = negotiate(self.fs().config(), config)?;
+        tracing::info!(
+            max_write = negotiated.max_write,
+            max_write_asked = negotiated.max_write_asked,
+            capabilities = negotiated.granted.join(" "),
+            "INIT"
+        );
+        self.fs().set_negotiated(negotiated);
+        Ok(())
+    }
+
+    fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let found = self.run(Opcode::Lookup, req, parent.0, |fs| {
+            fs.lookup_by(req.pid(), parent.0, name)
+        });
+        let negative = self.fs().negative_timeout(parent.0);
+        match found {
+            Err(Errno::ENOENT) if !negative.is_zero() => {
+                // Nodeid 0: the name does not exist, and may be remembered as such.
+                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), NO_GENERATION);
+            }
+            found => self.reply_entry(found, reply),
+        }
+    }
+
+    fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
+        self.dispatch.forget(ino.0, nlookup);
+    }
+
+    fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+        let fh = fh.map(|fh| fh.0);
+        let found = self.run(Opcode::GetAttr, req, ino.0, |fs| fs.getattr(ino.0, fh));
+        self.reply_attr(found, reply);
+    }
+
+    fn setattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = self.run(Opcode::SetAttr, req, ino.0, |fs| {
+            let (uid, gid) = ids::owner(&fs.config().ids, uid, gid)?;
+            let set = SetAttr {
+                mode,
+                uid,
+                gid,
+                size,
+                atime: atime.map(set_time),
+                mtime: mtime.map(set_time),
+                fh: fh.map(|fh| fh.0),
+                caller: Some(self.caller(req)?),
+            };
+            fs.setattr(ino.0, &set)
+        });
+        self.reply_attr(set, reply);
+    }
+
+    fn readlink(&self, req: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.run(Opcode::ReadLink, req, ino.0, |fs| fs.readlink(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.run(Opcode::MkNod, req, parent.0, |fs| {
+            let new = self.new_node(req, parent, name, mode, umask)?;
+            fs.mknod(&new, rdev)
+        });
+        self.reply_entry(made, reply);
+    }
+
+    fn mkdir(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let made = self.run(Opcode::MkDir, req, parent.0, |fs| {
+            let new = self.new_node(req, parent, name, mode, umask)?;
+            fs.mkdir(&new)
+        });
+        self.reply_entry(made, reply);
+    }
+
+    fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = place(parent, name);
+        reply_empty(
+            self.run(Opcode::Unlink, req, parent.0, |fs| fs.unlink(at)),
+            reply,
+        );
+    }
+
+    fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let at = place(parent, name);
+        reply_empty(
+            self.run(Opcode::RmDir, req, parent.0, |fs| fs.rmdir(at)),
+            reply,
+        );
+    }
+
+    fn symlink(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        link_name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let made = self.run(Opcode::Symlink, req, parent.0, |fs| {
+            let new = self.new_node(req, parent, link_name, 0o777, 0)?;
+            fs.symlink(&new, target.as_os_str())
+        });
+        self.reply_entry(made, reply);
+    }
+
+    fn rename(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let from = place(parent, name);
+        let to = place(newparent, newname);
+        let done = self.run(Opcode::Rename, req, parent.0, |fs| {
+            fs.rename(from, to, flags.bits())
+        });
+        reply_empty(done, reply);
+    }
+
+    fn link(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let to = place(newparent, newname);
+        let made = self.run(Opcode::Link, req, ino.0, |fs| fs.link(ino.0, to));
+        self.reply_entry(made, reply);
+    }
+
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        match self.run(Opcode::Open, req, ino.0, |fs| fs.open(ino.0, flags.0)) {
+            Ok(opened) => {
+                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+                match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
+                    Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
+                    Ok(None) => reply.opened(fh, flags),
+                    Err(error) => reply.error(fuser_errno(error)),
+                }
+            }
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let made = self.run(Opcode::Create, req, parent.0, |fs| {
+            let new = self.new_node(req, parent, name, mode, umask)?;
+            fs.create(&new, flags)
+        });
+        match made {
+            Ok((entry, opened)) => {
+                let ttl = after_reply::timeout(self.fs(), &entry);
+                let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
+                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+                match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
+                    Ok(Some(id)) => {
+                        let flags = PASSED_THROUGH;
+                        reply.created_passthrough(&ttl, &attr, generation, fh, flags, &id);
+                    }
+                    Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
+                    Err(error) => {
+                        self.fs().forget(entry.ino, 1);
+                        reply.error(fuser_errno(error));
+                    }
+                }
+            }
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn read(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let request = ReadRequest {
+            ino: ino.0,
+            fh: fh.0,
+            offset,
+            size: size as usize,
+            flags: flags.0,
+        };
+        let target = (ino.0, fh.0, offset, u64::from(size));
+        let mut reply = Some(reply);
+        let done = self.run(Opcode::Read, req, target, |fs| {
+            fs.read_with(&request, |data| {
+                if let Some(reply) = reply.take() {
+                    reply.data(data);
+                }
+            })
+        });
+        if let (Err(error), Some(reply)) = (done, reply) {
+            reply.error(fuser_errno(error));
+        }
+    }
+
+    fn write(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let request = WriteRequest {
+            ino: ino.0,
+            fh: fh.0,
+            offset,
+            data,
+            flags: flags.0,
+            from_cache: write_flags.contains(WriteFlags::FUSE_WRITE_CACHE),
+        };
+        let target = (ino.0, fh.0, offset, data.len() as u64);
+        let kill_suidgid = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        let done = self.run(Opcode::Write, req, target, |fs| {
+            if kill_suidgid {
+                fs.kill_suidgid(ino.0, fh.0, &self.caller(req)?)?;
+            }
+            fs.write(&request)
+        });
+        after_reply::answer_write(self.fs(), &request, done, |done| reply_written(done, reply));
+    }
+
+    fn flush(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::Flush, req, (ino.0, fh.0), |fs| {
+            fs.flush(ino.0, fh.0, lock_owner.0)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn release(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::Release, req, (ino.0, fh.0), |fs| {
+            self.backing_ids.release(ino.0);
+            fs.release(ino.0, fh.0);
+            Ok(())
+        });
+        reply_empty(done, reply);
+    }
+
+    fn fsync(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::Fsync, req, (ino.0, fh.0), |fs| {
+            fs.fsync(ino.0, fh.0, datasync)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.run(Opcode::OpenDir, req, ino.0, |fs| fs.opendir(ino.0)) {
+            Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let done = self.run(Opcode::ReadDir, req, (ino.0, fh.0), |fs| {
+            fs.readdir(ino.0, fh.0, offset, |entry| {
+                let kind = file_type(entry.kind);
+                Ok(reply.add(INodeNo(entry.ino), entry.next_offset, kind, entry.name))
+            })
+        });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn readdirplus(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (mut is_empty, mut is_crowded) = (true, false);
+        let done = self.run(Opcode::ReadDirPlus, req, (ino.0, fh.0), |fs| {
+            fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
+                let (attr, timeout) = match entry {
+                    Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
+                    None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // The kernel shows the name, takes no inode for it, since this number is not one of
+                    // an entry, and sends a FORGET that does nothing (fuse_direntplus_link).
+                    None if found.ino == ROOT_INO => {
+                        let kind = file_type(found.kind);
+                        let ino = number_only(ROOT_INO);
+                        (FileAttr { kind, ..ino }, Duration::ZERO)
+                    }
+                    // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
+                    None => {
+                        is_crowded = true;
+                        return true;
+                    }
+                };
+                let next = found.next_offset;
+                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
+                is_empty &= full;
+                full
+            })?;
+            // An empty reply would be the end of the directory.
+            match is_empty && is_crowded {
+                true => Err(Errno::ENFILE),
+                false => Ok(()),
+            }
+        });
+        match done {
+            Ok(()) => reply.ok(),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn releasedir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::ReleaseDir, req, (ino.0, fh.0), |fs| {
+            fs.release(ino.0, fh.0);
+            Ok(())
+        });
+        reply_empty(done, reply);
+    }
+
+    fn fsyncdir(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::FsyncDir, req, (ino.0, fh.0), |fs| {
+            fs.fsync(ino.0, fh.0, datasync)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn statfs(&self, req: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.run(Opcode::StatFs, req, ino.0, |fs| fs.statfs(ino.0)) {
+            Ok(st) => reply.statfs(
+                st.f_blocks,
+                st.f_bfree,
+                st.f_bavail,
+                st.f_files,
+                st.f_ffree,
+                st.f_bsize as u32,
+                st.f_namemax as u32,
+                st.f_frsize as u32,
+            ),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(Opcode::SetXattr, req, ino.0, |fs| {
+            fs.setxattr(ino.0, name, value, flags, &self.caller(req)?)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn getxattr(&self, req: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        if name == "security.capability" {
+            self.fs().stats().count_capability_getxattr();
+        }
+        let value = self.run(Opcode::GetXattr, req, ino.0, |fs| fs.getxattr(ino.0, name));
+        reply_xattr(value, size, reply);
+    }
+
+    fn listxattr(&self, req: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let names = self.run(Opcode::ListXattr, req, ino.0, |fs| fs.listxattr(ino.0));
+        reply_xattr(names, size, reply);
+    }
+
+    fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let done = self.run(Opcode::RemoveXattr, req, ino.0, |fs| {
+            fs.removexattr(ino.0, name)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn access(&self, req: &Request, ino: INodeNo, mask: AccessFlags, reply: ReplyEmpty) {
+        let mask = mask.bits() as u32;
+        let done = self.run(Opcode::Access, req, ino.0, |fs| {
+            fs.access(ino.0, mask, &self.caller(req)?)
+        });
+        reply_empty(done, reply);
+    }
+
+    fn getlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let lock = Lock {
+            owner: lock_owner,
+            range: LockRange { start, end },
+            typ,
+            pid,
+        };
+        let found = self.run(Opcode::GetLk, req, (ino.0, fh.0), |fs| {
+            fs.getlk(&self.lock_request(req, ino, fh, &lock)?)
+        });
+        match found {
+            Ok(None) => reply.locked(0, 0, libc::F_UNLCK, 0),
+            Ok(Some((kind, at, pid))) => reply.locked(at.start, at.end, kind.as_fcntl(), pid),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn setlk(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let lock = Lock {
+            owner: lock_owner,
+            range: LockRange { start, end },
+            typ,
+            pid,
+        };
+        let tried = self.run(Opcode::SetLk, req, (ino.0, fh.0), |fs| {
+            let request = self.lock_request(req, ino, fh, &lock)?;
+            match fs.try_setlk(&request)? {
+                LockWait::Done => Ok(None),
+                LockWait::Busy if sleep => Ok(Some(request)),
+                LockWait::Busy => Err(Errno::EAGAIN),
+            }
+        });
+        match tried {
+            Ok(None) => reply.ok(),
+            Ok(Some(request)) => {
+                let answer = move |outcome| reply_empty(outcome, reply);
+                self.dispatch.wait_for_lock(request, Box::new(answer));
+            }
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        match self.run(Opcode::Ioctl, req, (ino.0, fh.0), |fs| {
+            fs.ioctl(ino.0, fh.0, cmd, in_data)
+        }) {
+            Ok(output) => reply.ioctl(0, &output),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn fallocate(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let done = self.run(
+            Opcode::Fallocate,
+            req,
+            (ino.0, fh.0, offset, length),
+            |fs| {
+                fs.kill_suidgid_unless_privileged(ino.0, fh.0, &self.caller(req)?)?;
+                fs.fallocate(ino.0, fh.0, offset, length, mode as u32)
+            },
+        );
+        reply_empty(done, reply);
+    }
+
+    fn lseek(
+        &self,
+        req: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self.run(Opcode::Lseek, req, (ino.0, fh.0), |fs| {
+            fs.lseek(ino.0, fh.0, offset, whence)
+        }) {
+            Ok(at) => reply.offset(at as i64),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &Request,
+        ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let from = (ino_in.0, fh_in.0, offset_in);
+        let to = (ino_out.0, fh_out.0, offset_out);
+        let target = (ino_out.0, fh_out.0, offset_out, len);
+        let done = self.run(Opcode::CopyFileRange, req, target, |fs| {
+            fs.kill_suidgid_unless_privileged(to.0, to.1, &self.caller(req)?)?;
+            fs.copy_file_range(from, to, len)
+        });
+        reply_written(done, reply);
+    }
+}

@@ -1,0 +1,185 @@
+//! INIT: every value that is negotiated with the kernel, with its reason, in one place.
+
+use std::io;
+use std::time::Duration;
+
+use ::fuser::{InitFlags, KernelConfig};
+use thrufs_fs::{CachePolicy, Config, KernelPassthrough, Locks, Negotiated, PosixAcl};
+
+/// Requests that the kernel may have under way in the background (readahead, asynchronous direct
+/// I/O, FORGET). The kernel's default of 12 starves more than a few readers.
+const MAX_BACKGROUND: u16 = 64;
+/// Kernel's limit on pages in one request where the sysctl does not exist (before Linux 6.13).
+const DEFAULT_MAX_PAGES: u64 = 256;
+
+/// File systems that may be stacked up to and including this one when kernel passthrough is on. With
+/// 1 the mount can still be a layer of overlayfs (the kernel's limit is 2); a SOURCE that is itself
+/// stacked, such as one on overlayfs, is then not passed through.
+const MAX_STACK_DEPTH: u32 = 1;
+
+/// What a capability is asked for, and when.
+struct Wish {
+    flag: InitFlags,
+    /// Whether this mount wants it.
+    wanted: bool,
+    /// The option that the mount must fail for without it, and what to use instead.
+    required_by: Option<(&'static str, &'static str)>,
+}
+
+impl Wish {
+    fn when(wanted: bool, flag: InitFlags) -> Self {
+        Self {
+            flag,
+            wanted,
+            required_by: None,
+        }
+    }
+
+    fn required_by(self, is: bool, option: &'static str, remedy: &'static str) -> Self {
+        Self {
+            required_by: is.then_some((option, remedy)),
+            ..self
+        }
+    }
+}
+
+/// Never asked for, as fuser 0.18 does not implement them: SETXATTR_EXT, SECURITY_CTX,
+/// CREATE_SUPP_GROUP, SUBMOUNTS, MAP_ALIGNMENT, HAS_INODE_DAX, ALLOW_IDMAP, HAS_RESEND,
+/// REQUEST_TIMEOUT, OVER_IO_URING (see [`crate::UNSUPPORTED`]).
+fn wishes(config: &Config) -> Vec<Wish> {
+    let host_locks = config.locks == Locks::Host;
+    vec![
+        // Several LOOKUPs and READDIRs in one directory at a time: nothing here needs the
+        // kernel's serialization.
+        Wish::when(true, InitFlags::FUSE_PARALLEL_DIROPS),
+        // Asynchronous direct I/O of one file in parallel.
+        Wish::when(true, InitFlags::FUSE_ASYNC_DIO),
+        // The umask comes with the request, for the backing file system to combine with a
+        // directory's default ACL.
+        Wish::when(true, InitFlags::FUSE_DONT_MASK),
+        // Cached data goes when GETATTR shows another mtime or size: SOURCE may be changed by
+        // others. Under `always` it is not, and where we can tell by whom, we do it (`coherence/external.rs` in thrufs-fs).
+        Wish::when(
+            config.cache == CachePolicy::Auto && config.watch_period().is_none(),
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+        ),
+        // `ls -l` in one request per buffer instead of one per file; _AUTO only when the caller
+        // looks at the entries.
+        Wish::when(config.readdirplus, InitFlags::FUSE_DO_READDIRPLUS),
+        Wish::when(config.readdirplus, InitFlags::FUSE_READDIRPLUS_AUTO),
+        // A symbolic link's content is as lasting as its attributes.
+        Wish::when(
+            config.cache == CachePolicy::Always,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+        ),
+        // Set-uid and set-gid bits are removed here (`ops/killpriv.rs` in thrufs-fs). Otherwise the kernel asks for
+        // security.capability before every write(2), as soon as extended attributes are served.
+        Wish::when(true, InitFlags::FUSE_HANDLE_KILLPRIV_V2),
+        // chattr(1) on directories as on files.
+        Wish::when(true, InitFlags::FUSE_HAS_IOCTL_DIR),
+        // Without these two the kernel keeps locks itself.
+        Wish::when(host_locks, InitFlags::FUSE_POSIX_LOCKS),
+        Wish::when(host_locks, InitFlags::FUSE_FLOCK_LOCKS),
+        // A shared mapping of a file that is open past the page cache; otherwise ENODEV.
+        Wish::when(
+            config.allow_mmap && config.cache.is_direct(),
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ),
+        // The kernel checks and applies ACLs, which it reads as extended attributes.
+        Wish::when(
+            config.posix_acl != PosixAcl::Never,
+            InitFlags::FUSE_POSIX_ACL,
+        )
+        .required_by(
+            config.posix_acl == PosixAcl::Always,
+            "--posix-acl=always",
+            "use --posix-acl=auto",
+        ),
+        // READ and WRITE of a regular file past the daemon, by backing id.
+        Wish::when(
+            config.passthrough != KernelPassthrough::Never,
+            InitFlags::FUSE_PASSTHROUGH,
+        )
+        .required_by(
+            config.passthrough == KernelPassthrough::Always,
+            "--passthrough=always",
+            "use --passthrough=auto, or Linux 6.9 or later with CONFIG_FUSE_PASSTHROUGH",
+        ),
+        // write(2) returns when the bytes are in the client's cache: by option only, since it gives up
+        // write-through.
+        Wish::when(config.writeback, InitFlags::FUSE_WRITEBACK_CACHE).required_by(
+            true,
+            "--writeback",
+            "leave it out",
+        ),
+    ]
+}
+
+/// Tells the kernel what this mount wants.
+pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Result<Negotiated> {
+    let max_pages_limit = max_pages_limit();
+    let page_size = rustix::param::page_size() as u64;
+    let max_write_asked = config.max_write;
+    kernel.set_max_write(max_write_asked).map_err(|nearest| {
+        io::Error::other(format!(
+            "--max-write={max_write_asked}: the nearest size is {nearest}"
+        ))
+    })?;
+    let limit = u32::try_from(max_pages_limit * page_size).unwrap_or(u32::MAX);
+    let _previous = kernel.set_max_background(MAX_BACKGROUND);
+    // The kernel looks at it only when FUSE_PASSTHROUGH is granted.
+    let _previous = kernel.set_max_stack_depth(MAX_STACK_DEPTH);
+    // Times are the backing file system's own; finer than it keeps does no harm.
+    let _previous = kernel.set_time_granularity(Duration::from_nanos(1));
+    // Always on in fuser: ASYNC_READ, BIG_WRITES and, where the kernel has it, MAX_PAGES.
+    let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
+    let mut granted: Vec<String> = names(always | InitFlags::FUSE_MAX_PAGES);
+    let mut refused = Vec::new();
+    for Wish {
+        flag,
+        wanted,
+        required_by,
+    } in wishes(config)
+    {
+        if !wanted {
+            continue;
+        }
+        match kernel.add_capabilities(flag) {
+            Ok(()) => granted.extend(names(flag)),
+            Err(_missing) => match required_by {
+                Some((option, remedy)) => {
+                    return Err(io::Error::other(format!(
+                        "this kernel does not offer {}, which {option} needs; {remedy}",
+                        names(flag).join(" ")
+                    )));
+                }
+                None => refused.extend(names(flag)),
+            },
+        }
+    }
+    let abi = kernel.kernel_abi();
+    // The largest is what the kernel proposes; fuser can only lower it, which never pays.
+    let max_readahead = kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX);
+    Ok(Negotiated {
+        kernel_abi: (abi.0, abi.1),
+        max_write_asked,
+        max_write: max_write_asked.min(limit),
+        max_pages_limit,
+        max_readahead,
+        max_background: MAX_BACKGROUND,
+        granted,
+        refused,
+    })
+}
+
+fn names(flags: InitFlags) -> Vec<String> {
+    flags
+        .iter_names()
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+/// Pages that this kernel allows in one request.
+fn max_pages_limit() -> u64 {
+    thrufs_fs::max_pages_limit().unwrap_or(DEFAULT_MAX_PAGES)
+}

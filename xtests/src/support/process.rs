@@ -1,0 +1,51 @@
+//! What /proc tells of other processes.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::unistd::Pid;
+
+/// The children of `parent`. By every process's parent: not every kernel lists a process's children
+/// (CONFIG_PROC_CHILDREN).
+pub fn children(parent: Pid) -> Result<Vec<Pid>> {
+    let wanted = format!("PPid:\t{parent}");
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("/proc")? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // One that has ended meanwhile has no parent.
+        let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+        if status.lines().any(|line| line == wanted) {
+            found.push(Pid::from_raw(pid));
+        }
+    }
+    Ok(found)
+}
+
+/// The letter of a process's state, such as T for one that is stopped; none where there is no such
+/// process.
+pub fn state(pid: Pid) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// The parent of a process; none where there is no such process.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse();
+    Some(Pid::from_raw(parent.ok()?))
+}
+
+/// Whether the process has `file` open.
+pub fn has_open(pid: Pid, file: &Path) -> Result<bool> {
+    let directory = format!("/proc/{pid}/fd");
+    for entry in std::fs::read_dir(&directory).context(directory)? {
+        if std::fs::read_link(entry?.path()).is_ok_and(|target| target == file) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,497 @@
+//! The start of a daemon as its starter sees it: what it keeps, what an interruption leaves, what it
+//! says, and a log that is not read.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+use xtests::support::command::{output, succeed, wait_for_exit};
+use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
+use xtests::support::process::{children, has_open, state};
+use xtests::support::random::Random;
+use xtests::support::wait::{wait_for, wait_until};
+use xtests::support::{Outcome, Scratch, case, missing, unmounted};
+
+const SOON: Duration = Duration::from_secs(30);
+/// How often a start is interrupted; THRUFS_INTERRUPTIONS for more.
+const INTERRUPTIONS: usize = 24;
+/// The ways in which a daemon is one process or two.
+const SHAPES: [&[&str]; 3] = [
+    &[],
+    &["--sandbox=none"],
+    &["--sandbox=none", "--seccomp=none"],
+];
+
+fn mount(s: &Scratch, options: &[&str]) -> Result<Command> {
+    let mut command = Command::new(thrufs()?);
+    command.arg("mount").args(options);
+    command.args([s.source(), s.mountpoint()]);
+    command.stdin(Stdio::null());
+    Ok(command)
+}
+
+fn umount(s: &Scratch) -> Outcome {
+    succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
+    ensure!(!is_mounted(&s.mountpoint()), "it is still mounted");
+    Ok(())
+}
+
+fn pid(child: &Child) -> Result<Pid> {
+    Ok(Pid::from_raw(i32::try_from(child.id())?))
+}
+
+/// The process ids of the daemon and of the server, as `thrufs status` has them.
+fn processes(s: &Scratch) -> Result<[Pid; 2]> {
+    let mut status = Command::new(thrufs()?);
+    let status = succeed(status.args(["status", "--json"]).arg(s.mountpoint()))?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let pid = |name: &str| -> Result<Pid> {
+        let number = status[name].as_i64().context("a process id")?;
+        Ok(Pid::from_raw(i32::try_from(number)?))
+    };
+    Ok([pid("pid")?, pid("server_pid")?])
+}
+
+/// flock(1) holds its lock by a descriptor that the program inherits: a daemon that kept it held the
+/// lock until the unmount, and a pipe of a CI job never ended.
+#[test]
+fn mount_in_the_background_keeps_no_descriptor_of_its_starter() -> Outcome {
+    case(|| {
+        for options in SHAPES {
+            let (s, _leftover) = unmounted()?;
+            let lock = s.path().join("lock");
+            let mount = mount(&s, options)?;
+            let mut flock = Command::new("flock");
+            flock.arg(&lock).arg(mount.get_program());
+            // It returns when the program has ended and both pipes have.
+            succeed(flock.args(mount.get_args()))?;
+            Flock::lock(File::open(&lock)?, FlockArg::LockExclusiveNonblock)
+                .map_err(|(_, errno)| errno)
+                .with_context(|| format!("{options:?}: the lock is held"))?;
+            for pid in processes(&s)? {
+                let held = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+                for entry in held {
+                    let target = std::fs::read_link(entry?.path())?;
+                    let shown = target.to_string_lossy();
+                    ensure!(!shown.contains("lock"), "{options:?}: {shown}");
+                }
+            }
+            umount(&s)?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_in_the_foreground_keeps_nothing_beyond_the_standard_streams() -> Outcome {
+    case(|| {
+        for options in SHAPES {
+            let (s, _leftover) = unmounted()?;
+            let lock = s.path().join("lock");
+            File::create(&lock)?;
+            let mount = mount(&s, &[&["-f"], options].concat())?;
+            let mut shell = Command::new("sh");
+            shell.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(&lock);
+            shell.arg(mount.get_program()).args(mount.get_args());
+            let mut daemon = shell.stdin(Stdio::null()).spawn()?;
+            let daemon_pid = pid(&daemon)?;
+            let kept = wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))
+                .and_then(|()| has_open(daemon_pid, &lock));
+            kill(daemon_pid, Signal::SIGTERM)?;
+            let status = wait_for_exit(&mut daemon, "the daemon", SOON)?;
+            ensure!(status.success(), "{options:?}: {status}");
+            ensure!(
+                !kept?,
+                "{options:?}: the daemon has its starter's file open"
+            );
+        }
+        Ok(())
+    })
+}
+
+/// A start that is interrupted at `after` from its beginning: the signal goes to the process alone, or
+/// to its group as ^C does. Returns whether it was mounted.
+fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Result<bool> {
+    let mut start = mount(s, &[])?
+        .process_group(0)
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let pid = pid(&start)?;
+    // The random moment itself, and no wait for anything.
+    std::thread::sleep(after);
+    if group {
+        killpg(pid, signal)?;
+    } else {
+        kill(pid, signal)?;
+    }
+    let status = wait_for_exit(&mut start, "the start to end", SOON)?;
+    // At once: what is left when the starter has ended is left.
+    let mounted = is_mounted(&s.mountpoint());
+    let mut said = String::new();
+    start
+        .stderr
+        .take()
+        .context("no stderr")?
+        .read_to_string(&mut said)?;
+    let told = format!(
+        "{signal} after {after:?}, to the group: {group}: {status}, mounted: {mounted}\n{said}"
+    );
+    ensure!(mounted == status.success(), "{told}");
+    ensure!(mounted || status.signal() == Some(signal as i32), "{told}");
+    if mounted {
+        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        umount(s)?;
+    }
+    Ok(mounted)
+}
+
+/// ^C during the start left the mount in a quarter of tries.
+#[test]
+fn start_interrupted_at_any_moment_leaves_a_mount_only_if_it_succeeds() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let began = Instant::now();
+        succeed(&mut mount(&s, &[])?)?;
+        let usual = began.elapsed();
+        umount(&s)?;
+        let tries = std::env::var("THRUFS_INTERRUPTIONS").ok();
+        let tries = tries
+            .and_then(|tries| tries.parse().ok())
+            .unwrap_or(INTERRUPTIONS);
+        let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
+        let mut random = Random(0x0014_0000_0006);
+        let mut mounted = 0;
+        for number in 0..tries {
+            let signal = signals[number % signals.len()];
+            // A little beyond the usual time: the last moment is one of the moments.
+            let limit = usual.as_micros() * 5 / 4;
+            let after = random.below(usize::try_from(limit)?);
+            let after = Duration::from_micros(u64::try_from(after)?);
+            mounted += usize::from(interrupted(&s, signal, after, number % 2 == 0)?);
+        }
+        println!("{tries} interruptions within {usual:?} and a quarter: {mounted} mounts");
+        Ok(())
+    })
+}
+
+/// A start that is stopped after its daemon was forked and before it has taken the mount over, while the
+/// daemon goes on and mounts.
+fn stopped_while_it_waits(s: &Scratch) -> Result<Child> {
+    for _ in 0..100 {
+        let mut start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
+        let pid = pid(&start)?;
+        let forked = wait_for("the daemon to be forked", SOON, || {
+            if !children(pid)?.is_empty() {
+                return Ok(Some(true));
+            }
+            Ok(start.try_wait()?.map(|_ended| false))
+        })?;
+        if forked {
+            // Not reaped before `try_wait`, so the number is still its own.
+            kill(pid, Signal::SIGSTOP)?;
+            wait_until("the start to be stopped", SOON, || {
+                Ok(state(pid).is_none_or(|state| "TZ".contains(state)))
+            })?;
+            // The starter asks the mount before it takes it over, so it has not done so yet.
+            if state(pid) == Some('T') && !is_mounted(&s.mountpoint()) {
+                wait_until("the daemon to mount", SOON, || {
+                    Ok(is_mounted(&s.mountpoint()))
+                })?;
+                return Ok(start);
+            }
+            kill(pid, Signal::SIGCONT)?;
+        }
+        let status = wait_for_exit(&mut start, "the start to end", SOON)?;
+        ensure!(status.success(), "{status}");
+        umount(s)?;
+    }
+    bail!("100 starts were over before they could be stopped")
+}
+
+#[test]
+fn start_interrupted_while_the_daemon_mounts_says_that_nothing_is_mounted() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+            let mut start = stopped_while_it_waits(&s)?;
+            kill(pid(&start)?, signal)?;
+            kill(pid(&start)?, Signal::SIGCONT)?;
+            let status = wait_for_exit(&mut start, "the start to end", SOON)?;
+            ensure!(!is_mounted(&s.mountpoint()), "{signal}: left mounted");
+            ensure!(status.signal() == Some(signal as i32), "{signal}: {status}");
+            let mut said = String::new();
+            start
+                .stderr
+                .take()
+                .context("no stderr")?
+                .read_to_string(&mut said)?;
+            let wanted = format!(
+                "{signal}: nothing is mounted at {}",
+                s.mountpoint().display()
+            );
+            ensure!(said.contains(&wanted), "{said}");
+        }
+        Ok(())
+    })
+}
+
+/// Nothing can be told then, but the daemon notices that its starter is gone.
+#[test]
+fn start_killed_while_the_daemon_mounts_leaves_no_mount() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let mut start = stopped_while_it_waits(&s)?;
+        start.kill()?;
+        start.wait()?;
+        wait_until("the daemon to unmount", SOON, || {
+            Ok(!is_mounted(&s.mountpoint()))
+        })
+    })
+}
+
+/// systemd took a daemon for failed that it had stopped while it started.
+#[test]
+fn daemon_with_sigterm_while_it_starts_exits_0_and_leaves_no_mount() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let mut daemon = mount(&s, &["-f"])?.spawn()?;
+        wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
+        kill(pid(&daemon)?, Signal::SIGTERM)?;
+        let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
+        ensure!(status.success(), "{status}");
+        ensure!(!is_mounted(&s.mountpoint()), "still mounted");
+        Ok(())
+    })
+}
+
+/// As nohup(1) and a shell's background job have it.
+#[test]
+fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let mount = mount(&s, &[])?;
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", "trap '' HUP; kill -HUP $$; exec \"$@\"", "sh"])
+            .arg(mount.get_program())
+            .args(mount.get_args());
+        let mut start = shell.stdin(Stdio::null()).spawn()?;
+        let (pid, program) = (pid(&start)?, std::fs::canonicalize(thrufs()?)?);
+        // From the time when the shell has gone for as long as the start takes.
+        let status = wait_for("the start to end", SOON, || {
+            if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program) {
+                kill(pid, Signal::SIGHUP)?;
+            }
+            Ok(start.try_wait()?)
+        })?;
+        ensure!(status.success(), "{status}");
+        umount(&s)
+    })
+}
+
+/// Writes 100 MiB through the mount, in a thread: a mount that does not answer holds its caller.
+fn write_a_lot(dir: &Path) -> Outcome {
+    const LIMIT: Duration = Duration::from_secs(300);
+    let (sender, done) = mpsc::channel();
+    let path = dir.join("big");
+    std::thread::spawn(move || {
+        let chunk = vec![7; 1 << 20];
+        let written = File::create(path).and_then(|mut file| {
+            (0..100).try_for_each(|_| std::io::Write::write_all(&mut file, &chunk))
+        });
+        sender.send(written)
+    });
+    match done.recv_timeout(LIMIT) {
+        Ok(written) => written.context("write"),
+        Err(_) => {
+            abort(dir);
+            bail!("the mount has stopped: 100 MiB are not written after {LIMIT:?}")
+        }
+    }
+}
+
+/// A log that was not read stopped the mount: a full pipe, or ^S on the terminal.
+#[test]
+fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
+    case(|| {
+        for options in SHAPES {
+            let (s, _leftover) = unmounted()?;
+            // A line or more for each of 1600 WRITEs: the pipes held 128 KiB.
+            let trace = ["-f", "--log-level=trace", "--max-write=64K"];
+            let mut mount = mount(&s, &[&trace, options].concat())?;
+            let mut daemon = mount.stderr(Stdio::piped()).spawn()?;
+            let mut log = daemon.stderr.take().context("no stderr")?;
+            wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
+            write_a_lot(&s.mountpoint())?;
+            std::fs::remove_file(s.mountpoint().join("big"))?;
+            kill(pid(&daemon)?, Signal::SIGTERM)?;
+            let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
+            ensure!(status.success(), "{options:?}: {status}");
+            ensure!(!is_mounted(&s.mountpoint()), "{options:?}: still mounted");
+            let mut text = String::new();
+            log.read_to_string(&mut text)?;
+            ensure!(text.contains(" WRITE fh "), "{options:?}: {text}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
+    use std::os::unix::fs::MetadataExt;
+
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let (mut reader, writer) = std::io::pipe()?;
+        let writer = File::from(std::os::fd::OwnedFd::from(writer));
+        let found = writer.metadata()?;
+        let mut mount = mount(&s, &["-f"])?;
+        mount.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()));
+        let mut daemon = mount.stderr(writer).spawn()?;
+        drop(mount);
+        wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
+        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        kill(pid(&daemon)?, Signal::SIGTERM)?;
+        let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
+        ensure!(status.success(), "{status}");
+        let mut log = String::new();
+        reader.read_to_string(&mut log)?;
+        // Of the supervisor and of the server.
+        for wanted in [
+            "<6>serving in --sandbox",
+            "<6>INIT: protocol",
+            "<6>SIGTERM: unmounting",
+        ] {
+            ensure!(
+                log.lines().any(|line| line.starts_with(wanted)),
+                "{wanted}:\n{log}"
+            );
+        }
+        ensure!(log.lines().all(|line| line.starts_with('<')), "{log}");
+        Ok(())
+    })
+}
+
+fn lines(dir: &Path) -> Result<usize> {
+    let table = mount_table("/proc/self/mountinfo")?;
+    let point = format!(" {} ", dir.display());
+    Ok(table.lines().filter(|line| line.contains(&point)).count())
+}
+
+#[test]
+fn mount_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        succeed(&mut mount(&s, &[])?)?;
+        let refused = output(&mut mount(&s, &[])?)?;
+        let said = String::from_utf8_lossy(&refused.stderr);
+        ensure!(
+            refused.status.code() == Some(2),
+            "{}: {said}",
+            refused.status
+        );
+        let (source, dir) = (s.source(), s.mountpoint());
+        for wanted in [
+            format!("{} is mounted already", dir.display()),
+            format!("{} of type fuse.thrufs", source.display()),
+            format!("`thrufs umount {}`", dir.display()),
+            "--nonempty".to_owned(),
+        ] {
+            ensure!(said.contains(&wanted), "{wanted}: {said}");
+        }
+        ensure!(lines(&dir)? == 1);
+        let said = output(&mut mount(&s, &["-o", "nonempty"])?)?;
+        ensure!(said.status.success() && said.stderr.is_empty(), "{said:?}");
+        ensure!(lines(&dir)? == 2);
+        succeed(Command::new(thrufs()?).arg("umount").arg(&dir))?;
+        umount(&s)
+    })
+}
+
+#[test]
+fn mount_over_files_warns_that_they_are_hidden() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let warns = |options: &[&str], on: &Path| -> Result<bool> {
+            let mut mount = Command::new(thrufs()?);
+            let mounted = output(mount.arg("mount").args(options).arg(s.source()).arg(on))?;
+            let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+            ensure!(mounted.status.success(), "{said}");
+            succeed(Command::new(thrufs()?).arg("umount").arg(on))?;
+            Ok(said.contains("is not empty: its files are hidden"))
+        };
+        let dir = s.mountpoint();
+        ensure!(!warns(&[], &dir)?, "it is empty");
+        std::fs::write(dir.join("below"), "")?;
+        ensure!(warns(&[], &dir)?, "no warning");
+        ensure!(!warns(&["--nonempty"], &dir)?, "it was asked for");
+        let _leftover = Leftover(s.source());
+        ensure!(!warns(&[], &s.source())?, "over itself nothing is hidden");
+        Ok(())
+    })
+}
+
+#[test]
+fn mount_that_is_granted_less_than_asked_says_so() -> Outcome {
+    case(|| {
+        let limit = std::fs::read_to_string("/proc/sys/fs/fuse/max_pages_limit")
+            .map_err(|_| missing("fs.fuse.max_pages_limit (Linux 6.13)"))?;
+        let granted = limit.trim().parse::<u64>()? * 4096;
+        if granted >= 16 << 20 {
+            return Err(missing("a max_pages_limit below 4096"));
+        }
+        let (s, _leftover) = unmounted()?;
+        for (options, wanted) in [
+            (&["--max-write=16M"][..], true),
+            (&["--max-write=64K"], false),
+        ] {
+            let mounted = output(&mut mount(&s, options)?)?;
+            let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+            ensure!(mounted.status.success(), "{said}");
+            umount(&s)?;
+            let told = format!("--max-write=16777216: the kernel grants {granted}");
+            ensure!(said.contains(&told) == wanted, "{options:?}: {said}");
+            ensure!(wanted || said.is_empty(), "{options:?}: {said}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn remount_changes_flags_and_refuses_options_that_the_daemon_has_not() -> Outcome {
+    case(|| {
+        let (s, _leftover) = unmounted()?;
+        let helper: PathBuf = s.path().join("mount.fuse.thrufs");
+        std::os::unix::fs::symlink(std::fs::canonicalize(thrufs()?)?, &helper)?;
+        let mount = |options: &str| {
+            let mut mount = Command::new(&helper);
+            output(
+                mount
+                    .args([s.source(), s.mountpoint()])
+                    .args(["-o", options]),
+            )
+        };
+        let mounted = mount("rw,cache=never,xattr,nofail")?;
+        ensure!(mounted.status.success(), "{mounted:?}");
+        let line = || mount_line(&s.mountpoint()).unwrap_or_default();
+        // As mount(8) and systemd repeat them.
+        let same = mount("remount,ro,cache=never,xattr,nofail,allow_other,default_permissions")?;
+        ensure!(same.status.success() && same.stderr.is_empty(), "{same:?}");
+        ensure!(line().contains(" ro,"), "{}", line());
+        let other = mount("remount,rw,cache=auto,xattr,posix_acl")?;
+        let said = String::from_utf8_lossy(&other.stderr);
+        ensure!(other.status.code() == Some(32), "{}: {said}", other.status);
+        ensure!(said.contains("leave out --cache --posix-acl,"), "{said}");
+        ensure!(line().contains(" ro,"), "{}", line());
+        ensure!(mount("remount,rw")?.status.success() && line().contains(" rw,"));
+        umount(&s)
+    })
+}
