@@ -6,6 +6,7 @@
 
 mod attach;
 mod background;
+mod child;
 mod cli;
 mod confine;
 mod connections;
@@ -34,6 +35,7 @@ mod supervisor;
 mod sysctls;
 mod teardown;
 mod umount;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::Write;

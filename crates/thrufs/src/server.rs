@@ -242,7 +242,9 @@ fn wait_until_confined(
             }
             Some((FromServer::Confined, _)) => confined = true,
             Some((FromServer::Failed(reason), _)) => break Err(anyhow!("{reason}")),
-            Some((FromServer::Ready, _)) => break Err(anyhow!("it is ready before it was told")),
+            Some((FromServer::Answers | FromServer::Ready, _)) => {
+                break Err(anyhow!("it is ready before it was told"));
+            }
             None => break Err(anyhow!("the serving process ended before it was shut in")),
         }
     };

@@ -4,6 +4,7 @@
 //! wants to know); which daemon serves it follows from the mount table. Only where no daemon can
 //! be found is the mount asked whether it is dead, with a deadline.
 
+mod dead;
 mod find;
 mod report;
 mod runtime_dir;

@@ -69,6 +69,7 @@ pub(crate) fn serve(
         let mut run = Run {
             told,
             changed,
+            answers: false,
             is_ready: false,
             failure: None,
             last_words: Vec::new(),
@@ -144,6 +145,8 @@ struct Run {
     told: mpsc::UnboundedReceiver<Said>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
+    /// Others may have seen what the mount shows.
+    answers: bool,
     /// INIT is done.
     is_ready: bool,
     failure: Option<String>,
@@ -173,6 +176,7 @@ impl Run {
                 bail!("the thread that waits for the serving process is gone");
             };
             match said {
+                Said::Message(FromServer::Answers) => self.answers = true,
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
                     self.is_ready = true;
@@ -186,9 +190,21 @@ impl Run {
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status, last_words) => {
                     self.last_words = last_words;
+                    self.note_taken_over(readiness, attached);
                     return self.ended(status.context("wait for the server")?);
                 }
             }
+        }
+    }
+
+    /// The end of the server may be known here before it is known that the mount was taken over.
+    fn note_taken_over(&self, readiness: &Readiness, attached: Option<&Attached>) {
+        // A start that failed before it was told is no death.
+        let answers = self.answers && (self.is_ready || self.failure.is_none());
+        if let Some(attached) = attached
+            && readiness.close(answers)
+        {
+            attached.set_announced();
         }
     }
 

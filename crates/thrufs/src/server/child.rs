@@ -144,6 +144,8 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
             attempts.run(&serve);
             return Ok(());
         }
+        // Before others see what the mount shows: from then on a death leaves it dead.
+        link.send(&FromServer::Answers, &[])?;
         let mut serving = Serving::start(fs, watch, connection, request, serve.lets_go)?;
         serving.log(&request.source, &serve.mountpoint);
         let reporter = Reporter {

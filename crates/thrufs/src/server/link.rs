@@ -33,6 +33,8 @@ pub(crate) enum FromServer {
     Forked(i32),
     /// It is shut in, and waits for [`Serve`].
     Confined,
+    /// INIT is answered next, and then every request.
+    Answers,
     /// INIT is answered.
     Ready,
     /// It ends, for this reason.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use rustix::fs::{AtFlags, CWD, StatxFlags, major, minor, statx};
+use rustix::fs::{major, minor};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::PidfdFlags;
@@ -14,6 +14,7 @@ use thrufs_sys::mountinfo::{self, MountEntry, Place};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use super::dead::is_dead;
 use super::report::{FORMAT, Status};
 use super::runtime_dir;
 use super::table::plain;
@@ -147,7 +148,7 @@ pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
             Err(error) => return Err(error).with_context(|| format!("{shown}")),
         }
     }
-    if is_dead(&mount.mountpoint) {
+    if is_dead(&mount.mountpoint, PATIENCE)? {
         bail!(dead(mount));
     }
     if let Some(error) = closed {
@@ -227,23 +228,6 @@ fn parse(text: &[u8]) -> anyhow::Result<Status> {
         );
     }
     serde_json::from_value(value).context("no status")
-}
-
-/// Whether the kernel says that nobody serves the mount. Asked in a thread, since a daemon that
-/// hangs would hold who asks.
-fn is_dead(mountpoint: &Path) -> bool {
-    let (sender, answer) = std::sync::mpsc::channel();
-    let path = mountpoint.to_owned();
-    std::thread::spawn(move || {
-        let asked = statx(
-            CWD,
-            path,
-            AtFlags::STATX_FORCE_SYNC,
-            StatxFlags::BASIC_STATS,
-        );
-        sender.send(asked.is_err_and(|errno| errno == Errno::NOTCONN))
-    });
-    answer.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 #[cfg(test)]
