@@ -18,9 +18,9 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
-use crate::inode::identity::{key_of, statx};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::Inode;
+use crate::inode::identity::{key_of, statx};
 use crate::passthrough::Passthrough;
 
 const FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);

@@ -8,15 +8,13 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use ::fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, INodeNo, IoctlFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, FileAttr, FileHandle, Filesystem, INodeNo,
+    IoctlFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLock, ReplyLseek,
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use thrufs_fs::{
-    Errno, LockRange, LockWait, Opcode, ROOT_INO, ReadRequest, SetAttr, WriteRequest,
-};
+use thrufs_fs::{Errno, LockRange, LockWait, Opcode, ROOT_INO, ReadRequest, SetAttr, WriteRequest};
 
 use super::convert::{file_type, fuser_errno, number_only, set_time};
 use super::{
