@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
+use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case, missing};
 
 const SOON: Duration = Duration::from_secs(20);
 const NOTHING: Option<&str> = None;
@@ -181,7 +181,8 @@ fn check_trouble(
     act: impl FnOnce(&Mount) -> Outcome,
     wanted: &str,
 ) -> Outcome {
-    let m = Mount::new(backing, options)?;
+    // What is mounted can be neither removed nor renamed.
+    let m = Mount::of(Scratch::with(backing, Layout::AsBacked)?, options)?;
     m.require_mount()?;
     std::fs::write(m.source("f"), "content")?;
     let trouble = || -> Result<Vec<String>> {

@@ -16,7 +16,7 @@ use crate::background::Readiness;
 use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
-use crate::session::Attached;
+use crate::session::Announced;
 use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, Reporter, StatusSocket};
 use crate::teardown::is_connected;
@@ -110,7 +110,7 @@ pub(crate) fn serve(
         let ended = async {
             readiness.tell()?;
             readiness.taken_over().await?;
-            announce(running.attached());
+            announce(running.attached().announced());
             tokio::select! {
                 result = running.ended() => result,
                 Some(()) = thread_lost.recv() => bail!("{}", session::LOST_THREAD),
@@ -174,8 +174,8 @@ async fn disconnected_for_long(connection: OwnedFd) {
 
 /// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
 /// itself leaves it dead.
-pub(crate) fn announce(attached: &Attached) {
-    attached.set_announced();
+pub(crate) fn announce(announced: &Announced) {
+    announced.set();
     notify_systemd(&[NotifyState::Ready]);
 }
 

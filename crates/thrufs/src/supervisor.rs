@@ -23,7 +23,7 @@ use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
-use crate::session::{Attached, stop};
+use crate::session::{Announced, Attached, stop};
 use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, SocketFile};
 use crate::sysctls::{self, Changed};
@@ -66,17 +66,10 @@ pub(crate) fn serve(
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
-        let mut run = Run {
-            told,
-            changed,
-            answers: false,
-            is_ready: false,
-            failure: None,
-            last_words: Vec::new(),
-        };
+        let mut run = Run::new(told, changed);
         let (attached, status) = attached;
         let connection = attached.duplicate_connection()?;
-        let until = run.until_the_end(readiness, Some(&attached));
+        let until = run.until_the_end(readiness, Some(attached.announced()));
         let end = wait_for_end(&mut signals, connection, until).await;
         drop(status);
         let (result, hangs) = match end {
@@ -155,19 +148,30 @@ struct Run {
 }
 
 impl Run {
-    /// Announces the server when it is ready and still `attached`, and returns when it has ended.
+    fn new(told: mpsc::UnboundedReceiver<Said>, changed: Vec<Changed>) -> Self {
+        Self {
+            told,
+            changed,
+            answers: false,
+            is_ready: false,
+            failure: None,
+            last_words: Vec::new(),
+        }
+    }
+
+    /// Has it `announced` when it is ready, unless it is to end anyway, and returns when it has ended.
     async fn until_the_end(
         &mut self,
         readiness: &mut Readiness,
-        attached: Option<&Attached>,
+        announced: Option<&Announced>,
     ) -> anyhow::Result<()> {
         loop {
             let said = tokio::select! {
                 said = self.told.recv() => said,
                 taken_over = readiness.taken_over() => {
                     taken_over?;
-                    if let Some(attached) = attached {
-                        announce(attached);
+                    if let Some(announced) = announced {
+                        announce(announced);
                     }
                     continue;
                 }
@@ -190,7 +194,7 @@ impl Run {
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status, last_words) => {
                     self.last_words = last_words;
-                    self.note_taken_over(readiness, attached);
+                    self.note_taken_over(readiness, announced);
                     return self.ended(status.context("wait for the server")?);
                 }
             }
@@ -198,13 +202,13 @@ impl Run {
     }
 
     /// The end of the server may be known here before it is known that the mount was taken over.
-    fn note_taken_over(&self, readiness: &Readiness, attached: Option<&Attached>) {
+    fn note_taken_over(&self, readiness: &Readiness, announced: Option<&Announced>) {
         // A start that failed before it was told is no death.
         let answers = self.answers && (self.is_ready || self.failure.is_none());
-        if let Some(attached) = attached
+        if let Some(announced) = announced
             && readiness.close(answers)
         {
-            attached.set_announced();
+            announced.set();
         }
     }
 
@@ -267,4 +271,45 @@ async fn mount(
         metrics.as_ref(),
     )?;
     Ok((attached, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the mount was announced, of a server that said `all` this before the supervisor looked.
+    fn is_announced_after(all: Vec<FromServer>, readiness: &mut Readiness) -> bool {
+        let (tell, told) = mpsc::unbounded_channel();
+        for message in all {
+            tell.send(Said::Message(message)).unwrap();
+        }
+        let killed = WaitStatus::Signaled(Pid::from_raw(7), Signal::SIGKILL, false);
+        tell.send(Said::Ended(Ok(killed), Vec::new())).unwrap();
+        let announced = Announced::default();
+        let mut run = Run::new(told, Vec::new());
+        let ended = block_on(run.until_the_end(readiness, Some(&announced)));
+        assert!(ended.is_err(), "it was killed");
+        announced.is_set()
+    }
+
+    /// A server that was killed while its mount answered already: its end overtook the announcement, the
+    /// mount was removed, and the directory below showed.
+    #[test]
+    fn end_of_a_server_that_answers_leaves_the_mount() {
+        // What is ready first is drawn by lot.
+        for _ in 0..50 {
+            let foreground = &mut Readiness::Foreground;
+            let ready = vec![FromServer::Answers, FromServer::Ready];
+            assert!(is_announced_after(ready, foreground));
+        }
+        let foreground = &mut Readiness::Foreground;
+        assert!(is_announced_after(vec![FromServer::Answers], foreground));
+    }
+
+    #[test]
+    fn end_of_a_server_that_does_not_answer_yet_or_says_why_is_a_start_that_failed() {
+        assert!(!is_announced_after(Vec::new(), &mut Readiness::Foreground));
+        let failed = vec![FromServer::Answers, FromServer::Failed("why".to_owned())];
+        assert!(!is_announced_after(failed, &mut Readiness::Foreground));
+    }
 }
