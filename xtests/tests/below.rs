@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
@@ -215,32 +215,33 @@ fn status_and_log_say_what_became_of_source() -> Outcome {
             &["--sandbox=none"],
             &["--sandbox=none", "--seccomp=none"],
         ];
-        for options in sandboxes {
-            let told = |what: &str| format!("{options:?}: {what}");
-            let remove = |m: &Mount| Ok(std::fs::remove_dir_all(m.source(""))?);
-            check_trouble(options, Backing::Here, remove, "was removed")
-                .with_context(|| told("removed"))?;
-            let replace = |m: &Mount| {
-                let source = m.scratch().source();
-                std::fs::rename(&source, source.with_file_name("renamed"))?;
-                Ok(std::fs::create_dir(&source)?)
-            };
-            check_trouble(options, Backing::Here, replace, "/renamed")
-                .with_context(|| told("replaced"))?;
-            let cover = |m: &Mount| m.scratch().mount_tmpfs(&m.scratch().source());
-            check_trouble(
-                options,
-                Backing::Here,
-                cover,
-                "is covered by the tmpfs mount",
-            )
-            .with_context(|| told("covered"))?;
-            let unmount = |m: &Mount| Ok(umount2(&m.scratch().source(), MntFlags::MNT_DETACH)?);
-            check_trouble(options, Backing::Tmpfs, unmount, "was unmounted")
-                .with_context(|| told("unmounted"))?;
-        }
-        Ok(())
+        std::thread::scope(|scope| {
+            let checks = sandboxes.map(|options| scope.spawn(|| check_troubles(options)));
+            checks.into_iter().try_for_each(|check| {
+                let checked = check.join();
+                checked.map_err(|_| anyhow!("the test panicked"))?
+            })
+        })
     })
+}
+
+fn check_troubles(options: &[&str]) -> Outcome {
+    let told = |what: &str| format!("{options:?}: {what}");
+    let remove = |m: &Mount| Ok(std::fs::remove_dir_all(m.source(""))?);
+    check_trouble(options, Backing::Here, remove, "was removed")
+        .with_context(|| told("removed"))?;
+    let replace = |m: &Mount| {
+        let source = m.scratch().source();
+        std::fs::rename(&source, source.with_file_name("renamed"))?;
+        Ok(std::fs::create_dir(&source)?)
+    };
+    check_trouble(options, Backing::Here, replace, "/renamed").with_context(|| told("replaced"))?;
+    let cover = |m: &Mount| m.scratch().mount_tmpfs(&m.scratch().source());
+    let covered = "is covered by the tmpfs mount";
+    check_trouble(options, Backing::Here, cover, covered).with_context(|| told("covered"))?;
+    let unmount = |m: &Mount| Ok(umount2(&m.scratch().source(), MntFlags::MNT_DETACH)?);
+    check_trouble(options, Backing::Tmpfs, unmount, "was unmounted")
+        .with_context(|| told("unmounted"))
 }
 
 /// As in containers: the sandbox does not hear of it.

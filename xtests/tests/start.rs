@@ -191,8 +191,10 @@ fn stopped_while_it_waits(s: &Scratch) -> Result<Child> {
         // One that another daemon makes meanwhile is as good.
         let _there = DirBuilder::new().mode(0o700).create(runtime);
     }
-    let lock = File::open(runtime).context("/run/thrufs")?;
-    lock.lock().context("lock /run/thrufs")?;
+    let runtime = File::open(runtime).context("/run/thrufs")?;
+    let _lock = Flock::lock(runtime, FlockArg::LockExclusive)
+        .map_err(|(_file, errno)| errno)
+        .context("lock /run/thrufs")?;
     let start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
     let pid = pid(&start)?;
     wait_until("the daemon to mount", SOON, || {

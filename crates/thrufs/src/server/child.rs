@@ -9,11 +9,11 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount};
+use thrufs_fs::{Covered, OwnMount, Passthrough};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
-use super::link::{FromServer, Link, ToServer};
+use super::link::{FromServer, Link, Serve, ToServer};
 use crate::confine::{self, Inside, Sandbox};
 use crate::control::{Signals, block_on};
 use crate::logging;
@@ -148,16 +148,7 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Answers, &[])?;
         let mut serving = Serving::start(fs, watch, connection, request, serve.lets_go)?;
         serving.log(&request.source, &serve.mountpoint);
-        let reporter = Reporter {
-            fs: Arc::clone(serving.fs()),
-            source: serve.source.to_string_lossy().into_owned(),
-            mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
-            device: serve.device,
-            pid: serve.pid,
-            server_pid: serve.server_pid,
-            started: Instant::now(),
-            source_view,
-        };
+        let reporter = reporter(&serve, serving.fs(), source_view);
         if let Some(listener) = status {
             let askers = match serve.in_user_namespace {
                 true => Askers::LetIn,
@@ -172,6 +163,19 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Ready, &[])?;
         serving.ended().await
     })
+}
+
+fn reporter(serve: &Serve, fs: &Arc<Passthrough>, source_view: SourceView) -> Reporter {
+    Reporter {
+        fs: Arc::clone(fs),
+        source: serve.source.to_string_lossy().into_owned(),
+        mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
+        device: serve.device.clone(),
+        pid: serve.pid,
+        server_pid: serve.server_pid,
+        started: Instant::now(),
+        source_view,
+    }
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {
