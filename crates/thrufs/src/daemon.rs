@@ -20,8 +20,10 @@ pub(crate) mod preflight;
 mod readiness;
 pub(crate) mod running;
 mod server;
+mod server_process;
 pub(crate) mod serving;
 mod shortfall;
+pub(crate) mod source_state;
 mod supervisor;
 mod unconfined;
 

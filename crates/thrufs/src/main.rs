@@ -3,6 +3,7 @@
 //! The arguments become one validated [`mount_plan::MountPlan`], which [`daemon`] carries out; the other
 //! subcommands stand beside it.
 
+mod child;
 mod cli;
 mod connections;
 #[cfg(all(test, not(feature = "break-out")))]
@@ -23,6 +24,7 @@ mod stderr;
 mod stdout;
 mod umount;
 mod user;
+mod wait;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -6,9 +6,7 @@
 //! which its starter takes the mount over, the last thing that one does: a socket that ends before that
 //! means that the starter is gone, by whatever cause, and the daemon unmounts.
 
-mod child;
 mod interrupts;
-mod wait;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -24,14 +22,14 @@ use thrufs_sys::mountinfo::Place;
 use tracing::level_filters::LevelFilter;
 
 use super::readiness::{FAILED, READY, Readiness, TAKEN_OVER};
+use crate::child::{Child, STOP_DEADLINE};
 use crate::logging::{self, LogOptions};
 use crate::mount::detach::detach_place;
 use crate::mount::paths::Endpoints;
 use crate::mount_plan::MountPlan;
 use crate::stderr::complain;
-use child::{Child, STOP_DEADLINE};
+use crate::wait::wait_for_input;
 use interrupts::{Interrupted, Interrupts};
-use wait::wait_for_input;
 
 /// How long opening SOURCE, mounting and INIT may take together.
 const START_DEADLINE: Duration = Duration::from_secs(30);
@@ -146,7 +144,14 @@ fn take_over(
     }
     // The last moment for a signal; from the byte on the mount stays.
     interrupts.check()?;
-    daemon.write_all(&[TAKEN_OVER]).context("the daemon ended")
+    let Err(error) = daemon.write_all(&[TAKEN_OVER]) else {
+        return Ok(());
+    };
+    // The daemon takes it no more ([`Readiness::close`]), and tells why.
+    if let Some(report) = read_report(&mut daemon, interrupts, STOP_DEADLINE)? {
+        report.into_result(child)?;
+    }
+    Err(error).context("the daemon ended")
 }
 
 /// Asks the mount a first question, as any program would, in a thread of its own, since a daemon

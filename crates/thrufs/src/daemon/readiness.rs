@@ -1,7 +1,12 @@
-//! Telling that the mount serves: the program that started a daemon in the background, and systemd.
+//! Telling that the mount serves: the process that started the daemon, and systemd.
+//!
+//! Invariant: the starter returns 0 if and only if the daemon takes the mount for taken over, and leaves it
+//! dead when its server dies, also if both happen at once: a caller that was told that the mount serves never
+//! sees the directory below.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 
 use anyhow::Context;
@@ -9,13 +14,13 @@ use sd_notify::NotifyState;
 use tokio::io::AsyncReadExt;
 
 use crate::logging;
-use crate::mount::attached::Attached;
+use crate::mount::attached::Announced;
 
-/// The daemon serves.
+/// To the starter: the mount answers.
 pub(crate) const READY: u8 = b'R';
-/// It does not; the reason follows.
+/// To the starter: it does not; the reason follows.
 pub(crate) const FAILED: u8 = b'E';
-/// The starter's answer.
+/// From the starter.
 pub(crate) const TAKEN_OVER: u8 = b'G';
 
 /// How the daemon tells that it serves.
@@ -78,6 +83,22 @@ impl Readiness {
         Ok(())
     }
 
+    /// Whether the mount is one that was taken over, when what served it has ended. A starter that has not
+    /// yet is refused from now on. Without a starter it was taken over by what it `answers`.
+    pub(crate) fn close(&self, answers: bool) -> bool {
+        match self {
+            Self::Announced => true,
+            Self::Foreground | Self::Told(None) => answers,
+            Self::Background(starter) | Self::Told(Some(starter)) => {
+                // The starter's byte is there by then, or its write fails (unix_stream_sendmsg). Neither the
+                // wait for the byte nor this one may be left to the order in which they come about.
+                let _gone = starter.shutdown(Shutdown::Read);
+                let mut byte = [0];
+                matches!((&*starter).read(&mut byte), Ok(1) if byte == [TAKEN_OVER])
+            }
+        }
+    }
+
     /// Tells why it will not come. Only a starter that waits is told here; else the error goes the
     /// way of every error of the daemon.
     pub(crate) fn fail(self, error: &anyhow::Error) {
@@ -116,8 +137,8 @@ fn leave_the_terminal() -> anyhow::Result<()> {
 
 /// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
 /// itself leaves it dead.
-pub(crate) fn announce(attached: &Attached) {
-    attached.set_announced();
+pub(crate) fn announce(announced: &Announced) {
+    announced.set();
     notify_systemd(&[NotifyState::Ready]);
 }
 
@@ -125,5 +146,52 @@ pub(crate) fn announce(attached: &Attached) {
 pub(crate) fn notify_systemd(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         tracing::warn!("tell systemd ({state:?}): {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told() -> (Readiness, UnixStream) {
+        let (daemon_s, starter_s) = UnixStream::pair().unwrap();
+        (Readiness::Told(Some(daemon_s)), starter_s)
+    }
+
+    /// A server that died the moment after `thrufs mount` returned: its death overtook the byte, the mount
+    /// was removed, and the directory below showed.
+    #[test]
+    fn close_with_the_starters_byte_unread_is_taken_over() {
+        let (readiness, mut starter) = told();
+        starter.write_all(&[TAKEN_OVER]).unwrap();
+        drop(starter);
+        assert!(readiness.close(false));
+    }
+
+    #[test]
+    fn close_before_the_starters_byte_refuses_it_and_still_tells_why() {
+        let (readiness, mut starter) = told();
+        assert!(!readiness.close(true));
+        let error = starter.write_all(&[TAKEN_OVER]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+        readiness.fail(&anyhow::anyhow!("why"));
+        let mut report = Vec::new();
+        starter.read_to_end(&mut report).unwrap();
+        assert_eq!(report, b"Ewhy");
+    }
+
+    #[test]
+    fn close_with_the_starter_gone_is_not_taken_over() {
+        let (readiness, starter) = told();
+        drop(starter);
+        assert!(!readiness.close(true));
+    }
+
+    #[test]
+    fn close_without_a_starter_depends_on_what_the_mount_answers() {
+        for readiness in [Readiness::Foreground, Readiness::Told(None)] {
+            assert!(readiness.close(true) && !readiness.close(false));
+        }
+        assert!(Readiness::Announced.close(false));
     }
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching};
+use thrufs_fs::{FaultyBacking, LetGo, Negotiated, Notify, Passthrough, Watch, Watching};
 use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
@@ -63,12 +63,14 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Negotiates INIT on `connection` and starts the session threads.
+    /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
+    /// SOURCE are not kept busy for longer than they are used.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
         watch: Option<Watch>,
         connection: OwnedFd,
         plan: &MountPlan,
+        lets_go: bool,
     ) -> anyhow::Result<Self> {
         let device = duplicate(&connection)?;
         let (acl, config) = session_config(plan);
@@ -79,13 +81,18 @@ impl Serving {
             .context("start the thread that invalidates the kernel's cache")?;
         fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
-        fs.start_pruning(thrufs_session::send_prune(
-            device
-                .try_clone()
-                .context("duplicate the FUSE descriptor")?,
-            negotiated(&fs)?,
-        ))
-        .context("bound the number of inodes")?;
+        let send_prune = || -> anyhow::Result<_> {
+            let device = device.try_clone();
+            let device = device.context("duplicate the FUSE descriptor")?;
+            Ok(thrufs_session::send_prune(device, negotiated(&fs)?))
+        };
+        fs.start_pruning(send_prune()?)
+            .context("bound the number of inodes")?;
+        if lets_go && let Some(prune) = send_prune()? {
+            let entry = thrufs_session::send_entry(session.notifier());
+            fs.start_letting_go(LetGo { prune, entry })
+                .context("start the thread that lets mounts below SOURCE go")?;
+        }
         let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
         let watching = watching.transpose()?;
         let (sender, ended) = oneshot::channel();

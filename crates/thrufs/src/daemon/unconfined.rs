@@ -3,12 +3,15 @@
 //! Invariant: signal handlers are installed before the mount exists, so SIGTERM at any moment unmounts.
 //! Apart from a signal, only a start that fails unmounts.
 
+use std::sync::Arc;
+
 use anyhow::bail;
 use tokio::sync::mpsc;
 
 use super::death::{self, Ended};
 use super::lifecycle::{End, PATIENCE, wait_for_end};
 use super::readiness::{Readiness, announce};
+use super::source_state::{self, Copies, HeldSource, SourceView};
 use super::{running, serving};
 use crate::logging::{self, LogOptions};
 use crate::metrics;
@@ -32,11 +35,18 @@ pub(crate) fn serve(
             // The receiver is gone only when the daemon ends anyway.
             let _ = lost.send(());
         });
-        let source = endpoints.source_path();
+        let (path, source) = (endpoints.source_path(), endpoints.source.try_clone()?);
         let metrics = metrics::bind(plan.metrics).await?;
         let mut running = running::start(endpoints, plan)?;
+        let source = Arc::new(HeldSource::new(
+            source,
+            running.device().to_owned(),
+            Copies::None,
+        ));
+        tokio::spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
         // Dropped before the mount, since a later mount may get the same device number.
-        let reporter = running.reporter(&source);
+        let reporter = running.reporter(&path, view);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
@@ -45,7 +55,7 @@ pub(crate) fn serve(
         let ended = async {
             readiness.tell()?;
             readiness.taken_over().await?;
-            announce(running.attached());
+            announce(running.attached().announced());
             tokio::select! {
                 result = running.ended() => result,
                 Some(()) = thread_lost.recv() => bail!("{}", serving::LOST_THREAD),

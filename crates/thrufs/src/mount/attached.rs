@@ -23,13 +23,27 @@ const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
 /// Between two looks at the mount table.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Whether what waits for the mount has been told that it serves: then no end of the server removes it.
+#[derive(Debug, Default)]
+pub(crate) struct Announced(Cell<bool>);
+
+impl Announced {
+    pub(crate) fn set(&self) {
+        self.0.set(true);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.get()
+    }
+}
+
 /// A mount with its connection. Detached when dropped, unless it was announced.
 #[derive(Debug)]
 pub(crate) struct Attached {
     ours: OwnedMount,
     /// Tells whether the mount is still ours; the session has a duplicate.
     connection: OwnedFd,
-    is_announced: Cell<bool>,
+    announced: Announced,
 }
 
 impl Attached {
@@ -39,19 +53,19 @@ impl Attached {
         Ok(Self {
             ours,
             connection,
-            is_announced: Cell::new(false),
+            announced: Announced::default(),
         })
     }
 
-    /// The program that waits for the mount has been told that it serves.
-    pub(crate) fn set_announced(&self) {
-        self.is_announced.set(true);
+    /// Whether it was announced.
+    pub(crate) fn announced(&self) -> &Announced {
+        &self.announced
     }
 
     /// Whether a mount that was announced is left without a server. To be asked when what served it
     /// has ended; its users get their error at once.
     pub(crate) async fn is_left_dead(&self) -> bool {
-        if !self.is_announced.get() {
+        if !self.announced.is_set() {
             return false;
         }
         // A forced umount(8) aborts the connection first, and takes the mount away then.
@@ -98,7 +112,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.is_announced.get() {
+        if self.announced.is_set() {
             return;
         }
         if let Err(error) = self.ours.detach(&self.connection) {

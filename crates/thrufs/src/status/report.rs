@@ -8,6 +8,8 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 
+use crate::daemon::source_state::{SourceState, SourceView};
+
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;
 
@@ -27,6 +29,9 @@ pub(crate) struct Status {
     /// Device of the mounted file system, as `major:minor`.
     pub(crate) device: String,
     pub(crate) uptime_seconds: f64,
+    /// What became of SOURCE.
+    #[serde(default)]
+    pub(crate) source_state: SourceState,
     #[serde(flatten)]
     pub(crate) snapshot: Snapshot,
 }
@@ -41,6 +46,7 @@ pub(crate) struct Reporter {
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
     pub(crate) started: Instant,
+    pub(crate) source_view: SourceView,
 }
 
 impl Reporter {
@@ -55,6 +61,7 @@ impl Reporter {
             mountpoint: self.mountpoint.clone(),
             device: self.device.clone(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            source_state: self.source_view.now(),
             snapshot: self.fs.snapshot()?,
         })
     }

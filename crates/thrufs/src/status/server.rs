@@ -170,7 +170,10 @@ fn is_refused(path: &Path) -> bool {
 }
 
 async fn answer(mut stream: UnixStream, reporter: Reporter, askers: Askers) -> anyhow::Result<()> {
-    let peer = stream.peer_cred().context("credentials of the client")?.uid();
+    let peer = stream
+        .peer_cred()
+        .context("credentials of the client")?
+        .uid();
     let known = match askers {
         Askers::OwnerAndRoot => may_ask(peer, runtime_dir::uid()),
         Askers::LetIn => true,
