@@ -6,7 +6,7 @@
 mod child;
 mod cli;
 mod connections;
-#[cfg(all(test, not(feature = "break-out")))]
+#[cfg(test)]
 mod contrib;
 mod daemon;
 mod demo;
