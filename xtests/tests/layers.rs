@@ -269,7 +269,6 @@ fn roots() -> Result<Vec<(String, PathBuf)>> {
 /// The largest circle that each crate root still has, in modules. It only shrinks: a larger one fails the
 /// test, and so does a smaller one that is not entered here.
 const LEFT: &[(&str, usize)] = &[
-    ("crates/fs/src/lib.rs", 13),
     ("crates/lab/src/lib.rs", 2),
     ("crates/rules/src/lib.rs", 13),
     ("crates/wire/src/lib.rs", 21),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use thrufs_sys::file_handle::FileHandle;
 
+use crate::aside::Aside;
 use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
 use crate::coherence::external::{Foreign, Time};
@@ -17,11 +18,12 @@ use crate::coherence::invalidate::{Invalidations, Stale};
 use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
-use crate::crossing::OwnMount;
+use crate::crossing::Crossing;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::fd_limit::Room;
 use crate::forget_wait::ForgetWait;
 use crate::handle_table::{Handle, HandleTable};
+use crate::host_locks::HostLocks;
 use crate::inode::identity::{FileKind, key_of, statx};
 use crate::inode::limit::InodePressure;
 use crate::inode::mount_fd::MountFds;
@@ -29,14 +31,13 @@ use crate::inode::table::InodeTable;
 use crate::inode::{Held, Inode, PathFd, open_handle};
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
-use crate::ops::lock::HostLocks;
 use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
-use crate::removed::{Aside, Removed};
+use crate::removed::Removed;
 use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
 use crate::submounts::SubMounts;
-use crate::write_batch::WriteGroups;
+use crate::write_batch::groups::WriteGroups;
 
 /// What LOOKUP and the creating operations answer.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub struct Passthrough {
     pub(crate) removed: Removed,
     pub(crate) forgets: Arc<ForgetWait>,
     pub(crate) parked: Arc<Parked>,
-    pub(crate) own_mount: OnceLock<OwnMount>,
+    pub(crate) crossing: Crossing,
     pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
@@ -147,7 +148,7 @@ impl Passthrough {
             removed: Removed::new(room.pins(), aside),
             forgets,
             parked: Arc::default(),
-            own_mount: OnceLock::new(),
+            crossing: Crossing::default(),
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             room,
         })

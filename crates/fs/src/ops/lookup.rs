@@ -38,13 +38,13 @@ impl Passthrough {
 
     /// The name is resolved once; all that follows is about the inode it stood for then.
     fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.enter(self.find(dir, &component(name)?)?)
+        self.enter(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
     pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.take_in(self.find(dir, &component(name)?)?)
+        self.take_in(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.

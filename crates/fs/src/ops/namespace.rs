@@ -62,7 +62,7 @@ impl Passthrough {
     fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
-        self.check_not_covered(&parent, at.name)?;
+        self.crossing.check_not_covered(&parent, at.name)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
@@ -99,7 +99,7 @@ impl Passthrough {
     fn owners_of(&self, names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
         let mut found = Vec::new();
         for (dir, name) in names {
-            match self.find(dir, name).and_then(mode_and_owner) {
+            match self.crossing.find(dir, name).and_then(mode_and_owner) {
                 Ok(stat) => found.push(stat),
                 Err(Errno::ENOENT | Errno::ELOOP) => {}
                 Err(error) => return Err(error),
@@ -122,8 +122,8 @@ impl Passthrough {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
-        self.check_not_covered(&old, from.name)?;
-        self.check_not_covered(&new, to.name)?;
+        self.crossing.check_not_covered(&old, from.name)?;
+        self.crossing.check_not_covered(&new, to.name)?;
         let (old_dir, new_dir) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (old_name, new_name) = (component(from.name)?, component(to.name)?);
         let rename = || {

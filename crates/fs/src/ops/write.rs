@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use crate::backing::Position;
+use crate::buffer::{is_aligned, with_read_buffer};
 use crate::coherence::invalidate::Stale;
 use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, OpenFile};
-use crate::ops::read::{is_aligned, with_read_buffer};
 use crate::passthrough::Passthrough;
 use crate::write_batch::{Piece, Writer};
 
