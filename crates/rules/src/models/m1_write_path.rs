@@ -24,101 +24,18 @@
 //!
 //! Engine: stateright. Folio locks and requests are the only communication.
 
-use crate::explore::{Exploration, Moves, Protocol, explore};
+use crate::explore::{Moves, Protocol};
 
 mod server;
+mod setup;
 mod state;
 mod variants;
 
 pub(super) use variants::MODEL;
 
 use server::notify;
+use setup::{Asks, Handler, Notify, Rule, Source, WritePath};
 use state::{At, Fetch, Op, READER, Request, Stage, State, WRITERS, What, page_name};
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    HoldAll,
-    AlwaysUnlock,
-    /// Unlocks after each copy, locks all again before sending.
-    Relock,
-    OnePage,
-    D,
-    E,
-    EFaultLocked,
-    /// E that does not wait for a folio or for memory while the head is locked.
-    ENowait,
-    /// Records partial pages as they are copied, the whole request when it is sent.
-    B,
-    BFaultInFlight,
-    /// Records every page as it is copied.
-    BRecordAll,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// One writer, from its own file.
-    Own,
-    /// Two writers, each from the other's file.
-    Other,
-    Either,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Notify {
-    Never,
-    /// The worker that serves such a request notifies the kernel before it replies.
-    InHandler(Handler, &'static [What]),
-    /// A thread that serves no request invalidates file A once.
-    AnyTime,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Handler {
-    /// Of one READ.
-    Read,
-    EachRead,
-    Write,
-    Getattr,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asks {
-    /// Progress, and that no bytes of before are shown after write(2) has returned.
-    All,
-    /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time`
-    /// shows.
-    Progress,
-}
-
-struct WritePath {
-    rule: Rule,
-    source: Source,
-    notify: Notify,
-    asks: Asks,
-}
-
-fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
-    explore(WritePath {
-        rule,
-        source,
-        notify,
-        asks: Asks::All,
-    })
-}
-
-fn both(rule: Rule) -> Exploration {
-    run(rule, Source::Either, Notify::Never)
-}
-
-/// Notifications from a handler; is there progress?
-fn progress(rule: Rule, handler: Handler, what: &'static [What]) -> Exploration {
-    explore(WritePath {
-        rule,
-        source: Source::Own,
-        notify: Notify::InHandler(handler, what),
-        asks: Asks::Progress,
-    })
-}
 
 impl Protocol for WritePath {
     type State = State;
@@ -298,11 +215,6 @@ impl WritePath {
             format!("sends WRITE of pages {from}..{page}"),
             to,
         );
-    }
-
-    /// Before 5.13 a whole page became uptodate with the reply.
-    fn marks_on_reply(&self) -> bool {
-        matches!(self.rule, Rule::HoldAll | Rule::Relock)
     }
 
     fn keeps_range(&self) -> bool {

@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -23,18 +23,16 @@ pub(super) const MODEL: Model = Model {
     source: "thread of March 2022; removed by b0b598ee08f9, 37acade0ce89 (6.7)",
     bounds: "1 page, 1 waker, wake batch 1, 2 waiters, endlessly many writebacks",
     variants: &[
-        Variant {
-            name: "bookmark",
-            expected: Verdict::Fails,
-            what: "4.14 to 6.6: the queue lock is dropped between batches",
-            run: || explore(Walk { bookmark: true }),
-        },
-        Variant {
-            name: "one-pass",
-            expected: Verdict::Passes,
-            what: "6.7: the whole queue is walked under the lock",
-            run: || explore(Walk { bookmark: false }),
-        },
+        fails(
+            "bookmark",
+            "4.14 to 6.6: the queue lock is dropped between batches",
+            || explore(Walk { bookmark: true }),
+        ),
+        passes(
+            "one-pass",
+            "6.7: the whole queue is walked under the lock",
+            || explore(Walk { bookmark: false }),
+        ),
     ],
 };
 

@@ -19,7 +19,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -28,17 +28,15 @@ pub(super) const MODEL: Model = Model {
     source: "thread of August 2020; 2a9127fcf229, 5ef64cc8987a (5.9)",
     bounds: "1 page, 1 holder, 2 waiters, 1 thief that takes the lock up to 7 times",
     variants: &[
-        Variant {
-            name: "try-before-set-waiters",
-            expected: Verdict::Fails,
-            what: "the waiter tries the lock before it sets PG_waiters",
-            run: || run(Handoff::Always, true),
-        },
-        Variant {
-            name: "august-2020-late-clear",
-            expected: Verdict::Fails,
-            what: "L is passed on; with no taker it is cleared after q->lock was dropped",
-            run: || {
+        fails(
+            "try-before-set-waiters",
+            "the waiter tries the lock before it sets PG_waiters",
+            || run(Handoff::Always, true),
+        ),
+        fails(
+            "august-2020-late-clear",
+            "L is passed on; with no taker it is cleared after q->lock was dropped",
+            || {
                 run(
                     Handoff::Pass {
                         clear_under_lock: false,
@@ -46,18 +44,16 @@ pub(super) const MODEL: Model = Model {
                     false,
                 )
             },
-        },
-        Variant {
-            name: "unfair-for-ever",
-            expected: Verdict::Fails,
-            what: "woken waiters always race, held to the bound of five",
-            run: || run(Handoff::Never, false),
-        },
-        Variant {
-            name: "august-2020",
-            expected: Verdict::Passes,
-            what: "L is passed on; with no taker it is cleared under q->lock",
-            run: || {
+        ),
+        fails(
+            "unfair-for-ever",
+            "woken waiters always race, held to the bound of five",
+            || run(Handoff::Never, false),
+        ),
+        passes(
+            "august-2020",
+            "L is passed on; with no taker it is cleared under q->lock",
+            || {
                 run(
                     Handoff::Pass {
                         clear_under_lock: true,
@@ -65,19 +61,17 @@ pub(super) const MODEL: Model = Model {
                     false,
                 )
             },
-        },
-        Variant {
-            name: "2a9127fcf229",
-            expected: Verdict::Passes,
-            what: "the waker takes L for the waiter: no waiter is woken in vain",
-            run: || run(Handoff::Always, false),
-        },
-        Variant {
-            name: "5ef64cc8987a",
-            expected: Verdict::Passes,
-            what: "a woken waiter races, after five defeats it is handed L",
-            run: || run(Handoff::AfterDefeats, false),
-        },
+        ),
+        passes(
+            "2a9127fcf229",
+            "the waker takes L for the waiter: no waiter is woken in vain",
+            || run(Handoff::Always, false),
+        ),
+        passes(
+            "5ef64cc8987a",
+            "a woken waiter races, after five defeats it is handed L",
+            || run(Handoff::AfterDefeats, false),
+        ),
     ],
 };
 

@@ -25,7 +25,7 @@ use loom::sync::Mutex;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, fence};
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Line, Trace, Unit};
 
 pub(super) const MODEL: Model = Model {
@@ -34,54 +34,50 @@ pub(super) const MODEL: Model = Model {
     source: "patch 4/4 of October 2020 and its thread; f9ce0be71d1f (5.12) kept the trylock",
     bounds: "1 page, 1 faulting thread, 1 truncating thread, all values the loads may return",
     variants: &[
-        Variant {
-            name: "no-second-check",
-            expected: Verdict::Fails,
-            what: "as posted: looks once, then installs",
-            run: || {
+        fails(
+            "no-second-check",
+            "as posted: looks once, then installs",
+            || {
                 run(Checks {
                     again: false,
                     mapping: true,
                     barriers: true,
                 })
             },
-        },
-        Variant {
-            name: "no-mapping-check",
-            expected: Verdict::Fails,
-            what: "looks at the lock twice, but not at page->mapping",
-            run: || {
+        ),
+        fails(
+            "no-mapping-check",
+            "looks at the lock twice, but not at page->mapping",
+            || {
                 run(Checks {
                     again: true,
                     mapping: false,
                     barriers: true,
                 })
             },
-        },
-        Variant {
-            name: "acquire-only",
-            expected: Verdict::Fails,
-            what: "all checks, ordered by lock_page's acquire and unlock_page's release alone",
-            run: || {
+        ),
+        fails(
+            "acquire-only",
+            "all checks, ordered by lock_page's acquire and unlock_page's release alone",
+            || {
                 run(Checks {
                     again: true,
                     mapping: true,
                     barriers: false,
                 })
             },
-        },
-        Variant {
-            name: "full-barriers",
-            expected: Verdict::Passes,
-            what: "all checks, smp_mb() between own write and look at the other's on both sides",
-            run: || {
+        ),
+        passes(
+            "full-barriers",
+            "all checks, smp_mb() between own write and look at the other's on both sides",
+            || {
                 run(Checks {
                     again: true,
                     mapping: true,
                     barriers: true,
                 })
             },
-        },
+        ),
     ],
 };
 

@@ -1,8 +1,9 @@
 //! The variants of M1: which rule, whose pages are the source, and when the server notifies.
 
+use super::setup::{Asks, Handler, Notify, Rule, Source, WritePath};
 use super::state::What;
-use super::{Handler, Notify, Rule, Source, both, progress, run};
-use crate::models::{Model, fails, passes};
+use crate::explore::{Exploration, explore};
+use crate::models::model::{Model, fails, passes};
 
 const INVAL: &[What] = &[What::Inval];
 const STORE: &[What] = &[What::Store];
@@ -158,3 +159,26 @@ pub(in crate::models) const MODEL: Model = Model {
         ),
     ],
 };
+
+fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
+    explore(WritePath {
+        rule,
+        source,
+        notify,
+        asks: Asks::All,
+    })
+}
+
+fn both(rule: Rule) -> Exploration {
+    run(rule, Source::Either, Notify::Never)
+}
+
+/// Notifications from a handler; is there progress?
+fn progress(rule: Rule, handler: Handler, what: &'static [What]) -> Exploration {
+    explore(WritePath {
+        rule,
+        source: Source::Own,
+        notify: Notify::InHandler(handler, what),
+        asks: Asks::Progress,
+    })
+}
