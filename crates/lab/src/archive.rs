@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{run_captured, run_logged};
-use crate::source::Package;
 
 /// What an archive is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

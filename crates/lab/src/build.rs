@@ -18,10 +18,11 @@ use sha2::{Digest, Sha256};
 use crate::clean;
 use crate::config::Fragment;
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{missing, run_captured, run_logged, tied};
 use crate::progress::Progress;
 use crate::series::Series;
-use crate::source::{Package, Source, Tree, unpack_release};
+use crate::source::{Source, Tree, unpack_release};
 
 /// After how many lines of make's output progress is told.
 const LINES_PER_NOTE: usize = 100;
@@ -155,7 +156,10 @@ impl Lab {
             recipe.series.lay_over(&tree.dir, &tree.name)?;
         }
         let objects = self.objects(recipe, &tree, say)?;
-        let progress = Progress::new(recipe, &objects)?;
+        // Objects of another configuration are compiled again.
+        let is_reused = was_made_for(&objects, &wanted(&recipe.fragments));
+        let reused = is_reused.then_some(objects.as_path());
+        let progress = Progress::new(&recipe.variant, recipe.steps, reused)?;
         self.configure(recipe, &tree, &objects)?;
         self.make(recipe, &tree, &objects, (progress, say))?;
         let (_, product) = recipe.kind.product();
@@ -352,11 +356,11 @@ impl Lab {
 }
 
 /// Whether the objects in `dir` were configured by the fragments `wanted`.
-pub(crate) fn was_made_for(dir: &Path, wanted: &str) -> bool {
+fn was_made_for(dir: &Path, wanted: &str) -> bool {
     std::fs::read_to_string(dir.join(STAMP)).is_ok_and(|made_for| made_for == wanted)
 }
 
-pub(crate) fn wanted(fragments: &[Fragment]) -> String {
+fn wanted(fragments: &[Fragment]) -> String {
     let mut all = String::new();
     for fragment in fragments {
         all.push_str(&fragment.text);

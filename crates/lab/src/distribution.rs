@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::archive::{Archive, Wanted};
 use crate::build::{Kernel, Kind, Lab};
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::run_logged;
-use crate::source::Package;
 
 impl Lab {
     /// The kernel of a `linux-image-*` package, downloaded unless it is there already.

@@ -13,9 +13,11 @@
 //! kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an initramfs of programs of the host's.
 
 mod archive;
+mod boot;
 mod build;
 mod clean;
 mod config;
+mod console;
 mod distribution;
 mod error;
 pub mod guest;
@@ -23,6 +25,7 @@ mod initramfs;
 mod machine;
 mod modules;
 mod outcome;
+mod package;
 mod process;
 mod progress;
 mod qemu;
@@ -34,5 +37,6 @@ pub use config::Fragment;
 pub use error::{Error, Result};
 pub use machine::{Device, Machine, Root};
 pub use outcome::{End, Mark, Outcome, Report, Verdict};
+pub use package::Package;
 pub use series::Series;
-pub use source::{Package, Source};
+pub use source::Source;

@@ -5,7 +5,6 @@
 
 use std::path::Path;
 
-use crate::build::{Recipe, wanted, was_made_for};
 use crate::error::{Result, at};
 
 pub(crate) struct Progress {
@@ -16,14 +15,12 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Before the configuration in `objects` is changed.
-    pub(crate) fn new(recipe: &Recipe, objects: &Path) -> Result<Self> {
-        // Those of another configuration are compiled again.
-        let can_be_used = was_made_for(objects, &wanted(&recipe.fragments));
+    /// A build of `variant` that prints about `total` lines from nothing and reuses the objects in `reused`.
+    pub(crate) fn new(variant: &str, total: Option<usize>, reused: Option<&Path>) -> Result<Self> {
         Ok(Self {
-            variant: recipe.variant.clone(),
-            there: if can_be_used { count(objects)? } else { 0 },
-            total: recipe.steps,
+            variant: variant.to_owned(),
+            there: reused.map(count).transpose()?.unwrap_or(0),
+            total,
         })
     }
 

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::build::Kernel;
+use crate::console::run;
 use crate::error::{Result, at};
 use crate::guest::MODULES;
 use crate::initramfs;
@@ -52,7 +53,7 @@ pub(crate) fn boot(
         modules: (!modules.is_empty()).then(|| dir.join("modules")),
     };
     let command = command(machine, kernel, Some(&inside), accelerator);
-    machine.run(&command, dir, deadline)
+    run(&command, dir, deadline, &machine.stop)
 }
 
 /// What a guest finds inside.
@@ -83,7 +84,8 @@ fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
         memory: 256,
         ..Machine::default()
     };
-    let outcome = bare.run(&command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
+    let command = command(&bare, kernel, None, "kvm");
+    let outcome = run(&command, dir, TRIAL, &bare.stop)?;
     let console = std::fs::read(&outcome.console).map_err(at(&outcome.console))?;
     Ok(String::from_utf8_lossy(&console).contains(FIRST_WORD))
 }

@@ -8,18 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::archive::{Archive, Wanted};
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{missing, run_logged};
-
-/// A Debian package with source in it: a binary one of the kind `linux-source-*`, or a source package.
-#[derive(Debug, Clone)]
-pub struct Package {
-    /// Its name, such as `linux-source-7.3`.
-    pub name: String,
-    /// The version that results were recorded with. Taken while the archive has it, or else the newest.
-    pub pinned: String,
-    /// The suites that may have it.
-    pub suites: Vec<String>,
-}
 
 /// A kernel's source.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! What INIT settled, as far as it changes how later messages are read.
 
-use crate::InitFlags;
 use crate::abi::FUSE_KERNEL_MINOR_VERSION;
+use crate::init_flags::InitFlags;
 
 /// The agreed minor version and the granted capabilities. From Linux 5.4 (7.31) on, nothing else
 /// changes how messages look.

@@ -12,8 +12,9 @@ use crate::abi::{
     InvalEntryFlags, NotifyDeleteOut, NotifyInvalEntryOut, NotifyInvalInodeOut,
     NotifyPollWakeupOut, NotifyPruneOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, numbers,
 };
+use crate::dialect::Dialect;
 use crate::encoded::{Encoded, bytes};
-use crate::{Dialect, InitFlags};
+use crate::init_flags::InitFlags;
 
 numbers! {
     /// `enum fuse_notify_code`.

@@ -14,12 +14,12 @@ use nix::errno::Errno;
 
 pub use dir::{DirBuffer, NotAnEntry, Pushed};
 
-use crate::Opcode;
 use crate::abi::{
     AttrOut, BmapOut, CopyFileRangeOut, EntryOut, GetxattrOut, InitOut, IoctlFlags, IoctlIovec,
     IoctlOut, LkOut, LseekOut, OpenOut, OutHeader, PollOut, StatfsOut, StatxOut, WriteOut,
 };
 use crate::encoded::{Encoded, bytes};
+use crate::opcode::Opcode;
 
 /// An answer. What it does not name of a struct, as padding, is the struct's `Default`: zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

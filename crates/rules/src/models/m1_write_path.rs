@@ -24,6 +24,7 @@
 //!
 //! Engine: stateright. Folio locks and requests are the only communication.
 
+use super::model::Model;
 use crate::explore::{Moves, Protocol};
 
 mod server;
@@ -31,11 +32,11 @@ mod setup;
 mod state;
 mod variants;
 
-pub(super) use variants::MODEL;
-
 use server::notify;
 use setup::{Asks, Handler, Notify, Rule, Source, WritePath};
 use state::{At, Fetch, Op, READER, Request, Stage, State, WRITERS, What, page_name};
+
+pub(super) const MODEL: Model = variants::MODEL;
 
 impl Protocol for WritePath {
     type State = State;

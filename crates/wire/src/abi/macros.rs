@@ -54,10 +54,10 @@ macro_rules! structs {
                 $( pub $field: $ty, )*
             }
 
-            impl $crate::abi::Abi for $name {
-                const LAYOUT: $crate::abi::Layout = $crate::abi::Layout::of::<Self>(
+            impl $crate::abi::macros::Abi for $name {
+                const LAYOUT: $crate::abi::macros::Layout = $crate::abi::macros::Layout::of::<Self>(
                     stringify!($c),
-                    &[$( $crate::abi::Field {
+                    &[$( $crate::abi::macros::Field {
                         name: stringify!($field),
                         offset: std::mem::offset_of!($name, $field),
                         size: std::mem::size_of::<$ty>(),
@@ -66,8 +66,8 @@ macro_rules! structs {
             }
         )*
 
-        pub(super) const LAYOUTS: &[$crate::abi::Layout] =
-            &[$( <$name as $crate::abi::Abi>::LAYOUT, )*];
+        pub(super) const LAYOUTS: &[$crate::abi::macros::Layout] =
+            &[$( <$name as $crate::abi::macros::Abi>::LAYOUT, )*];
     };
 }
 

@@ -7,7 +7,8 @@ use crate::abi::{
     GetxattrIn, InHeader, InitIn, IoctlIn, NotifyRetrieveIn, RemovemappingIn, SetattrIn,
     SetxattrIn, WriteIn,
 };
-use crate::{Dialect, Opcode};
+use crate::dialect::Dialect;
+use crate::opcode::Opcode;
 
 const HEADER: usize = size_of::<InHeader>();
 /// Bytes in one piece that a message with payload needs: the header and the argument.

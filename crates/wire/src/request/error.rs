@@ -3,8 +3,8 @@
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::Opcode;
 use crate::abi::InHeader;
+use crate::opcode::Opcode;
 
 /// A message that is none of the protocol's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]

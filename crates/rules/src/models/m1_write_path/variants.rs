@@ -13,7 +13,7 @@ const IN_READ: &str =
 const IN_GETATTR: &str =
     "the GETATTR handler sends NOTIFY_INVAL_INODE or _STORE; is there progress?";
 
-pub(in crate::models) const MODEL: Model = Model {
+pub(super) const MODEL: Model = Model {
     id: "M1",
     title: "the write path: locks held across fault and WRITE",
     source: "thread of October 2020; ea9b9907b82a (2.6.26), 4f06dd92b5d0 (5.13)",
