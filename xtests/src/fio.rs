@@ -29,15 +29,15 @@ mod state;
 mod stats;
 mod summary;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use xtests::install;
+use anyhow::{Result, ensure};
+use xtests::support::install;
 use xtests::support::interrupt::Interrupt;
 use xtests::support::mount::BIN;
+use xtests::support::stdout::print;
 
 use configs::{Binary, Kind};
 use session::Session;
@@ -157,14 +157,6 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// To standard output; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to standard output"),
-    }
-}
-
 /// The plan that the command line asks for, checked so far as that goes without running anything.
 fn plan_of(what: &What) -> Result<Plan> {
     let all = jobs::load(&jobs::directory())?;
@@ -174,12 +166,12 @@ fn plan_of(what: &What) -> Result<Plan> {
     } else if what.jobs.is_empty() && sets.is_empty() {
         sets.push("matrix".to_owned());
     }
-    let jobs = jobs::select(&all, &what.jobs, &sets)?;
+    let jobs = sets::select(&all, &what.jobs, &sets)?;
     let configs = configs::parse(&what.configs, &what.binary, &what.against)?;
     let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
     let baseline = match names.contains(&what.baseline.as_str()) {
         true => what.baseline.clone(),
-        // Only what somebody typed is worth an error.
+        // Only a name from the command line is worth an error.
         false if what.baseline == "native" => names[0].to_owned(),
         false => {
             let remedy = "--baseline is one of --configs";
@@ -227,7 +219,7 @@ fn plan_of(what: &What) -> Result<Plan> {
     Ok(plan)
 }
 
-/// This checkout's thrufs, if it is to be measured and no other was named.
+/// This checkout's thrufs, if it is measured and no other was named.
 fn build(plan: &Plan) -> Result<()> {
     let configs = configs::parse(&plan.configs, &plan.binaries, &plan.against)?;
     let wanted = configs

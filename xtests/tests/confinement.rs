@@ -13,7 +13,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtests::support::command::output;
-use xtests::support::mount::{Leftover, is_mounted, is_native, thrufs};
+use xtests::support::mount::{Leftover, is_native, thrufs};
+use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, User, case, missing, on_mount};
 
@@ -89,7 +90,7 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
         let ours = Pid::this();
         for kind in ["mnt", "pid", "net", "ipc"] {
             let same = namespace(pid, kind)? == namespace(ours, kind)?;
-            ensure!(!same, "the {kind} namespace is that of everybody");
+            ensure!(!same, "the {kind} namespace is the host's");
         }
         // Its root is SOURCE, and there is nothing else in its mount namespace.
         ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
@@ -141,7 +142,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     }
     let scratch = Scratch::with(Backing::Here, Layout::Below)?;
     let _leftover = Leftover(scratch.mountpoint());
-    // One more descriptor than anybody expects, on the root, as a careless parent would leave it.
+    // One unexpected descriptor, on the root, as a careless parent would leave it.
     let root = File::open("/")?;
     nix::fcntl::fcntl(
         &root,

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use xtests::install;
 use xtests::support::command::{output, wait_for_exit};
-use xtests::support::mount::{BIN, cache_mode, is_native, mount_table, thrufs};
+use xtests::support::install;
+use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
+use xtests::support::mount_table::mount_table;
 use xtests::support::skip::{Outcome, case, missing};
 use xtests::support::wait::wait_until;
 

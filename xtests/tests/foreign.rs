@@ -1,11 +1,11 @@
 //! Changes under SOURCE while a file is open through a mount with `--cache=auto`: they show within
-//! the timeout, whoever sees the new mtime reads the new bytes, and what the mount itself writes is
+//! the timeout, a reader that sees the new mtime reads the new bytes, and what the mount itself writes is
 //! never taken for one.
 //!
 //! The story of the first two tests: with FUSE_AUTO_INVAL_DATA the kernel dropped a file's pages when
 //! GETATTR showed the mtime of an earlier WRITE, also the page that a WRITE under way had just
-//! filled; whoever touched it through a mapping fetched the bytes of before, which then stayed
-//! after write(2) had returned. An open(2) by somebody else did the same. The random reproducer
+//! filled; a fault through a mapping fetched the older bytes, which then stayed
+//! after write(2) had returned. An open(2) by another process did the same. The random reproducer
 //! found it, in each run of five minutes.
 
 use std::fs::File;

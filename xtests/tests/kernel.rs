@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::install::find;
+use xtests::support::install::find;
 use xtests::support::wait::wait_for;
 use xtests::support::{Outcome, case, missing};
 

@@ -10,7 +10,8 @@ use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, is_mounted, mount_line, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
@@ -54,7 +55,7 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
 }
 
 /// After a failed WRITE a thread of the daemon waits, uninterruptibly, for a folio that a READ holds
-/// locked. A daemon that just ended would wait for that for ever: the READ is answered by nobody, and
+/// locked. A daemon that just ended would wait for that for ever: the READ is never answered, and
 /// the connection does not end while one of its threads is in the kernel with it.
 #[test]
 fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {

@@ -72,7 +72,7 @@ fn forget_after_a_storm_of_lookups_leaves_no_inode_behind() -> Outcome {
         // Each inode that is known costs a descriptor with these options: so they can be counted.
         m.drop_caches()?;
         let names = ["a", "b", "c"];
-        // Held, the kernel forgets none, whoever drops the caches; and there is no OPEN.
+        // While held, the kernel forgets none, even when the caches are dropped; and there is no OPEN.
         let mut held = Vec::new();
         for name in names {
             std::fs::write(m.path(name), "x")?;

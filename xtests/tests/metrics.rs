@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::output;
-use xtests::support::mount::{is_mounted, thrufs};
+use xtests::support::mount::thrufs;
+use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
@@ -167,7 +168,7 @@ fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
             }
         }
         // Also checks that names and units are as Prometheus recommends.
-        if let Some(promtool) = xtests::install::find("promtool") {
+        if let Some(promtool) = xtests::support::install::find("promtool") {
             let text = scrape(address, PROMETHEUS)?;
             let lint = feed(Command::new(promtool).args(["check", "metrics"]), &text)?;
             ensure!(lint.trim().is_empty(), "{lint}");

@@ -20,7 +20,7 @@ const LASTING: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(60);
 const SWAPS: u64 = 1000;
 const READS: u64 = 500;
-const CANARY: &[u8] = b"CANARY: nobody may read or change this";
+const CANARY: &[u8] = b"CANARY: must not be read or changed";
 
 /// Everything that an access from outside could change.
 fn snapshot(dir: &Path, into: &mut Vec<String>) -> Result<()> {

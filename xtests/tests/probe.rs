@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use xtests::support::mount::mount_table;
+use xtests::support::mount_table::mount_table;
 
 #[test]
 fn probe_running_kernel_answers_every_question_and_cleans_up() {

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use xtests::support::mount::mount_table;
+use xtests::support::mount_table::mount_table;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
 /// A misbehaving server on a mount of its own. It unmounts when its input ends, thus on drop.

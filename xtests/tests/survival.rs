@@ -1,5 +1,5 @@
 //! What goes wrong around a mount: the daemon is killed or stopped, the connection aborted, SOURCE goes
-//! away, fills up or fails, signals rain. Whoever uses the mount gets an error or an answer, and the
+//! away, fills up or fails, signals rain. A user of the mount gets an error or an answer, and the
 //! mount point can be used again.
 
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,

@@ -24,12 +24,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, mount_table, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount_table::mount_table;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Of nobody else.
+/// Of no other user.
 const USER: u32 = 54_321;
 const NAME: &str = "thrufs-test";
 /// The first of the ids that the user may give to namespaces.
@@ -99,7 +100,7 @@ impl<'a> Machine<'a> {
         Ok(machine)
     }
 
-    /// Gives the machine a device of its own that everybody may open.
+    /// Gives the machine a device of its own that all users may open.
     fn make_device(&self, name: &str, number: u64) -> Outcome {
         let device = self.own.join(name);
         mknod(&device, SFlag::S_IFCHR, Mode::empty(), number)
@@ -128,7 +129,7 @@ impl<'a> Machine<'a> {
         )?)
     }
 
-    /// Leaves no fusermount3 where anybody looks for it.
+    /// Leaves no fusermount3 on the search path.
     fn remove_helper(&self) -> Outcome {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let fixed = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -282,7 +283,7 @@ fn work(machine: &Machine<'_>) -> Outcome {
     })?;
     ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
     ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
-    // Nobody else, root included, is let in.
+    // No other user, root included, is let in.
     let error = std::fs::read(dir.join("f")).expect_err("root is let in");
     ensure!(error.kind() == ErrorKind::PermissionDenied, "{error}");
     Ok(())
@@ -419,7 +420,7 @@ fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
         for kind in ["user", "mnt", "pid", "net", "ipc"] {
             ensure!(
                 server.has_own_namespace(kind)?,
-                "the {kind} namespace is everybody's"
+                "the {kind} namespace is the host's"
             );
         }
         let nspid = &status["NSpid"];
@@ -460,7 +461,7 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         ensure!(text.contains("add the line `user_allow_other`"), "{text}");
         machine.replace("/etc/fuse.conf", "user_allow_other\n")?;
         let (server, _detached) = machine.mounted(&["--allow-other"])?;
-        // By root, and by somebody else.
+        // By root, and by another user.
         let file = machine.mountpoint().join("f");
         ensure!(std::fs::read(&file)? == b"content");
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;

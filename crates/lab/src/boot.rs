@@ -19,7 +19,7 @@ impl Machine {
     pub fn boot(&self, kernel: &Kernel, dir: &Path, deadline: Duration) -> Result<Outcome> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         match (kernel.kind, &self.root) {
-            // The host's root has all files that could be asked for.
+            // The host's root has every file that could be requested.
             (Kind::UserMode, _) if self.counted => Err(Error::Counted {
                 image: kernel.image.clone(),
             }),
@@ -37,7 +37,7 @@ impl Machine {
             .arg(format!("mem={}M", self.memory))
             .arg(format!("uml_dir={}", dir.display()));
         if self.cpus > 1 {
-            // SMP exists only with the seccomp way of running the guest's processes
+            // SMP needs the seccomp way of running the guest's processes.
             command
                 .arg(format!("ncpus={}", self.cpus))
                 .arg("seccomp=on");
@@ -48,7 +48,7 @@ impl Machine {
             .args(["console=tty0", "con=null", "con0=null,fd:1"])
             .args(&self.kernel_arguments);
         for Device { socket, id, .. } in &self.devices {
-            // The number is the device's own, by which two of a kind are told apart.
+            // The number is the device's own, and tells two of a kind apart.
             command.arg(format!("virtio_uml.device={}:{id}:1", socket.display()));
         }
         if let [program, arguments @ ..] = self.init.as_slice() {
@@ -138,7 +138,7 @@ mod tests {
         let kernel = kernel(dir.path(), "echo LAB-START t; exec tail -f /dev/null");
         let machine = machine();
         machine.stop.store(true, Ordering::Relaxed);
-        // An hour: the test would not end.
+        // An hour, so that the test would not end.
         let outcome = machine.boot(&kernel, dir.path(), Duration::from_secs(3600));
         assert_eq!(outcome.unwrap().end, End::Deadline);
     }

@@ -24,7 +24,7 @@ use crate::progress::Progress;
 use crate::series::Series;
 use crate::source::{Source, Tree, unpack_release};
 
-/// After how many lines of make's output progress is told.
+/// Lines of make's output per progress note.
 const LINES_PER_NOTE: usize = 100;
 /// In a build directory: the fragments that it was configured by.
 const STAMP: &str = ".lab-config";
@@ -42,16 +42,16 @@ pub struct Recipe {
     /// The configuration beyond the defaults: the architecture's for [`Kind::UserMode`], nothing at all
     /// for [`Kind::Bootable`].
     pub fragments: Vec<Fragment>,
-    /// Lines that make prints for a build from nothing, about; for progress.
+    /// About how many lines make prints for a build from nothing; for progress.
     pub steps: Option<usize>,
 }
 
 /// What a kernel is run by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It is a program: User Mode Linux.
+    /// A program: User Mode Linux.
     UserMode,
-    /// It is an image for a machine, which QEMU is.
+    /// An image for a machine, which QEMU is.
     Bootable,
 }
 
@@ -71,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// What make is asked for, and where it leaves that.
+    /// The target of make, and where make leaves the product.
     fn product(self) -> (&'static str, &'static str) {
         match self {
             Self::UserMode => ("linux", "linux"),
@@ -85,13 +85,13 @@ impl Kind {
 pub struct Kernel {
     /// The executable or image.
     pub image: PathBuf,
-    /// Which of both.
+    /// Program or image.
     pub kind: Kind,
     /// The recipe's variant.
     pub variant: String,
     /// The source it was built from, with its version.
     pub source: String,
-    /// The unpacked package that it is from, where it has modules.
+    /// The unpacked package of a kernel with modules.
     pub package: Option<PathBuf>,
 }
 
@@ -102,7 +102,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Uses `dir`, which is made if need be, with `jobs` compilers at a time.
+    /// Uses `dir`, created if need be, with `jobs` compilers at a time.
     pub fn new(dir: &Path, jobs: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         Ok(Self {
@@ -122,14 +122,15 @@ impl Lab {
         Ok(source.provide(&self.dir, say)?.dir)
     }
 
-    /// The sources that a Debian source package was made from, unpacked. For programs to compare
-    /// with that the archive has as source only.
+    /// The sources that a Debian source package was made from, unpacked: for peers that the archive
+    /// has as source only.
     pub fn release(&self, package: &Package, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let _alone = self.lock(say)?;
         unpack_release(package, &self.dir, say)
     }
 
-    /// Builds what `recipe` asks for, or finds it built. `say` is told what takes time.
+    /// Builds what `recipe` asks for, or finds it built. `say` gets a line about each step that
+    /// takes time.
     pub fn build(&self, recipe: &Recipe, say: &dyn Fn(&str)) -> Result<Kernel> {
         let _alone = self.lock(say)?;
         let tree = recipe.source.provide(&self.dir, say)?;
@@ -148,7 +149,7 @@ impl Lab {
             source: tree.name.clone(),
             package: None,
         };
-        // What is in a tree of the caller's is not known; make finds out quickly enough.
+        // The state of a caller's tree is unknown; make finds out quickly enough.
         if tree.ours && kernel.image.is_file() {
             return Ok(kernel);
         }
@@ -167,7 +168,7 @@ impl Lab {
         Ok(kernel)
     }
 
-    /// Removes what all builds and guests have left here; the number of bytes.
+    /// Removes what builds and guests have left here; returns the number of bytes.
     ///
     /// # Errors
     /// The directory has something in it that no lab makes, or cannot be removed.
@@ -233,7 +234,7 @@ impl Lab {
         let siblings = std::fs::read_dir(&all).map_err(at(&all))?;
         let siblings = siblings.filter_map(|entry| Some(entry.ok()?.path()));
         let built = siblings.filter(|dir| dir.join(product).is_file());
-        // Of another configuration few objects can be used.
+        // Few objects of another configuration can be reused.
         let wanted = wanted(&recipe.fragments);
         let Some(sibling) = built.max_by_key(|dir| was_made_for(dir, &wanted)) else {
             std::fs::create_dir(&objects).map_err(at(&objects))?;
@@ -274,7 +275,7 @@ impl Lab {
             "making the default configuration",
             &log,
         )?;
-        // Of two values for an option kconfig takes the later one.
+        // Of two values for an option, kconfig takes the later one.
         let mut file = OpenOptions::new()
             .append(true)
             .open(&config)
@@ -312,7 +313,7 @@ impl Lab {
         let mut make = self.make_command(recipe, tree, objects);
         let (target, _) = recipe.kind.product();
         make.arg(format!("-j{}", self.jobs)).arg(target);
-        // By SIGTERM, which make hands on to its compilers.
+        // SIGTERM, which make passes on to its compilers.
         let mut make = tied(&make, "TERM")?;
         make.stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -347,7 +348,7 @@ impl Lab {
             .arg("-C")
             .arg(&tree.dir);
         make.arg(format!("O={}", objects.display()));
-        // What cargo or an outer make has set is not meant for the kernel.
+        // Variables of cargo or of an outer make are not meant for the kernel.
         make.env_remove("MAKEFLAGS")
             .env_remove("CFLAGS")
             .env_remove("LDFLAGS");

@@ -1,7 +1,7 @@
 //! Runs a machine and reads its console until it ends or the deadline comes.
 //!
-//! Invariant: when [`run`] returns no process of the guest is left, whatever the outcome; and none is left either when
-//! the caller is killed.
+//! Invariant: when [`run`] returns no process of the guest is left, whatever the outcome; none is
+//! left either when the caller is killed.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
@@ -19,13 +19,13 @@ use crate::error::{Result, at};
 use crate::outcome::{End, Outcome, Reader};
 use crate::process::{missing, tied};
 
-/// How often a machine that says nothing is looked after.
+/// How often a silent machine is checked for a request to stop.
 const STOP_WITHIN: Duration = Duration::from_millis(200);
-/// What QEMU says when its hypervisor cannot go on; it stays then, and does nothing.
+/// QEMU's message when its hypervisor cannot go on; QEMU stays, and does nothing.
 const BROKEN_DOWN: &str = "KVM internal error";
 
-/// Runs the machine, a process group of its own, and reads its console. Setting `stopped` ends it as the deadline
-/// does.
+/// Runs the machine in a process group of its own, and reads its console. Setting `stopped` ends
+/// the run as the deadline does.
 pub(crate) fn run(
     command: &Command,
     dir: &Path,
@@ -43,13 +43,13 @@ pub(crate) fn run(
     let mut child = command
         .spawn()
         .map_err(|source| missing(&command, source))?;
-    // It holds the writing end, without which the output ends with the machine.
+    // The command holds the writing end; the output ends with the machine only without it.
     drop(command);
     let lines = console_lines(output, &console)?;
     let mut reader = Reader::default();
     let in_time = read_until(&lines, begin + deadline, stopped, &mut reader);
     stop(&mut child).map_err(at(dir))?;
-    // what was on its way when the machine stopped
+    // Lines in flight when the machine stopped.
     lines.iter().for_each(|line| reader.line(&line));
     let end = match (reader.done, in_time) {
         (true, _) => End::Done,
@@ -72,7 +72,7 @@ pub(crate) fn run(
     })
 }
 
-/// Keeps the console in a file and hands its lines on.
+/// Stores the console in a file and passes its lines on.
 fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<String>> {
     let mut file = File::create(console).map_err(at(console))?;
     let (sender, lines) = channel();
@@ -80,7 +80,7 @@ fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<Strin
         for line in BufReader::new(output).split(b'\n') {
             let Ok(line) = line else { break };
             let line = String::from_utf8_lossy(&line).trim_end().to_owned();
-            // A console that cannot be kept is still read; and if nobody listens any more, nobody cares.
+            // A console that cannot be stored is still read; a receiver that is gone needs no line.
             let kept = writeln!(file, "{line}");
             if sender.send(line).is_err() || kept.is_err() {
                 break;
@@ -90,7 +90,7 @@ fn console_lines(output: PipeReader, console: &PathBuf) -> Result<Receiver<Strin
     Ok(lines)
 }
 
-/// Reads until the console closes or the hypervisor gives up; false if the deadline came before.
+/// Reads until the console closes or the hypervisor gives up; false if the deadline came first.
 fn read_until(
     lines: &Receiver<String>,
     deadline: Instant,

@@ -38,7 +38,7 @@ impl Lab {
         Ok(kernel(image_in(&dir.join("boot"))?, package, dir))
     }
 
-    /// An image that somebody else has built.
+    /// A prebuilt image.
     pub fn image(path: &Path) -> Result<Kernel> {
         let image = std::fs::canonicalize(path).map_err(at(path))?;
         let source = image.display().to_string();

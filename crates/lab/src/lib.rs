@@ -6,11 +6,12 @@
 //! the kernel itself complained about, and whether it got to the end. [`guest`] is the other side: what
 //! the first process inside does.
 //!
-//! Invariant: nothing outside of the lab's directory is written, neither by a build nor by a guest.
+//! Invariant: neither a build nor a guest writes anything outside of the lab's directory.
 //!
-//! User Mode Linux and not a hypervisor for what is built, because it is a plain program: it boots in a
-//! second, needs no privilege and no image, and works wherever a compiler does. A distribution's own
-//! kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an initramfs of programs of the host's.
+//! Kernels are built as User Mode Linux and not for a hypervisor, because it is a plain program: it
+//! boots in a second, needs no privilege and no image, and works wherever a compiler does. A
+//! distribution's own kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an
+//! initramfs of programs of the host's.
 
 mod archive;
 mod boot;

@@ -9,20 +9,20 @@ use std::sync::atomic::AtomicBool;
 /// The guest's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Root {
-    /// All that the host has, read-only; User Mode Linux only.
+    /// Every file of the host's, read-only; User Mode Linux only.
     Host,
-    /// These files of the host's at least, at the same paths, with the shared libraries they need.
+    /// At least these files of the host's, at the same paths, with the shared libraries they need.
     Files(Vec<PathBuf>),
 }
 
-/// A device of which the other side is a process of the host's that listens at a socket (vhost-user).
+/// A device whose other side is a process of the host's, listening on a socket (vhost-user).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
-    /// Where it listens.
+    /// The process's socket.
     pub socket: PathBuf,
-    /// What it is, as virtio numbers devices.
+    /// The device's number in virtio.
     pub id: u32,
-    /// The same in QEMU's words, with what it is told of it: `vhost-user-fs-pci,tag=x`.
+    /// The device in QEMU's words, with its properties: `vhost-user-fs-pci,tag=x`.
     pub qemu: String,
 }
 
@@ -30,10 +30,10 @@ pub struct Device {
 pub struct Machine {
     /// Memory in MiB.
     pub memory: u32,
-    /// Processors; a kernel without SMP has to be given one.
+    /// Processors; give one to a kernel without SMP.
     pub cpus: u32,
-    /// Whether its clock counts instructions, one a nanosecond, and skips the time in which there is none to
-    /// execute. Only QEMU's translator can do that.
+    /// Whether the clock counts instructions, one a nanosecond, and skips idle time. Only QEMU's
+    /// translator can do that.
     pub counted: bool,
     /// What the guest sees.
     pub root: Root,

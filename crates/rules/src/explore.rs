@@ -54,7 +54,7 @@ pub(crate) trait Protocol: Send + Sync + Sized + 'static {
     /// Whether all threads may stop here. Anywhere else, no move means deadlock.
     fn finished(&self, state: &Self::State) -> bool;
 
-    /// Who waits for what, to end the trace of a deadlock with.
+    /// Which thread waits for what: the end of a deadlock's trace.
     fn waiting(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
     }
@@ -152,7 +152,7 @@ pub struct Exploration {
     pub counterexample: Option<Trace>,
 }
 
-const HOLDS: &str = "invariant holds and nobody is stuck";
+const HOLDS: &str = "invariant holds and no thread is stuck";
 
 struct Checked<P>(P);
 
@@ -167,7 +167,7 @@ impl<P: Protocol> Checked<P> {
         }
         self.stuck(state)
             .then(|| match self.0.waiting(state).join(", ") {
-                waiting if waiting.is_empty() => "deadlock: nobody can take a step".to_owned(),
+                waiting if waiting.is_empty() => "deadlock: no thread can take a step".to_owned(),
                 waiting => format!("deadlock: {waiting}"),
             })
     }

@@ -6,7 +6,7 @@
 //! - **the write rules**: [`plan()`] says which WRITEs one write(2) becomes under each
 //!   [`WriteRule`], in which order and size, what stays locked during each, which READs precede it,
 //!   and where user memory is faulted in. [`expected_writes`] is the same as `(offset, size)`
-//!   pairs, for whoever counts WRITEs at a server; [`apply`] also updates the cache, for sequences;
+//!   pairs, to compare with the WRITEs that a server counts; [`apply`] also updates the cache, for sequences;
 //!   [`table`] makes the tables;
 //! - **the protocols**: ten [`models`], each one file that states the question, where it was
 //!   asked, and the verdict, and then explores every state within its bounds: variants that must
@@ -64,7 +64,7 @@
 //!
 //! - **D leaves a hole for invalidation** (M1 `D-notify-any-time`, E and plain B' alike): an
 //!   uptodate page is unlocked while its WRITE is out. If the server invalidates it then, from any
-//!   thread, and somebody reads it before the WRITE is applied, the old bytes are uptodate in the
+//!   thread, and a reader reads it before the WRITE is applied, the old bytes are uptodate in the
 //!   cache after write(2) has returned. B' closes it if it records whole pages too, from the copy
 //!   on.
 //! - **B' can deadlock with itself** as hold-all does, if it faults in with its range in flight.

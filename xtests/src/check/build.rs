@@ -4,9 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::{output, succeed};
+use crate::support::install::{self, cargo};
 use crate::support::skip::missing;
 
 pub(super) fn fmt(report: &mut Report) -> Result<()> {

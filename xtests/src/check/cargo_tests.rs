@@ -16,9 +16,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::room::Room;
-use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::tail;
+use crate::support::install::{self, cargo};
 use crate::support::interrupt::spawn;
 use crate::support::mount::{BIN, CACHE, ON};
 use crate::support::scratch::LAYOUT;

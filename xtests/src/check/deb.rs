@@ -1,17 +1,18 @@
 //! The stage `deb`: the Debian package is built, installed, used by mount(8), fstab and `thrufs`, and
 //! removed without a trace.
 //!
-//! Invariant: a package `thrufs` that is installed already is somebody's, and then nothing is touched.
+//! Invariant: a package `thrufs` that is installed already is in use, and then nothing is touched.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, succeed};
-use crate::support::mount::{Leftover, is_mounted, mount_line};
+use crate::support::install;
+use crate::support::mount::Leftover;
+use crate::support::mount_table::{is_mounted, mount_line};
 use crate::support::skip::missing;
 use crate::support::{Backing, Scratch};
 

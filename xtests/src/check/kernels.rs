@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, tail};
-use crate::support::served::tied_to_us;
+use crate::support::daemon_fixture::tied_to_us;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// The first kernel from nothing took 944 seconds of CPU time, each of the other three 30, the

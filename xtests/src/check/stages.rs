@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{build, cargo_tests, deb, kernels, suites, workloads};
-use crate::install;
 use crate::report::Report;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// Something a stage cannot do without.

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use xtests::support::stdout::print;
 
 use super::record::Document;
 use super::stats::{Change, Spread, change};
@@ -30,7 +31,7 @@ pub(super) struct Args {
 /// The subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (before, after) = (Document::read(&args.before)?, Document::read(&args.after)?);
-    super::print(&render(&before, &after, args.all))?;
+    print(&render(&before, &after, args.all))?;
     Ok(ExitCode::SUCCESS)
 }
 

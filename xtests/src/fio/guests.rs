@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::interrupt::Interrupt;
 use xtests::support::random::Random;
 
@@ -28,7 +28,7 @@ use super::load::{Load, Snapshot};
 use super::one_run::{Bench, Done};
 use super::place::{Place, in_directory};
 use super::record::{Backing, Configuration, Document, Run};
-use super::{machine, names, program, reports, server};
+use super::{machine, names, program, reports, server, sets};
 
 pub(crate) use order::Task;
 use order::{Guest, guests};
@@ -38,7 +38,7 @@ pub(crate) const VIRTIOFSD: &str = "virtiofsd";
 /// The backing that the guest's own files have, too.
 const TMPFS: &str = "tmpfs";
 
-/// What is to be measured.
+/// What to measure.
 pub(crate) struct Wanted<'a> {
     pub(crate) jobs: &'a [String],
     /// As they are called in the report.
@@ -93,7 +93,7 @@ impl Session {
     pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
         let engines = program::provide()?;
         let all = jobs::load(&jobs::directory())?;
-        let jobs = jobs::select(&all, wanted.jobs, &[])?;
+        let jobs = sets::select(&all, wanted.jobs, &[])?;
         if let Some(job) = jobs.iter().find(|job| !engines.contains(&job.engine)) {
             anyhow::bail!("{}: this fio lacks the engine {}", job.name, job.engine);
         }
@@ -365,7 +365,7 @@ pub(crate) enum On<'a> {
 /// In a guest: measures, and says it in one line.
 pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<String> {
     let all = jobs::load(&jobs::directory())?;
-    let jobs = jobs::select(&all, &[job.to_owned()], &[])?;
+    let jobs = sets::select(&all, &[job.to_owned()], &[])?;
     ensure!(jobs.len() == 1, "{job} is {} jobs", jobs.len());
     let config = match on {
         On::Thrufs(name) => thrufs(name)?,
@@ -439,7 +439,7 @@ mod tests {
 
     #[test]
     fn backing_on_a_disk_without_virtiofsd_is_refused() {
-        let error = checked(&["thrufs"], "/var/tmp", None).expect_err("nobody serves it");
+        let error = checked(&["thrufs"], "/var/tmp", None).expect_err("no server for it");
         assert!(error.to_string().contains("--backing /var/tmp"), "{error}");
         assert!(checked(&["thrufs", "virtiofsd"], "/var/tmp", None).is_ok());
     }

@@ -75,7 +75,7 @@ impl Snapshot {
             let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            // Whoever is gone by now has given its time to its parent.
+            // A process that has ended by now has its time counted in its parent.
             let Ok(line) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 continue;
             };
@@ -104,7 +104,7 @@ impl Snapshot {
             wall_seconds: (after.at - self.at).as_secs_f64(),
             daemon_seconds: daemon.map(|(before, after)| (after - before).max(0.0)),
             machine_seconds: (after.machine - self.machine).max(0.0),
-            // Less than nothing if a process ended that nobody waits for.
+            // Less than nothing if a process ended that no parent waits for.
             other_seconds: (after.other - self.other).max(0.0),
             stolen_seconds: (after.stolen - self.stolen).max(0.0),
         }

@@ -115,7 +115,7 @@ pub(super) fn range(spread: &Spread) -> String {
     format!("{}..{}", number(spread.min), number(spread.max))
 }
 
-/// WRITEs for each write(2), of those jobs and configurations where somebody counts.
+/// WRITEs for each write(2), of the jobs and configurations whose server counts them.
 fn requests(document: &Document, backing: &str) -> String {
     let cells = cells(document);
     let counted = |job: &str, config: &str| {
@@ -174,7 +174,7 @@ fn duel_cells(duel: &Duel) -> String {
     format!("{:.2} | {ratio:.2} in `{job}` | {}", duel.mean, duel.cells)
 }
 
-/// Cells in which somebody else is ahead of what of ours does the same.
+/// Cells in which a peer is ahead of our configuration that does the same.
 fn leads(document: &Document, backing: &str) -> String {
     let mut text = String::new();
     for job in &document.jobs {

@@ -1,4 +1,4 @@
-//! Names that somebody typed: what is unknown is answered with the nearest that exist.
+//! Names from the command line: an unknown one gets the nearest known names as its answer.
 
 use std::fmt::Write;
 

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use xtests::install;
-use xtests::support::mount::mount_table;
+use xtests::support::install;
+use xtests::support::mount_table::mount_table;
 use xtests::support::scratch::{Backing, Scratch};
 
 /// A backing with its SOURCE.

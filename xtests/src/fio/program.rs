@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use xtests::install;
 use xtests::support::command::{succeed, tail};
+use xtests::support::install;
 use xtests::support::interrupt::{Interrupt, Interrupted};
 
 use super::jobs::Job;
 
-/// How often a run looks whether it is to be given up; rare, since looking uses the CPU.
+/// How often a run polls for its interruption; rare, since polling uses the CPU.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Makes sure of fio; returns its engines.
@@ -55,7 +55,7 @@ pub(super) fn command(job: &Job, path: &Path, dir: &Path, runtime: u32, extra: &
     command
 }
 
-/// Runs it to its end and returns what it printed; [`Interrupted`] if it is to be given up.
+/// Runs it to its end and returns what it printed; [`Interrupted`] on request.
 pub(super) fn run(
     mut command: Command,
     work: &Path,

@@ -10,11 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xtests::support::command::{output, succeed};
+use xtests::support::daemon_fixture::{DaemonFixture, tied_to_us};
 use xtests::support::mount::thrufs;
 use xtests::support::peers::Peer;
 use xtests::support::request_trace::{Request, RequestTrace};
 use xtests::support::scratch::Scratch;
-use xtests::support::served::{Served, tied_to_us};
 
 use super::configs::{Config, Kind};
 use super::record::Requests;
@@ -29,13 +29,13 @@ pub(super) struct Server {
 }
 
 enum Running {
-    /// Nobody of ours.
-    Nobody,
+    /// A process of ours does not serve it.
+    NotOurs,
     /// Neither, but the kernel tells what it is sent.
     Counted(RequestTrace),
     /// The scratch directory holds the mount point, so it goes last.
     Thrufs {
-        served: Served,
+        served: DaemonFixture,
         binary: PathBuf,
         _scratch: Scratch,
     },
@@ -43,16 +43,16 @@ enum Running {
 }
 
 impl Server {
-    /// Mounts `source`; who is not done after `limit` is taken to hang, and aborted.
+    /// Mounts `source`; a mount that is still in use after `limit` counts as hung and is aborted.
     pub(super) fn start(config: &Config, source: &Path, limit: Duration) -> Result<Self> {
         match &config.kind {
             Kind::Native => Ok(Self {
                 dir: source.to_owned(),
-                served: Running::Nobody,
+                served: Running::NotOurs,
             }),
             Kind::Against(_) => Ok(Self {
                 dir: source.to_owned(),
-                served: Running::Nobody,
+                served: Running::NotOurs,
             }),
             Kind::Counted(_) => {
                 let trace = RequestTrace::start()?;
@@ -80,7 +80,7 @@ impl Server {
                 let mut command = tied_to_us(&binary);
                 command.args(["mount", "-f"]).args(options);
                 command.arg(source).arg(&dir);
-                let mut served = Served::start(&config.name, command, &dir, &log)?;
+                let mut served = DaemonFixture::start(&config.name, command, &dir, &log)?;
                 served.allow(limit);
                 Ok(Self {
                     dir,
@@ -102,7 +102,7 @@ impl Server {
     /// The daemon, if it is ours.
     pub(super) fn pid(&self) -> Result<Option<u32>> {
         let pid = match &self.served {
-            Running::Nobody | Running::Counted(_) => return Ok(None),
+            Running::NotOurs | Running::Counted(_) => return Ok(None),
             Running::Thrufs { served, .. } => served.server_pid()?,
             Running::Peer(peer) => peer.pid()?,
         };
@@ -137,7 +137,7 @@ impl Server {
     /// What thrufs has counted, or the kernel; none of another server.
     pub(super) fn requests(&self) -> Result<Option<Requests>> {
         let binary = match &self.served {
-            Running::Nobody | Running::Peer(_) => return Ok(None),
+            Running::NotOurs | Running::Peer(_) => return Ok(None),
             Running::Counted(trace) => return Ok(Some(sent(&trace.requests()?))),
             Running::Thrufs { binary, .. } => binary,
         };
@@ -150,7 +150,7 @@ impl Server {
     /// Unmounts and checks that it went well.
     pub(super) fn stop(self) -> Result<()> {
         match self.served {
-            Running::Nobody | Running::Counted(_) => Ok(()),
+            Running::NotOurs | Running::Counted(_) => Ok(()),
             Running::Thrufs { mut served, .. } => {
                 served.unmount()?;
                 let log = served.log();

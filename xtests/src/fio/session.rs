@@ -17,7 +17,7 @@ use super::place::{Place, in_directory};
 use super::plan::{Size, Step, steps};
 use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
-use super::{machine, reports, server};
+use super::{machine, reports, server, sets};
 
 /// See the module.
 pub(super) struct Session {
@@ -39,7 +39,7 @@ impl Session {
     ) -> Result<Self> {
         let mut skipped = Vec::new();
         let all = jobs::load(&jobs::directory())?;
-        let (jobs, without): (Vec<Job>, Vec<Job>) = jobs::select(&all, &plan.jobs, &[])?
+        let (jobs, without): (Vec<Job>, Vec<Job>) = sets::select(&all, &plan.jobs, &[])?
             .into_iter()
             .partition(|job| engines.contains(&job.engine));
         skipped.extend(without.into_iter().map(|job| Skipped {
@@ -180,7 +180,7 @@ impl Session {
     }
 }
 
-/// Those that can be had.
+/// The configurations that are available.
 fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config> {
     configs.retain(|config| match provide(config) {
         Ok(()) => true,
@@ -195,7 +195,7 @@ fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config
     configs
 }
 
-/// Whether the configuration can be had; building a peer is part of it.
+/// Whether the configuration is available; building a peer is part of the check.
 fn provide(config: &Config) -> Result<()> {
     match &config.kind {
         Kind::Native | Kind::Thrufs { .. } | Kind::Against(_) | Kind::Counted(_) => Ok(()),

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use xtests::install;
+use xtests::support::install;
 
 use super::configs::Binary;
 use super::record::Run;

@@ -155,7 +155,7 @@ pub(super) fn is_ours(config: &str) -> bool {
 /// The peers that beat the best write-through column of ours in this cell, with their lead.
 ///
 /// A peer is beaten by, or beats, what does the same: kernel passthrough is compared with kernel
-/// passthrough, and the native directory with nobody, since it is the limit.
+/// passthrough, and the native directory with none, since it is the limit.
 pub(super) fn ahead(document: &Document, backing: &str, job: &Job) -> Vec<(String, String, f64)> {
     let mut leads = Vec::new();
     for peer in document.configs.iter().map(|config| config.name.as_str()) {

@@ -4,7 +4,12 @@
 //! command line would be too short. Invariant: every name is known to the host before the guest starts,
 //! so that a test that never ran is seen.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// No case of ours takes longer in a guest.
+pub(super) const LONGEST_CASE: Duration = Duration::from_secs(360);
 
 /// How a program says what came of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

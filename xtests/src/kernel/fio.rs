@@ -14,14 +14,15 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use thrufs_lab::{Lab, Machine, Mark, Outcome};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
+use super::build_args::{BuildArgs, say};
 use super::case::Case;
 use super::plan::{self, Built, Purpose};
 use super::run::visible;
+use super::suites;
 use super::virtiofs::Server;
-use super::{BuildArgs, say, suites};
 use crate::fio::guests::{self, Answer, Boot, Session, Task, VIRTIOFSD};
 
 /// The two of the mailing list threads, and those that begin or end inside of a page.

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use thrufs_lab::{Lab, Machine, Mark, Root};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
+use super::build_args::{BuildArgs, say};
 use super::plan::{self, Built, LARGE_FOLIOS, Purpose};
-use super::{BuildArgs, say, suites};
+use super::suites;
 
 /// Booting takes some ten seconds, and measuring less.
 const DEADLINE: Duration = Duration::from_secs(300);
@@ -44,7 +45,7 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         .join("run")
         .join(built.name.replace('/', "-"))
         .join(TEST);
-    let mut case = suites::own(TEST, &["inside", TEST, "--cache=always"])?;
+    let mut case = suites::own(TEST, &["scenario", TEST, "--cache=always"])?;
     let thrufs = install::thrufs()?;
     case.environment
         .push((BIN.to_owned(), thrufs.display().to_string()));

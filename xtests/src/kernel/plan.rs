@@ -6,8 +6,9 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use thrufs_lab::{Fragment, Kernel, Kind, Lab, Package, Recipe, Series, Source};
+use xtests::support::install;
 
-use super::{BuildArgs, say, top};
+use super::build_args::{BuildArgs, say};
 
 /// A kernel with the name it has in tables and in the expectations, such as `7.3/stock`.
 pub(super) struct Built {
@@ -126,7 +127,7 @@ impl Base {
     }
 
     fn whole_series(&self, variant: &str) -> anyhow::Result<Series> {
-        let contrib = top().join("contrib/kernel");
+        let contrib = install::root().join("contrib/kernel");
         let dir = match variant {
             "stock" => return Ok(Series::none()),
             "patched" => contrib.join(&self.name),
@@ -154,7 +155,7 @@ impl Base {
     /// The patches that bring the tests: all there are, so that each kernel is asked the same.
     pub(super) fn tests(&self) -> anyhow::Result<Series> {
         let is_there = |variant: &str| {
-            let dir = top().join(format!("contrib/kernel/{}-{variant}", self.name));
+            let dir = install::root().join(format!("contrib/kernel/{}-{variant}", self.name));
             dir.is_dir()
         };
         let most = [LARGE_FOLIOS, "rfc"].into_iter().find(|v| is_there(v));

@@ -11,8 +11,8 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use thrufs_lab::Lab;
 
+use super::build_args::say;
 use super::plan::Base;
-use super::say;
 
 const TEST: &str = "tools/testing/selftests/filesystems/fuse/write_through_test.c";
 const SELFTESTS: &str = "tools/testing/selftests";
@@ -26,7 +26,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Builds the one for `base` in a directory of its own, and then puts it below the lab's in one step:
-    /// somebody else may be running it from there.
+    /// another process may be running it from there.
     pub(super) fn build(lab: &Lab, base: &Base) -> anyhow::Result<Self> {
         let newest = Base::find(Base::NEWEST)?;
         let base = if base.tests()?.touches(TEST)? {

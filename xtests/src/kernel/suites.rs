@@ -8,12 +8,11 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use thrufs_lab::Lab;
-use xtests::install;
 use xtests::support::command::succeed;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
-use super::LONGEST_CASE;
-use super::case::{Case, Language, is_called};
+use super::case::{Case, LONGEST_CASE, Language, is_called};
 use super::plan::Base;
 use super::program::Program;
 
@@ -224,7 +223,7 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
     let limit = LONGEST_CASE.as_secs() + extent.seconds;
     for name in names {
         let what = name.rsplit('/').next().unwrap_or(name);
-        let mut words = vec!["inside", what, "--on", on, &seconds, &operations];
+        let mut words = vec!["scenario", what, "--on", on, &seconds, &operations];
         if what == "random" {
             words.extend(["--cache", extent.cache]);
         }
@@ -305,7 +304,7 @@ mod tests {
     #[test]
     fn questions_are_those_of_the_probe() {
         for (question, _) in QUESTIONS {
-            assert!(crate::probe::is_question(question), "{question}");
+            assert!(crate::tools::probe::is_question(question), "{question}");
         }
     }
 }

@@ -16,8 +16,8 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use thrufs_lab::Device;
-use xtests::install;
 use xtests::support::command::{describe, succeed};
+use xtests::support::install;
 use xtests::support::wait::wait_until;
 
 /// The device's name in the guest.
@@ -74,7 +74,7 @@ impl Server {
         Ok((command, said.trim().to_owned()))
     }
 
-    /// `command` begins with what is to be run; `dir` takes socket and log.
+    /// `command` begins with the program; `dir` takes socket and log.
     fn start(mut command: Command, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
         let socket = dir.join("virtiofsd.sock");
@@ -148,7 +148,7 @@ impl Drop for Server {
         let Ok(group) = i32::try_from(self.process.id()) else {
             return;
         };
-        // It ends by itself when the guest goes; then there is nobody to kill.
+        // The server ends by itself with the guest; then there is no process to kill.
         let _gone = killpg(Pid::from_raw(group), Signal::SIGKILL);
         let _reaped = self.process.wait();
     }

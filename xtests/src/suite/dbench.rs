@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, tail};
+use crate::support::install;
 
 const LOAD: &str = "/usr/share/dbench/client.txt";
 const CLIENTS: &str = "4";

@@ -4,7 +4,8 @@
 
 use serde::Deserialize;
 
-use super::{Options, Verdict, Verdicts};
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::report::Report;
 
 const DATA: &str = include_str!("../../suites/expect.toml");

@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, tail};
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// Makes sure of fio.

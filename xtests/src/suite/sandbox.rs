@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::install;
 use crate::support::command::output;
+use crate::support::install;
 
 /// What the scratch directory is called inside.
 pub(super) const INSIDE: &str = "/scratch";

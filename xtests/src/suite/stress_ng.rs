@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::options::Options;
 use super::sandbox::{self, Bounds};
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{succeed, tail};
+use crate::support::install;
 
 /// Stressors of the class that make no call on a file in the directory they are given, or not
 /// without privileges.

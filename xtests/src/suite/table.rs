@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::place::Place;
+use super::tested_fs::TestedFs;
 use super::verdicts::{Verdict, Verdicts, count};
 
 /// Tests named for each place; the rest is counted.
@@ -23,7 +23,7 @@ impl Table {
     pub(super) fn add(
         &mut self,
         suite: &str,
-        place: &Place,
+        place: &TestedFs,
         verdicts: &Verdicts,
         native: Option<&Verdicts>,
     ) {
@@ -104,9 +104,9 @@ mod tests {
         let one = |verdict| Verdicts::from([("t".to_owned(), verdict)]);
         let native = one(Verdict::Passed);
         let mut table = Table::default();
-        table.add("suite", &Place::Native, &native, None);
+        table.add("suite", &TestedFs::Native, &native, None);
         let failed = one(Verdict::Failed("why".into()));
-        table.add("suite", &Place::Thrufs, &failed, Some(&native));
+        table.add("suite", &TestedFs::Thrufs, &failed, Some(&native));
         let text = table.to_string();
         assert!(text.contains("1/0/0   0/1/0"), "{text}");
         assert!(

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::options::Options;
 use super::sandbox::{self, Bounds};
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::tail;
+use crate::support::install;
 use crate::support::kernel_log::KernelLog;
 
 /// Each child has up to 2 GiB of address space.

@@ -15,10 +15,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::place::Place;
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::tested_fs::TestedFs;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, succeed, tail};
+use crate::support::install;
 use crate::support::mount::thrufs;
 use crate::support::peers::Kind;
 use crate::support::scratch::{Backing, Scratch};
@@ -93,9 +94,9 @@ fn selection(options: &Options) -> Vec<String> {
 }
 
 /// Runs the selection.
-pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+pub(super) fn run(place: &TestedFs, options: &Options) -> Result<Verdicts> {
     let scratch = match place {
-        Place::Native => Scratch::new(Backing::Here)?,
+        TestedFs::Native => Scratch::new(Backing::Here)?,
         _ => Scratch::new(Backing::Ext4(SIZE_MIB))?,
     };
     // Before `scratch` goes.
@@ -138,7 +139,7 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
 
 /// Tells the suite what it mounts.
 fn describe_place(
-    place: &Place,
+    place: &TestedFs,
     options: &Options,
     scratch: &Scratch,
     command: &mut Command,
@@ -152,7 +153,7 @@ fn describe_place(
             .env("SUITE_SOURCES", scratch.source());
     };
     match place {
-        Place::Thrufs => {
+        TestedFs::Thrufs => {
             let words = THRUFS.iter().copied();
             let words: Vec<&str> = words
                 .chain(options.with.iter().map(String::as_str))
@@ -160,23 +161,23 @@ fn describe_place(
             served("thrufs", &thrufs()?, &words.join(" "));
             Ok(())
         }
-        Place::Peer(Kind::PassthroughHpUring) => Err(missing(
+        TestedFs::Peer(Kind::PassthroughHpUring) => Err(missing(
             "a mount that is made once: FUSE over io_uring is on only while a peer mounts",
         )),
-        Place::Peer(kind) => {
+        TestedFs::Peer(kind) => {
             let program = kind.provide()?;
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             served(&name, &program, &kind.words().join(" "));
             Ok(())
         }
-        Place::Native => {
+        TestedFs::Native => {
             command.env("FSTYP", "ext4");
             for (variable, image) in [("SUITE_TEST_DEV", "a"), ("SUITE_SCRATCH_DEV", "b")] {
                 command.env(variable, attach_ext4(&scratch.path().join(image))?);
             }
             Ok(())
         }
-        Place::Dir(dir) => bail!(
+        TestedFs::Dir(dir) => bail!(
             "{}: xfstests mounts and unmounts by itself; --on takes native, thrufs or a peer",
             dir.display()
         ),

@@ -1,15 +1,12 @@
 //! A mount for a test: scratch SOURCE, a `thrufs mount -f` child, and the mount point.
 //!
 //! Invariant: whatever the test does, the mount and the daemon are gone afterwards (see
-//! [`super::served`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
+//! [`super::daemon_fixture`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
 //! tests: what fails there is no fault of thrufs.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -18,8 +15,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
+use super::daemon_fixture::{DaemonFixture, tied_to_us};
+use super::mount_table::{abort, connection, is_mounted};
 use super::scratch::{Backing, Layout, Scratch};
-use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
 
@@ -73,79 +71,10 @@ pub fn thrufs() -> Result<PathBuf> {
     found.context("no thrufs binary: run `cargo build --release -p thrufs` or set THRUFS_BIN")
 }
 
-/// Whether something is mounted on exactly this path.
-pub fn is_mounted(path: &Path) -> bool {
-    mount_line(path).is_some()
-}
-
-/// The line of /proc/self/mountinfo for this mount point (the topmost, if several).
-pub fn mount_line(path: &Path) -> Option<String> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let path = escaped(path);
-    let mut lines = table.rsplit(|byte| *byte == b'\n');
-    lines
-        .find(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&path))
-        .map(|line| String::from_utf8_lossy(line).into_owned())
-}
-
-/// The mount table at `path`, such as /proc/self/mountinfo. Not as UTF-8, which the name of any mount
-/// point may break.
-pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
-    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
-}
-
-/// As the mount table has it.
-fn escaped(path: &Path) -> Vec<u8> {
-    let bytes = path.as_os_str().as_bytes().iter();
-    bytes
-        .flat_map(|byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            other => vec![*other],
-        })
-        .collect()
-}
-
-/// The directory of the FUSE connection behind a mount point, in the control file system.
-fn connection(path: &Path) -> Option<PathBuf> {
-    let line = mount_line(path)?;
-    let minor = line.split(' ').nth(2)?.strip_prefix("0:")?;
-    let all = Path::new("/sys/fs/fuse/connections");
-    let control = all.join(minor);
-    if !control.exists() {
-        let _there_already = Command::new("mount")
-            .args(["-t", "fusectl", "fusectl"])
-            .arg(all)
-            .stderr(Stdio::null())
-            .status();
-    }
-    Some(control)
-}
-
-/// Aborts the FUSE connection behind a mount point: every caller gets an error at once.
-pub fn abort(path: &Path) {
-    let Some(control) = connection(path) else {
-        return;
-    };
-    let file = control.join("abort");
-    // Opened before the second look: when a mount is gone another one gets its number, but the open
-    // file stays that of the connection which had it then.
-    let opened = File::options().write(true).open(&file);
-    if connection(path) != Some(control) {
-        return;
-    }
-    if let Err(error) = opened.and_then(|mut file| file.write_all(b"1")) {
-        eprintln!(
-            "cannot abort the connection of {}: {}: {error}",
-            path.display(),
-            file.display()
-        );
-    }
-}
-
 /// The mount of one test.
 pub struct Mount {
     /// Before `scratch`, so that it is gone when the scratch directory goes; None natively.
-    served: Option<Served>,
+    served: Option<DaemonFixture>,
     dir: PathBuf,
     scratch: Scratch,
 }
@@ -170,13 +99,13 @@ impl Mount {
         let log = scratch.path().join("daemon.log");
         let command = daemon_command(&scratch.source(), &dir, options)?;
         Ok(Self {
-            served: Some(Served::start("thrufs mount", command, &dir, &log)?),
+            served: Some(DaemonFixture::start("thrufs mount", command, &dir, &log)?),
             dir,
             scratch,
         })
     }
 
-    /// Gives whoever uses this mount so long from now, instead of what a test gets.
+    /// Sets the deadline for users of this mount to so long from now, instead of a test's.
     pub fn allow(mut self, limit: Duration) -> Self {
         if let Some(served) = &mut self.served {
             served.allow(limit);
@@ -311,7 +240,10 @@ impl Mount {
 
     /// What the daemon has printed so far.
     pub fn log(&self) -> String {
-        self.served.as_ref().map(Served::log).unwrap_or_default()
+        self.served
+            .as_ref()
+            .map(DaemonFixture::log)
+            .unwrap_or_default()
     }
 
     /// Waits for the daemon to end by itself, and returns its exit code.

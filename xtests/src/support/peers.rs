@@ -2,7 +2,7 @@
 //! source that Debian has of them, and bindfs.
 //!
 //! Invariant: a peer is mounted as its authors made it, with nothing but the options that its kind
-//! lists, and is gone when its [`Peer`] is (see [`super::served`]). A kind that this machine or
+//! lists, and is gone when its [`Peer`] is (see [`super::daemon_fixture`]). A kind that this machine or
 //! kernel cannot have is an error of [`super::skip::Missing`], never another kind in disguise.
 
 mod build;
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::daemon_fixture::{DaemonFixture, tied_to_us};
 use super::scratch::{Backing, Scratch};
-use super::served::{Served, tied_to_us};
 use super::skip::missing;
-use crate::install;
+use crate::support::install;
 
 /// Which peer, in which of its modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -74,7 +74,7 @@ impl Kind {
         }
     }
 
-    /// The options it is mounted with; the kernel checks permissions, for everybody.
+    /// The options it is mounted with; the kernel checks permissions, for all users.
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Self::PassthroughLl => &["-o", "cache=auto,allow_other,default_permissions"],
@@ -114,7 +114,7 @@ impl Kind {
 /// A mounted peer.
 pub struct Peer {
     /// Before `scratch`, so that it is gone when the scratch directory goes.
-    served: Served,
+    served: DaemonFixture,
     scratch: Scratch,
 }
 
@@ -139,14 +139,14 @@ impl Peer {
             Kind::PassthroughHpUring => Some(uring::Enabled::new()?),
             _ => None,
         };
-        let served = Served::start(kind.name(), command, &dir, &log)?;
+        let served = DaemonFixture::start(kind.name(), command, &dir, &log)?;
         if enabled.is_some() {
             uring::ensure_in_use(served.pid()?)?;
         }
         Ok(Self { served, scratch })
     }
 
-    /// Gives whoever uses this mount so long from now, instead of what a test gets.
+    /// Sets the deadline for users of this mount to so long from now, instead of a test's.
     pub fn allow(mut self, limit: Duration) -> Self {
         self.served.allow(limit);
         self

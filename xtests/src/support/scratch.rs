@@ -67,7 +67,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Another mount point for a SOURCE that belongs to somebody else, who keeps it long enough.
+    /// Another mount point for the SOURCE of another scratch, which outlives this one.
     pub fn sharing(source: PathBuf) -> Result<Self> {
         let mut scratch = Self::new(Backing::Here)?;
         scratch.source = source;
@@ -128,7 +128,7 @@ impl Scratch {
 
     /// Whether SOURCE is the top of its file system.
     pub fn is_whole(&self) -> bool {
-        super::mount::is_mounted(&self.source)
+        super::mount_table::is_mounted(&self.source)
     }
 
     /// The empty directory to mount on.
@@ -201,7 +201,7 @@ impl Drop for Scratch {
                 clean = false;
             }
         }
-        clean &= !super::mount::is_mounted(&self.mountpoint());
+        clean &= !super::mount_table::is_mounted(&self.mountpoint());
         if let (false, Some(root)) = (clean, self.root.take()) {
             eprintln!(
                 "kept because something is still mounted there: {}",

@@ -2,7 +2,7 @@
 //!
 //! Source: 073861ed77b6 (5.10), "mm: fix VM_BUG_ON(PageTail) and BUG_ON(PageWriteback)".
 //! PageWriteback holds no page reference: as soon as the bit is clear, truncation may free the page
-//! and somebody reuse it before wake_up_page() reads PG_waiters. Then the wake-up reaches the
+//! and another owner reuse it before wake_up_page() reads PG_waiters. Then the wake-up reaches the
 //! waiters of the page's next life.
 //!
 //! Verdict: without a reference the waiter of the new use runs into BUG_ON(PageWriteback), and even
@@ -35,7 +35,7 @@ pub(super) const MODEL: Model = Model {
         ),
         fails(
             "no-reference-touch",
-            "the same, stopped where PG_waiters of somebody else's page is read (PageTail)",
+            "the same, stopped where PG_waiters of another owner's page is read (PageTail)",
             || {
                 explore(Reuse {
                     pinned: false,

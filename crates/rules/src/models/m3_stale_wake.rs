@@ -7,7 +7,7 @@
 //!
 //! Verdict: `if` fails. Clearing the bit and testing PG_waiters in one step (2580d554585c, 6.7)
 //! does not save it: PG_waiters also stands for waiters of PG_locked. If H holds the page lock when
-//! E clears the bit and somebody waits for that lock (L, or V itself), E goes and wakes, late. With
+//! E clears the bit and a thread waits for that lock (L, or V itself), E goes and wakes, late. With
 //! no holder, hence no lock waiter, it would be enough. `while` passes in both forms.
 //!
 //! Engine: stateright. All bits are in one word and changed by atomic operations, so each order is
@@ -36,7 +36,7 @@ pub(super) const MODEL: Model = Model {
         ),
         passes(
             "if-atomic-alone",
-            "the same with the lock free at first, so that nobody waits for it: shows who is to blame",
+            "the same with the lock free at first, so that no thread waits for it: shows the cause",
             || run(true, false, false),
         ),
         passes("while", "5.11: the waiter looks again", || {

@@ -1,4 +1,4 @@
-//! M5: who gets the page lock when it is released, and how often may a woken waiter be robbed of
+//! M5: which thread gets the page lock when it is released, and how often may a woken waiter be robbed of
 //! it?
 //!
 //! Source: L. Torvalds and H. Dickins, 7 August 2020; 2a9127fcf229 and 5ef64cc8987a (5.9). The word
@@ -8,10 +8,10 @@
 //!
 //! Verdict: trying L before setting W loses the wake-up: the unlock in between sees no waiter.
 //! 2a9127 hands L to the first waiter as it wakes it, so none is woken in vain (a thief can still
-//! take L before the waker gets to the queue; then nobody is woken). 5ef64cc lets a woken waiter
+//! take L before the waker gets to the queue; then no waiter is woken). 5ef64cc lets a woken waiter
 //! race, and hands L over after five defeats. The handoff of August 2020, which passes L on without
 //! ever clearing it, must clear it under the queue lock when it finds no taker; if W was set for
-//! another reason (somebody waits for PG_writeback), a compare-and-exchange after dropping the lock
+//! another reason (a thread waits for PG_writeback), a compare-and-exchange after dropping the lock
 //! sees no difference, and the waiter that came in between sleeps for ever.
 //!
 //! Engine: stateright. L and W are bits of one word and every access is an atomic operation on it,
@@ -120,7 +120,7 @@ enum At {
 struct State {
     locked: bool,
     waiters: bool,
-    /// Somebody sleeps on PG_writeback of this page: W stays set.
+    /// A thread sleeps on PG_writeback of this page: W stays set.
     writeback_waiter: bool,
     queue_lock: bool,
     queue: Vec<u8>,
@@ -189,7 +189,7 @@ impl Protocol for PageLock {
         let comes = |at: &At| matches!(at, At::Owner | At::Waking | At::LateClear | At::Woken);
         if !state.queue.is_empty() && !state.locked && !state.at.iter().any(comes) {
             return Some(
-                "a waiter sleeps, L is clear, and nobody is about to wake it: lost wake-up",
+                "a waiter sleeps, L is clear, and no thread is about to wake it: lost wake-up",
             );
         }
         let allowed = match self.handoff {
@@ -264,7 +264,7 @@ impl PageLock {
         let first = state.queue.first().map(|first| usize::from(*first));
         let passes = matches!(self.handoff, Handoff::Pass { .. });
         let does = match first {
-            Some(_) if state.locked && !passes => "q->lock; L was taken meanwhile: wakes nobody",
+            Some(_) if state.locked && !passes => "q->lock; L was taken meanwhile: wakes none",
             Some(first) if self.hands_over(state.defeats[first]) => {
                 to.locked = true;
                 to.queue.remove(0);
@@ -288,7 +288,7 @@ impl PageLock {
                 to.locked = false;
                 "q->lock; no taker: clears L under q->lock"
             }
-            None => "q->lock; nobody waits for L",
+            None => "q->lock; no thread waits for L",
         };
         to.waiters = !to.queue.is_empty() || state.writeback_waiter;
         moves.add(NAMES[who], does, to);

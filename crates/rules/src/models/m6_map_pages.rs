@@ -179,7 +179,7 @@ fn run(checks: Checks) -> Exploration {
         let failure = execute(checks);
         let mut results = results
             .lock()
-            .expect("nobody panics with the results locked");
+            .expect("no thread panics with the results locked");
         results.0 += 1;
         if let Some(failure) = failure {
             let best = results.1.as_ref().map(Failure::length);
@@ -188,7 +188,7 @@ fn run(checks: Checks) -> Exploration {
             }
         }
     });
-    let mut found = found.lock().expect("nobody panics with the results locked");
+    let mut found = found.lock().expect("no thread panics with the results locked");
     let (visited, failure) = (found.0, found.1.take());
     let counterexample = failure.map(|failure| failure.trace);
     Exploration {

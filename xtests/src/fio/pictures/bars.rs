@@ -1,5 +1,5 @@
 //! Horizontal bars: the name on the left, the median as a bar, the spread as a whisker, the numbers
-//! on the right. Horizontal, since names of configurations are long and are to be read without
+//! on the right. Horizontal, since names of configurations are long and must be readable without
 //! turning.
 
 use anyhow::Result;

@@ -1,7 +1,7 @@
 //! libfuse's example file systems, built from the Debian source package `fuse3` into `target/peers`.
 //!
 //! The library is linked in statically: a newer libfuse than the distribution's is wanted, and it
-//! must not be found by anybody else. Not the package libfuse3-dev's copy of the examples, which lacks
+//! must not be found by other programs. Not the package libfuse3-dev's copy of the examples, which lacks
 //! passthrough_hp and is as old as the distribution.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use thrufs_lab::{Lab, Package};
 
-use crate::install;
 use crate::support::command::succeed;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// The version that results were recorded with; the first with io_uring and kernel passthrough.

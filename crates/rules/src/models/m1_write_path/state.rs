@@ -1,7 +1,7 @@
 //! The state of M1: pages, writers, the reader, and the requests at the server.
 //!
 //! Content is one bit a page: whether the bytes of the write are in it. `uptodate && !new` after
-//! the write has returned is what nobody may see.
+//! the write has returned is what no reader may see.
 
 use std::fmt;
 
@@ -304,7 +304,7 @@ impl State {
         self.server[who] == [true; 2]
     }
 
-    /// Who waits for what, for the end of a deadlock's trace.
+    /// Which thread waits for what: the end of a deadlock's trace.
     pub(super) fn waiting(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         for who in [0, 1, READER] {

@@ -1,0 +1,103 @@
+//! What a worker finds, and how it tells its watcher: a line each way, never over the mount.
+
+use std::io::{self, BufRead, Write};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// What a worker found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "result", content = "detail", rename_all = "kebab-case")]
+pub(crate) enum Finding {
+    /// Everything as it must be; the text is for people.
+    Ok(String),
+    /// A byte that no writer wrote there.
+    WrongData(String),
+    /// The mount or the kernel does not have what the case needs.
+    Lacks(String),
+    /// A call failed that should not.
+    Error(String),
+}
+
+/// A step failed: with a finding of its own, or with an errno that is an error.
+#[derive(Debug)]
+pub(crate) enum Stop {
+    Finding(Finding),
+    Io(&'static str, io::Error),
+}
+
+impl Stop {
+    /// Turns the errnos by which kernels refuse a feature into [`Finding::Lacks`].
+    pub(crate) fn refused(call: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| match error.raw_os_error() {
+            Some(
+                libc::EOPNOTSUPP
+                | libc::ENOSYS
+                | libc::ENODEV
+                | libc::EXDEV
+                | libc::EAGAIN
+                | libc::EINVAL
+                | libc::EPERM,
+            ) => Self::Finding(Finding::Lacks(format!("{call} is refused: {error}"))),
+            Some(_) | None => Self::Io(call, error),
+        }
+    }
+
+    /// Names the call that failed.
+    pub(crate) fn at(call: &'static str) -> impl Fn(io::Error) -> Self {
+        move |error| Self::Io(call, error)
+    }
+
+    /// Wrong content.
+    pub(crate) fn wrong(text: String) -> Self {
+        Self::Finding(Finding::WrongData(text))
+    }
+
+    pub(crate) fn into_finding(self) -> Finding {
+        match self {
+            Self::Finding(finding) => finding,
+            Self::Io(call, error) => Finding::Error(format!("{call}: {error}")),
+        }
+    }
+}
+
+/// Arguments of the hidden subcommand.
+#[derive(Debug, clap::Args)]
+pub(crate) struct WorkerArgs {
+    /// The case, or `is-file`, `preflight`, `cleanup`, `random`.
+    pub(crate) case: String,
+    /// The two files.
+    #[arg(long, num_args = 1)]
+    pub(crate) file: Vec<PathBuf>,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) role: usize,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seconds: u64,
+    /// Whether the files may have content.
+    #[arg(long)]
+    pub(crate) overwrite: bool,
+}
+
+/// Says `ready` and returns when the watcher says `go`.
+pub(crate) fn wait_for_go() -> Result<(), Stop> {
+    say("ready");
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(Stop::at("read from the watcher"))?;
+    if line.trim() == "go" {
+        Ok(())
+    } else {
+        Err(Stop::Finding(Finding::Error("the watcher is gone".into())))
+    }
+}
+
+/// Prints a line to the watcher; a watcher that is gone is noticed at the next `go` or by the
+/// parent-death signal.
+pub(crate) fn say(line: &str) {
+    let mut out = io::stdout().lock();
+    let _gone = writeln!(out, "{line}").and_then(|()| out.flush());
+}
