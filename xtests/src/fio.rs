@@ -1,9 +1,9 @@
 //! `xtests fio`: the jobs of `fio-jobs` on thrufs, on its peers and on the native directory, side
 //! by side, as a report with pictures.
 //!
-//! Invariant: nothing is compared that was not measured in the same session, in turns, on the same
-//! files ([`plan`], [`one_run`]); and no number is shown without its spread and without whether
-//! others used the machine meanwhile ([`load`]).
+//! Invariant: results are compared only within one session: measured in turns, on the same files
+//! ([`plan`], [`one_run`]); and every number comes with its spread and with the load of other
+//! processes ([`load`]).
 
 mod compare;
 mod configs;
@@ -157,7 +157,7 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The plan that the command line asks for, checked so far as that goes without running anything.
+/// The plan of the command line, checked as far as possible without running anything.
 fn plan_of(what: &What) -> Result<Plan> {
     let all = jobs::load(&jobs::directory())?;
     let mut sets = what.set.clone();
@@ -219,7 +219,7 @@ fn plan_of(what: &What) -> Result<Plan> {
     Ok(plan)
 }
 
-/// This checkout's thrufs, if it is measured and no other was named.
+/// This checkout's thrufs, if the session measures it and names no other.
 fn build(plan: &Plan) -> Result<()> {
     let configs = configs::parse(&plan.configs, &plan.binaries, &plan.against)?;
     let wanted = configs
@@ -258,7 +258,7 @@ mod tests {
         let runs = plan.rounds * plan.backings.len() * plan.jobs.len() * configs.len();
         let runtime = Duration::from_secs(plan.runtime_seconds.into());
         let time = plan::estimate(runs, runtime);
-        // Building and unmounting need some of it as well.
+        // Building and unmounting need some of it too.
         assert!(time < Duration::from_secs(285), "{time:?}");
     }
 

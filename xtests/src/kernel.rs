@@ -2,8 +2,8 @@
 //! inside.
 //!
 //! The lab (crates/lab) knows how to build and boot; here is what is built and what is tested: the
-//! selftests that the series brings along, so that what is shown here is what a kernel developer gets,
-//! and the programs of this repository. Expectations are data (`kernel/expect.toml`).
+//! selftests that the series brings, so that a kernel developer sees the same results, and the
+//! programs of this repository. Expectations are data (`kernel/expect.toml`).
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -48,7 +48,7 @@ enum Command {
     Instructions(BuildArgs),
     /// Boot each kernel several times and compare how fast fio's jobs are inside, and what they send
     Fio(fio::Args),
-    /// Remove what building and booting has left on the disk, some GB: sources, objects, kernels, consoles
+    /// Remove the products of building and booting, some GB: sources, objects, kernels, consoles
     Clean(CleanArgs),
     /// The first process of a booted kernel
     #[command(hide = true)]
@@ -72,8 +72,8 @@ struct CleanArgs {
     lab: PathBuf,
 }
 
-/// Runs the subcommand. That the archive has no such kernel is no failure of what is tested, so it has an
-/// exit code of its own.
+/// Runs the subcommand. An archive without such a kernel is no failed test, so it has an exit code
+/// of its own.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match run_command(args) {
         Err(error)

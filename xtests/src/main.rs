@@ -15,15 +15,16 @@ mod tools;
 #[command(
     name = "xtests",
     arg_required_else_help = true,
-    after_help = "probe, repro and rules are for anybody: they ask any kernel and any mount. suite \
-    does so with --on DIR.\ncheck, suite, kernel and fio are what this repository runs on itself."
+    after_help = "probe, repro and rules are for everyone: they take any kernel and any mount. suite takes \
+    any mount with --on DIR.\ncheck, suite, kernel and fio are what this repository runs on itself."
 )]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-/// In the order of `--help`: tools for anybody, then what is ours, then what only this program starts.
+/// In the order of `--help`: tools for any mount, the runs of this repository, and what only this
+/// program starts.
 #[derive(clap::Subcommand)]
 enum Command {
     Probe(probe::Args),
@@ -43,7 +44,7 @@ enum Command {
     /// A server that misbehaves on purpose: the reproducer's negative control.
     #[command(hide = true)]
     Misbehave(probe::misbehave::MisbehaveArgs),
-    /// What a case's child process runs.
+    /// The child process of a case.
     #[command(hide = true)]
     ReproWorker(repro::finding::WorkerArgs),
     /// Take a file lock and keep it until stdin ends (the tests' second process).

@@ -1,9 +1,9 @@
 //! `xtests suite NAME`: other people's test suites on a mount, one module per suite.
 //!
-//! A suite runs natively first and then on each place asked for; only what a place does worse than
-//! the native directory is a failure. What it may do worse is data (`xtests/suites/expect.toml`, a
-//! sentence each), and a test that passes although it is listed fails the run, so that the list
-//! cannot grow old. Peers are shown beside and never fail a run: they are not ours to repair.
+//! A suite runs natively first and then on each requested place; only results worse than native are
+//! failures. Accepted ones are data (`xtests/suites/expect.toml`, a sentence each), and a listed
+//! test that passes fails the run, so that the list stays current. Peers are shown beside and never
+//! fail a run: they are not ours to repair.
 
 mod dbench;
 mod expect;
@@ -82,8 +82,8 @@ impl Name {
         }
     }
 
-    /// Whether tests of it fail on good file systems too. Of the others a native failure is a fault
-    /// of the suite's set-up, which must not pass for what thrufs is measured by.
+    /// Whether some of its tests fail on good file systems too. For the other suites a native
+    /// failure is a fault of the set-up, which must not count against thrufs.
     fn may_fail_natively(self) -> bool {
         matches!(self, Self::Pjdfstest | Self::Xfstests | Self::StressNg)
     }
@@ -181,7 +181,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Native first, for everything else is compared with it.
+/// Native first, since everything else is compared with it.
 fn places(args: &Args) -> Vec<TestedFs> {
     let mut places = vec![TestedFs::Native];
     places.extend(args.on.iter().cloned());
@@ -213,8 +213,8 @@ pub fn check(name: Name, options: &Options, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Runs one suite in all places that it comes to before `end`; what is missing makes a skip by the
-/// suite's or the place's name.
+/// Runs one suite in all places that it reaches before `end`; a missing thing skips the suite or
+/// the place, by name.
 fn run_suite(
     name: Name,
     places: &[TestedFs],
@@ -277,7 +277,7 @@ fn run_suite(
     report
 }
 
-/// The mounts of thrufs are of what this checkout builds, unless THRUFS_BIN names another.
+/// Mounts use the thrufs that this checkout builds, unless THRUFS_BIN names another.
 fn build_thrufs(places: &[TestedFs]) -> Result<()> {
     if !places.contains(&TestedFs::Thrufs) || std::env::var_os(BIN).is_some() {
         return Ok(());

@@ -1,5 +1,5 @@
-//! Tools for anybody with a FUSE or virtiofs mount, or a kernel to ask. They know nothing of thrufs; the runs of
-//! this repository are the other subcommands.
+//! Tools for any FUSE or virtiofs mount, and for any kernel. They know nothing of thrufs; the runs
+//! of this repository are the other subcommands.
 
 pub(crate) mod probe;
 pub(crate) mod repro;

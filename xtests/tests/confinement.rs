@@ -1,4 +1,5 @@
-//! How far the serving process is shut in, as /proc shows it, and as an attempt to get out finds it.
+//! How tight the serving process's sandbox is, as /proc shows it, and as a break-out attempt finds
+//! it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,10 +24,11 @@ const SOON: Duration = Duration::from_secs(10);
 const KEPT: &[u32] = &[0, 1, 3, 4, 6, 7, 9, 27, 31];
 const DAC_READ_SEARCH: u32 = 2;
 const SYS_ADMIN: u32 = 21;
-/// How many ways out are tried.
+/// Number of break-out attempts.
 const ATTEMPTS: usize = 18;
 
-/// What a server keeps, and `also`. Where SOURCE is a whole file system it opens files by their handles.
+/// The capabilities of a server, and `also`. Where SOURCE is a whole file system it opens files by
+/// their handles.
 fn kept(source: &Scratch, also: &[u32]) -> Vec<u32> {
     let mut kept = [KEPT, also].concat();
     if source.is_whole() {
@@ -59,7 +61,7 @@ fn namespace(pid: Pid, kind: &str) -> Result<PathBuf> {
     std::fs::read_link(&path).context(path)
 }
 
-/// What each thread of a serving process holds.
+/// Privileges of each thread of a serving process.
 fn check_privileges(pid: Pid, kept: &[u32]) -> Outcome {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let tid = task?.file_name().to_string_lossy().parse()?;
@@ -92,7 +94,7 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
             let same = namespace(pid, kind)? == namespace(ours, kind)?;
             ensure!(!same, "the {kind} namespace is the host's");
         }
-        // Its root is SOURCE, and there is nothing else in its mount namespace.
+        // Its root is SOURCE, and its mount namespace has nothing else.
         ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
         let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
@@ -134,7 +136,7 @@ fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
     })
 }
 
-/// Runs the attempts in the daemon itself; returns what it said, by line. SOURCE is a directory: of a
+/// Runs the attempts in the daemon itself; returns its output, by line. SOURCE is a directory: of a
 /// whole file system every file may be opened by its handle, and none of them is outside.
 fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     if is_native() {
@@ -156,7 +158,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     let done = output(&mut command)?;
     ensure!(!is_mounted(&scratch.mountpoint()), "the mount is left");
     let said = String::from_utf8_lossy(&done.stderr);
-    // The log puts the time and the level in front of what the server says.
+    // The log puts time and level before the server's message.
     let text = |line: &str| {
         line.split_once("ERROR ")
             .map_or(line, |(_, text)| text)
@@ -165,8 +167,8 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     Ok((done.status.success(), said.lines().map(text).collect()))
 }
 
-/// All attempts in a sandbox without the filter, which would end the server at the first: each wall holds
-/// alone. `open` are those that it does not stop; each of the others must be held.
+/// All attempts in a sandbox without the filter, which would end the server at the first: each wall
+/// holds alone. The sandbox does not stop those of `open`; it must stop all others.
 fn check_walls(sandbox: &str, open: &[&str]) -> Outcome {
     let option = format!("--sandbox={sandbox}");
     let (_, lines) = break_out(&["--break-out=all", "--seccomp=none", &option])?;
@@ -183,13 +185,13 @@ fn check_walls(sandbox: &str, open: &[&str]) -> Outcome {
 
 #[test]
 fn break_out_of_the_namespaces_finds_nothing_outside() -> Outcome {
-    // What a new user namespace gives is of use nowhere; the filter refuses it.
+    // Privileges in a new user namespace are useless outside; the filter refuses the call.
     case(|| check_walls("namespace", &["user-namespace"]))
 }
 
 #[test]
 fn break_out_of_the_chroot_finds_no_file_outside() -> Outcome {
-    // Of processes and networks there are those of the machine; the filter keeps from both.
+    // Processes and networks are the machine's; the filter blocks the calls on both.
     case(|| check_walls("chroot", &["signal", "network"]))
 }
 
@@ -258,8 +260,8 @@ fn supervisor_killed_takes_the_server_along() -> Outcome {
     })
 }
 
-/// A mount made below SOURCE later is served, as without a sandbox, where SOURCE's mount is shared (as
-/// systemd makes all of them).
+/// A mount made below SOURCE later is served, as without a sandbox, where SOURCE's mount is shared
+/// (systemd makes all mounts shared).
 #[test]
 fn mount_made_below_source_later_shows_up() -> Outcome {
     case(|| {

@@ -175,7 +175,7 @@ fn declared(tokens: &TokenStream) -> BTreeMap<String, Visibility> {
     found
 }
 
-/// Puts the paths into `paths` that begin in `tokens` with a word that leads into this crate.
+/// Adds the paths in `tokens` to `paths` that begin with a word that leads into this crate.
 fn collect(
     tokens: &TokenStream,
     module: &Module,
@@ -266,8 +266,8 @@ fn roots() -> Result<Vec<(String, PathBuf)>> {
     Ok(roots)
 }
 
-/// The largest circle that each crate root still has, in modules. It only shrinks: a larger one fails the
-/// test, and so does a smaller one that is not entered here.
+/// The largest circle that each crate root still has, in modules. Entries only shrink: a larger
+/// circle fails the test, and so does a smaller one that is not entered here.
 const LEFT: &[(&str, usize)] = &[
     ("crates/fs/src/lib.rs", 13),
     ("crates/thrufs/src/main.rs", 42),
@@ -295,7 +295,7 @@ fn modules_of_every_crate_have_no_larger_circle() -> Result<()> {
     Ok(())
 }
 
-/// The kinds of path that the check must see, each as the only way by which a circle closes.
+/// The kinds of path that the check must see, each as the only one that closes a circle.
 #[test]
 fn circles_by_every_kind_of_path_are_found() -> Result<()> {
     let back = [

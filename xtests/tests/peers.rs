@@ -1,4 +1,4 @@
-//! The peers that thrufs is compared with: each mounts, writes through, and goes.
+//! The peers that thrufs is compared with: each mounts, writes through, and ends.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! thrufs-wire against the kernel itself: a small file system that is served by it alone. Every
-//! operation is decoded as the kernel sends it, and the kernel takes every answer and notification.
+//! thrufs-wire against the kernel itself: it alone serves a small file system. Every operation is
+//! decoded as the kernel sends it, and the kernel accepts every answer and notification.
 //!
 //! With THRUFS_RECORD=FOLDER the messages become files there: the corpus of crates/wire.
 
@@ -42,7 +42,7 @@ struct DaemonFixture {
 }
 
 impl DaemonFixture {
-    /// Mounts a file system of `kind`, on `device` if that needs one.
+    /// Mounts a file system of `kind`, on `device` if the kind needs one.
     fn new(dialect: &'static str, granted: InitFlags, kind: &str, device: &str) -> Result<Self> {
         let scratch = Scratch::new(Backing::Here)?;
         let fuse = File::options().read(true).write(true).open("/dev/fuse");
@@ -79,7 +79,7 @@ impl DaemonFixture {
         self.scratch.mountpoint().join(name)
     }
 
-    /// Does what must make the kernel send `opcode`, and keeps the message under `name`.
+    /// Makes the kernel send `opcode`, and stores the message under `name`.
     fn step<T>(&self, name: &str, opcode: Opcode, action: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut shared = self.shared.lock();
         (shared.wanted, shared.kept) = (Some(opcode), None);
@@ -105,7 +105,7 @@ impl DaemonFixture {
         Ok(())
     }
 
-    /// Unmounts, ends the server, and gives what went wrong.
+    /// Unmounts, ends the server, and returns the faults.
     fn finish(mut self) -> Result<Arc<Mutex<Shared>>> {
         self.scratch.unmount_last()?;
         let thread = self.thread.take().context("runs")?;
@@ -318,7 +318,7 @@ fn data(at: &DaemonFixture) -> Outcome {
     })?;
     at.step("fsync", Opcode::Fsync, || Ok(file.sync_all()?))?;
     at.step("fdatasync", Opcode::Fsync, || Ok(file.sync_data()?))?;
-    // Opening again drops what is cached.
+    // A second open drops the cache.
     drop(File::open(&path)?);
     let mut read = vec![0; 5000];
     at.step("read", Opcode::Read, || {
@@ -436,7 +436,7 @@ fn locks(at: &DaemonFixture) -> Outcome {
     })?;
     at.step("getlk", Opcode::Getlk, || {
         let mut asked = range(libc::F_RDLCK);
-        // By an owner of its own: that of an open file description.
+        // With an owner of its own: that of an open file description.
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))?;
         ensure!((asked.l_start, asked.l_len) == (10, 20), "{asked:?}");
         Ok(())

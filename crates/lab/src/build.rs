@@ -275,7 +275,7 @@ impl Lab {
             "making the default configuration",
             &log,
         )?;
-        // Of two values for an option, kconfig takes the later one.
+        // kconfig takes the later of two values for an option.
         let mut file = OpenOptions::new()
             .append(true)
             .open(&config)

@@ -40,7 +40,7 @@ pub enum Mark {
     Pass,
     /// Not as it should.
     Fail,
-    /// It lacked something.
+    /// The test lacked something.
     Skip,
 }
 

@@ -27,7 +27,7 @@ use macros::constants;
 constants! {
     /// Major version of the protocol.
     FUSE_KERNEL_VERSION: u32 = 7;
-    /// Minor version of Linux 7.3, the newest that is known here.
+    /// Minor version of Linux 7.3, the newest known here.
     FUSE_KERNEL_MINOR_VERSION: u32 = 46;
     /// `nodeid` of the root.
     FUSE_ROOT_ID: u64 = 1;

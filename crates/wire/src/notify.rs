@@ -1,8 +1,8 @@
-//! Notifications: what the server tells the kernel without being asked.
+//! Notifications: messages from the server that answer no request.
 //!
-//! On the wire a notification is an answer to nothing: `unique` is 0 and `error` its code. The
-//! kernel handles it within the write(2), and may wait for locks there; when a notification may be
-//! sent is the session's to know.
+//! On the wire a notification is an answer with `unique` 0 and its code as `error`. The kernel
+//! handles it within the write(2), and may wait for locks there; the session decides when a
+//! notification may be sent.
 
 use std::ffi::CStr;
 
@@ -31,10 +31,10 @@ numbers! {
     }
 }
 
-/// Something that the kernel is told.
+/// A message to the kernel without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notification<'a> {
-    /// What POLL waits for may be ready.
+    /// The awaited events of POLL may be ready.
     Poll {
         /// `fuse_poll_in.kh`.
         kh: u64,

@@ -26,7 +26,7 @@ use crate::opcode::Opcode;
 pub enum Reply<'a> {
     /// The operation failed. An interrupted one is [`Reply::INTERRUPTED`].
     Error(Errno),
-    /// It succeeded, and there is nothing to say.
+    /// Success without data.
     Empty,
     /// An inode under a name: one more lookup, unless its `nodeid` is 0.
     Entry(EntryOut),

@@ -38,7 +38,8 @@ pub(super) fn rustdoc(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Uses a cargo-deny that is there; building it takes four minutes on two CPUs, too long for this.
+/// Uses an installed cargo-deny; building it takes four minutes on two CPUs, too long for this
+/// stage.
 pub(super) fn deny(report: &mut Report) -> Result<()> {
     if !output(&mut cargo(&["deny", "--version"])).is_ok_and(|output| output.status.success()) {
         return Err(missing("cargo-deny: `cargo install --locked cargo-deny`"));
@@ -55,7 +56,7 @@ pub(super) fn deny(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Without arguments each binary says what it can do.
+/// Without arguments each binary explains itself.
 pub(super) fn help(report: &mut Report) -> Result<()> {
     install::thrufs()?;
     let binaries = [("xtests", "check"), ("thrufs", "mount")];

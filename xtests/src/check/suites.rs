@@ -17,7 +17,7 @@ pub(super) fn fio_verify(report: &mut Report) -> Result<()> {
     check(Name::FioVerify, &Options::default(), report)
 }
 
-/// The least there is: a second for each stressor.
+/// The minimum: a second for each stressor.
 pub(super) fn stress_ng(report: &mut Report) -> Result<()> {
     check(Name::StressNg, &Options::lasting(5), report)
 }

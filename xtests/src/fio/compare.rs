@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A cell that both have.
+/// A cell of both reports.
 struct Pair<'a> {
     before: Cell<'a>,
     after: Cell<'a>,
@@ -69,7 +69,7 @@ fn render(before: &Document, after: &Document, all: bool) -> String {
     text + "\n"
 }
 
-/// What makes the two reports hard to compare.
+/// Differences that make the two reports hard to compare.
 fn differences(before: &Document, after: &Document) -> String {
     let mut text = String::new();
     let (a, b) = (&before.machine, &after.machine);

@@ -1,4 +1,4 @@
-//! The result as one HTML file that needs nothing else: no network, no script, pictures inline.
+//! The result as one self-contained HTML file: no network, no script, pictures inline.
 
 use std::fmt::Write;
 

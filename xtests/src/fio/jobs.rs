@@ -1,8 +1,8 @@
 //! The jobs: the files of `fio-jobs`, each section of which is one job `FILE:SECTION`.
 //!
 //! Invariant: every file opens with its question, the figure to read and what would be a
-//! regression; a file without one of them is refused, so that no number is ever shown that nobody
-//! can say the meaning of. Only what the runner must know is parsed; the rest is fio's.
+//! regression; a file without one of them is refused, so that every number has a meaning. Only what
+//! the runner must know is parsed; the rest is fio's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The result as Markdown: what a README shows, and what the terminal prints.
+//! The result as Markdown, for a README and for the terminal.
 
 use std::fmt::Write;
 
@@ -23,7 +23,7 @@ pub(super) fn render(document: &Document) -> String {
     text
 }
 
-/// One sentence on what was measured where.
+/// One sentence on what was measured, and where.
 pub(super) fn conditions(document: &Document) -> String {
     let machine = &document.machine;
     let caches = if document.cold {
@@ -101,7 +101,7 @@ fn figure(cell: &Cell<'_>, leads: bool) -> String {
     text
 }
 
-/// As many digits as mean something.
+/// As many digits as are significant.
 pub(super) fn number(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -189,7 +189,7 @@ fn leads(document: &Document, backing: &str) -> String {
     format!("\nAhead of thrufs (bold above):\n\n{text}")
 }
 
-/// What others did to the machine meanwhile.
+/// The load of other processes meanwhile.
 pub(super) fn disturbances(document: &Document) -> String {
     let loads = document.runs.iter().filter_map(|run| run.measured.as_ref());
     let loads: Vec<_> = loads.map(|measured| measured.load).collect();
@@ -215,7 +215,7 @@ pub(super) fn disturbances(document: &Document) -> String {
     text + "\n"
 }
 
-/// What failed and what was left out.
+/// Failed runs and skipped configurations.
 fn failures(document: &Document) -> String {
     let mut text = String::new();
     for cell in cells(document) {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use anyhow::{Error, anyhow};
 
-/// Below this two names do not look alike.
+/// Two names that are less alike than this are not suggested.
 const ALIKE: f64 = 0.7;
 
 /// The error for an unknown `word` of this `kind`; `remedy` names where all of them are listed.

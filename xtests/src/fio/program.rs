@@ -27,7 +27,7 @@ pub(super) fn provide() -> Result<Vec<String>> {
     Ok(engines.filter(|line| !line.is_empty()).collect())
 }
 
-/// Lays out the job's files in `dir` and runs nothing.
+/// Lays out the job's files in `dir` without running the job.
 pub(super) fn lay_out(job: &Job, path: &Path, dir: &Path) -> Result<()> {
     let mut command = Command::new("fio");
     command
@@ -55,7 +55,7 @@ pub(super) fn command(job: &Job, path: &Path, dir: &Path, runtime: u32, extra: &
     command
 }
 
-/// Runs it to its end and returns what it printed; [`Interrupted`] on request.
+/// Runs it to its end and returns its output; [`Interrupted`] on request.
 pub(super) fn run(
     mut command: Command,
     work: &Path,
@@ -68,7 +68,7 @@ pub(super) fn run(
         .stdout(File::create(&out)?)
         .stderr(File::create(&err)?)
         .process_group(0)
-        // Left in the working directory otherwise, on an error.
+        // On an error fio would leave this file in the working directory.
         .current_dir(work)
         .spawn();
     let mut child = child.context("cannot run fio (apt-get install fio)")?;
@@ -85,7 +85,7 @@ pub(super) fn run(
     Ok(text)
 }
 
-/// fio prints some of its errors before the JSON on stdout.
+/// fio prints some errors before the JSON on stdout.
 fn errors(text: &str) -> String {
     let before = text.split('{').next().unwrap_or_default();
     tail(before)

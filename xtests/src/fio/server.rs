@@ -1,7 +1,7 @@
 //! The server of one run, mounted for that run alone.
 //!
 //! A mount for each run, not one for the session: the client's cache, the daemon's counters and its
-//! CPU time then begin with the run, and no configuration profits from what an earlier run left.
+//! CPU time then begin with the run, and no configuration profits from an earlier run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,10 +19,10 @@ use xtests::support::scratch::Scratch;
 use super::configs::{Config, Kind};
 use super::record::Requests;
 
-/// On each CPU: 100,000 requests in a second, for several.
+/// Per CPU: 100,000 requests in a second, for several seconds.
 const TRACE_KB: u32 = 16 << 10;
 
-/// What serves, and the directory to work in.
+/// The server, and the directory to work in.
 pub(super) struct Server {
     dir: PathBuf,
     served: Running,
@@ -31,9 +31,9 @@ pub(super) struct Server {
 enum Running {
     /// A process of ours does not serve it.
     NotOurs,
-    /// Neither, but the kernel tells what it is sent.
+    /// Not ours either, but the kernel reports the requests that it sends.
     Counted(RequestTrace),
-    /// The scratch directory holds the mount point, so it goes last.
+    /// Dropped last: the scratch directory holds the mount point.
     Thrufs {
         served: DaemonFixture,
         binary: PathBuf,
@@ -134,7 +134,7 @@ impl Server {
         Ok(Some(words.join(" ")))
     }
 
-    /// What thrufs has counted, or the kernel; none of another server.
+    /// The requests that thrufs or the kernel has counted; none of another server.
     pub(super) fn requests(&self) -> Result<Option<Requests>> {
         let binary = match &self.served {
             Running::NotOurs | Running::Peer(_) => return Ok(None),
@@ -183,7 +183,7 @@ fn requests(status: &Value) -> Result<Requests> {
     Ok(counted)
 }
 
-/// What the kernel sent.
+/// The requests that the kernel sent.
 fn sent(requests: &[Request]) -> Requests {
     let of = |opcode| requests.iter().filter(|r| r.opcode == opcode).count() as u64;
     Requests {
@@ -193,7 +193,7 @@ fn sent(requests: &[Request]) -> Requests {
     }
 }
 
-/// The first line that the configuration's program prints when it is asked for its version.
+/// The first line that the configuration's program prints for its version.
 pub(super) fn version(config: &Config) -> Option<String> {
     let program = match &config.kind {
         Kind::Native | Kind::Against(_) | Kind::Counted(_) => return None,

@@ -1,4 +1,4 @@
-//! A session: all runs of a plan that are not done yet, then the reports.
+//! A session: all remaining runs of a plan, then the reports.
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -29,7 +29,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Provides what the plan needs beside fio, which has these `engines`; what cannot be had is
+    /// Provides what the plan needs beside fio, which has these `engines`; what is unavailable is
     /// left out and named.
     pub(super) fn new(
         plan: Plan,
@@ -86,7 +86,7 @@ impl Session {
         })
     }
 
-    /// Runs what is left of the plan, until the end or an interrupt.
+    /// Runs the rest of the plan, until the end or an interrupt.
     pub(super) fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
         let places = Place::all(&self.plan.backings)?;
         let names = places.iter().map(|place| place.name.clone());
@@ -139,7 +139,7 @@ impl Session {
         steps
     }
 
-    /// One run; none if it was given up on request.
+    /// One run; none if it was interrupted.
     fn step(&mut self, bench: &mut Bench<'_>, place: &Place, step: &Step) -> Result<Option<Run>> {
         if bench.interrupt.is_set() {
             return Ok(None);
@@ -207,7 +207,7 @@ fn provide(config: &Config) -> Result<()> {
     }
 }
 
-/// A bar with the time left; lines where there is no terminal to draw a bar on.
+/// A bar with the time left; plain lines without a terminal.
 struct Progress {
     bar: ProgressBar,
     start: Instant,

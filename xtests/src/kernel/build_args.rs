@@ -1,4 +1,4 @@
-//! Which kernels the subcommands of `xtests kernel` build, and where; the command line's part of it.
+//! The command line's options for the kernels that the subcommands of `xtests kernel` build.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ pub(super) struct BuildArgs {
     /// The kernel version that the series is for
     #[arg(long, default_value = "7.3")]
     pub(super) base: String,
-    /// Build this kernel tree as it is instead; it has to be free of build products
+    /// Build this kernel tree as it is instead; it must be free of build products
     #[arg(long, value_name = "PATH", conflicts_with = "base")]
     pub(super) tree: Option<PathBuf>,
     /// `stock`, `patched` (with the series of contrib/kernel; `patched@2`: with its first two patches), `rfc`

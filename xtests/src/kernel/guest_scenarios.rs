@@ -1,8 +1,10 @@
-//! What is run inside of a guest beside the selftests: the same programs that run on any machine, on a
-//! mount of thrufs or of virtiofs.
+//! The cases of this repository in a guest, by their names in tables: the same programs that run on
+//! any machine, on a mount of thrufs or of virtiofs. `grep -rn virtiofs/ghost xtests/src` finds a
+//! case and what is expected of it.
 //!
-//! Invariant: a scenario fails by an error that begins with what was seen, because the expectations
-//! name it. It passes only if the kernel does what it should, not what this version of it does.
+//! Invariant: a failing scenario's error begins with the observation, because expectations quote
+//! it. A scenario passes only if the kernel is right, not if it does what its version is known to
+//! do.
 
 mod folios;
 mod instructions;
@@ -17,61 +19,92 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use thrufs_rules::Limits;
 use xtests::suite::{Options, fsx};
 use xtests::support::command::{output, succeed};
 use xtests::support::{Backing, Mount};
 
-use super::case::LONGEST_CASE;
+use super::case::{LONGEST_CASE, Transport};
 use super::verdict::LACKS;
 use crate::fio::guests;
 
+/// The reproducer's random mode, by its name in tables.
+pub(super) const RANDOM: &str = "repro/random";
+/// In no table: `xtests kernel instructions` boots a machine that counts for it.
+pub(super) const INSTRUCTIONS: &str = "instructions";
 /// A case of the reproducer.
 const APPEND: &str = "append-beside-store";
 
-/// What the scenario works on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum On {
-    /// A fresh mount of thrufs over a tmpfs.
-    Thrufs,
-    /// The virtiofs device of the machine.
-    Virtiofs,
+/// A case of ours, by its name in tables and in expect.toml.
+#[derive(Debug)]
+struct Scenario {
+    name: &'static str,
+    on: &'static [Transport],
+    /// Runs on a mount; returns the observation.
+    run: Body,
 }
 
-/// The scenarios.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum What {
-    /// Mount, use, ask for the status, unmount.
-    Daemon,
-    /// The WRITEs of a write(2), counted by the kernel, against the rules.
-    Requests,
-    /// The folios that a write(2) adds to the page cache, counted by the kernel.
-    Folios,
-    /// Instructions per write(2), on a machine that counts them.
-    Instructions,
-    /// The reproducer's family, but for the next one.
-    Family,
-    /// Its case of an append beside writeback, by itself: what a kernel fails in cannot hide the others.
-    AppendBesideStore,
-    /// Its random mode.
-    Random,
-    /// fsx.
-    Fsx,
-    /// A write that the server refuses, inside the file.
-    Refused,
-    /// A write that the server refuses, beyond the end, and a file that grows later.
-    Ghost,
-    /// A buffer that can be read in its first part only.
-    PartlyReadable,
+const FUSE: &[Transport] = &[Transport::Fuse];
+const VIRTIOFS: &[Transport] = &[Transport::Virtiofs];
+const BOTH: &[Transport] = &[Transport::Fuse, Transport::Virtiofs];
+
+type Body = fn(&TestedDir, &Args) -> anyhow::Result<String>;
+
+const fn scenario(name: &'static str, on: &'static [Transport], run: Body) -> Scenario {
+    Scenario { name, on, run }
+}
+
+/// All scenarios, in the order of the table.
+const SCENARIOS: &[Scenario] = &[
+    scenario("thrufs/daemon", FUSE, |dir, _| daemon(dir)),
+    scenario("thrufs/requests", FUSE, count_requests),
+    scenario("thrufs/folios", FUSE, |dir, _| folios::check(dir.path())),
+    scenario("thrufs/fsx", FUSE, run_fsx),
+    scenario("virtiofs/requests", VIRTIOFS, count_requests),
+    scenario("virtiofs/folios", VIRTIOFS, |dir, _| {
+        folios::check(dir.path())
+    }),
+    scenario("virtiofs/partly-readable", VIRTIOFS, |dir, _| {
+        virtiofs::partly_readable(dir.path())
+    }),
+    scenario("virtiofs/refused", VIRTIOFS, |dir, _| {
+        virtiofs::refused(dir.path())
+    }),
+    scenario("virtiofs/ghost", VIRTIOFS, |dir, _| {
+        virtiofs::ghost(dir.path())
+    }),
+    scenario("virtiofs/fsx", VIRTIOFS, run_fsx),
+    // All cases but the next one: a defect of the kernel must not hide the others.
+    scenario("repro/family", BOTH, |dir, _| repro_family(dir)),
+    scenario("repro/append-beside-store", BOTH, |dir, _| {
+        repro(dir.path(), &["--deadline=20", "--case", APPEND])
+    }),
+    scenario(RANDOM, BOTH, repro_random),
+    scenario(INSTRUCTIONS, &[], |dir, _| {
+        instructions::measure(dir.path())
+    }),
+];
+
+/// The scenarios of a transport, in the order of the table.
+pub(super) fn names(on: Transport) -> impl Iterator<Item = &'static str> {
+    let all = SCENARIOS.iter();
+    all.filter(move |scenario| scenario.on.contains(&on))
+        .map(|scenario| scenario.name)
+}
+
+fn find(name: &str) -> Result<&'static Scenario, String> {
+    let found = SCENARIOS.iter().find(|scenario| scenario.name == name);
+    found.ok_or_else(|| format!("there is no scenario {name}"))
 }
 
 /// Arguments of the hidden subcommand.
 #[derive(Debug, Parser)]
 pub(super) struct Args {
-    what: What,
-    #[arg(long, value_enum, default_value = "thrufs")]
-    on: On,
+    #[arg(value_parser = find)]
+    scenario: &'static Scenario,
+    #[arg(long, value_enum, default_value = "fuse")]
+    on: Transport,
     /// How a mount of thrufs caches.
     #[arg(long, default_value = "auto")]
     cache: String,
@@ -87,7 +120,7 @@ pub(super) struct Args {
 #[derive(Debug, Parser)]
 pub(super) struct AskArgs {
     question: String,
-    /// With one of these the answer has to begin.
+    /// The healthy beginnings of the answer.
     #[arg(long, required = true)]
     healthy: Vec<String>,
 }
@@ -102,9 +135,9 @@ pub(super) struct MeasureArgs {
     runtime: u32,
 }
 
-/// Runs one scenario; what is lacking has an exit code of its own.
+/// Runs one scenario; a missing feature has an exit code of its own.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    match scenario(args) {
+    match run_scenario(args) {
         Ok(said) => {
             println!("{said}");
             Ok(ExitCode::SUCCESS)
@@ -117,45 +150,41 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn scenario(args: &Args) -> anyhow::Result<String> {
+fn run_scenario(args: &Args) -> anyhow::Result<String> {
     let limit = LONGEST_CASE + Duration::from_secs(args.seconds);
-    let place = match args.on {
-        On::Thrufs => TestedDir::thrufs(args, limit)?,
-        On::Virtiofs => TestedDir::Virtiofs(virtiofs::Mounted::new()?),
+    let dir = match args.on {
+        Transport::Fuse => TestedDir::thrufs(args, limit)?,
+        Transport::Virtiofs => TestedDir::Virtiofs(virtiofs::Mounted::new()?),
     };
-    let said = exercise(args, &place);
-    // Also when it has failed: the device can be mounted once at a time.
-    let left = place.leave();
+    let said = (args.scenario.run)(&dir, args);
+    // Also after a failure: the device can be mounted once at a time.
+    let left = dir.leave();
     let said = said?;
     left?;
     Ok(said)
 }
 
-fn exercise(args: &Args, place: &TestedDir) -> anyhow::Result<String> {
-    match args.what {
-        What::Daemon => daemon(place),
-        What::Requests => requests::check(place.dir(), &place.limits()?),
-        What::Folios => folios::check(place.dir()),
-        What::Instructions => instructions::measure(place.dir()),
-        What::Family => {
-            let others = crate::tools::repro::cases().filter(|name| *name != APPEND);
-            let cases = format!("--case={}", others.collect::<Vec<_>>().join(","));
-            repro(place.dir(), &["--deadline=5", "--abort", &cases])
-        }
-        What::AppendBesideStore => repro(place.dir(), &["--deadline=20", "--case", APPEND]),
-        What::Random => {
-            let seconds = format!("--seconds={}", args.seconds);
-            repro(place.dir(), &["--random", "--deadline=20", &seconds])
-        }
-        What::Fsx => fsx::exercise(place.dir(), 7, &Options::counting(args.operations))
-            .map(|()| format!("{} operations", args.operations)),
-        What::Refused => virtiofs::refused(place.dir()),
-        What::Ghost => virtiofs::ghost(place.dir()),
-        What::PartlyReadable => virtiofs::partly_readable(place.dir()),
-    }
+fn count_requests(dir: &TestedDir, _args: &Args) -> anyhow::Result<String> {
+    requests::check(dir.path(), &dir.limits()?)
 }
 
-/// A directory to work in.
+fn run_fsx(dir: &TestedDir, args: &Args) -> anyhow::Result<String> {
+    fsx::exercise(dir.path(), 7, &Options::counting(args.operations))?;
+    Ok(format!("{} operations", args.operations))
+}
+
+fn repro_family(dir: &TestedDir) -> anyhow::Result<String> {
+    let others = crate::tools::repro::cases().filter(|name| *name != APPEND);
+    let cases = format!("--case={}", others.collect::<Vec<_>>().join(","));
+    repro(dir.path(), &["--deadline=5", "--abort", &cases])
+}
+
+fn repro_random(dir: &TestedDir, args: &Args) -> anyhow::Result<String> {
+    let seconds = format!("--seconds={}", args.seconds);
+    repro(dir.path(), &["--random", "--deadline=20", &seconds])
+}
+
+/// The directory under test.
 enum TestedDir {
     Thrufs(Box<Mount>),
     Virtiofs(virtiofs::Mounted),
@@ -165,22 +194,22 @@ impl TestedDir {
     fn thrufs(args: &Args, limit: Duration) -> anyhow::Result<Self> {
         let cache = format!("--cache={}", args.cache);
         let mut options = vec![cache.as_str()];
-        if args.what == What::Instructions {
-            // The small kernels that count have no filters.
+        if args.scenario.name == INSTRUCTIONS {
+            // The small kernels that count instructions have no seccomp.
             options.push("--seccomp=none");
         }
         let mount = Mount::new(Backing::Tmpfs, &options)?;
         Ok(Self::Thrufs(Box::new(mount.allow(limit))))
     }
 
-    fn dir(&self) -> &Path {
+    fn path(&self) -> &Path {
         match self {
             Self::Thrufs(mount) => mount.dir(),
             Self::Virtiofs(mounted) => mounted.dir(),
         }
     }
 
-    /// What a WRITE is limited to.
+    /// The limits of a WRITE.
     fn limits(&self) -> anyhow::Result<Limits> {
         match self {
             Self::Thrufs(_) => Ok(Limits::default()),
@@ -188,7 +217,7 @@ impl TestedDir {
         }
     }
 
-    /// Unmounts, which has to succeed.
+    /// Unmounts, which must succeed.
     fn leave(self) -> anyhow::Result<()> {
         match self {
             Self::Thrufs(mount) => mount.unmount(),
@@ -197,13 +226,13 @@ impl TestedDir {
     }
 }
 
-/// The daemon does its work on this kernel: what is written is in SOURCE when write(2) returns, and all
-/// of it can be restored, renamed, removed.
-fn daemon(place: &TestedDir) -> anyhow::Result<String> {
-    let TestedDir::Thrufs(mount) = place else {
+/// The daemon works on this kernel: written bytes are in SOURCE when write(2) returns, and can be
+/// read back, renamed, removed.
+fn daemon(dir: &TestedDir) -> anyhow::Result<String> {
+    let TestedDir::Thrufs(mount) = dir else {
         bail!(
             "there is no daemon of thrufs behind {}",
-            place.dir().display()
+            dir.path().display()
         );
     };
     let content: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
@@ -258,7 +287,7 @@ fn own(arguments: &[&str], path: Option<&Path>) -> anyhow::Result<serde_json::Va
     })
 }
 
-/// Runs the reproducer; what is not well is named, the case first.
+/// Runs the reproducer; the error names the bad cases.
 fn repro(dir: &Path, options: &[&str]) -> anyhow::Result<String> {
     let mut arguments = vec!["repro"];
     arguments.extend(options);
@@ -284,7 +313,7 @@ fn repro(dir: &Path, options: &[&str]) -> anyhow::Result<String> {
     ))
 }
 
-/// What the reproducer says of a case, or where its first thread is stuck.
+/// The reproducer's detail of a case, or where its first thread is stuck.
 fn seen(case: &serde_json::Value) -> String {
     if let Some(detail) = case["detail"].as_str() {
         return detail.to_owned();
@@ -303,7 +332,7 @@ fn seen(case: &serde_json::Value) -> String {
 
 /// Asks the probe one question.
 pub(super) fn ask(args: &AskArgs) -> anyhow::Result<ExitCode> {
-    // Longer than on a machine that is not a guest on a busy one.
+    // Longer than outside: a guest on a busy host is slow.
     let words = ["probe", "--deadline=10", "--question", &args.question];
     let document = own(&words, None)?;
     let row = &document["rows"][0];
@@ -327,7 +356,7 @@ pub(super) fn measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
             &guests::On::Virtiofs(mounted.dir()),
             args.runtime,
         );
-        // Also when it has failed: the device can be mounted once at a time.
+        // Also after a failure: the device can be mounted once at a time.
         let left = mounted.leave();
         let line = line?;
         left?;
@@ -339,7 +368,7 @@ pub(super) fn measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A path for a test program that is not there yet.
+/// A new file for a test program.
 fn fresh(dir: &Path, name: &str) -> anyhow::Result<(PathBuf, File)> {
     let path = dir.join(name);
     let mut options = File::options();

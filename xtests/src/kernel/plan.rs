@@ -14,7 +14,7 @@ use super::build_args::{BuildArgs, say};
 pub(super) struct Built {
     pub(super) name: String,
     pub(super) kernel: Kernel,
-    /// Whose tests it is given.
+    /// The base whose tests it runs.
     pub(super) base: Base,
     pub(super) cpus: u32,
 }
@@ -22,12 +22,12 @@ pub(super) struct Built {
 /// What a kernel is built for, which decides its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To run tests in as a program.
+    /// To run tests as a program.
     UserMode,
-    /// To run tests in under QEMU, with huge pages: User Mode Linux has none, and without them no file has
-    /// large folios.
+    /// To run tests under QEMU, with huge pages: User Mode Linux has none, and without them no file
+    /// has large folios.
     Machine,
-    /// To count instructions; with huge pages if a kernel of the table makes use of large folios.
+    /// To count instructions; with huge pages if a kernel of the table uses large folios.
     Counted { huge_pages: bool },
 }
 
@@ -39,8 +39,9 @@ impl Purpose {
         }
     }
 
-    /// Where objects are kept. A copy of an x86_64 kernel's is of little use, since its objtool is built anew
-    /// and everything after it: there all variants of a configuration share one directory.
+    /// The directory of the objects. A copy of an x86_64 kernel's is of little use, since its
+    /// objtool and everything after it is built anew: there all variants of a configuration share
+    /// one directory.
     fn objects(self, variant: &str) -> &str {
         match self {
             Self::UserMode => variant,
@@ -85,12 +86,13 @@ pub(super) struct Base {
     suites: Vec<String>,
     fragments: Vec<String>,
     cpus: u32,
-    /// Lines that make prints when User Mode Linux is built from nothing, about.
+    /// About how many lines make prints when User Mode Linux is built from nothing.
     steps: Option<usize>,
 }
 
 impl Base {
-    /// The version whose tests and test headers are used, and whose configuration a foreign tree gets.
+    /// The version whose tests and test headers are used, and whose configuration a foreign tree
+    /// gets.
     pub(super) const NEWEST: &str = "7.3";
 
     pub(super) fn find(name: &str) -> anyhow::Result<Self> {
@@ -152,7 +154,7 @@ impl Base {
         })
     }
 
-    /// The patches that bring the tests: all there are, so that each kernel is asked the same.
+    /// The patches that bring the tests: all of them, so that each kernel runs the same tests.
     pub(super) fn tests(&self) -> anyhow::Result<Series> {
         let is_there = |variant: &str| {
             let dir = install::root().join(format!("contrib/kernel/{}-{variant}", self.name));
@@ -191,12 +193,12 @@ impl Base {
     }
 }
 
-/// Builds all that `args` asks for.
+/// Builds all kernels of `args`.
 pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Built>> {
     let lab = Lab::new(&args.lab, args.jobs)?;
     let mut kernels = Vec::new();
     for word in &args.variant {
-        // `6.12/stock` has its base with it.
+        // `6.12/stock` names its base.
         let (base, variant) = word.split_once('/').unwrap_or((&args.base, word));
         let base = Base::find(if args.tree.is_some() {
             Base::NEWEST

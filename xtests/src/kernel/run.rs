@@ -1,4 +1,4 @@
-//! Boots the kernels one after the other and compares what came of it.
+//! Boots the kernels one after the other and compares the outcomes with the expectations.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,17 +10,17 @@ use thrufs_lab::{Kind, Lab, Machine, Outcome, Root};
 use xtests::support::install;
 
 use super::build_args::{BuildArgs, say};
-use super::case::Case;
+use super::case::{Case, Transport};
 use super::expect::{Comparison, Expectations};
 use super::plan::{self, Built, Purpose};
-use super::suites::{self, Extent, Transport};
+use super::suites::{self, Extent};
 use super::table;
 use super::virtiofs::Server;
 
-/// How much of a console is shown when something is not as expected.
+/// How much of a console is printed when something is not as expected.
 const CONSOLE_LINES: usize = 60;
-/// Directories that the guest has of its own, so that it does not see the host's. Of /tmp and /run it sees
-/// the directories in which the lab and this program are.
+/// The guest's own directories, which hide the host's. Of /tmp and /run it sees the directories
+/// that hold the lab and this program.
 const HIDDEN: &[&str] = &["/dev", "/proc", "/sys"];
 
 /// Which kernels, and what to do with them.
@@ -124,8 +124,8 @@ fn kernels(args: &Args, lab: &Lab) -> anyhow::Result<Vec<Built>> {
     plan::build(&args.build, Purpose::UserMode)
 }
 
-/// The tests or suites that were asked for; else all (none is named), or all that can be run where not every
-/// file of the host's is seen.
+/// The requested tests or suites; else all (none is named), or all that run where the guest does
+/// not see every file of the host's.
 fn wanted(args: &Args) -> Vec<String> {
     let sees_files = args.distro.is_none() && !args.qemu;
     let can_run_all = sees_files || args.transport == Transport::Virtiofs;
@@ -135,7 +135,7 @@ fn wanted(args: &Args) -> Vec<String> {
     suites::PORTABLE.map(str::to_owned).to_vec()
 }
 
-/// A kernel, and what it is asked.
+/// A kernel and its cases.
 struct Column<'a> {
     built: &'a Built,
     cases: Vec<Case>,
@@ -150,7 +150,7 @@ impl Column<'_> {
         }
     }
 
-    /// Boots it and compares what came of it, a cell for each of its own cases.
+    /// Boots it; a cell for each of its own cases.
     fn run(
         &self,
         expectations: &Expectations,
@@ -172,7 +172,7 @@ impl Column<'_> {
         Ok((name, comparison))
     }
 
-    /// Adds the names of its tests that `all` lacks, each to the end of its suite.
+    /// Adds its tests that `all` lacks, each to the end of its suite.
     fn name_tests(&self, all: &mut Vec<String>) {
         for case in &self.cases {
             if all.contains(&case.name) {
@@ -185,7 +185,7 @@ impl Column<'_> {
     }
 }
 
-/// The guest sees the host's files, except where it mounts something itself.
+/// The guest sees the host's files, except below its own mounts.
 pub(super) fn visible(path: &Path) -> anyhow::Result<()> {
     let hidden = HIDDEN.iter().find(|dir| path.starts_with(dir));
     ensure!(

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// How a suite is run; what is not given is each suite's own.
+/// How a suite is run; each suite has its own defaults.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
     /// An option for `thrufs mount` (may be given several times): `--with=--cache=never`.
@@ -19,7 +19,7 @@ pub struct Options {
     /// How many operations fsx does in each cache mode (default: 100,000, or 5,000 with --quick).
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     operations: Option<u64>,
-    /// The least that says something, for `suite all --peers`.
+    /// The shortest run that is worth having, for `suite all --peers`.
     #[arg(long)]
     pub(super) quick: bool,
     /// Only these tests of xfstests, instead of the selection.
@@ -28,7 +28,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// For suites that do as many operations as they are told to.
+    /// For suites with a number of operations.
     pub fn counting(operations: u64) -> Self {
         Self {
             operations: Some(operations),
@@ -36,7 +36,7 @@ impl Options {
         }
     }
 
-    /// For suites that run as long as they are told to.
+    /// For suites with a duration.
     pub fn lasting(seconds: u64) -> Self {
         Self {
             seconds: Some(seconds),
@@ -61,12 +61,12 @@ impl Options {
             .unwrap_or(if self.quick { 5_000 } else { 100_000 })
     }
 
-    /// When a mount is taken for hung.
+    /// When a mount counts as hung.
     pub(super) fn limit(&self) -> Duration {
         Duration::from_secs(600 + 2 * self.seconds())
     }
 
-    /// With another option of `thrufs mount`, which those of the user override.
+    /// With another option of `thrufs mount`; the user's options override it.
     pub(super) fn and_with(&self, option: &str) -> Self {
         let mut options = self.clone();
         options.with.insert(0, option.to_owned());

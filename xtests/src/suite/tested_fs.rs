@@ -1,6 +1,6 @@
 //! Where a suite runs: a scratch mount of thrufs or of a peer, the native directory, or a directory
-//! of any mount. Each place is made for one suite and unmounted after it, and that it
-//! unmounts well is a test of its own, so that a daemon which a suite has broken is noticed.
+//! of any mount. Each scratch mount is made for one suite and unmounted after it; a clean unmount
+//! is a test of its own, which notices a daemon that a suite has broken.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::support::mount::Mount;
 use crate::support::peers::{Kind, Peer};
 use crate::support::scratch::{Backing, Scratch};
 
-/// Where.
+/// The file system that a suite runs on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TestedFs {
     /// The file system that would hold SOURCE.
@@ -25,7 +25,7 @@ pub enum TestedFs {
     Thrufs,
     /// A scratch mount of a peer.
     Peer(Kind),
-    /// A directory on a mount that is there.
+    /// A directory on an existing mount.
     Dir(PathBuf),
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for TestedFs {
 }
 
 impl TestedFs {
-    /// Makes the place, runs `body` in it and takes it away again.
+    /// Mounts if necessary, runs `body` in the directory, and unmounts.
     pub(super) fn visit(
         &self,
         backing: Backing,

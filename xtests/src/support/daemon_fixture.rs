@@ -1,8 +1,9 @@
 //! A FUSE server that runs as our child in the foreground, and the mount that it serves.
 //!
-//! Invariant: whatever its user does (fail, panic, hang beyond the limit), the mount and the daemon
-//! are gone afterwards: [`DaemonFixture::unmount`] checks that they went well, Drop makes sure that they
-//! went. One type for thrufs and its peers, so that a peer is held to the same and left as clean.
+//! Invariant: whatever the test does (fail, panic, hang beyond the limit), the mount and the daemon
+//! are gone afterwards: [`DaemonFixture::unmount`] checks that both ended well, Drop makes sure
+//! that they ended. One type for thrufs and its peers, so that a peer is held to the same and left
+//! as clean.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -23,7 +24,7 @@ use super::process::children;
 use super::shutdown_wait::{Limits, wait_for_end};
 use super::wait::{wait_for, wait_until};
 
-/// Any single step of mounting and unmounting.
+/// Limit of any single step of mounting and unmounting.
 const STEP: Duration = Duration::from_secs(10);
 /// A caller that is not done by then is hung: the connection is aborted, so that it fails.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -33,11 +34,11 @@ pub struct DaemonFixture {
     name: String,
     dir: PathBuf,
     log: PathBuf,
-    /// Of the mount, to find who else holds it.
+    /// Device number of the mount, to find other holders.
     device: Option<String>,
-    /// None once it has ended and been reaped.
+    /// None once the daemon has ended and been reaped.
     daemon: Option<Child>,
-    /// Its child that serves, if it has one.
+    /// The daemon's child that serves, if it has one.
     server: Option<Pid>,
     watchdog: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
 }
@@ -106,7 +107,7 @@ impl DaemonFixture {
         }
     }
 
-    /// Sets the deadline for users of this mount to so long from now, instead of a test's.
+    /// Replaces a test's deadline for users of this mount; it starts now.
     pub fn allow(&mut self, limit: Duration) {
         self.stop_watching();
         self.watchdog = Some(watch(&self.dir, limit));
@@ -118,7 +119,7 @@ impl DaemonFixture {
         Ok(Pid::from_raw(i32::try_from(daemon.id())?))
     }
 
-    /// The process that serves: the daemon's child where it is shut in, else the daemon itself.
+    /// The process that serves: the daemon's child in the sandbox, else the daemon itself.
     pub fn server_pid(&self) -> Result<Pid> {
         self.server.map_or_else(|| self.pid(), Ok)
     }
@@ -131,7 +132,7 @@ impl DaemonFixture {
         }
     }
 
-    /// What the daemon has printed so far.
+    /// The daemon's output so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -143,7 +144,7 @@ impl DaemonFixture {
         self.stop_watching();
         self.daemon = None;
         if let Some(server) = self.server.take() {
-            // A daemon that was killed takes it along, a moment later.
+            // The child of a killed daemon dies a moment later.
             let path = format!("/proc/{server}");
             wait_until("the serving process to be gone", STEP, || {
                 Ok(!Path::new(&path).exists())
@@ -154,7 +155,7 @@ impl DaemonFixture {
             .with_context(|| format!("the daemon was killed by {:?}", status.signal()))
     }
 
-    /// Unmounts and checks that all went well: not busy, exit code 0.
+    /// Unmounts and checks that it was not busy, and that the daemon exited with 0.
     pub fn unmount(&mut self) -> Result<()> {
         let dir = &self.dir;
         wait_for(
@@ -178,7 +179,7 @@ impl DaemonFixture {
     fn stop_watching(&mut self) {
         if let Some((stop, thread)) = self.watchdog.take() {
             drop(stop);
-            // It panics at nothing, and how it ended changes nothing here.
+            // Drop panics at nothing, and the daemon's exit code no longer matters.
             let _ended = thread.join();
         }
     }
@@ -194,7 +195,7 @@ impl Drop for DaemonFixture {
             eprintln!("the daemon said:\n{}", self.log());
         }
         abort(&self.dir);
-        // Fails if it was never mounted; what then remains is to see the daemon off.
+        // Fails if it was never mounted; then only the daemon remains to end.
         let _unmounted = umount2(&self.dir, MntFlags::MNT_DETACH);
         let _status = wait_for_exit(
             &mut daemon,

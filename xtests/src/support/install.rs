@@ -1,4 +1,4 @@
-//! Programs that a check needs and a fresh machine lacks: installed where we may (apt as root,
+//! Programs that a check needs and a fresh machine lacks: installed where possible (apt as root,
 //! Rust tools into `target/tools`), otherwise named with the command that installs them.
 
 use std::path::{Path, PathBuf};
@@ -12,7 +12,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::support::command::{describe, output, succeed};
 use crate::support::skip::missing;
 
-/// What takes no longer needs no word.
+/// Below this a step is not announced.
 const NOT_AT_ONCE: Duration = Duration::from_secs(2);
 
 /// The repository's top directory.
@@ -33,14 +33,15 @@ pub fn target() -> PathBuf {
 pub fn cargo(args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.current_dir(root()).args(args);
-    // Set by the cargo that runs us; they would make the inner one rebuild the world.
+    // Set by the cargo that runs this program; they would make the inner one rebuild everything.
     for name in ["CARGO_MANIFEST_DIR", "CARGO_PKG_NAME", "CARGO_PKG_VERSION"] {
         command.env_remove(name);
     }
     command
 }
 
-/// As [`succeed`], for what may compile for minutes, or wait for another cargo: a line on stderr says so.
+/// As [`succeed`], with a line on stderr, for a command that may compile for minutes or wait for
+/// another cargo.
 ///
 /// # Errors
 /// As of [`succeed`].
@@ -115,7 +116,7 @@ pub fn apt(wanted: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-/// The file that says that a tool is there in this version.
+/// The file that marks a tool as installed in this version.
 pub fn stamp(krate: &str, version: &str) -> PathBuf {
     target()
         .join("tools")
@@ -127,12 +128,12 @@ pub fn tool(krate: &str, version: &str) -> Result<PathBuf> {
     let tools = target().join("tools");
     let program = tools.join("bin").join(krate);
     let stamp = stamp(krate, version);
-    // Before anything is written: where kernels are tested, this directory can only be read.
+    // Before anything is written: where kernels are tested, this directory is read-only.
     if program.is_file() && stamp.is_file() {
         return Ok(program);
     }
     std::fs::create_dir_all(&tools).with_context(|| tools.display().to_string())?;
-    // Another xtests may want the same program now, and two installations break each other.
+    // Another xtests may install the same program now, and two installations break each other.
     let lock = std::fs::File::create(tools.join(format!("{krate}.lock")))?;
     let _alone = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| errno)

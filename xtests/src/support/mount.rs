@@ -28,8 +28,8 @@ pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
 
-/// Names that mkdir(1) takes: those that the mount table escapes, separators of options, what is no text,
-/// and what looks like an option or one of the kernel's own words.
+/// Names that mkdir(1) takes: names that the mount table escapes, separators of options, bytes that
+/// are not UTF-8, and names that look like an option or like one of the kernel's own words.
 pub const STRANGE_NAMES: &[&[u8]] = &[
     b"a b",
     b"a\nb",
@@ -105,7 +105,7 @@ impl Mount {
         })
     }
 
-    /// Sets the deadline for users of this mount to so long from now, instead of a test's.
+    /// Replaces a test's deadline for users of this mount; it starts now.
     pub fn allow(mut self, limit: Duration) -> Self {
         if let Some(served) = &mut self.served {
             served.allow(limit);
@@ -141,7 +141,8 @@ impl Mount {
             .pid()
     }
 
-    /// The process that serves, which is shut in and so is another one; skips a native run.
+    /// The process that serves, another one than the daemon when that is sandboxed; skips a native
+    /// run.
     pub fn server_pid(&self) -> Result<Pid> {
         let served = self.served.as_ref();
         served
@@ -149,12 +150,12 @@ impl Mount {
             .server_pid()
     }
 
-    /// Skips a native run: the test asks something that only a mount has.
+    /// Skips a native run: the test asks about something that only a mount has.
     pub fn require_mount(&self) -> Result<()> {
         self.pid().map(|_| ())
     }
 
-    /// Requests that the kernel has sent or will send, and that are not answered.
+    /// Requests without an answer, sent or queued.
     pub fn waiting(&self) -> Result<u64> {
         let control = connection(self.dir()).context("no FUSE connection")?;
         let file = control.join("waiting");
@@ -162,13 +163,13 @@ impl Mount {
         Ok(text.trim().parse()?)
     }
 
-    /// Does `body` while no thread of the process that serves can run.
+    /// Runs `body` while no thread of the serving process can run.
     pub fn while_stopped<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let pid = self.server_pid()?;
         let _goes_on = GoesOn(pid);
         kill(pid, Signal::SIGSTOP)?;
-        // The signal stops all threads when one of them gets to it, which on a busy machine takes as
-        // long as others need for some thousand files.
+        // SIGSTOP stops all threads once one of them sees it, which takes as long on a busy machine
+        // as others need for some thousand files.
         let tasks = PathBuf::from(format!("/proc/{pid}/task"));
         let is_stopped = |task: std::io::Result<std::fs::DirEntry>| -> Result<bool> {
             let stat = std::fs::read_to_string(task?.path().join("stat"))?;
@@ -196,12 +197,12 @@ impl Mount {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.server_pid()?))?.count())
     }
 
-    /// Bytes that the daemon has in memory.
+    /// Resident bytes of the daemon.
     pub fn daemon_memory(&self) -> Result<u64> {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever had.
+    /// The daemon's peak of resident bytes.
     pub fn daemon_peak_memory(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
@@ -216,9 +217,9 @@ impl Mount {
         Ok(kib << 10)
     }
 
-    /// What `thrufs status --json` says.
+    /// The document of `thrufs status --json`.
     pub fn status(&self) -> Result<serde_json::Value> {
-        // The socket comes a moment after the mount.
+        // The socket appears a moment after the mount.
         let text = wait_for("thrufs status", Duration::from_secs(5), || {
             let mut status = Command::new(thrufs()?);
             let said = output(status.args(["status", "--json"]).arg(self.dir()))?;
@@ -227,7 +228,7 @@ impl Mount {
         serde_json::from_slice(&text).context("what thrufs status --json says")
     }
 
-    /// Requests of this opcode that the daemon has been sent, as `thrufs status` counts them.
+    /// Requests of this opcode that the daemon has received, as `thrufs status` counts them.
     pub fn requests(&self, opcode: &str) -> Result<u64> {
         let status = self.status()?;
         let opcodes = status["opcodes"].as_array();
@@ -238,7 +239,7 @@ impl Mount {
             .unwrap_or(0))
     }
 
-    /// What the daemon has printed so far.
+    /// The daemon's output so far.
     pub fn log(&self) -> String {
         self.served
             .as_ref()
@@ -252,7 +253,7 @@ impl Mount {
         served.wait_for_daemon()
     }
 
-    /// Makes sure that the kernel holds no data or attribute of the tree in its cache.
+    /// Makes sure that the kernel caches no data or attribute of the tree.
     pub fn drop_caches(&self) -> Result<()> {
         std::fs::write("/proc/sys/vm/drop_caches", "3").context("/proc/sys/vm/drop_caches")
     }
@@ -272,17 +273,17 @@ impl Mount {
     }
 }
 
-/// A process that was stopped, and must not stay so.
+/// A stopped process, continued on drop.
 struct GoesOn(Pid);
 
 impl Drop for GoesOn {
     fn drop(&mut self) {
-        // It fails only if the process is gone.
+        // Fails only if the process is gone.
         let _gone = kill(self.0, Signal::SIGCONT);
     }
 }
 
-/// Makes sure that a mount which a test made by itself is gone when the test is over.
+/// Removes a mount that a test made by itself when the test is over.
 pub struct Leftover(pub PathBuf);
 
 impl Drop for Leftover {
@@ -312,7 +313,7 @@ pub fn mounted() -> Result<Mount> {
     Ok(mount)
 }
 
-/// The same, not mounted: for tests that call thrufs by themselves. Skips a native run.
+/// The same, not mounted: for tests that call thrufs themselves. Skips a native run.
 pub fn unmounted() -> Result<(Scratch, Leftover)> {
     if is_native() {
         return Err(missing("a mount (this is a native run)"));
@@ -342,7 +343,7 @@ pub fn on_backing(
     on_scratch(|| Scratch::new(backing), options, body)
 }
 
-/// The same for a test that needs the top of that file system as SOURCE, such as to remount it.
+/// The same for a test that needs the top of that file system as SOURCE, for example to remount it.
 pub fn on_whole(
     backing: Backing,
     options: &[&str],
@@ -373,7 +374,7 @@ fn on_scratch(
     })
 }
 
-/// Adds the daemon's words to an error, but leaves a skip what it is.
+/// Adds the daemon's output to an error; a skip stays a skip.
 fn with_log(error: anyhow::Error, log: &str) -> Outcome {
     if error.is::<super::skip::Missing>() {
         return Err(error);

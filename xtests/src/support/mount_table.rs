@@ -27,7 +27,7 @@ pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
 }
 
-/// As the mount table has it.
+/// In the mount table's encoding.
 fn escaped(path: &Path) -> Vec<u8> {
     let bytes = path.as_os_str().as_bytes().iter();
     bytes
@@ -60,8 +60,8 @@ pub fn abort(path: &Path) {
         return;
     };
     let file = control.join("abort");
-    // Opened before the second look: when a mount is gone another one gets its number, but the open
-    // file stays that of the connection which had it then.
+    // Opened before the second look: when a mount is gone another gets its number, but the open
+    // file stays with the connection that had it.
     let opened = File::options().write(true).open(&file);
     if connection(path) != Some(control) {
         return;

@@ -1,7 +1,7 @@
-//! A scratch directory with a SOURCE and a mount point, on the file system a test asks for.
+//! A scratch directory with a SOURCE and a mount point, on the file system that a test asks for.
 //!
 //! Whether SOURCE is the top of that file system decides how the daemon holds inodes (file handles
-//! or descriptors), so a run of the tier can say it for all tests by [`LAYOUT`].
+//! or descriptors), so a run of the tier can set it for all tests by [`LAYOUT`].
 //!
 //! Invariant: everything mounted below it is unmounted, last first, before the directory is
 //! removed; if that fails the directory stays, since removing it would reach into a mount.
@@ -28,7 +28,7 @@ pub enum Layout {
     AsBacked,
     /// The top, of a tmpfs where a test asks for no file system.
     Whole,
-    /// A directory, of the file system that a test asks for as well.
+    /// A directory, also of a file system that a test asks for.
     Below,
 }
 
@@ -74,12 +74,12 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Makes it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
+    /// Creates it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
     pub fn new(backing: Backing) -> Result<Self> {
         Self::with(backing, Layout::of_this_run()?)
     }
 
-    /// The same for a test that can do with one layout only.
+    /// The same for a test that works with one layout only.
     pub fn with(backing: Backing, layout: Layout) -> Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("thrufs-test-")
@@ -166,13 +166,13 @@ impl Scratch {
         Ok(())
     }
 
-    /// Unmounts `directory` with the scratch directory.
+    /// Unmounts `directory` together with the scratch directory.
     pub fn adopt(&self, directory: &Path) {
         let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
         mounted.push(directory.to_owned());
     }
 
-    /// Unmounts now what [`Scratch::mount_tmpfs`] mounted last.
+    /// Unmounts now the last mount of [`Scratch::mount_tmpfs`].
     pub fn unmount_last(&self) -> Result<()> {
         let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
         let last = mounted
@@ -195,7 +195,7 @@ impl Drop for Scratch {
             if umount2(&directory, MntFlags::empty()).is_ok() {
                 continue;
             }
-            // A lazy unmount frees the loop device once the last user is gone.
+            // A lazy unmount frees the loop device with its last user.
             if let Err(error) = umount2(&directory, MntFlags::MNT_DETACH) {
                 eprintln!("{} stays mounted: {error}", directory.display());
                 clean = false;

@@ -1,11 +1,11 @@
-//! Waiting for a daemon whose mount is gone to end, for as long as there is a reason why it has not.
+//! Waits for a daemon whose mount is gone to end, as long as it has a reason not to.
 //!
-//! Seen on a busy machine: 10 seconds were too short, for the peers too. There are two reasons that
-//! are no fault of a daemon: it gets no CPU; and the mount lives on in the mount namespace of some
-//! process that made its namespace (`unshare -m`, a sandbox, a container) while the mount was there,
-//! so that the kernel has not told the daemon to end. Invariant: a daemon that neither works nor
-//! has such a holder is hung, and said to be so after [`Limits::idle`]; whatever the reason, the wait ends
-//! after [`Limits::longest`], and the error tells what the threads wait in, or who the holders are.
+//! Seen on a busy machine: 10 seconds were too short, for the peers too. A daemon has two good
+//! reasons: it gets no CPU; or the mount lives on in the mount namespace of a process that made its
+//! namespace (`unshare -m`, a sandbox, a container) while the mount existed, so that the kernel has
+//! not told the daemon to end. Invariant: a daemon that neither works nor has such a holder is
+//! reported as hung after [`Limits::idle`]; whatever the reason, the wait ends after
+//! [`Limits::longest`], and the error names what the threads wait in, or the holders.
 
 use std::fs;
 use std::process::{Child, ExitStatus};
@@ -15,11 +15,11 @@ use anyhow::{Result, bail};
 
 use super::mount_table::mount_table;
 
-/// How long to wait.
+/// Limits of the wait.
 pub(super) struct Limits {
-    /// For so long a daemon may do nothing without a reason.
+    /// For a daemon that does nothing without a reason.
     idle: Duration,
-    /// For so long it may have one.
+    /// For a daemon that has one.
     longest: Duration,
 }
 
@@ -34,8 +34,8 @@ impl Limits {
 const POLL: Duration = Duration::from_millis(2);
 const LOOK: Duration = Duration::from_millis(200);
 
-/// Waits for `daemon`, whose mount had the device `device` (`0:42`), to end. One that does not is
-/// killed, and that is the error.
+/// Waits for `daemon`, whose mount had the device `device` (`0:42`), to end. A daemon that does not
+/// is killed, which is the error.
 pub(super) fn wait_for_end(
     daemon: &mut Child,
     device: Option<&str>,
@@ -51,7 +51,7 @@ pub(super) fn wait_for_end(
             looked = Instant::now();
             let now = work(daemon.id());
             let works = now.is_runnable || used.replace(now.ticks) != Some(now.ticks);
-            // To look for holders takes longer, and few daemons come so far.
+            // Finding holders takes longer, and few daemons need it.
             let is_late = reasonable.elapsed() >= limits.idle;
             if works || is_late && !holders(device).is_empty() {
                 reasonable = looked;
@@ -59,7 +59,7 @@ pub(super) fn wait_for_end(
         }
         if reasonable.elapsed() >= limits.idle + LOOK || began.elapsed() >= limits.longest {
             let why = explain(daemon.id(), device);
-            // One that has ended since cannot be killed; either way it is reaped.
+            // A child that has ended since cannot be killed; either way it is reaped.
             let _ended = daemon.kill();
             daemon.wait()?;
             bail!(
@@ -75,14 +75,14 @@ pub(super) fn wait_for_end(
 struct Work {
     /// Clock ticks of CPU time, of all its threads.
     ticks: u64,
-    /// A thread could go on now.
+    /// A thread is runnable.
     is_runnable: bool,
 }
 
 fn work(pid: u32) -> Work {
     let threads = threads(pid);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // utime and stime are the 12th and 13th after the name, which may hold anything.
+    // utime and stime are the 12th and 13th after the name, which may contain anything.
     let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let times = fields.split(' ').skip(11).take(2);
     Work {
@@ -125,7 +125,7 @@ fn holders(device: Option<&str>) -> Vec<String> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     for process in processes {
         let path = process.path();
-        // No process, or one that has just ended, or no right to look.
+        // No process, a process that has just ended, or no permission.
         let Ok(namespace) = fs::read_link(path.join("ns/mnt")) else {
             continue;
         };
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn wait_for_end_of_one_whose_mount_somebody_has_waits_and_in_the_end_names_them() {
-        // Of the root directory, which this process has mounted.
+        // The device of the root directory, which this process has mounted.
         let mounts = mount_table("/proc/self/mountinfo").unwrap();
         let root = mounts
             .lines()

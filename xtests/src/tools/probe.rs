@@ -1,6 +1,6 @@
-//! `xtests probe`: asks the running kernel, in seconds, how FUSE behaves on it. Each question gets a
-//! mount of its own (a recording server of ours, see [`server`]) and a deadline, so that a question
-//! that hangs is an answer, and leaves nothing behind. Needs root and /dev/fuse, nothing else.
+//! `xtests probe`: asks the running kernel, in seconds, how FUSE behaves on it. Each question gets
+//! a mount of its own (a recording server of ours, see [`server`]) and a deadline, so that a hang
+//! is an answer and leaves nothing behind. Needs root and /dev/fuse, nothing else.
 
 mod client;
 mod context;
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let control = Path::new("/sys/fs/fuse/connections");
     if std::fs::read_dir(control).map_or(true, |mut entries| entries.next().is_none()) {
-        // Empty or absent: a guest that mounts nothing by itself. Mounting it twice does no harm.
+        // Empty or absent: a guest mounts nothing by itself. A second fusectl does no harm.
         let flags = nix::mount::MsFlags::empty();
         let _present =
             nix::mount::mount(Some("none"), control, Some("fusectl"), flags, None::<&str>);

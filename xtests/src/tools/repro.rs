@@ -1,6 +1,6 @@
-//! `xtests repro`: can this mount deadlock, and are its bytes right? The work is done by child
-//! processes (this program again, hidden subcommand `repro-worker`), so that no fork of a threaded
-//! process is needed and a stuck worker can be watched, examined and given up.
+//! `xtests repro`: can this mount deadlock, and are its bytes right? Child processes do the work
+//! (this program again, hidden subcommand `repro-worker`), so that no threaded process forks and a
+//! stuck worker can be watched, examined and given up.
 
 mod appender;
 mod beside_store;
@@ -16,7 +16,6 @@ mod random;
 mod report;
 mod roles;
 mod seed;
-mod splitmix;
 mod transfer;
 mod watch;
 pub(crate) mod worker;
@@ -169,7 +168,7 @@ fn select(names: &[String]) -> anyhow::Result<Vec<&'static Case>> {
 }
 
 fn setting(args: &Args, path: PathBuf) -> anyhow::Result<Setting> {
-    // Whether it is a directory is asked by a worker too: stat(2) can hang.
+    // By a worker too: stat(2) can hang.
     let is_file = match watch::run(&probe_setting(args, &path), "is-file", 1, &|| {})? {
         Verdict::Ok { detail } => detail == "file",
         other => bail!("{}: {}", path.display(), report::detail(&other)),

@@ -1,7 +1,6 @@
 //! `xtests rules`: the write rules' table, and the page-lock models with their counterexamples.
 //!
-//! All of it is computed when asked for, by the crate that states the rules; nothing is stored
-//! here.
+//! The crate that states the rules computes everything on request; nothing is stored here.
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

@@ -147,7 +147,7 @@ impl WritePath {
         let unmapped = page == 1 && !writer.mapped;
         let mut to = state.clone();
         if self.rule == Rule::ENowait && writer.at == At::Fill && state.holds(who) {
-            // Whether the folio is busy, or memory cannot be had without waiting.
+            // Whether the folio is busy, or memory is not available without waiting.
             to.writers[who].at = At::Send;
             let name_of = page_name(who, page);
             moves.add(
@@ -231,7 +231,7 @@ impl WritePath {
         }
     }
 
-    /// What is kept after the copy, and whether the request ends.
+    /// What stays locked and recorded after the copy, and whether the request ends.
     fn copied(&self, who: usize, to: &mut State) {
         let number = to.writers[who].next;
         let page = &mut to.pages[who][number];

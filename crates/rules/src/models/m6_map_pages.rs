@@ -188,7 +188,9 @@ fn run(checks: Checks) -> Exploration {
             }
         }
     });
-    let mut found = found.lock().expect("no thread panics with the results locked");
+    let mut found = found
+        .lock()
+        .expect("no thread panics with the results locked");
     let (visited, failure) = (found.0, found.1.take());
     let counterexample = failure.map(|failure| failure.trace);
     Exploration {

@@ -1,4 +1,4 @@
-//! What a model is: a question, and the variants of a protocol that answer it.
+//! A model: a question, and the variants of a protocol that answer it.
 //!
 //! A leaf, so that a model's file depends on this and not on the list of all models.
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::explore::Exploration;
 
-/// What must come of exploring a variant.
+/// The required result of exploring a variant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -31,7 +31,7 @@ impl Verdict {
 pub struct Variant {
     /// Name for the command line.
     pub name: &'static str,
-    /// What must come of it.
+    /// Its required result.
     pub expected: Verdict,
     /// What is different about it, in a sentence.
     pub what: &'static str,
@@ -74,7 +74,7 @@ pub(super) const fn passes(
 }
 
 impl Exploration {
-    /// What came of it.
+    /// The result.
     pub fn verdict(&self) -> Verdict {
         match self.counterexample {
             Some(_) => Verdict::Fails,

@@ -1,4 +1,4 @@
-//! Answers from what a server knows: timeouts as durations.
+//! Answers from a server's own values: timeouts as durations.
 
 use std::time::Duration;
 
@@ -63,14 +63,14 @@ impl StatxOut {
 }
 
 impl WriteOut {
-    /// `size` bytes are where they belong.
+    /// `size` bytes have been written.
     pub fn new(size: u32) -> Self {
         Self { size, padding: 0 }
     }
 }
 
 impl CopyFileRangeOut {
-    /// `bytes_copied` bytes are where they belong.
+    /// `bytes_copied` bytes have been copied.
     pub fn new(bytes_copied: u64) -> Self {
         Self { bytes_copied }
     }

@@ -1,4 +1,4 @@
-//! From bytes to [`Message`]: the table of what each operation carries.
+//! From bytes to [`Message`]: the table of each operation's content.
 
 use super::body::Body;
 use super::{DecodeError, Extensions, Malformed, Message, PayloadRange, Request};
@@ -78,7 +78,7 @@ pub fn decode(dialect: Dialect, head: &[u8], total: usize) -> Result<Message<'_>
     Ok(Message { header, request })
 }
 
-/// What besides its arguments decides how a message is read.
+/// The circumstances, beside its arguments, that decide how a message is read.
 struct Frame {
     dialect: Dialect,
     /// Length of extensions by the header.
@@ -225,7 +225,7 @@ impl Frame {
         Ok(Request::Setxattr { arg, name, value })
     }
 
-    /// All that is left, as extensions.
+    /// The whole rest, as extensions.
     fn extensions<'a>(&self, body: &mut Body<'a>) -> Result<Extensions<'a>, Malformed> {
         let (said, have) = (self.extensions, body.len());
         if said == 0 && have == 0 {
@@ -247,8 +247,8 @@ impl Frame {
     }
 }
 
-/// A kernel of another major version sends what we cannot know after its version; one of 7.36 or
-/// later sends all of `fuse_init_in`, and may have made it longer since.
+/// A kernel of another major version may send anything after its version; one of 7.36 or later
+/// sends all of `fuse_init_in`, and may have made it longer since.
 fn init(body: &mut Body<'_>) -> Result<InitIn, Malformed> {
     let version: InitIn = { *body }.prefix(8)?;
     let all = size_of::<InitIn>();
@@ -261,7 +261,7 @@ fn init(body: &mut Body<'_>) -> Result<InitIn, Malformed> {
     Ok(arg)
 }
 
-/// Nanoseconds are below a second: utimensat(2) takes some others for commands (UTIME_OMIT).
+/// Nanoseconds are below a second: utimensat(2) reads some larger values as commands (UTIME_OMIT).
 fn setattr(body: &mut Body<'_>) -> Result<SetattrIn, Malformed> {
     let arg: SetattrIn = body.arg()?;
     let nanoseconds = [

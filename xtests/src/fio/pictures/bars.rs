@@ -1,6 +1,6 @@
 //! Horizontal bars: the name on the left, the median as a bar, the spread as a whisker, the numbers
 //! on the right. Horizontal, since names of configurations are long and must be readable without
-//! turning.
+//! turning the page.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -22,7 +22,7 @@ pub(super) struct Bar {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
-    /// Of the value plus one, so that zero has no length.
+    /// Length of the value plus one, so that zero has none.
     Logarithmic,
 }
 

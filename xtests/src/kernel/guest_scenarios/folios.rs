@@ -1,8 +1,8 @@
-//! How many folios a write(2) adds to the page cache, as the kernel itself tells it (the event
-//! filemap:mm_filemap_add_to_page_cache).
+//! How many folios a write(2) adds to the page cache, counted by the kernel's own event
+//! filemap:mm_filemap_add_to_page_cache.
 //!
-//! Invariant: only folios of the file that is written to are counted. Those of the daemon's side are in a tmpfs,
-//! whose folios this event does not tell of.
+//! Invariant: only folios of the written file are counted. The daemon's files are in a tmpfs, for
+//! which this event does not fire.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};

@@ -1,8 +1,8 @@
-//! What a write(2) costs, in instructions: of the program, the kernel and the daemon together.
+//! The cost of a write(2) in instructions: of the program, the kernel and the daemon together.
 //!
-//! The machine's clock counts instructions ([`thrufs_lab::Machine::counted`]), so a duration is a number of
-//! them, the same on a busy host as on an idle one. Invariant: nothing in here sleeps, since time in which
-//! no instruction is executed would count as well.
+//! The machine's clock counts instructions ([`thrufs_lab::Machine::counted`]), so a duration is a
+//! number of instructions, the same on a busy host as on an idle one. Invariant: nothing in here
+//! sleeps, since idle time would count as well.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-/// Of these the median; ticks of the kernel's clock fall into a few of them.
+/// Samples for a median; ticks of the kernel's clock fall into a few of them.
 const TIMES: usize = 41;
 /// Longer than any write.
 const FILE_LEN: usize = 4 << 20;
 /// Records that an appender adds to a new file.
 const RECORDS: usize = 8;
 
-/// One line of JSON: pairs of what was written and the instructions per write(2).
+/// One line of JSON: pairs of a write and the instructions per write(2).
 pub(super) fn measure(dir: &Path) -> anyhow::Result<String> {
     let mut rows = vec![
         ("65536 @0".to_owned(), cold(dir, 0, 65536)?),
@@ -37,7 +37,7 @@ pub(super) fn measure(dir: &Path) -> anyhow::Result<String> {
     serde_json::to_string(&rows).context("writing the counts down")
 }
 
-/// A write to a file that is longer than it and not cached.
+/// A write to a longer file that is not cached.
 fn cold(dir: &Path, offset: u64, len: usize) -> anyhow::Result<u128> {
     let path = dir.join("cold");
     std::fs::write(&path, vec![b'A'; FILE_LEN])?;

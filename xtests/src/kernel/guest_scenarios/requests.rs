@@ -1,5 +1,5 @@
-//! How many WRITEs a write(2) becomes, as the kernel itself tells it (the event fuse:fuse_request_send),
-//! compared with what the rules say. So the transport does not matter, and no server has to count.
+//! How many WRITEs a write(2) becomes, counted by the kernel's own event fuse:fuse_request_send and
+//! compared with the rules. So the transport does not matter, and no server has to count.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -11,7 +11,7 @@ use xtests::support::request_trace::RequestTrace;
 
 use crate::tools::probe::write_rule;
 
-/// What a WRITE has beside its data: the header and `struct fuse_write_in`.
+/// Bytes of a WRITE beside its data: the header and `struct fuse_write_in`.
 const WRITE_OVERHEAD: u64 = 40 + 40;
 
 /// Passes if every shape takes no more WRITEs than rule E sends, and no READ.

@@ -1,8 +1,8 @@
-//! The virtiofs device of the machine, and what can be asked of a server that is not ours.
+//! The virtiofs device of the machine, and the questions that a server of others can answer.
 //!
-//! The server fails every write to the file `refused` and serves all others (the host arranges that). It
-//! can neither hold one WRITE while it serves another nor send notifications, so R1 and R4 are asked
-//! of /dev/fuse only.
+//! The server fails every write to the file `refused` and serves all others (the host arranges
+//! that). It can neither hold one WRITE while it serves another nor send notifications, so R1 and
+//! R4 are asked of /dev/fuse only.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -46,7 +46,7 @@ impl Mounted {
         &self.path
     }
 
-    /// What a WRITE is limited to on it.
+    /// The limits of a WRITE on it.
     pub(super) fn limits() -> anyhow::Result<Limits> {
         Ok(Limits::new(MAX_WRITE, MAX_PAGES)?)
     }
@@ -56,7 +56,7 @@ impl Mounted {
     }
 }
 
-/// Has the server refuse a write of `len` bytes `B` at `offset`.
+/// A write of `len` bytes `B` at `offset`, which the server must refuse.
 fn refuse(file: &File, offset: u64, len: usize) -> anyhow::Result<()> {
     match file.write_at(&vec![b'B'; len], offset) {
         Ok(count) => bail!("the server took {count} bytes that it should have refused"),
@@ -65,7 +65,7 @@ fn refuse(file: &File, offset: u64, len: usize) -> anyhow::Result<()> {
     }
 }
 
-/// Content for `refused` that the server takes: by copy_file_range, which is no write to it.
+/// Content of `refused` that the server accepts: by copy_file_range, which is no write to it.
 fn fill(dir: &Path, len: usize) -> anyhow::Result<File> {
     let (_, original) = fresh(dir, "original")?;
     original.write_all_at(&vec![b'A'; len], 0)?;
@@ -81,7 +81,7 @@ fn copy(from: &File, to: &File, offset: u64, len: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// R3: what the server refused inside of the file must not be read.
+/// R3: refused bytes inside of the file must not be readable.
 pub(super) fn refused(dir: &Path) -> anyhow::Result<String> {
     let file = fill(dir, 2 * PAGE)?;
     let mut seen = vec![0; 2 * PAGE];
@@ -98,14 +98,14 @@ pub(super) fn refused(dir: &Path) -> anyhow::Result<String> {
     }
 }
 
-/// R2: what the server refused beyond the end must not show when the file grows.
+/// R2: refused bytes beyond the end must not appear when the file grows.
 pub(super) fn ghost(dir: &Path) -> anyhow::Result<String> {
     let file = fill(dir, 100)?;
     let mut first = vec![0; 100];
     file.read_exact_at(&mut first, 0)?;
     refuse(&file, 100, 1000)?;
     let original = File::open(dir.join("original"))?;
-    // To another page: the pages that are copied to are dropped, with what is looked for.
+    // To another page: the target pages are dropped, and would hide the bytes.
     copy(&original, &file, 8 * PAGE as u64, 100)?;
     // Not by read(2), which notices the new mtime and drops the page.
     let gap = Mapping::of_file(&file, PAGE, true, false)?
@@ -125,8 +125,8 @@ pub(super) fn ghost(dir: &Path) -> anyhow::Result<String> {
 pub(super) fn partly_readable(dir: &Path) -> anyhow::Result<String> {
     let (_, file) = fresh(dir, "partly")?;
     let buffer = Mapping::anonymous(2 * PAGE)?;
-    // Neither page has been touched: the kernel has to fault, and User Mode Linux would read a page that is
-    // there, whatever its protection.
+    // Neither page has been touched: the kernel must fault, and User Mode Linux would read a
+    // present page whatever its protection.
     buffer.forbid_from(PAGE)?;
     let half = PAGE / 2;
     match pwritev(&file, &[buffer.span(half..half + PAGE)?], 0) {

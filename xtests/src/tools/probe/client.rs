@@ -1,6 +1,6 @@
-//! The process that uses the probe's mount: one for each thread of events, told over a pipe what to
-//! do. A process of its own, since server and client in one address space can hang on that address
-//! space's own locks, and since a client that hangs can be killed.
+//! The process that uses the probe's mount: one for each thread of events, controlled over a pipe.
+//! A process of its own, since server and client in one address space can hang on that address
+//! space's own locks, and since a hung client can be killed.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use serde::{Deserialize, Serialize};
 use thrufs_sys::mapped_io::{Mapping, page_size, pwritev};
 
-/// What a client can be told. Bytes are `len` times one value: enough for every question.
+/// Orders to a client. Bytes are `len` times one value: enough for every question.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     Open(PathBuf),
@@ -31,7 +31,7 @@ pub(crate) enum Order {
     },
     /// `len` bytes of a value at the file's start, by io_uring.
     WriteUring(usize, u8),
-    /// A write of `len` bytes whose buffer can be read up to `readable`.
+    /// A write of `len` bytes whose buffer is readable up to `readable`.
     WriteHalfReadable {
         len: usize,
         readable: usize,
@@ -40,7 +40,7 @@ pub(crate) enum Order {
         offset: u64,
         len: usize,
     },
-    /// Reads, and answers with the count alone: a MiB is slow to send as JSON.
+    /// Reads, and answers with the count alone: a MiB as JSON is slow.
     Fetch {
         offset: u64,
         len: usize,
@@ -67,7 +67,7 @@ pub(crate) enum Order {
     PageFlags(usize),
 }
 
-/// What it answers.
+/// The client's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {
     Done,
@@ -75,11 +75,11 @@ pub(crate) enum Answer {
     Bytes(Vec<u8>),
     Flags(u64),
     Errno(i32),
-    /// Not an errno, e.g. nothing is mapped.
+    /// Not an errno, for example nothing is mapped.
     Failed(String),
 }
 
-/// The hidden subcommand: obeys until its input ends.
+/// The hidden subcommand: executes orders until its input ends.
 pub(crate) fn serve() -> anyhow::Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     let mut hands = Hands::default();
@@ -268,13 +268,13 @@ impl Client {
         }
     }
 
-    /// Tells it to do something, and does not wait.
+    /// Sends an order without waiting.
     pub(crate) fn start(&mut self, order: &Order) -> anyhow::Result<()> {
         let line = serde_json::to_string(order)?;
         writeln!(self.stdin, "{line}").context("a client is gone")
     }
 
-    /// Waits for the answer to what was started.
+    /// Waits for the answer to an order that was sent.
     pub(crate) fn finish(&mut self, order: &str) -> anyhow::Result<Answer> {
         match self.answers.recv_timeout(self.limit) {
             Ok(answer) => Ok(answer),
@@ -287,7 +287,7 @@ impl Client {
         }
     }
 
-    /// Does something and returns the answer.
+    /// Sends an order and returns the answer.
     #[allow(
         clippy::needless_pass_by_value,
         reason = "orders are made for the call"
@@ -297,7 +297,7 @@ impl Client {
         self.finish(&format!("{order:?}"))
     }
 
-    /// Reads, and insists on bytes.
+    /// Reads, and requires bytes as the answer.
     pub(crate) fn bytes(&mut self, offset: u64, len: usize) -> anyhow::Result<Vec<u8>> {
         match self.call(Order::Read { offset, len })? {
             Answer::Bytes(bytes) => Ok(bytes),
@@ -312,7 +312,8 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // It may be in D state until its connection is aborted, so nothing waits for it here.
+        // The client may be in D state until its connection is aborted, so nothing waits for it
+        // here.
         let _ended = self.child.kill();
         let _not_yet = self.child.try_wait();
     }

@@ -1,5 +1,5 @@
-//! The server as the negative control of the reproducer: it deadlocks, corrupts or dawdles on
-//! purpose, on any kernel. It ends when its standard input does.
+//! The server as the negative control of the reproducer: deadlocks, corrupts or delays on purpose,
+//! on any kernel. Ends with its standard input.
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -10,9 +10,9 @@ use super::server::{Action, Mounted, Options};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum How {
-    /// Before it answers a WRITE it reads the page through its own mount.
+    /// Reads the page through its own mount before it answers a WRITE.
     ReadOwnMount,
-    /// Turns a bit of each WRITE.
+    /// Flips a bit of each WRITE.
     Corrupt,
     /// Answers a WRITE half a minute late.
     Slow,
@@ -26,7 +26,7 @@ pub(crate) struct MisbehaveArgs {
     mountpoint: PathBuf,
 }
 
-/// Mounts, says `mounted`, and serves until standard input ends.
+/// Mounts, prints `mounted`, and serves until standard input ends.
 pub(crate) fn run(args: &MisbehaveArgs) -> anyhow::Result<ExitCode> {
     let mounted = Mounted::new(&args.mountpoint, Options::default())?;
     mounted.shared.add("file", Vec::new());

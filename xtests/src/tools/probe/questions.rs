@@ -1,5 +1,5 @@
-//! The questions as data: what is asked, what the answer means to a user, and which kernels are
-//! known. Beside the scenario that asks, so that a table for people needs no second source.
+//! The questions as data: the question, what the answer means to a user, and the known kernels.
+//! Beside the scenario that asks, so that a table for people needs no second source.
 
 mod lost;
 mod scenarios;

@@ -1,6 +1,6 @@
-//! A small file system in memory that records every request and misbehaves on demand. Invariant: no
-//! lock of it is held while it waits, so that a held WRITE blocks only its own session thread. It is
-//! mounted by mount(2), not by fuser, whose unmount can hit another file system at the same path.
+//! A small file system in memory that records every request and misbehaves on demand. Invariant: it
+//! holds no lock while it waits, so that a held WRITE blocks only its own session thread. Mounted
+//! by mount(2), not by fuser, whose unmount can hit another file system at the same path.
 
 mod filesystem;
 
@@ -15,23 +15,23 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use fuser::{FileAttr, FileType, INodeNo, InitFlags, Notifier};
 use parking_lot::{Condvar, Mutex};
 
-/// Attributes and names never go stale by time: nothing but the kernel's own rules drops the cache.
+/// Attributes and names never expire: only the kernel's own rules drop the cache.
 const TTL: Duration = Duration::from_secs(3600);
 
-/// What is done to a WRITE instead of serving it.
+/// A WRITE is treated like this instead of being served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Applied and answered only after [`Shared::release`].
     Hold,
     Fail(i32),
-    /// Only so many bytes are written and reported.
+    /// Writes and reports only so many bytes.
     Shorten(usize),
-    /// NOTIFY_INVAL_INODE is sent from the handler, before the answer.
+    /// Sends NOTIFY_INVAL_INODE from the handler, before the answer.
     Invalidate,
-    /// The handler reads the same page through its own mount at this path first.
+    /// First reads the same page through its own mount at this path, in the handler.
     ReadOwnMount(PathBuf),
     Delay(Duration),
-    /// One bit of the first byte is turned.
+    /// Flips one bit of the first byte.
     Corrupt,
 }
 
@@ -42,14 +42,14 @@ pub(crate) struct Recorded {
     pub(crate) ino: u64,
     pub(crate) offset: u64,
     pub(crate) size: usize,
-    /// A WRITE that writeback sends.
+    /// A WRITE by writeback.
     pub(crate) from_cache: bool,
 }
 
 struct File {
     name: String,
     content: Vec<u8>,
-    /// How often it was written, which its mtime shows.
+    /// The number of writes, which its mtime shows.
     writes: u32,
 }
 
@@ -58,7 +58,7 @@ struct State {
     files: BTreeMap<u64, File>,
     next_ino: u64,
     log: Vec<Recorded>,
-    /// For the next WRITE that writeback does not send.
+    /// For the next WRITE that is no writeback.
     once: Option<Action>,
     /// For each such WRITE.
     always: Option<Action>,
@@ -66,7 +66,7 @@ struct State {
     released: bool,
 }
 
-/// What the server's threads and the prober share.
+/// Shared by the server's threads and the prober.
 #[derive(Default)]
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -77,7 +77,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Puts a file there, which no cache knows, and returns its inode number.
+    /// Creates a file, which no cache knows, and returns its inode number.
     pub(crate) fn add(&self, name: &str, content: Vec<u8>) -> u64 {
         let mut state = self.state.lock();
         state.next_ino += 1;
@@ -102,7 +102,7 @@ impl Shared {
             .unwrap_or_default()
     }
 
-    /// The part of the range that the file has.
+    /// The part of the range inside the file.
     fn part(&self, ino: u64, offset: u64, size: usize) -> Vec<u8> {
         let state = self.state.lock();
         let content = state.files.get(&ino).map_or(&[][..], |file| &file.content);
@@ -136,7 +136,7 @@ impl Shared {
             .collect()
     }
 
-    /// Waits until `what` is true of held WRITEs and log, or the time is over; says which.
+    /// Waits until `what` holds for held WRITEs and log, or the time is over; returns which.
     pub(crate) fn wait_for(
         &self,
         limit: Duration,
@@ -215,7 +215,7 @@ impl Shared {
         state.once.take().or_else(|| state.always.clone())
     }
 
-    /// What an action does before the bytes are applied. Err: the answer.
+    /// An action's part before the bytes are applied. Err: the answer.
     fn act(
         &self,
         action: &Action,
@@ -229,14 +229,14 @@ impl Shared {
             Action::Shorten(len) => data.truncate(*len),
             Action::Invalidate => {
                 if let Some(notifier) = self.notifier.get() {
-                    // Refused when the connection is aborted meanwhile: that is an outcome, too.
+                    // Refused when the connection is aborted meanwhile, which is an outcome too.
                     let _aborted = notifier.inval_inode(ino, 0, 0);
                 }
             }
             Action::ReadOwnMount(path) => {
                 let page = offset / 4096 * 4096;
                 let mut buffer = [0; 4096];
-                // Whatever comes of it, the WRITE is served after it.
+                // Whatever the read gives, the WRITE is served after it.
                 let _read = std::fs::File::open(path).and_then(|f| f.read_at(&mut buffer, page));
             }
             Action::Delay(time) => std::thread::sleep(*time),
@@ -275,12 +275,12 @@ fn attr(ino: u64, len: usize, kind: FileType) -> FileAttr {
     }
 }
 
-/// What INIT asks for.
+/// INIT's options.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) killpriv_v2: bool,
     pub(crate) auto_inval_data: bool,
-    /// Files are open with FOPEN_DIRECT_IO, and can be mapped all the same.
+    /// Files are open with FOPEN_DIRECT_IO, and can be mapped nevertheless.
     pub(crate) direct_io: bool,
 }
 
@@ -328,7 +328,7 @@ impl Mounted {
         let session = fuser::Session::from_fd(server, OwnedFd::from(device), all, config)
             .and_then(fuser::Session::spawn);
         let unmounted = |error| {
-            // The error that is reported is the first one.
+            // The first error is reported.
             let _unmounted = nix::mount::umount2(path, nix::mount::MntFlags::MNT_DETACH);
             anyhow::Error::from(error)
         };
@@ -363,7 +363,7 @@ impl Drop for Mounted {
         if let Err(error) = nix::mount::umount2(&self.path, detach) {
             eprintln!("xtests: {} is still mounted: {error}", self.path.display());
         }
-        // Fails only if something else was put there, which is then not ours to remove.
+        // Fails only if something else is there now, which is not ours to remove.
         let _kept = std::fs::remove_dir(&self.path);
     }
 }

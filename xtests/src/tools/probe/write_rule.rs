@@ -1,5 +1,5 @@
-//! Which write rule the kernel uses, from the WRITEs that it sends for writes to files that it has
-//! not cached. What each rule would send is the specification's business (`thrufs_rules`), not this file's.
+//! Which write rule the kernel uses, from the WRITEs that it sends for writes to uncached files.
+//! The specification (`thrufs_rules`) says what each rule would send.
 
 use thrufs_rules::table::SHAPES;
 use thrufs_rules::{CacheState, Limits, Request, WriteRequest, WriteRule, plan};
@@ -11,7 +11,7 @@ use super::server::Options;
 /// Length of the files that are written to.
 pub(crate) const FILE_LEN: usize = 4 << 20;
 
-/// (offset, length) of each write(2): those that tell the rules apart.
+/// (offset, length) of each write(2): the ones that tell the rules apart.
 pub(crate) fn shapes() -> impl Iterator<Item = (usize, usize)> {
     SHAPES
         .into_iter()
@@ -75,7 +75,7 @@ pub(crate) fn ask(context: &Context<'_>) -> anyhow::Result<String> {
     let rule = match names.as_slice() {
         [] => "none that is known".to_owned(),
         [one] => (*one).to_owned(),
-        // The same WRITEs; `xtests repro` tells hold-all by its deadlock.
+        // The same WRITEs; `xtests repro` recognises hold-all by its deadlock.
         several => several.join(" or "),
     };
     Ok(format!(

@@ -1,8 +1,8 @@
-//! The random mode's appenders: a process whose first thread appends to a file of its own, while a second one
-//! stores through a mapping to what is already there, and has it written back in every way there is. The
-//! oracle: the first [`OWN`] bytes of each page are the second thread's once their append has returned, all
-//! others are the first one's, so that both know every byte. On a mount with FOPEN_DIRECT_IO, which is not
-//! coherent for mixed pages by design, the second thread is left out.
+//! The random mode's appenders: a process whose first thread appends to a file of its own, while a
+//! second one stores through a mapping to existing bytes and causes writeback in every way there
+//! is. The oracle: the first [`OWN`] bytes of each page belong to the second thread once their
+//! append has returned, all others to the first, so that both know every byte. On a mount with
+//! FOPEN_DIRECT_IO, which is not coherent for mixed pages by design, the second thread is left out.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -16,11 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::fs::Advice;
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::range_io;
+use xtests::support::random::Random;
 
 use super::case::{FILE_LEN, PAGE};
-use super::finding::{Finding, Stop, WorkerArgs, say, wait_for_go};
+use super::finding::{Finding, Stop, WorkerArgs, open, say, wait_for_go};
 use super::oracle::{self, difference};
-use super::splitmix::Random;
 
 /// Bytes of each page that the storing thread owns.
 const OWN: usize = 8;
@@ -33,7 +33,7 @@ const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 /// One process.
 pub(crate) fn work(path: &Path, args: &WorkerArgs) -> Result<Finding, Stop> {
     let appender = Appender::open(path)?;
-    let mut random = Random::new((args.seed ^ 0xa99e_4de7).wrapping_add(args.role as u64));
+    let mut random = Random((args.seed ^ 0xa99e_4de7).wrapping_add(args.role as u64));
     wait_for_go()?;
     let end = Instant::now() + Duration::from_secs(args.seconds);
     let mut rounds = 0_u64;
@@ -62,12 +62,12 @@ struct Appender<'a> {
     cached: bool,
 }
 
-/// What the two threads of a round tell each other.
+/// What the two threads of a round share.
 #[derive(Default)]
 struct Shared {
     /// Bytes whose append has returned.
     returned: AtomicUsize,
-    /// There will be no more.
+    /// No more appends follow.
     done: AtomicBool,
 }
 
@@ -91,11 +91,11 @@ impl<'a> Appender<'a> {
         })
     }
 
-    /// One file from nothing to [`LONG`] or to the `end` of the time, and what is in it then.
+    /// One file from nothing to [`LONG`] or to the `end` of the time, and its content then.
     fn round(&self, random: &mut Random, end: Instant) -> Result<(), Stop> {
         self.file.set_len(0).map_err(Stop::at("truncate"))?;
         let shared = Shared::default();
-        let other = Random::new(random.next());
+        let other = Random(random.next());
         let (mut content, stored) = scope(|threads| {
             let storer = self
                 .cached
@@ -115,7 +115,7 @@ impl<'a> Appender<'a> {
         self.check(&content)
     }
 
-    /// Appends until the file is long; its content.
+    /// Appends until the file is long; returns its content.
     fn fill(&self, random: &mut Random, shared: &Shared, end: Instant) -> Result<Vec<u8>, Stop> {
         let mut content = Vec::new();
         while content.len() < LONG && Instant::now() < end {
@@ -143,7 +143,8 @@ impl<'a> Appender<'a> {
         Ok(content)
     }
 
-    /// Stores to the pages that are there, mostly to the last one; the last store to each, by its offset.
+    /// Stores to existing pages, mostly to the last one; returns the last store to each, by its
+    /// offset.
     fn store(
         &self,
         mut random: Random,
@@ -173,19 +174,16 @@ impl<'a> Appender<'a> {
         Ok(stored)
     }
 
-    /// The ways to have a file's dirty pages written back.
+    /// The ways to cause writeback of a file's dirty pages.
     fn write_back(&self, random: &mut Random) -> Result<(), Stop> {
         match random.below(6) {
             0 | 1 => range_io::sync_file_range(&self.file, 0, 0)
                 .map_err(Stop::refused("sync_file_range")),
-            // On any other file system it would write back what the whole machine has there.
+            // On any other file system this would write back all of the machine's data there.
             2 if is_fuse(&self.file)? => {
                 rustix::fs::syncfs(&self.file).map_err(|error| Stop::Io("syncfs", error.into()))
             }
-            2 | 3 => {
-                let again = File::options().read(true).write(true).open(self.path);
-                again.map(drop).map_err(Stop::at("open"))
-            }
+            2 | 3 => open(self.path).map(drop),
             4 => self.file.sync_data().map_err(Stop::at("fdatasync")),
             _ => Ok(()),
         }

@@ -1,6 +1,7 @@
-//! Cases in which one thread writes and another stores through a shared mapping, to different bytes of one
-//! page. The two need no lock between them: on a local file system no byte is lost, whatever the order. Each
-//! case counts the lost bytes of several files, since a single race can be won by chance.
+//! Cases in which one thread writes and another stores through a shared mapping, to different bytes
+//! of one page. The two need no lock between them: on a local file system no byte is lost, whatever
+//! the order. Each case counts the lost bytes of several files, since a single race can be won by
+//! chance.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -24,12 +25,12 @@ const WRITTEN: usize = 4;
 const APPEND: usize = 16;
 /// Bytes of one store, and of one write beside it.
 const SLOT: usize = 8;
-/// Between two stores, where nothing else holds them back.
+/// Between two stores, where nothing else slows them down.
 const PAUSE: Duration = Duration::from_micros(20);
 /// How often each slot of the page is written.
 const PASSES: usize = 2;
 
-/// What was lost of all that was written.
+/// Lost bytes of all written ones.
 #[derive(Default)]
 struct Lost {
     of: usize,
@@ -82,8 +83,8 @@ fn fresh(path: &Path, content: &[u8]) -> Result<File, Stop> {
     Ok(file)
 }
 
-/// Stores to the file's first slot until `done`, each time followed by `then`; the last store. `started` is set
-/// after the first one. The mapping is gone when it returns.
+/// Stores to the file's first slot until `done`, each time followed by `then`; returns the last
+/// store. Sets `started` after the first one. The mapping is gone when it returns.
 fn store(
     file: &File,
     [started, done]: [&AtomicBool; 2],
@@ -104,7 +105,7 @@ fn store(
     }
 }
 
-/// Runs `write` while a second thread stores; the last store.
+/// Runs `write` while a second thread stores; returns the last store.
 fn beside(
     file: &File,
     then: impl Fn() -> Result<(), Stop> + Send,
@@ -128,7 +129,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, Stop>>) -> Result<T, Stop> {
     thread.join().map_err(panicked)?
 }
 
-/// What the server has: after fsync(2), past the page cache.
+/// The server's content: after fsync(2), past the page cache.
 fn from_server(file: &File) -> Result<Vec<u8>, Stop> {
     file.sync_all().map_err(Stop::at("fsync"))?;
     rustix::fs::fadvise(file, 0, None, Advice::DontNeed)
@@ -139,7 +140,7 @@ fn from_server(file: &File) -> Result<Vec<u8>, Stop> {
     Ok(found)
 }
 
-/// 255 appends of 16 bytes to the page that the other thread stores to, and has written back.
+/// 255 appends of 16 bytes to the page that the other thread stores to and writes back.
 pub(crate) fn append(path: &Path) -> Result<Finding, Stop> {
     wait_for_go()?;
     let mut lost = Lost {
@@ -183,7 +184,7 @@ pub(crate) fn write(path: &Path) -> Result<Finding, Stop> {
         let file = fresh(path, &expected)?;
         let before = lost.bytes;
         let pause = || {
-            // Where a store needs no fault, the thread would keep the CPU from the server and the writer.
+            // A store without a fault would never yield the CPU to the server and the writer.
             std::thread::sleep(PAUSE);
             Ok(())
         };
@@ -211,7 +212,8 @@ pub(crate) fn write(path: &Path) -> Result<Finding, Stop> {
         let found = from_server(&file)?;
         lost.count(number, 0, [&expected, &found]);
         if lost.bytes > before {
-            // With direct I/O a write takes a dozen times as long as through the cache, and one file says it.
+            // With direct I/O a write takes a dozen times as long as through the cache, and one
+            // file is enough.
             lost.files += 1;
             lost.of = number + 1;
             break;

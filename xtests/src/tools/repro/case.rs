@@ -1,14 +1,14 @@
-//! The family of cases as data: which bytes are copied where, in what state the source's pages are,
-//! by which system call, and what a second process does meanwhile. Data, so that the listing, the
-//! worker and the oracle cannot disagree. In every case that checks content exactly, source and
-//! target bytes are disjoint (or identical), since POSIX leaves an overlapping copy open.
+//! The family of cases as data: which bytes are copied where, the state of the source's pages, the
+//! system call, and what a second process does meanwhile. Data, so that the listing, the worker and
+//! the oracle cannot disagree. In every case that checks content exactly, source and target bytes
+//! are disjoint (or identical), since POSIX leaves an overlapping copy open.
 
 /// The page size that the offsets are written for; on larger pages the shapes are still valid.
 pub(crate) const PAGE: usize = 4096;
 /// Length of each of the two files.
 pub(crate) const FILE_LEN: usize = 64 * PAGE;
 
-/// What the source mapping's pages are when the write begins.
+/// The state of the source mapping's pages when the write begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Pages {
     /// Touched just before.
@@ -36,7 +36,7 @@ pub(crate) enum Way {
     Sendfile,
 }
 
-/// What a second process does to the same file for as long as the first one writes.
+/// What a second process does to the same file while the first one writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Other {
     Nothing,
@@ -345,7 +345,7 @@ pub(crate) fn find(name: &str) -> Option<&'static Case> {
 }
 
 /// The byte that `file` (0 or 1) holds at `offset` before a case begins. Neighbouring pages and the
-/// two files differ, so that a byte from the wrong place is seen.
+/// two files differ, so that a misplaced byte is noticed.
 pub(crate) fn pattern(file: usize, offset: usize) -> u8 {
     let mixed = (offset as u64 + 1 + ((file as u64) << 40)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     // Never 0: zero means "nothing was written here".

@@ -1,6 +1,6 @@
-//! Executes the copies that [`super::case`] lists, and knows what both files must then hold: the
-//! pattern, with the target replaced by the source's bytes. Content is read through read(2),
-//! through the mapping, and again after eviction, as each of the three can be wrong alone.
+//! Executes the copies that [`super::case`] lists, and compares both files with what they must then
+//! hold: the pattern, with the target replaced by the source's bytes. Content is read through
+//! read(2), through the mapping, and again after eviction, as each of the three can be wrong alone.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,7 +14,7 @@ use thrufs_sys::range_io;
 
 use super::case::{Copy, FILE_LEN, Other, PAGE, pattern};
 use super::copy_files::CopyFiles;
-use super::finding::{Finding, Stop, say, wait_for_go};
+use super::finding::{Finding, Stop, open, say, wait_for_go};
 use super::oracle::{self, difference};
 use super::transfer;
 
@@ -43,7 +43,7 @@ pub(crate) fn work(files: &[PathBuf; 2], plan: &Copy, role: usize) -> Result<Fin
         while Instant::now() < end {
             own.prepare()?;
             match transfer::run(&own) {
-                // A source that was truncated away: what the kernel must then say.
+                // A source that was truncated away, where the kernel must fail like this.
                 Err(Stop::Io(_, error))
                     if plan.other == Other::Truncate
                         && error.raw_os_error() == Some(libc::EFAULT) => {}
@@ -58,8 +58,8 @@ pub(crate) fn work(files: &[PathBuf; 2], plan: &Copy, role: usize) -> Result<Fin
 /// Compares the target with what it must hold.
 fn check(files: &CopyFiles<'_>) -> Result<Finding, Stop> {
     let expected = files.expected();
-    // The other process may still be cutting: what is left has to be right, and who was last to
-    // cut or to write decides which bytes are zero. Only what is never cut can be mapped.
+    // The other process may still be truncating: the remaining bytes must be right, and the last
+    // truncate or write decides which are zero. Only what is never truncated can be mapped.
     let cut = files.plan.other == Other::Truncate;
     let mapped = if cut { 2 * PAGE } else { expected.len() };
     let compare = |found: &[u8]| {
@@ -94,7 +94,7 @@ fn check(files: &CopyFiles<'_>) -> Result<Finding, Stop> {
     )))
 }
 
-/// Reads what the file has, up to the buffer's length.
+/// Reads up to the end of the file or of the buffer.
 fn read_to_end_at(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     let mut read = 0;
     while read < buffer.len() {
@@ -106,15 +106,11 @@ fn read_to_end_at(file: &File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(read)
 }
 
-/// The second process: does to the target what the plan says until the time is over.
+/// The second process: disturbs the target as the plan says until the time is over.
 fn disturb(path: &Path, plan: &Copy) -> Result<Finding, Stop> {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Stop::at("open"))?;
+    let file = open(path)?;
     let map = Mapping::of_file(&file, FILE_LEN, true, true).map_err(Stop::refused("mmap"))?;
-    // The last page: neither source nor target of any plan that is disturbed.
+    // The last page: no plan with a disturbance reads or writes it.
     let last = map.span(FILE_LEN - 8..FILE_LEN).map_err(Stop::at("span"))?;
     let tail: Vec<u8> = (FILE_LEN - 8..FILE_LEN).map(|at| pattern(0, at)).collect();
     // Beside the target, in a page that it shares; a mount that bypasses the page cache is not
@@ -173,11 +169,7 @@ fn disturb(path: &Path, plan: &Copy) -> Result<Finding, Stop> {
 pub(crate) fn overlap(path: &Path) -> Result<Finding, Stop> {
     let content: Vec<u8> = (0..FILE_LEN).map(|offset| pattern(0, offset)).collect();
     fs::write(path, content).map_err(Stop::at("write the pattern"))?;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Stop::at("open"))?;
+    let file = open(path)?;
     wait_for_go()?;
     let (mut from, mut to) = (2 * PAGE as u64, 3 * PAGE as u64 + 100);
     let result =

@@ -8,7 +8,7 @@ use rustix::fs::Advice;
 use thrufs_sys::mapped_io::{Mapping, Span};
 
 use super::case::{Copy, FILE_LEN, Pages, pattern};
-use super::finding::{Finding, Stop};
+use super::finding::{Finding, Stop, open};
 
 /// The files, mappings and plan of one copying process.
 pub(crate) struct CopyFiles<'a> {
@@ -28,14 +28,7 @@ impl<'a> CopyFiles<'a> {
         } else {
             target
         };
-        let open = |index: usize| {
-            File::options()
-                .read(true)
-                .write(true)
-                .open(&files[index])
-                .map_err(Stop::at("open"))
-        };
-        let (target_file, source_file) = (open(target)?, open(source)?);
+        let (target_file, source_file) = (open(&files[target])?, open(&files[source])?);
         let source_map =
             Mapping::of_file(&source_file, FILE_LEN, true, true).map_err(Stop::refused("mmap"))?;
         Ok(Self {

@@ -1,5 +1,5 @@
-//! The directory that the cases work in: looked at before anything else, and removed afterwards. By a worker, since
-//! each of these calls can hang.
+//! The directory that the cases work in: examined before anything else, and removed afterwards. By
+//! a worker, since each of these calls can hang.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use thrufs_sys::mapped_io::Mapping;
 
 use super::case::FILE_LEN;
-use super::finding::{Finding, Stop, wait_for_go};
+use super::finding::{Finding, Stop, open, wait_for_go};
 use super::{oracle, roles};
 
-/// The directory that the cases work in, below the one that is given.
+/// Created below the directory that is given.
 pub(crate) const SUBDIRECTORY: &str = ".xtests-repro";
 
-/// Says what the path is; it must exist.
+/// Reports the kind of the path; it must exist.
 pub(crate) fn is_file(path: &Path) -> Result<Finding, Stop> {
     wait_for_go()?;
     let found = match fs::metadata(path) {
@@ -25,7 +25,7 @@ pub(crate) fn is_file(path: &Path) -> Result<Finding, Stop> {
     Ok(Finding::Ok(found.into()))
 }
 
-/// Looks at the place before anything else does: the watcher itself never touches the mount.
+/// Examines the path before anything else does: the watcher itself never touches the mount.
 pub(crate) fn preflight(files: &[PathBuf; 2], overwrite: bool) -> Result<Finding, Stop> {
     wait_for_go()?;
     let parent = files[0].parent().unwrap_or(Path::new("/"));
@@ -52,16 +52,14 @@ pub(crate) fn preflight(files: &[PathBuf; 2], overwrite: bool) -> Result<Finding
         .map_err(Stop::at("resolve the path"))?;
     use std::os::unix::fs::MetadataExt;
     let dev = fs::metadata(&parent).map_err(Stop::at("stat"))?.dev();
-    // Decides only which defects of the kernel are known here; where it cannot be told, none is.
+    // Decides only which defects of the kernel are known here; an unknown answer means none.
     let cached = fills_page_cache(&files[1]).unwrap_or(false);
     Ok(Finding::Ok(format!("{dev} {cached}")))
 }
 
 /// Whether read(2) of this file, whose length is changed, leaves its pages in the page cache.
 fn fills_page_cache(path: &Path) -> Result<bool, Stop> {
-    let mut options = File::options();
-    let file = options.read(true).write(true).open(path);
-    let file = file.map_err(Stop::at("open"))?;
+    let file = open(path)?;
     file.set_len(FILE_LEN as u64)
         .map_err(Stop::at("truncate"))?;
     // Private: a mount with direct I/O may refuse shared ones.
@@ -69,7 +67,7 @@ fn fills_page_cache(path: &Path) -> Result<bool, Stop> {
     oracle::is_cached(&file, &map)
 }
 
-/// Removes what the cases made.
+/// Removes the cases' files.
 pub(crate) fn cleanup(files: &[PathBuf; 2]) -> Result<Finding, Stop> {
     wait_for_go()?;
     if let Some(parent) = files[0].parent()
@@ -80,7 +78,7 @@ pub(crate) fn cleanup(files: &[PathBuf; 2]) -> Result<Finding, Stop> {
     }
     for file in roles::appender_files(files) {
         match fs::remove_file(file) {
-            // Only the random mode makes them.
+            // Only the random mode creates them.
             Err(error) if error.kind() == io::ErrorKind::NotFound => (),
             other => other.map_err(Stop::at("remove an appender's file"))?,
         }

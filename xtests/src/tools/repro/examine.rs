@@ -1,6 +1,6 @@
-//! What /proc and fusectl tell of a process that does not come back. Nothing here touches the mount
-//! under test: a stuck mount must not take the watcher with it, so the connection is found through
-//! mountinfo's device number and not by stat(2).
+//! A stuck process, as /proc and fusectl show it. Nothing here touches the mount under test: a
+//! stuck mount must not take the watcher with it, so the connection is found through mountinfo's
+//! device number and not by stat(2).
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -28,9 +28,9 @@ pub(crate) struct Thread {
     /// `D`, `S`, ...
     pub(crate) state: String,
     pub(crate) wchan: String,
-    /// Function names, innermost first; empty without the right to read it.
+    /// Function names, innermost first; empty without the permission to read it.
     pub(crate) stack: Vec<String>,
-    /// Grows with every time that the thread slept: equal twice means that it has not moved.
+    /// Grows whenever the thread sleeps: two equal values mean that it has not moved.
     pub(crate) switches: u64,
 }
 
@@ -45,7 +45,7 @@ impl Thread {
 }
 
 fn read(path: &Path) -> String {
-    // A thread that has just ended, or no right: an empty text says as much as an error would.
+    // A thread that has just ended, or no permission: an empty text says as much as an error would.
     fs::read_to_string(path).unwrap_or_default()
 }
 
@@ -93,8 +93,8 @@ fn thread(pid: u32, tid: u32) -> Thread {
     }
 }
 
-/// Whether this descriptor of a process is /dev/fuse of the connection. Kernels whose fdinfo does
-/// not name the connection cannot tell, then every server counts.
+/// Whether this descriptor of a process is /dev/fuse of the connection. On kernels whose fdinfo
+/// does not name the connection, every server counts.
 fn serves(fd: &Path, connection: u64) -> bool {
     if !fs::read_link(fd).is_ok_and(|link| link == Path::new("/dev/fuse")) {
         return false;
@@ -156,12 +156,12 @@ pub(crate) fn connection(dev: u64) -> Connection {
 }
 
 impl Connection {
-    /// Whether the file system is FUSE's, by /dev/fuse or by virtiofs.
+    /// Whether the file system is FUSE, by /dev/fuse or by virtiofs.
     pub(crate) fn is_fuse(&self) -> bool {
         self.fstype.starts_with("fuse") || self.fstype == "virtiofs"
     }
 
-    /// The number of requests that wait for an answer; None when fusectl does not tell.
+    /// The number of requests without an answer; None if fusectl does not tell.
     pub(crate) fn waiting(&self) -> Option<u64> {
         read(&self.control.as_ref()?.join("waiting"))
             .trim()

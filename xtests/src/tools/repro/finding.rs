@@ -1,21 +1,22 @@
 //! What a worker finds, and how it tells its watcher: a line each way, never over the mount.
 
+use std::fs::File;
 use std::io::{self, BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-/// What a worker found.
+/// A worker's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "result", content = "detail", rename_all = "kebab-case")]
 pub(crate) enum Finding {
-    /// Everything as it must be; the text is for people.
+    /// Everything is right; the text is for people.
     Ok(String),
     /// A byte that no writer wrote there.
     WrongData(String),
-    /// The mount or the kernel does not have what the case needs.
+    /// The mount or the kernel lacks what the case needs.
     Lacks(String),
-    /// A call failed that should not.
+    /// A call failed that must not.
     Error(String),
 }
 
@@ -61,6 +62,16 @@ impl Stop {
     }
 }
 
+/// Opens a file for reading and writing.
+pub(crate) fn open(path: &Path) -> Result<File, Stop> {
+    let mut options = File::options();
+    options
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(Stop::at("open"))
+}
+
 /// Arguments of the hidden subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkerArgs {
@@ -80,7 +91,7 @@ pub(crate) struct WorkerArgs {
     pub(crate) overwrite: bool,
 }
 
-/// Says `ready` and returns when the watcher says `go`.
+/// Prints `ready` and returns when the watcher says `go`.
 pub(crate) fn wait_for_go() -> Result<(), Stop> {
     say("ready");
     let mut line = String::new();

@@ -1,13 +1,13 @@
-//! Defects of kernels that the cases are known to show, as data ([`Known::all`], from `known.toml`), so that a
-//! loss is named with its reason and, where that is asked for, fails nothing. Invariant: what is not listed is
-//! never excused, and neither is a case that fails in another way than the one listed.
+//! Known defects of kernels that the cases show, as data ([`Known::all`], from `known.toml`), so
+//! that a loss is reported with its reason and, with --expect-known, fails nothing. Invariant: an
+//! unlisted defect is never excused, nor is a case that fails in another way than the listed one.
 
 use anyhow::Context;
 use serde::Deserialize;
 
 use super::watch::Verdict;
 
-/// Where a case was run.
+/// The kernel and the mount that a case ran on.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Platform<'a> {
     /// uname(2)'s release.
@@ -43,7 +43,7 @@ impl Known {
         Ok(document.known)
     }
 
-    /// Whether it is about this case at this platform.
+    /// Whether the entry is about this case on this platform.
     pub(crate) fn applies(&self, case: &str, platform: &Platform<'_>) -> bool {
         let kernel = release(platform.kernel);
         let is_before = |until: &String| kernel < release(until);
@@ -60,7 +60,7 @@ impl Known {
     }
 }
 
-/// The first two numbers of a release; what cannot be read is older than every kernel.
+/// The first two numbers of a release; an unreadable one is older than every kernel.
 fn release(text: &str) -> (u32, u32) {
     let mut numbers = text
         .split(|byte: char| !byte.is_ascii_digit())

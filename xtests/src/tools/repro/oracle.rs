@@ -1,6 +1,6 @@
-//! What a file may hold when the order of two processes decides it: for each byte the few values
-//! that some order gives. Every other value is wrong data, so each check can fail; an exact
-//! comparison would call a lost race wrong.
+//! What a file may hold when the order of two processes decides: for each byte the few values that
+//! some order gives. Every other value is wrong data, so each check can fail; an exact comparison
+//! would report a lost race.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -47,7 +47,7 @@ fn first_wrong(found: &[u8], allowed: impl Fn(usize) -> Vec<u8>) -> Option<Strin
     ))
 }
 
-/// As `expected`, or zero where the file had been cut.
+/// As `expected`, or zero where the file had been truncated.
 pub(crate) fn difference_or_zero(expected: &[u8], found: &[u8]) -> Option<String> {
     if expected.len() != found.len() {
         return difference(expected, found);
@@ -55,8 +55,8 @@ pub(crate) fn difference_or_zero(expected: &[u8], found: &[u8]) -> Option<String
     first_wrong(found, |at| vec![expected[at], 0])
 }
 
-/// While `plan` is being carried out on file 0 over and over: a byte of the target is what it was
-/// or what is copied there, and every other byte is what it was.
+/// While `plan` is executed on file 0 over and over: a byte of the target is the old one or the
+/// copied one, and every other byte is the old one.
 pub(crate) fn ensure_source_or_pattern(plan: &Copy, found: &[u8]) -> Result<(), Stop> {
     let source = plan.source.iter();
     let copied: Vec<usize> = source

@@ -1,11 +1,11 @@
-//! The seeded random mode: eight processes copy within two files, from mappings, and beside them some append
-//! to files of their own ([`super::appender`]). The oracle: both
-//! files are cut into slots of odd lengths, each slot belongs to one process, and only its owner
-//! writes it. So an owner knows every byte of its slots at any time, without talking to the others,
-//! while its pages are written by its neighbours too. Stores through a mapping are kept to pages
-//! that have one owner: a mount with FOPEN_DIRECT_IO is not coherent for mixed pages, by design. Nor
-//! does the kernel keep mappings up to date with such a mount's asynchronous writes (the probe's
-//! R8, which this mode found once in 300 s), so there is no io_uring there.
+//! The seeded random mode: eight processes copy within two files, from mappings, and beside them
+//! some append to files of their own ([`super::appender`]). The oracle: both files are cut into
+//! slots of odd lengths, each slot belongs to one process, and only its owner writes it. So an
+//! owner knows every byte of its slots at any time without communication, while neighbours write to
+//! its pages too. Stores through a mapping are kept to pages with one owner: a mount with
+//! FOPEN_DIRECT_IO is not coherent for mixed pages, by design. Nor does the kernel keep mappings up
+//! to date with such a mount's asynchronous writes (the probe's R8, which this mode found once in
+//! 300 s), so there is no io_uring there.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -15,20 +15,20 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Advice, FallocateFlags};
 use thrufs_sys::mapped_io::{self as mapping, Mapping};
 use thrufs_sys::{range_io, uring};
+use xtests::support::random::Random;
 
 use super::appender;
 use super::case::{PAGE, pattern};
-use super::finding::{Finding, Stop, WorkerArgs, say, wait_for_go};
+use super::finding::{Finding, Stop, WorkerArgs, open, say, wait_for_go};
 use super::oracle::{self, difference};
 use super::roles::{self, PROCESSES};
-use super::splitmix::Random;
 
 /// Slots of odd lengths fill the files up to here; after it come pages with one owner.
 const SHARED_END: usize = 96 * PAGE;
 const FILE_LEN: usize = SHARED_END + PROCESSES * OWN_LEN;
 const OWN_LEN: usize = 4 * PAGE;
 
-/// A range of one file that one process owns, with what it must hold.
+/// A range of one file that one process owns, with its expected content.
 struct Slot {
     file: usize,
     start: usize,
@@ -40,7 +40,7 @@ struct Slot {
 fn slots_of(role: usize, seed: u64) -> Vec<Slot> {
     let mut slots = Vec::new();
     for file in 0..2 {
-        let mut random = Random::new(seed ^ (file as u64 + 1));
+        let mut random = Random(seed ^ (file as u64 + 1));
         let (mut start, mut owner) = (0, random.below(PROCESSES));
         while start < SHARED_END {
             let end = (start + 500 + random.below(6 * PAGE)).min(SHARED_END);
@@ -83,13 +83,6 @@ pub(crate) fn work(paths: &[PathBuf; 2], args: &WorkerArgs) -> Result<Finding, S
             std::fs::write(path, content).map_err(Stop::at("write the pattern"))?;
         }
     }
-    let open = |path: &PathBuf| {
-        File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .map_err(Stop::at("open"))
-    };
     let map =
         |file: &File| Mapping::of_file(file, FILE_LEN, true, true).map_err(Stop::refused("mmap"));
     let files = [open(&paths[0])?, open(&paths[1])?];
@@ -100,7 +93,7 @@ pub(crate) fn work(paths: &[PathBuf; 2], args: &WorkerArgs) -> Result<Finding, S
         .wrapping_add(args.role as u64);
     let cached = oracle::is_cached(&files[0], &maps[0])?;
     let mut process = Process {
-        random: Random::new(mixed),
+        random: Random(mixed),
         slots: slots_of(args.role, args.seed),
         files,
         maps,
@@ -150,7 +143,7 @@ impl Process {
         }
     }
 
-    /// Copies bytes of an own slot to an own slot, from the mapping.
+    /// Copies bytes between slots of its own, from the mapping.
     fn copy(&mut self, target: usize) -> Result<(), Stop> {
         let source = self.random.below(self.slots.len());
         let longest = self.slots[source]
@@ -209,7 +202,7 @@ impl Process {
         Ok(())
     }
 
-    /// Stores through the mapping, in pages of one's own.
+    /// Stores through the mapping, in pages of its own.
     fn store(&mut self) -> Result<(), Stop> {
         let alone: Vec<usize> = (0..self.slots.len())
             .filter(|&index| self.slots[index].alone)
@@ -226,7 +219,7 @@ impl Process {
         Ok(())
     }
 
-    /// What makes pages come and go.
+    /// Makes pages come and go.
     fn push_pages(&mut self) -> Result<(), Stop> {
         let index = self.random.below(2);
         let file = &self.files[index];
@@ -238,7 +231,7 @@ impl Process {
             2 => range_io::sync_file_range(file, 0, len).map_err(Stop::at("sync_file_range")),
             3 => file.sync_data().map_err(Stop::at("fdatasync")),
             4 => match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
-                // A mount without fallocate is tested all the same.
+                // A mount without fallocate is tested nevertheless.
                 Err(error) if error == rustix::io::Errno::OPNOTSUPP => Ok(()),
                 other => other.map_err(io("fallocate")),
             },

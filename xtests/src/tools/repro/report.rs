@@ -1,4 +1,4 @@
-//! What a run shows: lines for people, or one JSON document, with the same content.
+//! A run's output: lines for people, or one JSON document, with the same content.
 
 use std::io::IsTerminal;
 use std::time::Instant;
@@ -18,7 +18,7 @@ pub(crate) struct Entry {
     #[serde(flatten)]
     verdict: Verdict,
     seconds: f64,
-    /// What this kernel is known for in this case.
+    /// The kernel's known defect in this case.
     known: Option<Defect>,
 }
 
@@ -42,7 +42,7 @@ impl Entry {
         }
     }
 
-    /// Compares with what is known of the kernel.
+    /// Compares with the kernel's known defects.
     pub(crate) fn compare(&mut self, known: &[Known], platform: &Platform<'_>) {
         let known = known
             .iter()
@@ -53,7 +53,7 @@ impl Entry {
         });
     }
 
-    /// Whether there is no mount to go on with: aborted, or a worker is still stuck in it.
+    /// Whether the mount is gone: aborted, or a worker is still stuck in it.
     pub(crate) fn ended_mount(&self) -> bool {
         match &self.verdict {
             Verdict::Slow(stuck) | Verdict::Deadlock(stuck) => stuck.freed_by != Some("SIGKILL"),
@@ -65,8 +65,8 @@ impl Entry {
     }
 }
 
-/// The exit code of a run: the worst case's; what is lacking counts only if nothing ran. With `expect_known` a
-/// known defect counts as passed if the case shows it, and not if it does not.
+/// The exit code of a run: the worst case's; a lacking feature counts only if nothing ran. With
+/// `expect_known` a known defect counts as passed if the case shows it, and not if it does not.
 pub(crate) fn exit_code(entries: &[Entry], expect_known: bool) -> u8 {
     let shown = |entry: &Entry| entry.known.as_ref().is_some_and(|known| known.shown);
     let passed = |entry: &Entry| matches!(entry.verdict, Verdict::Ok { .. });

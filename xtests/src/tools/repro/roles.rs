@@ -1,10 +1,10 @@
-//! The processes of the random mode, by role, and the files that appenders have of their own.
+//! The processes of the random mode, by role, and the appenders' files.
 
 use std::path::PathBuf;
 
-/// How many processes, beside the appenders.
+/// Number of copying processes.
 pub(crate) const PROCESSES: usize = 8;
-/// How many, beside the [`PROCESSES`] that copy; their roles come after those.
+/// Number of appenders; their roles follow those of the [`PROCESSES`] that copy.
 pub(crate) const APPENDERS: usize = 2;
 /// The file of an appender.
 pub(crate) fn appender_file(files: &[PathBuf; 2], role: usize) -> PathBuf {

@@ -1,5 +1,5 @@
-//! The program that the first report of the deadlock came with, call by call: on a kernel that
-//! keeps every page of a write locked, the last call faults in a page that it has locked itself.
+//! The program of the first report of the deadlock, call by call: on a kernel that keeps every page
+//! of a write locked, the last call faults in a page that it has locked itself.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

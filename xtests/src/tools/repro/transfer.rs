@@ -1,5 +1,5 @@
-//! One copy by each system call. All loop over short counts: a short write is legal, and what
-//! counts here is that the call comes back and the bytes are right.
+//! One copy by each system call. All loop over short counts: a short write is legal; the test is
+//! that the call comes back and the bytes are right.
 
 use std::fs::File;
 use std::io;
@@ -13,7 +13,7 @@ use super::case::{FILE_LEN, Way};
 use super::copy_files::CopyFiles;
 use super::finding::Stop;
 
-/// Copies the files's source to its target in the way its plan says.
+/// Copies the source to the target in the way of the plan.
 pub(crate) fn run(files: &CopyFiles<'_>) -> Result<(), Stop> {
     let target = &files.target_file;
     let offset = files.plan.target as u64;
@@ -55,7 +55,7 @@ fn direct(target: &File) -> Result<File, Stop> {
         .map_err(Stop::refused("open with O_DIRECT"))
 }
 
-/// Calls `write` with what is left until nothing is.
+/// Calls `write` until nothing is left.
 fn all<'a>(
     files: &'a CopyFiles<'_>,
     offset: u64,
@@ -124,7 +124,7 @@ fn drain(
     while at < end {
         let left = usize::try_from(end - at).map_err(io::Error::other)?;
         let flags = SpliceFlags::empty();
-        // splice(2) moves `at` on.
+        // splice(2) advances `at`.
         if rustix::pipe::splice(pipe, None, &files.target_file, Some(&mut at), left, flags)? == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
@@ -142,7 +142,7 @@ fn process_vm(files: &CopyFiles<'_>, offset: u64) -> Result<(), Stop> {
     .map_err(Stop::refused("process_vm_writev"))
 }
 
-/// The ways that take the source from a descriptor, not from the mapping.
+/// The calls that take the source from a descriptor, not from the mapping.
 fn by_descriptor(files: &CopyFiles<'_>, offset: u64) -> Result<(), Stop> {
     let mut target_at = offset;
     for &(start, len) in files.plan.source {

@@ -1,7 +1,7 @@
-//! Runs the workers of one case, with a deadline, and says what became of them. A case that passes
-//! its deadline is looked at twice, a grace period apart: what has moved in between is slow, what has
-//! not is stuck; stuck with no request outstanding, or stuck on a page that an outstanding request
-//! holds, is a deadlock. The watcher never opens a path of the mount.
+//! Runs the workers of one case, with a deadline, and judges them. A case that passes its deadline
+//! is examined twice, a grace period apart: threads that have moved in between are slow, others are
+//! stuck; stuck with no request outstanding, or stuck on a page that an outstanding request holds,
+//! is a deadlock. The watcher never opens a path of the mount.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::examine::{Connection, Thread, threads};
 use super::finding::Finding;
 
-/// What became of a case.
+/// The verdict of a case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "kebab-case")]
 pub(crate) enum Verdict {
@@ -36,17 +36,17 @@ pub(crate) enum Verdict {
     Deadlock(Stuck),
 }
 
-/// What was seen of workers that did not come back, and what freed them.
+/// The state of workers that did not come back, and what freed them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Stuck {
     pub(crate) threads: Vec<Thread>,
-    /// Requests without an answer; None when fusectl does not tell.
+    /// Requests without an answer; None if fusectl does not tell.
     pub(crate) waiting: Option<u64>,
     /// `SIGKILL`, `abort`, or None: still stuck.
     pub(crate) freed_by: Option<&'static str>,
 }
 
-/// What all workers of a run have in common.
+/// Common to all workers of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) files: [PathBuf; 2],
@@ -80,7 +80,7 @@ struct Workers<'a> {
 
 enum Progress {
     Done,
-    /// No line came for as long as the deadline.
+    /// No line came within the deadline.
     Silent,
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn run(
     }
     for worker in &mut workers.all {
         if let Some(stdin) = &mut worker.child.stdin {
-            // A worker that is gone shows by its output.
+            // A dead worker shows by its output.
             let _gone = stdin.write_all(b"go\n");
         }
     }
@@ -155,7 +155,7 @@ impl Workers<'_> {
     }
 
     /// Takes lines until `until` accepts one of worker `role`, that worker or all have ended, or
-    /// nothing has come for the deadline.
+    /// nothing has come within the deadline.
     fn listen(&mut self, until: impl Fn(&str) -> bool, role: usize, tick: &dyn Fn()) -> Progress {
         let mut silent_since = Instant::now();
         loop {
@@ -225,8 +225,8 @@ impl Workers<'_> {
         Ok(worst)
     }
 
-    /// Whether the process ends before `deadline`; waits on its pidfd, so a worker in D state does
-    /// not take the watcher along.
+    /// Whether the process ends before `deadline`; waits on its pidfd, so that a worker in D state
+    /// does not take the watcher along.
     fn wait_for_exit(&mut self, role: usize, deadline: Instant) -> anyhow::Result<bool> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -262,7 +262,7 @@ impl Workers<'_> {
         (seen, waiting)
     }
 
-    /// The deadline has passed: looks, gives as much time again, looks again, and frees.
+    /// After the deadline: examines, waits as long again, examines again, and frees.
     fn judge(&mut self, tick: &dyn Fn()) -> anyhow::Result<Verdict> {
         let (before, _) = self.look();
         if let Progress::Done = self.listen(|_| false, usize::MAX, tick) {
@@ -288,7 +288,7 @@ impl Workers<'_> {
 
     fn free(&mut self) -> anyhow::Result<Option<&'static str>> {
         if self.all_exit_after(|worker| {
-            // Fails only for one that has ended.
+            // Fails only for a worker that has ended.
             let _ended = worker.child.kill();
         })? {
             return Ok(Some("SIGKILL"));
@@ -314,7 +314,7 @@ impl Workers<'_> {
 }
 
 impl Drop for Workers<'_> {
-    /// Also when the watcher itself fails, no worker is left behind that a signal can end.
+    /// Even if the watcher itself fails, no worker is left that a signal can end.
     fn drop(&mut self) {
         for worker in &mut self.all {
             if !matches!(worker.child.try_wait(), Ok(Some(_))) {
@@ -326,7 +326,7 @@ impl Drop for Workers<'_> {
 }
 
 impl Verdict {
-    /// Which of several verdicts counts: the larger.
+    /// The larger of several verdicts counts.
     pub(crate) fn rank(&self) -> u8 {
         match self {
             Self::Ok { .. } => 0,
@@ -338,7 +338,7 @@ impl Verdict {
         }
     }
 
-    /// The exit code that stands for it.
+    /// The verdict's exit code.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Ok { .. } => 0,

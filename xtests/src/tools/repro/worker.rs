@@ -1,6 +1,6 @@
-//! The process that does the work of one case and may hang in it. It talks to its watcher over
-//! stdin and stdout (`ready`, `go`, `progress`, then one JSON line), never over the mount. It is a
-//! process of its own, since a thread stuck in the kernel cannot be given up.
+//! The process that runs one case and may hang in it. Talks to its watcher over stdin and stdout
+//! (`ready`, `go`, `progress`, then one JSON line), never over the mount. A process of its own,
+//! since a thread stuck in the kernel cannot be given up.
 
 use std::process::ExitCode;
 

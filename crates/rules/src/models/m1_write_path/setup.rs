@@ -1,5 +1,5 @@
-//! What a variant of M1 sets: the rule, whose pages the writers copy from, when the server notifies, and
-//! what must hold.
+//! The settings of a variant of M1: the rule, whose pages the writers copy from, when the server
+//! notifies, and what must hold.
 //!
 //! A leaf: the threads of the kernel, the server and the list of variants all start from it.
 
@@ -44,7 +44,7 @@ pub(super) enum Notify {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Handler {
-    /// Of one READ.
+    /// The handler of one READ.
     Read,
     EachRead,
     Write,
@@ -53,7 +53,7 @@ pub(super) enum Handler {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asks {
-    /// Progress, and that no bytes of before are shown after write(2) has returned.
+    /// Progress, and no old bytes are shown after write(2) has returned.
     All,
     /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time`
     /// shows.

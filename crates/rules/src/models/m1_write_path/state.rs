@@ -72,7 +72,7 @@ pub(super) enum Op {
         page: (usize, usize),
         seen: bool,
     },
-    /// Of file A.
+    /// About file A.
     Getattr,
 }
 
@@ -277,7 +277,7 @@ impl State {
         }
     }
 
-    /// The page gets the server's bytes: those of the write, or those of before.
+    /// The page gets the server's bytes: those of the write, or the old ones.
     pub(super) fn fill(&mut self, file: usize, number: usize, new: bool) {
         let page = &mut self.pages[file][number];
         let overwritten = page.new && !new;
@@ -299,7 +299,7 @@ impl State {
         self.pages[who].iter().any(|page| page.locked == Some(who))
     }
 
-    /// Whether the server has all that the writer wrote.
+    /// Whether the server has everything that the writer wrote.
     pub(super) fn arrived(&self, who: usize) -> bool {
         self.server[who] == [true; 2]
     }

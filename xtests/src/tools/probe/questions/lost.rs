@@ -1,5 +1,5 @@
-//! Stores and writes that are lost: a WRITE is held at the server, and a store through a mapping of the
-//! same page is written back meanwhile. Held rather than raced, so that the answer is the same each time.
+//! Lost stores and writes: the server holds a WRITE, and a store through a mapping of the same page
+//! is written back meanwhile. Held rather than raced, so that the answer is the same each time.
 
 use anyhow::{bail, ensure};
 
@@ -33,8 +33,8 @@ impl Both<'_> {
         Ok(())
     }
 
-    /// Gives the mapper orders while `write` is held, and waits until the server has the writeback that they
-    /// cause. False: the kernel lets the writeback wait for the WRITE, or else the time is over.
+    /// Gives the mapper orders while `write` is held, and waits until the server has the resulting
+    /// writeback. False: the kernel lets the writeback wait for the WRITE, or the time is over.
     fn write_back_beside(&mut self, write: &Order, orders: &[Order]) -> anyhow::Result<bool> {
         self.hold(write)?;
         for order in orders {
@@ -54,7 +54,7 @@ impl Both<'_> {
         Ok(overtook)
     }
 
-    /// Waits for the held write, which has to be complete.
+    /// Waits for the held write, which must be complete.
     fn written(&mut self, len: usize) -> anyhow::Result<()> {
         let answer = self.writer.finish("the held write")?;
         ensure!(answer == Answer::Count(len), "the held write: {answer:?}");
@@ -89,7 +89,7 @@ pub(super) fn store(context: &Context<'_>) -> anyhow::Result<String> {
     };
     both.mapper.call(Order::Map(PAGE))?;
     // A mapped page stays when caches are dropped meanwhile; without it the WRITE would fill a new
-    // page, which is locked for as long.
+    // page, which stays locked until the reply.
     both.mapper.call(Order::Load(0))?;
     let write = Order::Write {
         offset: 0,
@@ -110,7 +110,7 @@ pub(super) fn store(context: &Context<'_>) -> anyhow::Result<String> {
     }
 }
 
-/// The page at the file's end is dirty by a store; it is written back while an appending WRITE is held.
+/// A store dirties the page at the file's end; it is written back while an appending WRITE is held.
 pub(super) fn append(context: &Context<'_>) -> anyhow::Result<String> {
     const END: usize = 100;
     const LEN: usize = 16;
@@ -134,7 +134,7 @@ pub(super) fn append(context: &Context<'_>) -> anyhow::Result<String> {
     let overtook = both.write_back_beside(&write, &[Order::SyncRange])?;
     both.written(LEN)?;
     let cached = both.mapper.bytes(END as u64, LEN)?;
-    // The next store makes what the page then holds durable.
+    // The next store makes the page's content durable.
     both.mapper.call(store(b'N'))?;
     both.mapper.call(Order::SyncRange)?;
     let kept = both.evicted(END as u64, LEN)?;
@@ -155,8 +155,8 @@ pub(super) fn append(context: &Context<'_>) -> anyhow::Result<String> {
     ))
 }
 
-/// A WRITE of 8 bytes is held; a store to 8 others of its page faults the page in, and is written back when
-/// the write has returned.
+/// A WRITE of 8 bytes is held; a store to 8 others of its page faults the page in, and is written
+/// back when the write has returned.
 pub(super) fn direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     const AT: usize = 64;
     let Some((mounted, ino)) = mapped_direct(context)? else {

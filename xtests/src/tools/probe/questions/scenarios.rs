@@ -1,5 +1,5 @@
 //! How each question is asked: a scenario between a server that misbehaves once and one or two
-//! clients. A scenario says what was seen, never what a kernel of this version should have shown.
+//! clients. A scenario reports what it saw, never what a kernel of this version should have shown.
 
 use anyhow::{bail, ensure};
 use fuser::InitFlags;
@@ -88,10 +88,10 @@ pub(super) fn large_folios(context: &Context<'_>) -> anyhow::Result<String> {
     })
 }
 
-/// A refused write beyond the end, then the file grows by other means.
+/// A refused write beyond the end, then the file grows in another way.
 pub(super) fn ghost(context: &Context<'_>) -> anyhow::Result<String> {
-    // Another page than the refused bytes: both ways drop the pages that they write to, and so would
-    // hide what is asked for.
+    // Another page than the refused bytes: both ways drop the pages that they write to, and so
+    // would hide the defect.
     const GROWN: u64 = 8 * 4096;
     let mut answers = Vec::new();
     for (how, action) in [
@@ -186,7 +186,7 @@ pub(super) fn notify_in_write(context: &Context<'_>) -> anyhow::Result<String> {
                 .chain(crate::tools::repro::examine::threads(client.pid()));
             let stuck = all.filter(|thread| thread.waits_for_page()).count();
             let waiting = mounted.waiting().unwrap_or(0);
-            // The freed client shows that it was this, and no lost answer.
+            // The freed client shows that this call hung, and that no answer was lost.
             mounted.abort()?;
             let freed = client.finish("the write after the abort")?;
             Ok(format!(

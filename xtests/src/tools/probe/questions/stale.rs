@@ -1,5 +1,5 @@
-//! What a mapping shows of a write(2) that is under way, and after it has returned: the kernel fills or
-//! drops a page before it sends the WRITE, so a fault meanwhile can fetch the bytes of before.
+//! What a mapping shows of a write(2) under way, and after it has returned: the kernel fills or
+//! drops a page before it sends the WRITE, so a fault meanwhile can fetch the old bytes.
 
 use anyhow::{bail, ensure};
 
@@ -10,8 +10,8 @@ use crate::tools::probe::server::{Action, Mounted, Options};
 
 const PAGE: usize = 4096;
 
-/// The byte that `look` ends with while `write` is held, or else as soon as it is not, and the mapping's when
-/// it has returned.
+/// The byte that `look` ends with while `write` is held, or as soon as it is not, and the mapping's
+/// byte after the write has returned.
 fn seen(
     context: &Context<'_>,
     mounted: &Mounted,
@@ -33,7 +33,7 @@ fn seen(
     for answer in &mut looked {
         match mapper.finish("a look at the page of the held write") {
             Ok(seen) => *answer = Some(seen),
-            // It waits for the reply to the WRITE, which makes it come back right.
+            // The look waits for the reply to the WRITE, and so is right.
             Err(error) if error.is::<TimedOut>() => break,
             Err(error) => return Err(error),
         }
@@ -94,8 +94,8 @@ pub(super) fn dropped_under_write(context: &Context<'_>) -> anyhow::Result<Strin
     }
 }
 
-/// A mount whose files are open with direct I/O, with a file of one page; None if the kernel does not let
-/// such a file be mapped shared.
+/// A mount whose files are open with direct I/O, with a file of one page; None if the kernel does
+/// not allow shared mappings of such a file.
 pub(super) fn mapped_direct(context: &Context<'_>) -> anyhow::Result<Option<(Mounted, u64)>> {
     let mounted = context.mount(Options {
         direct_io: true,
@@ -110,7 +110,7 @@ pub(super) fn mapped_direct(context: &Context<'_>) -> anyhow::Result<Option<(Mou
     Ok(Some((mounted, ino)))
 }
 
-/// A direct write, synchronous and by io_uring, to a page that is mapped and looked at meanwhile.
+/// A direct write, synchronous and by io_uring, to a mapped page that is read meanwhile.
 pub(super) fn mapped_direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     let mut answers = Vec::new();
     for (how, write) in [

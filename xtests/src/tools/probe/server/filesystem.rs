@@ -18,15 +18,15 @@ impl Filesystem for Server {
             .shared
             .offered
             .set((config.capabilities(), (version.0, version.1)));
-        // Larger than the kernel grants, so that its own limit shows.
+        // Larger than the kernel grants, so that the kernel's limit shows.
         let _granted = config.set_max_write(1 << 20);
         if self.options.killpriv_v2 {
-            // A kernel before 5.11 does not offer it: the probe then counts GETXATTR again.
+            // Not offered before 5.11: then the probe counts GETXATTR again.
             let _offered = config.add_capabilities(InitFlags::FUSE_HANDLE_KILLPRIV_V2);
         }
         if self.options.direct_io {
             let wanted = InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP | InitFlags::FUSE_ASYNC_DIO;
-            // A kernel before 6.6 does not offer it, which the question looks at.
+            // Not offered before 6.6, which the question checks.
             let _offered = config.add_capabilities(wanted);
         }
         if self.options.auto_inval_data {
@@ -147,7 +147,7 @@ impl Filesystem for Server {
     ) {
         let from_cache = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let mut data = data.to_vec();
-        // Taken before it is recorded: a held WRITE is logged when it is known to be held.
+        // Taken before the request is recorded: a held WRITE is logged when it is known to be held.
         let action = self.shared.action(from_cache);
         if action.is_some() || !from_cache {
             self.shared
@@ -161,7 +161,7 @@ impl Filesystem for Server {
         }
         if self.shared.apply(ino.0, offset as usize, &data) {
             if from_cache {
-                // After it is applied: a waiter may look at the content.
+                // After the write is applied: a waiter may read the content.
                 self.shared.record("WRITE", ino, offset, data.len(), true);
             }
             reply.written(data.len() as u32);
