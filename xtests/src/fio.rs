@@ -2,8 +2,7 @@
 //! by side, as a report with pictures.
 //!
 //! Invariant: results are compared only within one session: measured in turns, on the same files
-//! ([`plan`], [`one_run`]); and every number comes with its spread and with the load of other
-//! processes ([`load`]).
+//! ([`plan`], [`one_run`]); and every number comes with its spread and with the load of other processes ([`load`]).
 
 mod compare;
 mod configs;
@@ -108,7 +107,6 @@ struct What {
     list: bool,
 }
 
-/// The subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(Subcommand::Compare(args)) = &args.command {
         return compare::run(args);

@@ -1,5 +1,4 @@
-//! `xtests kernel`: builds kernels with and without the patch series, boots each, and runs the tests
-//! inside.
+//! `xtests kernel`: builds kernels with and without the patch series, boots each, and runs the tests inside.
 //!
 //! The lab (crates/lab) knows how to build and boot; here is what is built and what is tested: the
 //! selftests that the series brings, so that a kernel developer sees the same results, and the
@@ -72,8 +71,7 @@ struct CleanArgs {
     lab: PathBuf,
 }
 
-/// Runs the subcommand. An archive without such a kernel is no failed test, so it has an exit code
-/// of its own.
+/// Runs the subcommand. An archive without such a kernel is no failed test, so it has an exit code of its own.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     match run_command(args) {
         Err(error)

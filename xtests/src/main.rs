@@ -23,8 +23,7 @@ struct Cli {
     command: Command,
 }
 
-/// In the order of `--help`: tools for any mount, the runs of this repository, and what only this
-/// program starts.
+/// In the order of `--help`: tools for any mount, the runs of this repository, and what only this program starts.
 #[derive(clap::Subcommand)]
 enum Command {
     Probe(probe::Args),

@@ -203,13 +203,8 @@ fn places(args: &Args) -> Vec<TestedFs> {
 /// A stage of `xtests check`: the suite on a scratch mount of thrufs, against native.
 pub fn check(name: Name, options: &Options, report: &mut Report) -> Result<()> {
     let places = [TestedFs::Native, TestedFs::Thrufs];
-    report.merge(run_suite(
-        name,
-        &places,
-        options,
-        None,
-        &mut Table::default(),
-    ));
+    let table = &mut Table::default();
+    report.merge(run_suite(name, &places, options, None, table));
     Ok(())
 }
 

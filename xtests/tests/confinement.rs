@@ -1,5 +1,4 @@
-//! How tight the serving process's sandbox is, as /proc shows it, and as a break-out attempt finds
-//! it.
+//! How tight the serving process's sandbox is, as /proc shows it, and as a break-out attempt finds it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -27,8 +26,7 @@ const SYS_ADMIN: u32 = 21;
 /// Number of break-out attempts.
 const ATTEMPTS: usize = 18;
 
-/// The capabilities of a server, and `also`. Where SOURCE is a whole file system it opens files by
-/// their handles.
+/// The capabilities of a server, and `also`. Where SOURCE is a whole file system it opens files by their handles.
 fn kept(source: &Scratch, also: &[u32]) -> Vec<u32> {
     let mut kept = [KEPT, also].concat();
     if source.is_whole() {

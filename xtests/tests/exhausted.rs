@@ -1,5 +1,4 @@
-//! A daemon whose descriptors clients have used up: the operator can still find out why nothing
-//! works.
+//! A daemon whose descriptors clients have used up: the operator can still find out why nothing works.
 
 use std::fs::File;
 use std::io::{Read, Write};

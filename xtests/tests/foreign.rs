@@ -145,8 +145,7 @@ fn change_under_source_between_two_writes_of_the_mount_shows() -> Outcome {
     })
 }
 
-/// Until a change gets a later time than all before: within one tick of the clock they may be
-/// equal.
+/// Until a change gets a later time than all before: within one tick of the clock they may be equal.
 fn wait_for_tick() -> Outcome {
     let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
     wait_until("the next tick", SOON, || {

@@ -1,5 +1,4 @@
-//! What a signal to `xtests suite` or `xtests check` leaves behind, and that two runs do not
-//! collide.
+//! What a signal to `xtests suite` or `xtests check` leaves behind, and that two runs do not collide.
 //!
 //! The suite is xfstests, which mounts itself and needs namespaces and loop devices. Scripts stand
 //! in for its checkout, and for the cargo that a stage of the check runs.
@@ -142,8 +141,7 @@ impl Machine {
         wait_until("the suite to run", SOON, || Ok(pid.exists()))
     }
 
-    /// Loop devices on the images of a test, whose files have no path here, and on those of the
-    /// suite.
+    /// Loop devices on the images of a test, whose files have no path here, and on those of the suite.
     fn loop_devices(&self) -> Result<Vec<String>> {
         let images = self.path("checkout/meet/images");
         let images = std::fs::read_to_string(images).unwrap_or_default();

@@ -48,8 +48,7 @@ fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
     }
 }
 
-/// Removes the files of [`operate`]: their number is chance, and a known file may cost the daemon a
-/// descriptor.
+/// Removes the files of [`operate`]: their number is chance, and a known file may cost the daemon a descriptor.
 fn clear(dir: &Path) -> Outcome {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();

@@ -51,8 +51,7 @@ fn wait_for_blocked(waiter: &LockHolder) -> Outcome {
     )
 }
 
-/// Lets one process lock a new file, wherever locks are kept and with each of `kinds`, and runs
-/// `body`.
+/// Lets one process lock a new file, wherever locks are kept and with each of `kinds`, and runs `body`.
 fn with_held(
     kinds: &[Kind],
     extra: &[&str],

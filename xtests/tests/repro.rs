@@ -1,7 +1,6 @@
 //! The reproducer against servers that are wrong on purpose, on any kernel: a deadlock is found,
 //! shown with its stack and freed, wrong bytes are reported, and a slow server is not called a
-//! deadlock. And against thrufs, where the kernel's known losses fail nothing. Needs root and
-//! /dev/fuse.
+//! deadlock. And against thrufs, where the kernel's known losses fail nothing. Needs root and /dev/fuse.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -291,8 +291,7 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
 #[test]
 fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
     on_whole(Backing::Tmpfs, &[], |m| {
-        // A written file stays open on SOURCE until RELEASE, which comes after close(2) has
-        // returned.
+        // A written file stays open on SOURCE until RELEASE, which comes after close(2) has returned.
         let remount = |options: &str| {
             wait_until("no file of SOURCE to be open for writing", SOON, || {
                 let mut mount = Command::new("mount");

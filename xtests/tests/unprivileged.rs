@@ -3,8 +3,7 @@
 //!
 //! Invariant: the machine stays as it is. The user, /etc/fuse.conf and the mode of /dev/fuse belong
 //! to a mount namespace that the test's thread makes for itself; its mounts are seen nowhere else,
-//! and end with it. Not the machine's own users, which may be few: fusermount3 requires a user with
-//! a name.
+//! and end with it. Not the machine's own users, which may be few: fusermount3 requires a user with a name.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;

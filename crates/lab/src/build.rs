@@ -129,8 +129,7 @@ impl Lab {
         unpack_release(package, &self.dir, say)
     }
 
-    /// Builds what `recipe` asks for, or finds it built. `say` gets a line about each step that
-    /// takes time.
+    /// Builds what `recipe` asks for, or finds it built. `say` gets a line about each step that takes time.
     pub fn build(&self, recipe: &Recipe, say: &dyn Fn(&str)) -> Result<Kernel> {
         let _alone = self.lock(say)?;
         let tree = recipe.source.provide(&self.dir, say)?;

@@ -69,8 +69,7 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// What the dynamic linker loads for a program; nothing for any other file, and for a static
-/// program.
+/// What the dynamic linker loads for a program; nothing for any other file, and for a static program.
 fn libraries(program: &Path, log: &Path) -> Result<Vec<PathBuf>> {
     let mut start = [0; 4];
     let is_elf = File::open(program)

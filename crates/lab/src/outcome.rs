@@ -156,8 +156,7 @@ impl Reader {
     fn complaint(&mut self, line: &str) {
         let begins = COMPLAINTS.iter().any(|complaint| line.contains(complaint));
         match self.reports.last_mut() {
-            // A complaint that follows another is one of its own; else a known one would hide a new
-            // one.
+            // A complaint that follows another is one of its own; else a known one would hide a new one.
             Some(report) if self.open && !begins && report.lines.len() < REPORT_LINES => {
                 report.lines.push(line.to_owned());
             }

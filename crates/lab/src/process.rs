@@ -12,8 +12,7 @@ use crate::error::{Error, Result, at};
 const TAIL_LINES: usize = 25;
 
 /// The same command, whose process gets `signal` when the thread that spawns it ends, so that
-/// nothing outlives a killed caller. By setpriv(1), since prctl(2) in the child would need
-/// `unsafe`.
+/// nothing outlives a killed caller. By setpriv(1), since prctl(2) in the child would need `unsafe`.
 pub(crate) fn tied(command: &Command, signal: &str) -> Result<Command> {
     let program = command.get_program();
     // setpriv's own error would be in a log, and without the remedy.

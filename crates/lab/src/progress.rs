@@ -1,8 +1,7 @@
 //! How far a build is: lines that make has printed, of about how many.
 //!
 //! The total comes from the recipe, for a build from nothing, since make itself does not know it.
-//! Existing objects count as done; for a copy of which few files are compiled again no note ever
-//! comes.
+//! Existing objects count as done; for a copy of which few files are compiled again no note ever comes.
 
 use std::path::Path;
 

@@ -24,11 +24,9 @@ const PROGRAM: &str = "qemu-system-x86_64";
 const TRANSLATOR: &str = "tcg";
 /// The translator's processor: everything that it can translate but cmpxchg16b, which SLUB uses
 /// where it can. With it QEMU 7.2 leaves garbage in EFLAGS now and then, the single-step flag
-/// included: of 48 boots of Linux 6.12.95 alone 23 ended in a double fault or an oops, of 48
-/// without it none.
+/// included: of 48 boots of Linux 6.12.95 alone 23 ended in a double fault or an oops, of 48 without it none.
 const TRANSLATED: &str = "max,-cx16";
-/// A kernel under a working hypervisor prints within a second, and without files it ends in the
-/// next.
+/// A kernel under a working hypervisor prints within a second, and without files it ends in the next.
 const TRIAL: Duration = Duration::from_secs(20);
 /// How every kernel's console begins.
 const FIRST_WORD: &str = "Linux version ";

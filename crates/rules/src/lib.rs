@@ -1,7 +1,6 @@
 //! Executable specification of the FUSE write rules and of the page-lock protocols they rest on.
 //!
-//! Two things are stated here once, so that they can be run, checked, and compared with real
-//! kernels:
+//! Two things are stated here once, so that they can be run, checked, and compared with real kernels:
 //!
 //! - **the write rules**: [`plan()`] says which WRITEs one write(2) becomes under each
 //!   [`WriteRule`], in which order and size, what stays locked during each, which READs precede it,
@@ -20,8 +19,7 @@
 //!
 //! Every system discussed in five pieces of mailing list and commit history: (1) FUSE write path
 //! and `lock_page`, October 2020; (2) page lock handoff, August 2020; (3) commit 073861ed77b6; (4)
-//! `wait_on_page_writeback`, January 2021; (5) bookmarks, March 2022. "Not modelled" is said where
-//! it holds.
+//! `wait_on_page_writeback`, January 2021; (5) bookmarks, March 2022. "Not modelled" is said where it holds.
 //!
 //! | | proposed | by | merged | our verdict |
 //! |---|---|---|---|---|

@@ -92,8 +92,7 @@ struct Filling {
     bytes: u64,
     pages: u64,
     locked: Vec<Folio>,
-    /// A page that is not uptodate was copied into and unlocked: readers must be kept off (rule
-    /// B').
+    /// A page that is not uptodate was copied into and unlocked: readers must be kept off (rule B').
     partial_unlocked: bool,
 }
 

@@ -86,8 +86,7 @@ pub enum Notification<'a> {
         /// How much at most.
         size: u32,
     },
-    /// The kernel sends again what was read and not answered, with
-    /// [`crate::abi::FUSE_UNIQUE_RESEND`].
+    /// The kernel sends again what was read and not answered, with [`crate::abi::FUSE_UNIQUE_RESEND`].
     Resend,
     /// All names and listings that the kernel has cached are asked for again.
     IncEpoch,
@@ -119,8 +118,7 @@ impl<'a> Notification<'a> {
         }
     }
 
-    /// Whether the kernel knows it. An older one answers EINVAL, or, for FUSE_EXPIRE_ONLY, drops
-    /// the name.
+    /// Whether the kernel knows it. An older one answers EINVAL, or, for FUSE_EXPIRE_ONLY, drops the name.
     pub fn is_known(&self, dialect: Dialect) -> bool {
         match self {
             Self::InvalEntry { flags, .. } if !flags.is_empty() => {

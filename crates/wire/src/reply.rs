@@ -116,8 +116,7 @@ impl<'a> Reply<'a> {
             Self::IoctlRetry(input, output) => [bytes(input), bytes(output)],
             _fixed => [&[], &[]],
         };
-        // More than a message can say was not asked for: the caller gets an error, as the kernel
-        // would make of it.
+        // More than a message can say was not asked for: the caller gets an error, as the kernel would make of it.
         Encoded::new(header, [first, second], data)
             .unwrap_or_else(|| Encoded::bare(unique, error_number(Errno::EIO)))
     }

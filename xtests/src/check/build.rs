@@ -38,8 +38,7 @@ pub(super) fn rustdoc(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Uses an installed cargo-deny; building it takes four minutes on two CPUs, too long for this
-/// stage.
+/// Uses an installed cargo-deny; building it takes four minutes on two CPUs, too long for this stage.
 pub(super) fn deny(report: &mut Report) -> Result<()> {
     if !output(&mut cargo(&["deny", "--version"])).is_ok_and(|output| output.status.success()) {
         return Err(missing("cargo-deny: `cargo install --locked cargo-deny`"));

@@ -28,7 +28,6 @@ pub(super) struct Args {
     all: bool,
 }
 
-/// The subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (before, after) = (Document::read(&args.before)?, Document::read(&args.after)?);
     print(&render(&before, &after, args.all))?;

@@ -33,8 +33,7 @@ use super::{machine, names, program, reports, server, sets};
 pub(crate) use order::Task;
 use order::{Guest, guests};
 
-/// The server of a virtiofs device, a process of the host's. Every other server is a mode of
-/// thrufs.
+/// The server of a virtiofs device, a process of the host's. Every other server is a mode of thrufs.
 pub(crate) const VIRTIOFSD: &str = "virtiofsd";
 /// The backing of the guest's own files, too.
 const TMPFS: &str = "tmpfs";
@@ -76,7 +75,6 @@ pub(crate) struct Boot<'a> {
 /// The line of [`measure`] in the guest, or why there is none.
 pub(crate) type Answer = std::result::Result<String, String>;
 
-/// See the module.
 pub(crate) struct Session {
     jobs: Vec<Job>,
     /// Their names in the report; the last one is the baseline again.

@@ -34,7 +34,6 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// The whole page.
 pub(super) fn render(document: &Document, pictures: &Pictures) -> String {
     let cells = cells(document);
     let title = format!("fio: {}", document.started);

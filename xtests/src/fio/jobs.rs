@@ -59,7 +59,6 @@ impl Figure {
 pub(super) struct Job {
     /// `FILE:SECTION`, without `.fio`.
     pub(super) name: String,
-    /// The file's name.
     pub(super) file: String,
     pub(super) section: String,
     pub(super) question: String,

@@ -43,7 +43,6 @@ impl Load {
     }
 }
 
-/// One sample.
 pub(super) struct Snapshot {
     at: Instant,
     daemon: Option<f64>,

@@ -8,7 +8,6 @@ use super::record::Document;
 use super::stats::Spread;
 use super::summary::{Cell, Duel, ahead, cells, duel, is_ours};
 
-/// The whole document.
 pub(super) fn render(document: &Document) -> String {
     let mut text = conditions(document) + "\n";
     for backing in &document.backings {

@@ -1,8 +1,7 @@
 //! fio's report of a run (`--output-format=json`), reduced to what is compared.
 //!
 //! The jobs of a file are reported as one group, so that there is exactly one entry. Metadata
-//! engines have latencies only under `clat_ns`; for everything else the whole latency counts,
-//! submission included.
+//! engines have latencies only under `clat_ns`; for everything else the whole latency counts, submission included.
 
 use std::collections::BTreeMap;
 

@@ -1,8 +1,7 @@
 //! Where SOURCE is: a tmpfs of our own, or a directory on a disk.
 //!
 //! Invariant: everything made here is gone afterwards, whether the session ends or is interrupted;
-//! the files that jobs share are laid out once, natively, so that every configuration finds the
-//! same.
+//! the files that jobs share are laid out once, natively, so that every configuration finds the same.
 
 use std::path::{Path, PathBuf};
 

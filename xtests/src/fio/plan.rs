@@ -30,8 +30,7 @@ pub(super) struct Size {
     pub(super) configs: usize,
 }
 
-/// Rounds outermost: a session that stops early has fewer rounds of everything, not all rounds of
-/// some jobs.
+/// Rounds outermost: a session that stops early has fewer rounds of everything, not all rounds of some jobs.
 pub(super) fn steps(size: Size) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in 0..size.rounds {

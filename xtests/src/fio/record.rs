@@ -1,5 +1,4 @@
-//! The result as a document: the content of `report.json`, which `compare` reads and the reports
-//! show.
+//! The result as a document: the content of `report.json`, which `compare` reads and the reports show.
 //!
 //! Invariant: runs are the facts, everything else is derived from them (see [`super::summary`]), so
 //! that a tool for another statistic has all it needs. Units are in the names: `_seconds`, `bytes`,
@@ -71,7 +70,6 @@ pub(super) struct Backing {
     pub(super) name: String,
 }
 
-/// A column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Configuration {
     pub(super) name: String,
@@ -140,8 +138,7 @@ impl Measured {
         }
     }
 
-    /// The divisor of CPU seconds: gigabytes moved in both directions, or millions of operations if
-    /// no data move.
+    /// The divisor of CPU seconds: gigabytes moved in both directions, or millions of operations if no data move.
     pub(super) fn volume(&self, figure: Figure) -> f64 {
         let (read, written) = (&self.moved.read, &self.moved.written);
         match figure {

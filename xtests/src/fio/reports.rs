@@ -9,8 +9,7 @@ use xtests::support::stdout::print;
 use super::record::Document;
 use super::{html, machine, markdown, pictures};
 
-/// Writes them into `dir` and prints the result, with `remedy` if it is not complete; fails if a run
-/// failed.
+/// Writes them into `dir` and prints the result, with `remedy` if it is not complete; fails if a run failed.
 pub(super) fn write(mut document: Document, dir: &Path, remedy: &str) -> Result<ExitCode> {
     document.finished = machine::now()?;
     let write = |name: &str, text: &str| {

@@ -19,7 +19,6 @@ use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
 use super::{machine, reports, server, sets};
 
-/// See the module.
 pub(super) struct Session {
     plan: Plan,
     state: State,

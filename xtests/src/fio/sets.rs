@@ -14,7 +14,6 @@ struct Set {
     holds: fn(&Job) -> bool,
 }
 
-/// All sets.
 const SETS: &[Set] = &[
     Set {
         name: "seeds",

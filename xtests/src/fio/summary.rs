@@ -9,7 +9,6 @@ use super::jobs::Job;
 use super::record::{Document, Measured, Run};
 use super::stats::{Spread, geometric_mean};
 
-/// One cell.
 pub(super) struct Cell<'a> {
     pub(super) backing: &'a str,
     pub(super) job: &'a Job,

@@ -29,14 +29,6 @@ impl Transport {
         };
         names.iter().map(|&name| name.to_owned()).collect()
     }
-
-    /// As on the command line.
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Self::Fuse => "fuse",
-            Self::Virtiofs => "virtiofs",
-        }
-    }
 }
 
 /// How a program reports its result.
@@ -48,7 +40,6 @@ pub(super) enum Language {
     Rust,
 }
 
-/// One test.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Case {
     /// `suite/test`; no blanks.

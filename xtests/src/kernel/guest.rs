@@ -1,5 +1,4 @@
-//! The first process of a booted kernel: runs the cases of a list one by one and passes their verdicts
-//! on.
+//! The first process of a booted kernel: runs the cases of a list one by one and passes their verdicts on.
 //!
 //! Invariant: a case ends with a verdict within its limit, or the guest reports why it cannot go
 //! on. What a case has left (a process, a FUSE connection) is ended before the next one begins. A

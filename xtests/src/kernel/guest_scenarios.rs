@@ -3,8 +3,7 @@
 //! case and what is expected of it.
 //!
 //! Invariant: a failing scenario's error begins with the observation, because expectations quote
-//! it. A scenario passes only if the kernel is right, not if it does what its version is known to
-//! do.
+//! it. A scenario passes only if the kernel is right, not if it does what its version is known to do.
 
 mod folios;
 mod instructions;
@@ -98,7 +97,6 @@ fn find(name: &str) -> Result<&'static Scenario, String> {
     found.ok_or_else(|| format!("there is no scenario {name}"))
 }
 
-/// Arguments of the hidden subcommand.
 #[derive(Debug, Parser)]
 pub(super) struct Args {
     #[arg(value_parser = find)]

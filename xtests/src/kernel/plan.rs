@@ -40,8 +40,7 @@ impl Purpose {
     }
 
     /// The directory of the objects. A copy of an x86_64 kernel's is of little use, since its
-    /// objtool and everything after it is built anew: there all variants of a configuration share
-    /// one directory.
+    /// objtool and everything after it is built anew: there all variants of a configuration share one directory.
     fn objects(self, variant: &str) -> &str {
         match self {
             Self::UserMode => variant,
@@ -91,8 +90,7 @@ pub(super) struct Base {
 }
 
 impl Base {
-    /// The version whose tests and test headers are used, and whose configuration a foreign tree
-    /// gets.
+    /// The version whose tests and test headers are used, and whose configuration a foreign tree gets.
     pub(super) const NEWEST: &str = "7.3";
 
     pub(super) fn find(name: &str) -> anyhow::Result<Self> {

@@ -17,7 +17,6 @@ use super::plan::Base;
 const TEST: &str = "tools/testing/selftests/filesystems/fuse/write_through_test.c";
 const SELFTESTS: &str = "tools/testing/selftests";
 
-/// The built test program.
 pub(super) struct Program {
     pub(super) path: PathBuf,
     /// The names of its tests, in their order.

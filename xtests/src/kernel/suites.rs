@@ -17,8 +17,7 @@ use super::guest_scenarios::{self, RANDOM};
 use super::plan::Base;
 use super::program::Program;
 
-/// Files of `xtests/tests` that run again on each kernel: what the kernel and the daemon do
-/// together.
+/// Files of `xtests/tests` that run again on each kernel: what the kernel and the daemon do together.
 const TESTS: &[&str] = &["failed_write", "coherence", "mapped"];
 
 /// Questions of the probe that every kernel can answer, and how a healthy answer begins.
@@ -173,7 +172,10 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
     let seconds = format!("--seconds={}", extent.seconds);
     let operations = format!("--operations={}", extent.operations);
     let limit = LONGEST_CASE.as_secs() + extent.seconds;
-    let on = transport.word();
+    let on = match transport {
+        Transport::Fuse => "fuse",
+        Transport::Virtiofs => "virtiofs",
+    };
     for name in guest_scenarios::names(transport) {
         let mut words = vec!["scenario", name, "--on", on, &seconds, &operations];
         if name == RANDOM {

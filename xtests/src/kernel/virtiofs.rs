@@ -1,5 +1,4 @@
-//! The server of the virtiofs transport: virtiofsd, as a process of the host, and its device in the
-//! guest.
+//! The server of the virtiofs transport: virtiofsd, as a process of the host, and its device in the guest.
 //!
 //! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; with
 //! QEMU as the machine there is one. For the suites, strace makes the server refuse every write to

@@ -1,6 +1,5 @@
 //! What a mount may do worse than the native directory: `xtests/suites/expect.toml`, one sentence
-//! each. Data, so that known failures can be read in one place, and an outdated entry fails the
-//! run.
+//! each. Data, so that known failures can be read in one place, and an outdated entry fails the run.
 
 use serde::Deserialize;
 
@@ -49,8 +48,7 @@ pub(super) fn of(suite: &str, options: &Options) -> Vec<Expectation> {
         .collect()
 }
 
-/// Records each test of `suite`: a result that is as good as the native one or listed is no
-/// failure.
+/// Records each test of `suite`: a result that is as good as the native one or listed is no failure.
 pub(super) fn judge(
     suite: &str,
     verdicts: &Verdicts,

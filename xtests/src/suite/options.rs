@@ -12,8 +12,7 @@ pub struct Options {
     /// A built checkout of xfstests.
     #[arg(long, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
-    /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60, or 5
-    /// with --quick).
+    /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60, or 5 with --quick).
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..))]
     seconds: Option<u64>,
     /// How many operations fsx does in each cache mode (default: 100,000, or 5,000 with --quick).

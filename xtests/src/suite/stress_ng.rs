@@ -13,8 +13,7 @@ use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{succeed, tail};
 use crate::support::install;
 
-/// Stressors of the class that make no call on a file in the given directory, or not without
-/// privileges.
+/// Stressors of the class that make no call on a file in the given directory, or not without privileges.
 const ELSEWHERE: &[&str] = &[
     "bind-mount",
     "binderfs",

@@ -1,7 +1,6 @@
 //! trinity: random system calls with arguments that are nearly right, by an unprivileged user whose
 //! files are all on the mount. The deadlock of 2020 was found this way. trinity has no notion of
-//! right and wrong: the test is that the mount answers afterwards and the kernel has not
-//! complained.
+//! right and wrong: the test is that the mount answers afterwards and the kernel has not complained.
 
 use std::path::Path;
 use std::time::{Duration, Instant};

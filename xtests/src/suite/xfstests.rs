@@ -6,8 +6,7 @@
 //! Invariant: two runs on one machine share nothing that is named after a process, since process
 //! ids are the same in each pid namespace; hence a /tmp of each run's own. And when xtests is ended
 //! by a signal, or killed, everything in the namespaces ends as well; loop devices and the served
-//! file system, which live outside of them, are removed after a signal by the script and by the
-//! drops here.
+//! file system, which live outside of them, are removed after a signal by the script and by the drops here.
 //!
 //! Natively it runs on ext4, on two loop devices; FUSE servers serve directories of such an ext4.
 

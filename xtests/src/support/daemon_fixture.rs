@@ -2,8 +2,7 @@
 //!
 //! Invariant: whatever the test does (fail, panic, hang beyond the limit), the mount and the daemon
 //! are gone afterwards: [`DaemonFixture::unmount`] checks that both ended well, Drop makes sure
-//! that they ended. One type for thrufs and its peers, so that a peer is held to the same and left
-//! as clean.
+//! that they ended. One type for thrufs and its peers, so that a peer is held to the same and left as clean.
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
@@ -155,7 +154,7 @@ impl DaemonFixture {
             .with_context(|| format!("the daemon was killed by {:?}", status.signal()))
     }
 
-    /// Unmounts and checks that it was not busy, and that the daemon exited with 0.
+    /// Unmounts and checks the end: not busy, exit code 0, no thread panicked.
     pub fn unmount(&mut self) -> Result<()> {
         let dir = &self.dir;
         wait_for(
@@ -167,12 +166,10 @@ impl DaemonFixture {
                 Err(error) => Err(error).with_context(|| format!("umount {}", dir.display())),
             },
         )?;
-        let code = self.wait_for_daemon()?;
-        ensure!(
-            code == 0,
-            "the daemon exited with {code}:\n{log}",
-            log = self.log()
-        );
+        let (code, log) = (self.wait_for_daemon()?, self.log());
+        ensure!(code == 0, "the daemon exited with {code}:\n{log}");
+        let panicked = log.contains("panicked");
+        ensure!(!panicked, "a thread of the daemon panicked:\n{log}");
         Ok(())
     }
 

@@ -40,8 +40,7 @@ pub fn cargo(args: &[&str]) -> Command {
     command
 }
 
-/// As [`succeed`], with a line on stderr, for a command that may compile for minutes or wait for
-/// another cargo.
+/// As [`succeed`], with a line on stderr, for a command that may compile for minutes or wait for another cargo.
 ///
 /// # Errors
 /// As of [`succeed`].

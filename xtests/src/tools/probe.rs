@@ -39,7 +39,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// One row of the table.
 #[derive(Debug, Serialize)]
 struct Row {
     id: &'static str,
@@ -56,7 +55,6 @@ pub(crate) fn is_question(id: &str) -> bool {
     questions::ALL.iter().any(|asked| asked.id == id)
 }
 
-/// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if !nix::unistd::geteuid().is_root() || !Path::new("/dev/fuse").exists() {
         eprintln!("xtests probe: needs root (it mounts) and /dev/fuse");

@@ -31,7 +31,6 @@ use directory::SUBDIRECTORY;
 use report::Entry;
 use watch::{Setting, Verdict};
 
-/// The names of all cases.
 pub(crate) fn cases() -> impl Iterator<Item = &'static str> {
     CASES.iter().map(|case| case.name)
 }
@@ -80,7 +79,6 @@ pub(crate) struct Args {
     json: bool,
 }
 
-/// Runs the subcommand.
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.list {
         report::list(args.json)?;

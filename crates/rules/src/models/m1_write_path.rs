@@ -261,8 +261,7 @@ impl WritePath {
         };
     }
 
-    /// A page fault of a writer, or the reader's read: take the page, READ it if it is not
-    /// uptodate.
+    /// A page fault of a writer, or the reader's read: take the page, READ it if it is not uptodate.
     fn fetch(&self, who: usize, state: &State, moves: &mut Moves<State>) {
         let (name, file, number, fetch) = state.fetching(who);
         let page = &state.pages[file][number];

@@ -10,8 +10,7 @@
 //! E clears the bit and a thread waits for that lock (L, or V itself), E goes and wakes, late. With
 //! no holder, hence no lock waiter, it would be enough. `while` passes in both forms.
 //!
-//! Engine: stateright. All bits are in one word and changed by atomic operations, so each order is
-//! an interleaving.
+//! Engine: stateright. All bits are in one word and changed by atomic operations, so each order is an interleaving.
 
 use std::fmt;
 

@@ -1,10 +1,8 @@
-//! M5: which thread gets the page lock when it is released, and how often may a woken waiter be robbed of
-//! it?
+//! M5: which thread gets the page lock when it is released, and how often may a woken waiter be robbed of it?
 //!
 //! Source: L. Torvalds and H. Dickins, 7 August 2020; 2a9127fcf229 and 5ef64cc8987a (5.9). The word
 //! has PG_locked (L) and PG_waiters (W). A waiter, under the queue lock, sets W, tries L, and
-//! queues. unlock clears L and tests W in one operation; if W was set it takes the queue lock and
-//! wakes.
+//! queues. unlock clears L and tests W in one operation; if W was set it takes the queue lock and wakes.
 //!
 //! Verdict: trying L before setting W loses the wake-up: the unlock in between sees no waiter.
 //! 2a9127 hands L to the first waiter as it wakes it, so none is woken in vain (a thief can still

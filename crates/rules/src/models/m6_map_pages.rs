@@ -4,8 +4,7 @@
 //! Shutemov on pages with ->mapping == NULL in a page table. The proposal: take the page table
 //! lock, see that the page is not locked, raise the mapcount "(atomic and ordered)", see that it
 //! still is not locked, and that the mapping is still there, install. Truncation takes the page
-//! lock, and the page table lock only if it sees a mapcount. Never merged; f9ce0be71d1f (5.12) kept
-//! the trylock.
+//! lock, and the page table lock only if it sees a mapcount. Never merged; f9ce0be71d1f (5.12) kept the trylock.
 //!
 //! Verdict: as posted (no mapcount before the checks) a truncated page is installed, by
 //! interleaving alone. With the second look and acquire loads it still is: each side writes its own
@@ -16,8 +15,7 @@
 //! Engine: loom, because what each load may return is the question. What it counts is executions:
 //! orders of steps times values of loads. Its SeqCst accesses are only acquire and release, its
 //! fences are exact: so the fences are written as such, like smp_mb(). It explores no load that
-//! runs ahead of its own program order into the future (load buffering), which no variant here
-//! depends on.
+//! runs ahead of its own program order into the future (load buffering), which no variant here depends on.
 
 use std::sync::{Arc, Mutex as StdMutex};
 

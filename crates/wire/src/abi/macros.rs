@@ -1,7 +1,6 @@
 //! Tables of structs, flags and numbers under the kernel's names. Each table also becomes data, so
 //! that `tests/kernel_header.rs` compares every row with linux/fuse.h and none can be left out.
-//! Rows typed twice, once here and once in the test, would agree with each other and not with the
-//! kernel.
+//! Rows typed twice, once here and once in the test, would agree with each other and not with the kernel.
 
 use std::mem::size_of;
 

@@ -62,8 +62,7 @@ impl<'b> DirBuffer<'b> {
         Self { buffer, len: 0 }
     }
 
-    /// Adds a record of READDIR. `next` is the offset at which the listing goes on after it, `kind`
-    /// a DT_ value.
+    /// Adds a record of READDIR. `next` is the offset at which the listing goes on after it, `kind` a DT_ value.
     ///
     /// # Errors
     /// The name is none that a directory can have.

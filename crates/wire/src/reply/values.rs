@@ -27,8 +27,7 @@ impl EntryOut {
         }
     }
 
-    /// The name does not exist, which the kernel may rely on for `entry_valid`. Without that,
-    /// ENOENT is the answer.
+    /// The name does not exist, which the kernel may rely on for `entry_valid`. Without that, ENOENT is the answer.
     pub fn negative(entry_valid: Duration) -> Self {
         Self {
             entry_valid: entry_valid.as_secs(),

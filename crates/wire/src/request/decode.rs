@@ -36,8 +36,7 @@ pub fn header(bytes: &[u8]) -> Result<InHeader, DecodeError> {
 }
 
 /// How many bytes at the beginning of a message of `total` bytes [`decode`] needs in one piece:
-/// all of them, but for WRITE and NOTIFY_REPLY only header and argument, and for an unknown opcode
-/// only the header.
+/// all of them, but for WRITE and NOTIFY_REPLY only header and argument, and for an unknown opcode only the header.
 pub fn head_len(header: &InHeader, total: usize) -> usize {
     match Opcode::from_raw(header.opcode) {
         Some(opcode) if opcode.has_payload() => total.min(PAYLOAD_AT),

@@ -6,7 +6,6 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// One curve.
 pub(super) struct Curve {
     pub(super) name: String,
     pub(super) dark: bool,
@@ -64,7 +63,6 @@ impl Axes {
     }
 }
 
-/// Draws them into one picture.
 pub(super) fn draw(curves: &[Curve]) -> Result<String> {
     let longest = curves.iter().map(|curve| curve.name.chars().count()).max();
     let names = i32::try_from(longest.unwrap_or(0))? * CHARACTER + 50;

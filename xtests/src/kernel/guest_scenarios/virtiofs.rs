@@ -22,7 +22,6 @@ const PAGE: usize = 4096;
 const MAX_PAGES: u16 = QUEUE_SIZE - 4;
 const MAX_WRITE: u32 = 1 << 20;
 
-/// The mounted device.
 pub(super) struct Mounted {
     path: PathBuf,
 }

@@ -1,5 +1,4 @@
-//! FUSE over io_uring is off by default, by a parameter of the fuse module: set while a peer
-//! mounts.
+//! FUSE over io_uring is off by default, by a parameter of the fuse module: set while a peer mounts.
 //!
 //! Invariant: the parameter has its old value again as soon as the connection exists, also after an
 //! error; concurrent users take turns. The kernel reads it at INIT only.

@@ -312,8 +312,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // The client may be in D state until its connection is aborted, so nothing waits for it
-        // here.
+        // The client may be in D state until its connection is aborted, so nothing waits for it here.
         let _ended = self.child.kill();
         let _not_yet = self.child.try_wait();
     }

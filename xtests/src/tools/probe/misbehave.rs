@@ -18,7 +18,6 @@ enum How {
     Slow,
 }
 
-/// Arguments of the hidden subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct MisbehaveArgs {
     how: How,

@@ -30,7 +30,6 @@ const LONGEST_APPEND: usize = 2 * PAGE;
 /// The magic number of statfs(2) for FUSE and virtiofs.
 const FUSE_SUPER_MAGIC: i64 = 0x6573_5546;
 
-/// One process.
 pub(crate) fn work(path: &Path, args: &WorkerArgs) -> Result<Finding, Stop> {
     let appender = Appender::open(path)?;
     let mut random = Random((args.seed ^ 0xa99e_4de7).wrapping_add(args.role as u64));
@@ -102,7 +101,7 @@ impl<'a> Appender<'a> {
                 .then(|| threads.spawn(|| self.store(other, &shared)));
             let appended = self.fill(random, &shared, end);
             shared.done.store(true, Ordering::Release);
-            let panicked = |_| Stop::Finding(Finding::Error("the storing thread panicked".into()));
+            let panicked = |_| Stop::error("the storing thread panicked");
             let stored = match storer {
                 Some(storer) => storer.join().map_err(panicked)??,
                 None => BTreeMap::new(),
@@ -143,8 +142,7 @@ impl<'a> Appender<'a> {
         Ok(content)
     }
 
-    /// Stores to existing pages, mostly to the last one; returns the last store to each, by its
-    /// offset.
+    /// Stores to existing pages, mostly to the last one; returns the last store to each, by its offset.
     fn store(
         &self,
         mut random: Random,

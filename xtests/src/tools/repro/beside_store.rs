@@ -1,7 +1,6 @@
 //! Cases in which one thread writes and another stores through a shared mapping, to different bytes
 //! of one page. The two need no lock between them: on a local file system no byte is lost, whatever
-//! the order. Each case counts the lost bytes of several files, since a single race can be won by
-//! chance.
+//! the order. Each case counts the lost bytes of several files, since a single race can be won by chance.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -125,7 +124,7 @@ fn beside(
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, Stop>>) -> Result<T, Stop> {
-    let panicked = |_| Stop::Finding(Finding::Error("the storing thread panicked".into()));
+    let panicked = |_| Stop::error("the storing thread panicked");
     thread.join().map_err(panicked)?
 }
 
@@ -212,8 +211,7 @@ pub(crate) fn write(path: &Path) -> Result<Finding, Stop> {
         let found = from_server(&file)?;
         lost.count(number, 0, [&expected, &found]);
         if lost.bytes > before {
-            // With direct I/O a write takes a dozen times as long as through the cache, and one
-            // file is enough.
+            // With direct I/O a write takes a dozen times as long as through the cache, and one file is enough.
             lost.files += 1;
             lost.of = number + 1;
             break;

@@ -10,7 +10,6 @@ use thrufs_sys::mapped_io::{Mapping, Span};
 use super::case::{Copy, FILE_LEN, Pages, pattern};
 use super::finding::{Finding, Stop, open};
 
-/// The files, mappings and plan of one copying process.
 pub(crate) struct CopyFiles<'a> {
     pub(crate) plan: &'a Copy,
     /// Index of the file that is written.

@@ -31,10 +31,10 @@ pub(crate) fn preflight(files: &[PathBuf; 2], overwrite: bool) -> Result<Finding
     let parent = files[0].parent().unwrap_or(Path::new("/"));
     if let Ok(found) = fs::metadata(&files[0]) {
         if !found.is_file() || (found.len() > 0 && !overwrite) {
-            return Err(Stop::Finding(Finding::Error(format!(
+            return Err(Stop::error(format!(
                 "{} is not an empty regular file; choose another or give --overwrite",
                 files[0].display()
-            ))));
+            )));
         }
     } else if parent.file_name().is_some_and(|name| name == SUBDIRECTORY) {
         fs::create_dir_all(parent).map_err(Stop::at("create a directory"))?;

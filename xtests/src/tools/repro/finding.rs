@@ -54,6 +54,11 @@ impl Stop {
         Self::Finding(Finding::WrongData(text))
     }
 
+    /// A call that must not fail, or wrong arguments.
+    pub(crate) fn error(text: impl Into<String>) -> Self {
+        Self::Finding(Finding::Error(text.into()))
+    }
+
     pub(crate) fn into_finding(self) -> Finding {
         match self {
             Self::Finding(finding) => finding,
@@ -72,7 +77,6 @@ pub(crate) fn open(path: &Path) -> Result<File, Stop> {
         .map_err(Stop::at("open"))
 }
 
-/// Arguments of the hidden subcommand.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WorkerArgs {
     /// The case, or `is-file`, `preflight`, `cleanup`, `random`.
@@ -102,12 +106,11 @@ pub(crate) fn wait_for_go() -> Result<(), Stop> {
     if line.trim() == "go" {
         Ok(())
     } else {
-        Err(Stop::Finding(Finding::Error("the watcher is gone".into())))
+        Err(Stop::error("the watcher is gone"))
     }
 }
 
-/// Prints a line to the watcher; a watcher that is gone is noticed at the next `go` or by the
-/// parent-death signal.
+/// Prints a line to the watcher; a watcher that is gone is noticed at the next `go` or by the parent-death signal.
 pub(crate) fn say(line: &str) {
     let mut out = io::stdout().lock();
     let _gone = writeln!(out, "{line}").and_then(|()| out.flush());

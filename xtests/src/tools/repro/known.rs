@@ -17,7 +17,6 @@ pub(crate) struct Platform<'a> {
     pub(crate) page_cache: bool,
 }
 
-/// One entry.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Known {
@@ -36,7 +35,6 @@ struct Document {
 }
 
 impl Known {
-    /// All entries.
     pub(crate) fn all() -> anyhow::Result<Vec<Self>> {
         let document: Document =
             toml::from_str(include_str!("known.toml")).context("known.toml")?;

@@ -10,7 +10,6 @@ use super::case::CASES;
 use super::known::{Known, Platform};
 use super::watch::{Setting, Stuck, Verdict};
 
-/// One case of a run.
 #[derive(Debug, Serialize)]
 pub(crate) struct Entry {
     case: String,
@@ -89,7 +88,6 @@ pub(crate) fn exit_code(entries: &[Entry], expect_known: bool) -> u8 {
     }
 }
 
-/// A verdict's text.
 pub(crate) fn detail(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Ok { detail }

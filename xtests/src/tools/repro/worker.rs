@@ -8,7 +8,6 @@ use super::case::{self, Work};
 use super::finding::{Finding, Stop, WorkerArgs, say};
 use super::{beside_store, copy, directory, random, seed};
 
-/// Runs one worker.
 pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
     let finding = work(args).unwrap_or_else(Stop::into_finding);
@@ -18,9 +17,7 @@ pub(crate) fn run(args: &WorkerArgs) -> anyhow::Result<ExitCode> {
 
 fn work(args: &WorkerArgs) -> Result<Finding, Stop> {
     let [first, second] = args.file.as_slice() else {
-        return Err(Stop::Finding(Finding::Error(
-            "two --file are needed".into(),
-        )));
+        return Err(Stop::error("two --file are needed"));
     };
     let files = [first.clone(), second.clone()];
     match args.case.as_str() {
@@ -34,9 +31,7 @@ fn work(args: &WorkerArgs) -> Result<Finding, Stop> {
             Some(Work::Overlap) => copy::overlap(first),
             Some(Work::AppendBesideStore) => beside_store::append(first),
             Some(Work::WriteBesideStore) => beside_store::write(first),
-            None => Err(Stop::Finding(Finding::Error(format!(
-                "no case is called {name}"
-            )))),
+            None => Err(Stop::error(format!("no case is called {name}"))),
         },
     }
 }

@@ -55,8 +55,7 @@ pub(super) enum Handler {
 pub(super) enum Asks {
     /// Progress, and no old bytes are shown after write(2) has returned.
     All,
-    /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time`
-    /// shows.
+    /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time` shows.
     Progress,
 }
 
