@@ -7,9 +7,9 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use xtests::support::command::{succeed, tail};
 use xtests::support::install;
 use xtests::support::interrupt::{Interrupt, Interrupted};
@@ -92,9 +92,8 @@ fn errors(text: &str) -> String {
 }
 
 fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<ExitStatus> {
-    let pid = i32::try_from(child.id())?;
-    let pidfd = Pid::from_raw(pid).context("fio's process id")?;
-    let pidfd = pidfd_open(pidfd, PidfdFlags::empty()).context("pidfd_open")?;
+    let pid = Pid::from_child(child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     let start = Instant::now();
     let timeout = Timespec {
         tv_sec: 0,
@@ -105,7 +104,7 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => {}
             Ok(_) => return Ok(child.wait()?),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(error) => return Err(error).context("poll"),
         }
         let overdue = start.elapsed() > limit;
@@ -121,10 +120,9 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
 }
 
 /// fio and the processes of its jobs.
-fn kill_group(pid: i32) -> Result<()> {
-    let group = nix::unistd::Pid::from_raw(pid);
-    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+fn kill_group(leader: Pid) -> Result<()> {
+    match kill_process_group(leader, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error).context("kill fio"),
     }
 }

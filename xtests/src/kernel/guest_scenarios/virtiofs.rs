@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail, ensure};
+use nix::fcntl::copy_file_range;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use thrufs_rules::Limits;
 use thrufs_sys::mapped_io::{Mapping, pwritev};
@@ -73,9 +74,9 @@ fn fill(dir: &Path, len: usize) -> anyhow::Result<File> {
     Ok(file)
 }
 
-fn copy(from: &File, to: &File, offset: u64, len: usize) -> anyhow::Result<()> {
+fn copy(from: &File, to: &File, offset: i64, len: usize) -> anyhow::Result<()> {
     let (mut start, mut at) = (0, offset);
-    let copied = rustix::fs::copy_file_range(from, Some(&mut start), to, Some(&mut at), len)?;
+    let copied = copy_file_range(from, Some(&mut start), to, Some(&mut at), len)?;
     ensure!(copied == len, "copy_file_range copied {copied} of {len}");
     Ok(())
 }
@@ -105,7 +106,7 @@ pub(super) fn ghost(dir: &Path) -> anyhow::Result<String> {
     refuse(&file, 100, 1000)?;
     let original = File::open(dir.join("original"))?;
     // To another page: the target pages are dropped, and would hide the bytes.
-    copy(&original, &file, 8 * PAGE as u64, 100)?;
+    copy(&original, &file, 8 * PAGE as i64, 100)?;
     // Not by read(2), which notices the new mtime and drops the page.
     let gap = Mapping::of_file(&file, PAGE, true, false)?
         .span(200..1000)?

@@ -81,7 +81,7 @@ pub(crate) enum Answer {
 
 /// The hidden subcommand: executes orders until its input ends.
 pub(crate) fn serve() -> anyhow::Result<ExitCode> {
-    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let mut hands = Hands::default();
     for line in io::stdin().lock().lines() {
         let order: Order = serde_json::from_str(&line?)?;

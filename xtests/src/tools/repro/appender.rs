@@ -94,7 +94,7 @@ impl<'a> Appender<'a> {
     fn round(&self, random: &mut Random, end: Instant) -> Result<(), Stop> {
         self.file.set_len(0).map_err(Stop::at("truncate"))?;
         let shared = Shared::default();
-        let other = Random(random.next());
+        let other = Random(random.word());
         let (mut content, stored) = scope(|threads| {
             let storer = self
                 .cached
@@ -126,7 +126,7 @@ impl<'a> Appender<'a> {
             };
             let len = 1 + random.below(longest);
             // Never 0, which is what a lost byte is.
-            let bytes: Vec<u8> = (0..len).map(|_| random.next() as u8 | 1).collect();
+            let bytes: Vec<u8> = (0..len).map(|_| random.word() as u8 | 1).collect();
             if random.below(2) == 0 {
                 (&self.append)
                     .write_all(&bytes)
@@ -163,7 +163,7 @@ impl<'a> Appender<'a> {
                 0
             };
             let start = (last - back) * PAGE;
-            let bytes = (random.next() | 0x0101_0101_0101_0101).to_le_bytes();
+            let bytes = (random.word() | 0x0101_0101_0101_0101).to_le_bytes();
             let span = map.span(start..start + OWN).map_err(Stop::at("span"))?;
             span.store(&bytes).map_err(Stop::at("store"))?;
             stored.insert(start, bytes);

@@ -193,7 +193,7 @@ impl Process {
         let slot = &mut self.slots[target];
         let len = 1 + self.random.below(slot.content.len());
         let to = self.random.below(slot.content.len() - len + 1);
-        let bytes: Vec<u8> = (0..len).map(|_| self.random.next() as u8).collect();
+        let bytes: Vec<u8> = (0..len).map(|_| self.random.word() as u8).collect();
         let at = (slot.start + to) as u64;
         self.files[slot.file]
             .write_all_at(&bytes, at)
@@ -209,7 +209,7 @@ impl Process {
             .collect();
         let slot = &mut self.slots[alone[self.random.below(alone.len())]];
         let to = self.random.below(slot.content.len() - 64);
-        let bytes: Vec<u8> = (0..64).map(|_| self.random.next() as u8).collect();
+        let bytes: Vec<u8> = (0..64).map(|_| self.random.word() as u8).collect();
         let start = slot.start + to;
         let span = self.maps[slot.file]
             .span(start..start + 64)
