@@ -25,7 +25,8 @@
 //! The kernel checks permissions (mounts of thrufs always have `default_permissions`), applies
 //! ACLs when FUSE_POSIX_ACL is on, and leaves it to the daemon when set-uid bits go
 //! (`ops/killpriv.rs`). The daemon makes new files belong to the caller, with its umask
-//! (`ops/create.rs`).
+//! (`ops/create.rs`), and checks again what the kernel may have checked by what it had cached, or by
+//! another file that had the name (`ops/rights.rs`, `create_retry.rs`).
 //!
 //! # Locks in the daemon
 //! All are leaf locks: none is held across a system call that may wait for the client kernel, and
@@ -47,6 +48,7 @@ mod inode;
 mod negotiated;
 mod notifier;
 mod ops;
+mod parked;
 mod passthrough;
 mod recent_fds;
 mod removed;
@@ -59,7 +61,7 @@ pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
 pub use caller::inspect::{is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
-pub use caller::{Caller, CallerStatus, Callers};
+pub use caller::{Caller, CallerStatus, Callers, IdRanges};
 pub use coherence::external::Foreign;
 pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{

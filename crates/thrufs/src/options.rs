@@ -114,9 +114,11 @@ pub(crate) struct FileOptions {
     /// Open the backing file with O_DIRECT when the client does
     #[arg(long)]
     pub(crate) allow_direct_io: bool,
-    /// Let files that are not cached (--cache=never, metadata) be mapped shared
+    /// Let files that are not cached (--cache=never, metadata) be mapped shared. The kernel then loses
+    /// what is written by write(2) to a page while another thread stores to the same page through the
+    /// mapping
     #[arg(long, value_name = "YES|NO", num_args = 0..=1, require_equals = true,
-        default_value = "yes", default_missing_value = "yes", value_parser = choice(YES_NO))]
+        default_value = "no", default_missing_value = "yes", value_parser = choice(YES_NO))]
     pub(crate) allow_mmap: bool,
     /// Hold inodes by file handle, so that known files cost no descriptors [default: prefer, but
     /// never in a sandbox when SOURCE is a part of a file system, of which a handle could name the

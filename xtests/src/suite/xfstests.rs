@@ -20,7 +20,7 @@ use super::tested_fs::TestedFs;
 use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, succeed, tail};
 use crate::support::install;
-use crate::support::mount::thrufs;
+use crate::support::mount::{ALLOW_MMAP, thrufs};
 use crate::support::peers::Kind;
 use crate::support::scratch::{Backing, Scratch};
 use crate::support::skip::missing;
@@ -38,6 +38,8 @@ const THRUFS: &[&str] = &[
     "--modcaps=+sys_admin",
     "-o",
     "dev,suid",
+    // Many tests map files shared, also with --cache=never.
+    ALLOW_MMAP,
 ];
 
 const NEEDS: &[(&str, &str)] = &[

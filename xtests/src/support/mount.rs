@@ -28,6 +28,9 @@ pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
 
+/// For tests that map files shared, also where they are not cached; harmless where they are.
+pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
 /// Names that mkdir(1) takes: names that the mount table escapes, separators of options, bytes that
 /// are not UTF-8, and names that look like an option or like one of the kernel's own words.
 pub const STRANGE_NAMES: &[&[u8]] = &[

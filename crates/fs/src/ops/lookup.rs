@@ -10,8 +10,8 @@ use thrufs_sys::file_handle::FileHandle;
 use crate::attr::Attr;
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::Held;
 use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::{Held, Inode};
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -54,10 +54,10 @@ impl Passthrough {
         // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
         let inode = self.inodes.look_up(key, kind, held);
         let attr = match &fd {
-            Some(fd) => self.attr_as_entered(inode.ino, stat, fd),
+            Some(fd) => self.attr_as_entered(&inode, stat, fd),
             None => inode
                 .path_fd()
-                .and_then(|fd| self.attr_as_entered(inode.ino, stat, fd)),
+                .and_then(|fd| self.attr_as_entered(&inode, stat, fd)),
         };
         let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
         match fd {
@@ -65,7 +65,7 @@ impl Passthrough {
             Some(fd) if stat.stx_nlink == 0 => {
                 self.pin(&inode, Some(Arc::new(fd)));
             }
-            Some(fd) => self.recent.keep(&inode, fd),
+            Some(fd) => self.recent.keep(&inode, Arc::new(fd)),
             None => {}
         }
         if let Some(pressure) = &self.pressure {
@@ -84,22 +84,23 @@ impl Passthrough {
     }
 
     /// The attributes of an inode that has just been taken in.
-    fn attr_as_entered(&self, ino: u64, stat: Statx, fd: impl AsFd) -> Result<Attr> {
-        match self.watches.get(ino) {
+    fn attr_as_entered(&self, inode: &Inode, stat: Statx, fd: impl AsFd) -> Result<Attr> {
+        if self.watches.get(inode.ino).is_some() {
             // What was found before the inode was known says nothing of when.
-            Some(_open) => self.look_at(ino, fd),
-            None => Ok(Attr {
-                ino,
-                stat,
-                foreign: None,
-            }),
+            return self.look_at(inode, fd);
         }
+        inode.tell(&stat);
+        Ok(Attr {
+            ino: inode.ino,
+            stat,
+            foreign: None,
+        })
     }
 
     /// How the inode behind `fd` is held; and `fd`, if not by that.
     fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<(Held, Option<OwnedFd>)> {
         let is_mandatory = match self.config.inode_file_handles {
-            InodeFileHandles::Never => return Ok((Held::Fd(fd), None)),
+            InodeFileHandles::Never => return self.hold_by_fd(fd),
             InodeFileHandles::Prefer => false,
             InodeFileHandles::Mandatory => true,
         };
@@ -107,7 +108,7 @@ impl Passthrough {
             Ok(fid) => fid,
             // The file system has none, or none that fit.
             Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) if !is_mandatory => {
-                return Ok((Held::Fd(fd), None));
+                return self.hold_by_fd(fd);
             }
             Err(error) => return Err(error),
         };
@@ -119,10 +120,14 @@ impl Passthrough {
         });
         match mount {
             Ok(Some(mount)) => Ok((Held::Handle { mount, fid }, Some(fd))),
-            Ok(None) => Ok((Held::Fd(fd), None)),
             Err(error) if is_mandatory => Err(error),
-            Err(_unreadable) => Ok((Held::Fd(fd), None)),
+            Ok(None) | Err(_) => self.hold_by_fd(fd),
         }
+    }
+
+    fn hold_by_fd(&self, fd: OwnedFd) -> Result<(Held, Option<OwnedFd>)> {
+        self.check_inode_room()?;
+        Ok((Held::Fd(fd), None))
     }
 }
 

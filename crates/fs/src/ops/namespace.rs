@@ -1,11 +1,15 @@
 //! LINK, UNLINK, RMDIR, RENAME and READLINK: names, and what they stand for.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
+use rustix::thread::CapabilitySet;
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::PathFd;
+use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -42,38 +46,68 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
-    pub fn unlink(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::empty())
+    pub fn unlink(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::empty(), caller)
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
-    pub fn rmdir(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::REMOVEDIR)
+    pub fn rmdir(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::REMOVEDIR, caller)
     }
 
-    fn remove(&self, at: Place<'_>, flags: AtFlags) -> Result<()> {
+    fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
+        let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
-            rustix::fs::unlinkat(&dir, &name, flags).or_errno()
+            self.as_owner_if_sticky(caller, remove, &[(&dir, &name)])
         })
+    }
+
+    /// Does `act`, which removes these names, so that in a sticky directory the backing file system
+    /// checks whose the files are.
+    fn as_owner_if_sticky(
+        &self,
+        caller: &Caller,
+        act: impl Fn() -> Result<()>,
+        names: &[(&PathFd<'_>, &CString)],
+    ) -> Result<()> {
+        let mut is_sticky = false;
+        if caller.uid != 0 {
+            for (dir, _) in names {
+                is_sticky |= u32::from(mode_and_owner(dir)?.stx_mode) & libc::S_ISVTX != 0;
+            }
+        }
+        match is_sticky {
+            true => self.as_owner(caller, CapabilitySet::empty(), act, || owners_of(names)),
+            false => act(),
+        }
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
     ///
     /// # Errors
     /// EINVAL for other flags or where the backing file system lacks these; else its own.
-    pub fn rename(&self, from: Place<'_>, to: Place<'_>, flags: u32) -> Result<()> {
+    pub fn rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+        caller: &Caller,
+    ) -> Result<()> {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
         let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (from, to) = (component(from.name)?, component(to.name)?);
-        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+        let rename = || {
+            let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+            self.as_owner_if_sticky(caller, rename, &[(&old, &from), (&new, &to)])
+        };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         match replaces {
             true => self.removing(&new, &to, || self.with_space(rename)),
@@ -90,4 +124,18 @@ impl Passthrough {
         let target = rustix::fs::readlinkat(self.path_fd(&inode)?, c"", Vec::new()).or_errno()?;
         Ok(target.into_bytes())
     }
+}
+
+/// Mode and owner of those names that there are.
+fn owners_of(names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
+    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
+    let mut found = Vec::new();
+    for (dir, name) in names {
+        match rustix::fs::statx(dir, *name, AtFlags::SYMLINK_NOFOLLOW, wanted).or_errno() {
+            Ok(stat) => found.push(stat),
+            Err(Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
 }

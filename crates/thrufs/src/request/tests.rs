@@ -99,10 +99,13 @@ const FILE_OPTIONS: &[(&str, Change)] = &[
     ("allow-direct-io", |config| {
         config.allow_direct_io = true;
     }),
-    ("allow-mmap=no", |config| {
-        config.allow_mmap = false;
+    ("allow-mmap=yes", |config| {
+        config.allow_mmap = true;
     }),
-    ("allow-mmap", |_| {}),
+    ("allow-mmap", |config| {
+        config.allow_mmap = true;
+    }),
+    ("allow-mmap=no", |_| {}),
     ("inode-file-handles=never", |config| {
         config.inode_file_handles = InodeFileHandles::Never;
     }),
