@@ -17,6 +17,7 @@ use crate::coherence::invalidate::{Invalidations, Stale};
 use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
+use crate::crossing::OwnMount;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::fd_limit::Room;
 use crate::forget_wait::ForgetWait;
@@ -34,6 +35,7 @@ use crate::recent_fds::{KEPT, RecentFds};
 use crate::removed::{Aside, Removed};
 use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
+use crate::submounts::SubMounts;
 use crate::write_batch::WriteGroups;
 
 /// What LOOKUP and the creating operations answer.
@@ -69,6 +71,8 @@ pub struct Passthrough {
     pub(crate) removed: Removed,
     pub(crate) forgets: Arc<ForgetWait>,
     pub(crate) parked: Arc<Parked>,
+    pub(crate) own_mount: OnceLock<OwnMount>,
+    pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -143,6 +147,8 @@ impl Passthrough {
             removed: Removed::new(room.pins(), aside),
             forgets,
             parked: Arc::default(),
+            own_mount: OnceLock::new(),
+            sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             room,
         })
     }
@@ -261,6 +267,7 @@ impl Passthrough {
         self.invalidations.stop();
         self.recent.stop();
         self.parked.stop();
+        self.sub_mounts.stop();
         if let Some(pressure) = &self.pressure {
             pressure.stop();
         }
@@ -283,7 +290,9 @@ impl Passthrough {
 
     /// The inode `ino`.
     pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino).ok_or(Errno::ESTALE)
+        let inode = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        self.sub_mounts.used(&inode);
+        Ok(inode)
     }
 
     /// An O_PATH descriptor on `inode`. A file that was removed on SOURCE, and that no handle opens any

@@ -222,7 +222,10 @@ impl Passthrough {
 
     /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
     fn known_by_name(&self, dir: impl AsFd, name: &CStr) -> Option<(Arc<Inode>, bool)> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let flags = AtFlags::SYMLINK_NOFOLLOW
+            | AtFlags::NO_AUTOMOUNT
+            // The name may be that of a mount point, MOUNTPOINT itself say, which may not be asked.
+            | AtFlags::STATX_DONT_SYNC;
         let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
         // What is wrong with the name, its removal will say.
         let stat = rustix::fs::statx(dir, name, flags, mask).ok()?;
@@ -276,6 +279,7 @@ impl Passthrough {
             return;
         };
         inode.let_go();
+        self.sub_mounts.forgotten(&inode);
         drop(inode);
         self.removed.forgotten(ino);
         if let Some(pressure) = &self.pressure {

@@ -20,13 +20,13 @@ use ::fuser::{
 };
 use thrufs_fs::{
     Attr, Caller, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest, NewNode,
-    Opcode, Opened, Passthrough, Place, Result, SendEntry, SendInval,
+    Opcode, Opened, Passthrough, Place, ROOT_INO, Result, SendEntry, SendInval,
 };
 
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
-use convert::{fuser_errno, number_only};
+use convert::{file_type, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: Notifier) -> SendInval {
@@ -196,6 +196,13 @@ impl FuseAdapter {
                 let (attr, timeout) = match entry {
                     Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
                     None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // The kernel shows the name, takes no inode for it, since this number is not one of
+                    // an entry, and sends a FORGET that does nothing (fuse_direntplus_link).
+                    None if found.ino == ROOT_INO => {
+                        let kind = file_type(found.kind);
+                        let ino = number_only(ROOT_INO);
+                        (FileAttr { kind, ..ino }, Duration::ZERO)
+                    }
                     // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
                     None => {
                         is_crowded = true;

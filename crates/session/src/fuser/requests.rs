@@ -44,7 +44,7 @@ impl Filesystem for FuseAdapter {
             let found = this.run(Opcode::Lookup, by, parent.0, |fs| {
                 fs.lookup_by(by.pid, parent.0, &name)
             });
-            let negative = this.fs().config().timeouts.negative;
+            let negative = this.fs().negative_timeout(parent.0);
             match found {
                 Err(Errno::ENOENT) if !negative.is_zero() => {
                     // Nodeid 0: the name does not exist, and may be remembered as such.
