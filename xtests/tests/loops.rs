@@ -43,7 +43,7 @@ impl Mounted {
         Ok(Self(dir.to_owned()))
     }
 
-    /// By the operator, who may have to wait for whoever has just looked.
+    /// By the operator, who may have to wait while another process holds the mount busy.
     fn unmount(self) -> Outcome {
         wait_until(
             &format!("{} not to be busy", self.0.display()),
