@@ -344,7 +344,7 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
     })
 }
 
-/// Tries of a test that is about a race, when nobody asks for more.
+/// Tries of a test that is about a race, unless more are requested.
 fn rounds() -> Result<usize> {
     let rounds = std::env::var("THRUFS_TEST_ROUNDS");
     rounds.map_or(Ok(100), |rounds| {
@@ -447,7 +447,7 @@ fn write_on_a_source_that_is_full_of_a_held_file_is_enospc() -> Outcome {
     })
 }
 
-/// Removed files that nobody uses need no descriptors, however many they are.
+/// Removed files without a user need no descriptors, however many they are.
 #[test]
 fn removal_of_many_files_needs_few_descriptors() -> Outcome {
     on_backing(
