@@ -1,8 +1,9 @@
 //! ^C and SIGTERM: work under way is given up, and the harness ends by itself, so that every mount,
 //! device and directory is removed by its owner's drop.
 //!
-//! Invariant: the signals are blocked and a thread waits for them, so that nothing happens at an
-//! arbitrary point; children start with an empty mask. A program under way has a process group of
+//! Invariant: a thread acts on the signals, so that nothing happens at an arbitrary point. Their
+//! handlers (tokio's) end with exec; a blocked signal would stay blocked in every child, which then
+//! obeys no SIGTERM. A program under way has a process group of
 //! its own (the terminal sends ^C to the whole foreground group), by which it is ended with
 //! everything that it started; none is started afterwards.
 
@@ -14,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::process;
 use super::wait::wait_until;
@@ -45,11 +47,10 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 impl Interrupt {
-    /// Watches from now on; call it before any other thread is started, since threads inherit the
-    /// mask. Programs are left to the caller, which reads the flag.
+    /// Watches from now on. Programs are left to the caller, which reads the flag.
     ///
     /// # Errors
-    /// From pthread_sigmask(3).
+    /// From sigaction(2).
     pub fn watch() -> Result<Self> {
         Self::begin("stopping; what is done is kept", || ())
     }
@@ -57,7 +58,7 @@ impl Interrupt {
     /// The same, and ends the programs of [`spawn`] when a signal comes.
     ///
     /// # Errors
-    /// From pthread_sigmask(3).
+    /// From sigaction(2).
     pub fn watch_programs() -> Result<Self> {
         let words = "stopping: what runs is ended, what was made is removed";
         let interrupt = Self::begin(words, end_programs)?;
@@ -65,14 +66,24 @@ impl Interrupt {
     }
 
     fn begin(words: &'static str, then: impl Fn() + Send + 'static) -> Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block().context("pthread_sigmask")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the thread that waits for signals")?;
+        let guard = runtime.enter();
+        let mut interrupts = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let mut terminations = signal(SignalKind::terminate()).context("SIGTERM")?;
+        drop(guard);
         let interrupt = Self::default();
         let flag = interrupt.flag();
         std::thread::spawn(move || {
-            while signals.wait().is_ok() {
+            loop {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = interrupts.recv() => {}
+                        _ = terminations.recv() => {}
+                    }
+                });
                 eprintln!("{words}");
                 flag.store(true, Ordering::Relaxed);
                 then();
