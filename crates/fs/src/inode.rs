@@ -237,11 +237,11 @@ impl Inode {
     }
 
     /// Keeps `fd` for a moment, unless there is one that is kept. Returns whether it does.
-    pub(crate) fn keep_recent(&self, fd: OwnedFd) -> bool {
+    pub(crate) fn keep_recent(&self, fd: Arc<OwnedFd>) -> bool {
         let mut kept = self.kept.lock();
         let is_free = matches!(*kept, Kept::Nothing);
         if is_free {
-            *kept = Kept::Recent(Arc::new(fd));
+            *kept = Kept::Recent(fd);
         }
         is_free
     }

@@ -39,6 +39,7 @@ mod caller;
 mod coherence;
 mod config;
 mod create_retry;
+mod crossing;
 mod error;
 mod fault;
 mod fd_limit;
@@ -48,11 +49,13 @@ mod inode;
 mod negotiated;
 mod notifier;
 mod ops;
+mod parked;
 mod passthrough;
 mod recent_fds;
 mod removed;
 mod resolve;
 mod stats;
+mod submounts;
 mod translate;
 mod write_batch;
 
@@ -67,6 +70,7 @@ pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
     PosixAcl, Timeouts, WriteJoining,
 };
+pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
 pub use inode::ROOT_INO;
@@ -79,5 +83,6 @@ pub use ops::{
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use submounts::LetGo;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};
 pub use translate::xattrs::{ClientName, XattrMap, XattrMapError};

@@ -6,11 +6,9 @@
 //! which its starter takes the mount over, the last thing that one does: a socket that ends before that
 //! means that the starter is gone, by whatever cause, and the daemon unmounts.
 
-mod child;
 mod interrupts;
-mod wait;
+mod readiness;
 
-use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -22,120 +20,21 @@ use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use thrufs_sys::fork::Side;
 use thrufs_sys::mountinfo::Place;
-use tokio::io::AsyncReadExt;
 use tracing::level_filters::LevelFilter;
 
+use crate::child::{Child, STOP_DEADLINE};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
+use crate::wait::wait_for_input;
 use crate::{control, logging};
-use child::{Child, STOP_DEADLINE};
 use interrupts::{Interrupted, Interrupts};
-use wait::wait_for_input;
+pub(crate) use readiness::Readiness;
+use readiness::{FAILED, READY, TAKEN_OVER};
 
 /// How long opening SOURCE, mounting and INIT may take together.
 const START_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the first question to the mount may take.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
-
-const READY: u8 = b'R';
-const FAILED: u8 = b'E';
-const TAKEN_OVER: u8 = b'G';
-
-/// How the daemon tells that it serves.
-#[derive(Debug)]
-pub(crate) enum Readiness {
-    /// In the foreground: the log has told. INIT is answered, so the mount serves; no question is
-    /// put to it from here, since a process that is killed while it asks itself cannot end: the
-    /// thread that asks waits for the connection to go, and holds it by its descriptors.
-    Foreground,
-    /// In the background: tell the starter, which checks, and takes the mount over.
-    Background(UnixStream),
-    /// It has been told; the starter, if there is one, has not answered.
-    Told(Option<UnixStream>),
-    /// The mount is there to stay.
-    Announced,
-}
-
-impl Readiness {
-    /// Tells it.
-    pub(crate) fn tell(&mut self) -> anyhow::Result<()> {
-        if matches!(self, Self::Background(_)) {
-            // Before the starter returns, so that nothing of its caller's is held from then on.
-            logging::flush(logging::FLUSH_DEADLINE);
-            leave_the_terminal()?;
-        }
-        *self = match std::mem::replace(self, Self::Announced) {
-            Self::Foreground => Self::Told(None),
-            Self::Background(mut starter) => {
-                // One that is gone is noticed by the wait for its answer.
-                let _gone = starter.write_all(&[READY]);
-                Self::Told(Some(starter))
-            }
-            told @ (Self::Told(_) | Self::Announced) => told,
-        };
-        Ok(())
-    }
-
-    /// Waits until it has been told and the mount is taken over, for ever if that was before. If the
-    /// starter goes away first, this process gets SIGTERM, whose handler unmounts; the caller does not go
-    /// on. A wait that is dropped can begin again.
-    pub(crate) async fn taken_over(&mut self) -> anyhow::Result<()> {
-        let is_kept = match self {
-            Self::Foreground | Self::Announced => std::future::pending().await,
-            // Nothing comes from there before it is told but the end.
-            Self::Background(starter) => {
-                is_taken_over(starter).await?;
-                false
-            }
-            Self::Told(Some(starter)) => is_taken_over(starter).await?,
-            Self::Told(None) => true,
-        };
-        if !is_kept {
-            tracing::warn!("the program that started the mount is gone: unmounting");
-            let own = rustix::process::getpid();
-            rustix::process::kill_process(own, rustix::process::Signal::TERM)
-                .context("the program that started the mount is gone")?;
-            std::future::pending::<()>().await;
-        }
-        *self = Self::Announced;
-        Ok(())
-    }
-
-    /// Tells why it will not come. Only a starter that waits is told here; else the error goes the
-    /// way of every error of the daemon.
-    fn fail(self, error: &anyhow::Error) {
-        if let Self::Background(mut starter) | Self::Told(Some(mut starter)) = self {
-            // A starter that is gone cannot be told, and nothing else waits.
-            let _ = starter
-                .write_all(&[FAILED])
-                .and_then(|()| write!(starter, "{error:#}"));
-        } else {
-            tracing::error!("{error:#}");
-        }
-    }
-}
-
-/// Waits for the starter's byte; false if it is gone without.
-async fn is_taken_over(starter: &UnixStream) -> anyhow::Result<bool> {
-    let wait = "wait for the program that started the mount";
-    let starter = starter.try_clone().context(wait)?;
-    starter.set_nonblocking(true).context(wait)?;
-    let mut starter = tokio::net::UnixStream::from_std(starter).context(wait)?;
-    // One that was killed with something unread resets the connection.
-    Ok(starter.read_u8().await.is_ok_and(|byte| byte == TAKEN_OVER))
-}
-
-fn leave_the_terminal() -> anyhow::Result<()> {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("/dev/null")?;
-    rustix::stdio::dup2_stdin(&null)?;
-    rustix::stdio::dup2_stdout(&null)?;
-    rustix::stdio::dup2_stderr(&null)?;
-    Ok(())
-}
 
 /// Starts the daemon in a child and returns when the mount answers. This process must have one thread,
 /// and no descriptor that the daemon must not keep.
@@ -237,7 +136,14 @@ fn take_over(
     }
     // The last moment for a signal; from the byte on the mount stays.
     interrupts.check()?;
-    daemon.write_all(&[TAKEN_OVER]).context("the daemon ended")
+    let Err(error) = daemon.write_all(&[TAKEN_OVER]) else {
+        return Ok(());
+    };
+    // The daemon takes it no more ([`Readiness::close`]), and tells why.
+    if let Some(report) = read_report(&mut daemon, interrupts, STOP_DEADLINE)? {
+        report.into_result(child)?;
+    }
+    Err(error).context("the daemon ended")
 }
 
 /// Asks the mount a first question, as any program would, in a thread of its own, since a daemon

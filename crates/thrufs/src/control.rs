@@ -4,6 +4,7 @@
 //! unmounts. Nothing but a signal, or a start that fails, does. Data never passes through here; fuser's threads serve it.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,7 +16,8 @@ use crate::background::Readiness;
 use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
-use crate::session::Attached;
+use crate::session::Announced;
+use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, Reporter, StatusSocket};
 use crate::teardown::is_connected;
 use crate::{logging, metrics, session, supervisor};
@@ -88,11 +90,18 @@ pub(crate) fn serve(
             // The receiver is gone only when the daemon ends anyway.
             let _ = lost.send(());
         });
-        let source = places.source_path();
+        let (path, source) = (places.source_path(), places.source.try_clone()?);
         let metrics = metrics::bind(request.metrics).await?;
         let mut running = session::start(places, request)?;
+        let source = Arc::new(HeldSource::new(
+            source,
+            running.device().to_owned(),
+            Copies::None,
+        ));
+        tokio::spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
         // Gone before the mount is, so that nobody finds the socket of a number that is free again.
-        let reporter = Reporter::new(&source, &running);
+        let reporter = Reporter::new(&path, &running, view);
         let status = status::if_possible(StatusSocket::open(reporter.clone()));
         if let Some(listener) = metrics {
             tokio::spawn(metrics::serve(listener, reporter));
@@ -101,7 +110,7 @@ pub(crate) fn serve(
         let ended = async {
             readiness.tell()?;
             readiness.taken_over().await?;
-            announce(running.attached());
+            announce(running.attached().announced());
             tokio::select! {
                 result = running.ended() => result,
                 Some(()) = thread_lost.recv() => bail!("{}", session::LOST_THREAD),
@@ -165,8 +174,8 @@ async fn disconnected_for_long(connection: OwnedFd) {
 
 /// The mount is there to stay: systemd learns that it answers, and from now on a server that ends by
 /// itself leaves it dead.
-pub(crate) fn announce(attached: &Attached) {
-    attached.set_announced();
+pub(crate) fn announce(announced: &Announced) {
+    announced.set();
     notify_systemd(&[NotifyState::Ready]);
 }
 

@@ -6,6 +6,7 @@
 
 mod attach;
 mod background;
+mod child;
 mod cli;
 mod confine;
 mod connections;
@@ -27,12 +28,14 @@ mod request;
 mod server;
 mod session;
 mod shortfall;
+mod source_state;
 mod status;
 mod stdout;
 mod supervisor;
 mod sysctls;
 mod teardown;
 mod umount;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, makedev};
 use rustix::io::Errno;
 use thrufs_sys::mountinfo::Place;
 
@@ -42,6 +42,33 @@ impl Places {
 }
 
 impl Places {
+    /// MOUNTPOINT from SOURCE, if it lies below. Where it is known by another path, by a bind mount say, it
+    /// is taken for one that does not.
+    pub(crate) fn mountpoint_below_source(&self) -> Option<PathBuf> {
+        let below = self.mountpoint.strip_prefix(self.source_path()).ok()?;
+        let is_source = below.as_os_str().is_empty();
+        (!is_source).then(|| below.to_owned())
+    }
+
+    /// Whether a sandbox, whose mounts are copies, sees what is unmounted at or below SOURCE, and can keep
+    /// it from being unmounted. What cannot be known is taken for that.
+    pub(crate) fn tell_of_mounts(&self) -> bool {
+        let Ok(mounts) = thrufs_sys::mountinfo::all() else {
+            return true;
+        };
+        let (source, own) = (
+            self.source_path(),
+            thrufs_sys::mountinfo::mount_id(&self.source),
+        );
+        mounts
+            .iter()
+            .filter(|mount| {
+                mount.mount_point.starts_with(&source)
+                    || own.as_ref().is_ok_and(|id| *id == mount.mount_id)
+            })
+            .any(|mount| mount.is_shared)
+    }
+
     /// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle
     /// can name a file beside them. What cannot be known is taken for a part.
     pub(crate) fn are_whole(&self) -> bool {
@@ -59,6 +86,12 @@ impl Places {
                 .filter(|mount| mount.mount_point.starts_with(&source))
                 .all(|mount| mount.root == Path::new("/"))
     }
+}
+
+/// The number of a device, from `major:minor`.
+pub(crate) fn device_number(device: &str) -> Option<u64> {
+    let (major, minor) = device.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// A mount point whose daemon died answers everything with ENOTCONN, which tells nobody what to do.

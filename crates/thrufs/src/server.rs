@@ -9,6 +9,7 @@
 //! unmount.
 
 mod callers;
+mod child;
 mod last_words;
 mod link;
 mod output;
@@ -16,24 +17,22 @@ mod output;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
-use rustix::event::{PollFd, PollFlags};
 use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
-use crate::confine::{self, Confinement, Inside, Sandbox};
-use crate::control::{Signals, block_on};
+use crate::confine::{self, Confinement, Sandbox};
 use crate::logging::{self, Lines};
+use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
-use crate::session::{self, Serving};
-use crate::status::{self, Askers, Reporter};
+use crate::source_state::SourceView;
 
-use callers::AskingOutside;
+use child::{Ends, Start, become_server};
 pub(crate) use link::{FromServer, Link, Serve, ToServer};
 use output::Output;
 
@@ -54,24 +53,17 @@ pub(crate) struct Server {
     output: OwnedFd,
 }
 
-/// The ends that the server has.
-struct Ends {
-    link: Link,
-    asking: Link,
-    output: OwnedFd,
-}
-
 impl Server {
     /// Starts one in the first sandbox that can be had. This process must have one thread.
     pub(crate) fn start(
-        source: &OwnedFd,
+        places: &Places,
         request: &MountRequest,
         log: LogRequest,
     ) -> anyhow::Result<Self> {
         let candidates = request.confinement.candidates;
         let mut refused = Vec::new();
         for (at, sandbox) in candidates.iter().enumerate() {
-            match start_in(*sandbox, source, request, log) {
+            match start_in(*sandbox, places, request, log) {
                 Ok(server) => return Ok(Self { refused, ..server }),
                 Err(error) if at + 1 < candidates.len() => {
                     refused.push(format!("no --sandbox={sandbox}: {error:#}"));
@@ -113,6 +105,7 @@ impl Server {
         self,
         log: Lines,
         level: LevelFilter,
+        source: SourceView,
         tell: impl Fn(Said) + Send + 'static,
     ) -> anyhow::Result<()> {
         let (asked, link, pid) = (self.asked, self.link, self.pid);
@@ -121,7 +114,7 @@ impl Server {
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
         thread("callers")
             .spawn(move || {
-                if let Err(error) = callers::answer(&asked) {
+                if let Err(error) = callers::answer(&asked, &source) {
                     tracing::debug!(%error, "the serving process asks no more");
                 }
             })
@@ -171,7 +164,7 @@ pub(crate) enum Said {
 
 fn start_in(
     sandbox: Sandbox,
-    source: &OwnedFd,
+    places: &Places,
     request: &MountRequest,
     log: LogRequest,
 ) -> anyhow::Result<Server> {
@@ -179,7 +172,10 @@ fn start_in(
     let (asked, asking) = Link::pair().context("socket pair")?;
     let (output, their_output) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
-    let source = source.try_clone().context("duplicate a descriptor")?;
+    let source = places
+        .source
+        .try_clone()
+        .context("duplicate a descriptor")?;
     if sandbox == Sandbox::Namespace {
         nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
     }
@@ -192,7 +188,14 @@ fn start_in(
                 asking,
                 output: their_output,
             };
-            become_server(sandbox, source, request, log, ends)
+            let start = Start {
+                sandbox,
+                source,
+                below_source: places.mountpoint_below_source(),
+                request,
+                log,
+            };
+            become_server(start, ends)
         }
         Side::Parent(child) => {
             drop((their_link, asking, their_output, source));
@@ -239,7 +242,9 @@ fn wait_until_confined(
             }
             Some((FromServer::Confined, _)) => confined = true,
             Some((FromServer::Failed(reason), _)) => break Err(anyhow!("{reason}")),
-            Some((FromServer::Ready, _)) => break Err(anyhow!("it is ready before it was told")),
+            Some((FromServer::Answers | FromServer::Ready, _)) => {
+                break Err(anyhow!("it is ready before it was told"));
+            }
             None => break Err(anyhow!("the serving process ended before it was shut in")),
         }
     };
@@ -248,142 +253,4 @@ fn wait_until_confined(
     let _gone = nix::sys::signal::kill(left, nix::sys::signal::Signal::SIGKILL);
     let _reaped = waitpid(left, None);
     result
-}
-
-/// The child's life, from the fork on.
-fn become_server(
-    sandbox: Sandbox,
-    source: OwnedFd,
-    request: &MountRequest,
-    log: logging::ServerLog,
-    ends: Ends,
-) -> ! {
-    let link = ends.link;
-    let result = unshare_and_fork(sandbox, &source, request, &link).and_then(|is_server| {
-        if is_server {
-            let source = shut_in(sandbox, source, request, (&link, ends.asking, ends.output))?;
-            serve(sandbox, source, request, log, &link)
-        } else {
-            Ok(())
-        }
-    });
-    if let Err(error) = &result {
-        // A supervisor that is gone needs no reason.
-        let _ = link.send(&FromServer::failed(error), &[]);
-    }
-    std::process::exit(i32::from(result.is_err()))
-}
-
-/// Makes the namespaces, and the server in them. Returns whether this process is the server.
-fn unshare_and_fork(
-    sandbox: Sandbox,
-    source: &OwnedFd,
-    request: &MountRequest,
-    link: &Link,
-) -> anyhow::Result<bool> {
-    // Found again from there in the new mount namespace.
-    rustix::process::fchdir(source).context("change to SOURCE")?;
-    if sandbox != Sandbox::Namespace {
-        return Ok(true);
-    }
-    confine::enter_namespaces(&request.confinement, || {
-        link.send(&FromServer::MapIds, &[])?;
-        match link.receive()? {
-            Some((ToServer::Mapped, _)) => Ok(()),
-            _ => bail!("the ids of the user namespace are not mapped"),
-        }
-    })?;
-    match fork().context("start the serving process")? {
-        Side::Child => Ok(true),
-        Side::Parent(server) => {
-            link.send(&FromServer::Forked(server.as_raw()), &[])?;
-            Ok(false)
-        }
-    }
-}
-
-fn shut_in(
-    sandbox: Sandbox,
-    source: OwnedFd,
-    request: &MountRequest,
-    (link, asking, output): (&Link, Link, OwnedFd),
-) -> anyhow::Result<OwnedFd> {
-    let keep = [link.as_fd(), asking.as_fd(), output.as_fd(), source.as_fd()];
-    thrufs_sys::confine::close_all_but(&keep).context("close what was inherited")?;
-    let inside = Inside {
-        sandbox,
-        source,
-        log: output,
-        callers: Box::new(AskingOutside::new(asking)),
-        needs: request.needs(),
-    };
-    confine::enter(&request.confinement, inside)
-}
-
-/// Waits for the mount, and serves it to its end.
-fn serve(
-    sandbox: Sandbox,
-    source: OwnedFd,
-    request: &MountRequest,
-    log: logging::ServerLog,
-    link: &Link,
-) -> anyhow::Result<()> {
-    link.send(&FromServer::Confined, &[])?;
-    let Some((ToServer::Serve(serve), mut sockets)) = link.receive()? else {
-        // Nothing was mounted: the supervisor has told why.
-        return Ok(());
-    };
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .context("die with the supervisor")?;
-    if has_hung_up(link)? {
-        return Ok(());
-    }
-    log.init()?;
-    let mut take = |is_there: bool| (is_there && sockets.len() > 1).then(|| sockets.remove(1));
-    let status = take(serve.status).map(StdUnixListener::from);
-    let metrics = take(serve.metrics).map(std::net::TcpListener::from);
-    let device = sockets.pop().context("no /dev/fuse came with the mount")?;
-    block_on(async {
-        // Signals are for the supervisor, which unmounts; here they must only not kill.
-        let _signals = Signals::install()?;
-        session::when_a_thread_is_lost(|| std::process::exit(1));
-        let fs = session::file_system(source, request)?;
-        let watch = session::watch(&fs, request)?;
-        confine::seal(&request.confinement, sandbox, request.needs())?;
-        if let Some(attempts) = request.confinement.break_out {
-            attempts.run(&serve);
-            return Ok(());
-        }
-        let mut serving = Serving::start(fs, watch, device, request)?;
-        serving.log(&request.source, &serve.mountpoint);
-        let reporter = Reporter {
-            fs: Arc::clone(serving.fs()),
-            source: serve.source.to_string_lossy().into_owned(),
-            mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
-            device: serve.device,
-            pid: serve.pid,
-            server_pid: serve.server_pid,
-            started: Instant::now(),
-        };
-        if let Some(listener) = status {
-            let askers = match serve.in_user_namespace {
-                true => Askers::LetIn,
-                false => Askers::OwnerAndRoot,
-            };
-            status::serve(listener, reporter.clone(), askers)?;
-        }
-        if let Some(listener) = metrics {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(crate::metrics::serve(listener, reporter));
-        }
-        link.send(&FromServer::Ready, &[])?;
-        serving.ended().await
-    })
-}
-
-fn has_hung_up(link: &Link) -> anyhow::Result<bool> {
-    let mut fds = [PollFd::new(link, PollFlags::empty())];
-    let now = rustix::event::Timespec::default();
-    rustix::event::poll(&mut fds, Some(&now)).context("look at the supervisor")?;
-    Ok(fds[0].revents().contains(PollFlags::HUP))
 }

@@ -19,13 +19,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FaultyBacking, Negotiated, Notify, Passthrough, Watch, Watching};
+use thrufs_fs::{
+    Covered, FaultyBacking, LetGo, Negotiated, Notify, OwnMount, Passthrough, Watch, Watching,
+};
 use thrufs_session::{FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
 use crate::attach;
-use crate::places::Places;
+use crate::places::{self, Places};
 use crate::request::{Access, KernelRequest, MountRequest};
+use crate::status;
 use crate::sysctls;
 use crate::teardown::{Detached, OurMount, is_connected};
 
@@ -34,13 +37,27 @@ const FORCED_UNMOUNT: Duration = Duration::from_secs(1);
 /// Between two looks at the mount table.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// Whether what waits for the mount has been told that it serves: then no end of the server removes it.
+#[derive(Debug, Default)]
+pub(crate) struct Announced(Cell<bool>);
+
+impl Announced {
+    pub(crate) fn set(&self) {
+        self.0.set(true);
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.get()
+    }
+}
+
 /// A mount with its connection. Detached when dropped, unless it was announced.
 #[derive(Debug)]
 pub(crate) struct Attached {
     ours: OurMount,
     /// Tells whether the mount is still ours; the session has a duplicate.
     connection: OwnedFd,
-    is_announced: Cell<bool>,
+    announced: Announced,
 }
 
 impl Attached {
@@ -50,19 +67,19 @@ impl Attached {
         Ok(Self {
             ours,
             connection,
-            is_announced: Cell::new(false),
+            announced: Announced::default(),
         })
     }
 
-    /// The program that waits for the mount has been told that it serves.
-    pub(crate) fn set_announced(&self) {
-        self.is_announced.set(true);
+    /// Whether it was announced.
+    pub(crate) fn announced(&self) -> &Announced {
+        &self.announced
     }
 
     /// Whether a mount that was announced is left without a server. To be asked when what served it
     /// has ended; its users get their error at once.
     pub(crate) async fn is_left_dead(&self) -> bool {
-        if !self.is_announced.get() {
+        if !self.announced.is_set() {
             return false;
         }
         // A forced umount(8) aborts the connection first, and takes the mount away then.
@@ -109,7 +126,7 @@ impl Attached {
 
 impl Drop for Attached {
     fn drop(&mut self) {
-        if self.is_announced.get() {
+        if self.announced.is_set() {
             return;
         }
         if let Err(error) = self.ours.detach(&self.connection) {
@@ -189,12 +206,14 @@ pub(crate) struct Serving {
 }
 
 impl Serving {
-    /// Negotiates INIT on `connection` and starts the session threads.
+    /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
+    /// SOURCE are not kept busy for longer than they are used.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
         watch: Option<Watch>,
         connection: OwnedFd,
         request: &MountRequest,
+        lets_go: bool,
     ) -> anyhow::Result<Self> {
         let device = duplicate(&connection)?;
         let (acl, config) = session_config(request);
@@ -205,13 +224,18 @@ impl Serving {
             .context("start the thread that invalidates the kernel's cache")?;
         fs.start_serving(request.session.threads)
             .context("start the thread that closes what was looked up")?;
-        fs.start_pruning(thrufs_session::send_prune(
-            device
-                .try_clone()
-                .context("duplicate the FUSE descriptor")?,
-            negotiated(&fs)?,
-        ))
-        .context("bound the number of inodes")?;
+        let send_prune = || -> anyhow::Result<_> {
+            let device = device.try_clone();
+            let device = device.context("duplicate the FUSE descriptor")?;
+            Ok(thrufs_session::send_prune(device, negotiated(&fs)?))
+        };
+        fs.start_pruning(send_prune()?)
+            .context("bound the number of inodes")?;
+        if lets_go && let Some(prune) = send_prune()? {
+            let entry = thrufs_session::send_entry(session.notifier());
+            fs.start_letting_go(LetGo { prune, entry })
+                .context("start the thread that lets mounts below SOURCE go")?;
+        }
         let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
         let watching = watching.transpose()?;
         let (sender, ended) = oneshot::channel();
@@ -267,12 +291,18 @@ pub(crate) struct Running {
 
 /// Mounts, negotiates INIT and starts the session threads.
 pub(crate) fn start(places: Places, request: &MountRequest) -> anyhow::Result<Running> {
+    let below = places.mountpoint_below_source();
+    // While it is not covered.
+    let covered = below.and_then(|below| Covered::open(&places.source, &below));
     let fs = file_system(places.source, request)?;
     let watch = watch(&fs, request)?;
     let _changed = sysctls::change_as_asked(request)?;
     let attached = Attached::new(&places.mountpoint, &request.kernel)?;
+    let device = places::device_number(attached.device()).context("the mount's device")?;
+    let (mount_id, is_thrufs) = (attached.ours().unique_id(), Box::new(status::is_thrufs));
+    fs.set_own_mount(OwnMount::new(device, mount_id, covered, is_thrufs));
     let connection = attached.duplicate_connection()?;
-    let serving = Serving::start(fs, watch, connection, request)?;
+    let serving = Serving::start(fs, watch, connection, request, true)?;
     serving.log(&request.source, attached.mountpoint());
     Ok(Running { serving, attached })
 }

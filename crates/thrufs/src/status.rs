@@ -4,6 +4,7 @@
 //! wants to know); which daemon serves it follows from the mount table. Only where no daemon can
 //! be found is the mount asked whether it is dead, with a deadline.
 
+mod dead;
 mod find;
 mod report;
 mod runtime_dir;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
+pub(crate) use find::{daemon_of, is_thrufs};
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 pub(crate) use table::plain;

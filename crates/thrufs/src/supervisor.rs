@@ -5,6 +5,7 @@
 //! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
 //! dead mount. The server is told nothing but the mount, and believed nothing but its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -22,7 +23,8 @@ use crate::death::{self, Ended};
 use crate::places::Places;
 use crate::request::{LogRequest, MountRequest};
 use crate::server::{FromServer, Said, Serve, Server};
-use crate::session::{Attached, stop};
+use crate::session::{Announced, Attached, stop};
+use crate::source_state::{self, Copies, HeldSource, SourceView};
 use crate::status::{self, SocketFile};
 use crate::sysctls::{self, Changed};
 use crate::{logging, metrics};
@@ -38,7 +40,7 @@ pub(crate) fn serve(
     log: LogRequest,
 ) -> anyhow::Result<()> {
     // While this process has one thread.
-    let server = Server::start(&places.source, request, log)?;
+    let server = Server::start(&places, request, log)?;
     let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
@@ -53,25 +55,21 @@ pub(crate) fn serve(
         // Put back also if a signal comes: not before there are handlers.
         let changed = sysctls::change_as_asked(request)?;
         let attached = mount(&server, &places, request).await?;
-        // SOURCE stays held by the server alone.
-        drop(places);
+        let source = hold_source(places, &server, attached.0.device());
+        let mut watching = JoinSet::new();
+        watching.spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
         let _freeing = free_when_stuck(server.pid, &attached.0)?;
-        server.listen(lines, log.level, move |said| {
+        server.listen(lines, log.level, view, move |said| {
             // Nobody listens any more only when this process ends.
             let _ = tell.send(said);
         })?;
-        let mut run = Run {
-            told,
-            changed,
-            is_ready: false,
-            failure: None,
-            last_words: Vec::new(),
-        };
+        let mut run = Run::new(told, changed);
         let (attached, status) = attached;
         let connection = attached.duplicate_connection()?;
-        let until = run.until_the_end(readiness, Some(&attached));
+        let until = run.until_the_end(readiness, Some(attached.announced()));
         let end = wait_for_end(&mut signals, connection, until).await;
         drop(status);
         let (result, hangs) = match end {
@@ -99,6 +97,17 @@ pub(crate) fn serve(
         };
         death::conclude(attached, ended, request).await
     })
+}
+
+/// SOURCE stays held here too: the server's hold is in a copy of the mounts, so that umount(8) of SOURCE
+/// would succeed while it is served, and an operator would take the disk away.
+fn hold_source(places: Places, server: &Server, device: &str) -> Arc<HeldSource> {
+    let copies = match server.sandbox {
+        Sandbox::None => Copies::None,
+        Sandbox::Namespace => Copies::Namespace(server.pid.as_raw()),
+        Sandbox::Chroot => Copies::of_now(),
+    };
+    Arc::new(HeldSource::new(places.source, device.to_owned(), copies))
 }
 
 /// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
@@ -129,6 +138,8 @@ struct Run {
     told: mpsc::UnboundedReceiver<Said>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
+    /// Others may have seen what the mount shows.
+    answers: bool,
     /// INIT is done.
     is_ready: bool,
     failure: Option<String>,
@@ -137,19 +148,30 @@ struct Run {
 }
 
 impl Run {
-    /// Announces the server when it is ready and still `attached`, and returns when it has ended.
+    fn new(told: mpsc::UnboundedReceiver<Said>, changed: Vec<Changed>) -> Self {
+        Self {
+            told,
+            changed,
+            answers: false,
+            is_ready: false,
+            failure: None,
+            last_words: Vec::new(),
+        }
+    }
+
+    /// Has it `announced` when it is ready, unless it is to end anyway, and returns when it has ended.
     async fn until_the_end(
         &mut self,
         readiness: &mut Readiness,
-        attached: Option<&Attached>,
+        announced: Option<&Announced>,
     ) -> anyhow::Result<()> {
         loop {
             let said = tokio::select! {
                 said = self.told.recv() => said,
                 taken_over = readiness.taken_over() => {
                     taken_over?;
-                    if let Some(attached) = attached {
-                        announce(attached);
+                    if let Some(announced) = announced {
+                        announce(announced);
                     }
                     continue;
                 }
@@ -158,6 +180,7 @@ impl Run {
                 bail!("the thread that waits for the serving process is gone");
             };
             match said {
+                Said::Message(FromServer::Answers) => self.answers = true,
                 Said::Message(FromServer::Ready) => {
                     self.changed.clear();
                     self.is_ready = true;
@@ -171,9 +194,21 @@ impl Run {
                 Said::Message(other) => tracing::debug!(?other, "not expected from the server"),
                 Said::Ended(status, last_words) => {
                     self.last_words = last_words;
+                    self.note_taken_over(readiness, announced);
                     return self.ended(status.context("wait for the server")?);
                 }
             }
+        }
+    }
+
+    /// The end of the server may be known here before it is known that the mount was taken over.
+    fn note_taken_over(&self, readiness: &Readiness, announced: Option<&Announced>) {
+        // A start that failed before it was told is no death.
+        let answers = self.answers && (self.is_ready || self.failure.is_none());
+        if let Some(announced) = announced
+            && readiness.close(answers)
+        {
+            announced.set();
         }
     }
 
@@ -214,11 +249,18 @@ async fn mount(
     let serve = Serve {
         mountpoint: attached.mountpoint().to_owned(),
         device: attached.device().to_owned(),
+        mount_id: attached.ours().unique_id(),
         source: places.source_path(),
         pid: std::process::id(),
         server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
         in_user_namespace: server.sandbox == Sandbox::Namespace
             && request.confinement.has_user_namespace(),
+        lets_go: match server.sandbox {
+            Sandbox::None => true,
+            Sandbox::Namespace => places.tell_of_mounts(),
+            // Its copies are in no namespace, and keep nothing outside busy.
+            Sandbox::Chroot => false,
+        },
         status: listener.is_some(),
         metrics: metrics.is_some(),
     };
@@ -229,4 +271,45 @@ async fn mount(
         metrics.as_ref(),
     )?;
     Ok((attached, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the mount was announced, of a server that said `all` this before the supervisor looked.
+    fn is_announced_after(all: Vec<FromServer>, readiness: &mut Readiness) -> bool {
+        let (tell, told) = mpsc::unbounded_channel();
+        for message in all {
+            tell.send(Said::Message(message)).unwrap();
+        }
+        let killed = WaitStatus::Signaled(Pid::from_raw(7), Signal::SIGKILL, false);
+        tell.send(Said::Ended(Ok(killed), Vec::new())).unwrap();
+        let announced = Announced::default();
+        let mut run = Run::new(told, Vec::new());
+        let ended = block_on(run.until_the_end(readiness, Some(&announced)));
+        assert!(ended.is_err(), "it was killed");
+        announced.is_set()
+    }
+
+    /// A server that was killed while its mount answered already: its end overtook the announcement, the
+    /// mount was removed, and the directory below showed.
+    #[test]
+    fn end_of_a_server_that_answers_leaves_the_mount() {
+        // What is ready first is drawn by lot.
+        for _ in 0..50 {
+            let foreground = &mut Readiness::Foreground;
+            let ready = vec![FromServer::Answers, FromServer::Ready];
+            assert!(is_announced_after(ready, foreground));
+        }
+        let foreground = &mut Readiness::Foreground;
+        assert!(is_announced_after(vec![FromServer::Answers], foreground));
+    }
+
+    #[test]
+    fn end_of_a_server_that_does_not_answer_yet_or_says_why_is_a_start_that_failed() {
+        assert!(!is_announced_after(Vec::new(), &mut Readiness::Foreground));
+        let failed = vec![FromServer::Answers, FromServer::Failed("why".to_owned())];
+        assert!(!is_announced_after(failed, &mut Readiness::Foreground));
+    }
 }

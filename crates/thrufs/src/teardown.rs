@@ -48,6 +48,11 @@ impl OurMount {
         &self.device
     }
 
+    /// The number of the mount that is never used again; none before Linux 6.8.
+    pub(crate) fn unique_id(&self) -> Option<u64> {
+        self.unique_id
+    }
+
     /// Whether `place` is in this mount, by the number that is never used again.
     fn is_same(&self, place: &Place) -> bool {
         self.unique_id.is_some() && place.unique_mount_id() == self.unique_id

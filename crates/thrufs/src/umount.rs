@@ -5,15 +5,24 @@
 
 mod busy;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use thrufs_sys::mountinfo::Place;
 
 use crate::attach;
 use crate::options::thrufs_subtype;
+use crate::status;
+
+/// How long the daemon may take to end once its mount is gone.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// What `thrufs umount` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -52,7 +61,20 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     }
     // A held place keeps the mount busy.
     drop(place);
-    unmount(&entry.mount_point, entry.mount_id)
+    let daemon = status::daemon_of(&entry);
+    unmount(&entry.mount_point, entry.mount_id)?;
+    if let Some(daemon) = daemon {
+        wait_for_end(&daemon);
+    }
+    Ok(())
+}
+
+/// The daemon holds SOURCE, which may be what is unmounted next. One that serves the mount still in another
+/// mount namespace does not end.
+fn wait_for_end(daemon: &OwnedFd) {
+    let mut ended = [PollFd::new(daemon, PollFlags::IN)];
+    // However it ends, the mount is gone.
+    let _waited = rustix::event::poll(&mut ended, Some(&PATIENCE));
 }
 
 fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {

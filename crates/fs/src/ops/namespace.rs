@@ -38,6 +38,7 @@ impl Passthrough {
         self.with_space(|| {
             rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno()
         })?;
+        self.sub_mounts.is_present(&parent, to.name);
         // Not by the new name, which may be another file's by now.
         self.enter(fd.as_fd().try_clone_to_owned().or_errno()?)
     }
@@ -61,11 +62,14 @@ impl Passthrough {
     fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
+        self.check_not_covered(&parent, at.name)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
             self.as_owner_if_sticky(caller, remove, &[(&dir, &name)])
-        })
+        })?;
+        self.sub_mounts.is_absent(&parent, at.name);
+        Ok(())
     }
 
     /// Does `act`, which removes these names, so that in a sticky directory the backing file system
@@ -102,17 +106,25 @@ impl Passthrough {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
-        let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
-        let (from, to) = (component(from.name)?, component(to.name)?);
+        self.check_not_covered(&old, from.name)?;
+        self.check_not_covered(&new, to.name)?;
+        let (old_dir, new_dir) = (self.path_fd(&old)?, self.path_fd(&new)?);
+        let (old_name, new_name) = (component(from.name)?, component(to.name)?);
         let rename = || {
-            let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
-            self.as_owner_if_sticky(caller, rename, &[(&old, &from), (&new, &to)])
+            let rename = || {
+                rustix::fs::renameat_with(&old_dir, &old_name, &new_dir, &new_name, flags)
+                    .or_errno()
+            };
+            let names = [(&old_dir, &old_name), (&new_dir, &new_name)];
+            self.as_owner_if_sticky(caller, rename, &names)
         };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         match replaces {
-            true => self.removing(&new, &to, || self.with_space(rename)),
-            false => self.with_space(rename),
+            true => self.removing(&new_dir, &new_name, || self.with_space(rename))?,
+            false => self.with_space(rename)?,
         }
+        self.sub_mounts.is_present(&new, to.name);
+        Ok(())
     }
 
     /// Content of a symbolic link.

@@ -202,6 +202,8 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        drop(handle);
+        self.parked.notify();
     }
 
     /// One of the descriptors on this handle was closed: reports what the backing file system

@@ -9,6 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::source_state::{SourceState, SourceView};
 
 /// After which a scrape is taken for blocked.
 const SOON: Duration = Duration::from_secs(60);
@@ -82,6 +83,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
         pid: 1,
         server_pid: 1,
         started: Instant::now(),
+        source_view: SourceView::new(SourceState::default),
     };
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     // Those of its connections are as small, so that a long answer waits for its reader.

@@ -33,6 +33,8 @@ pub(crate) enum FromServer {
     Forked(i32),
     /// It is shut in, and waits for [`Serve`].
     Confined,
+    /// INIT is answered next, and then every request.
+    Answers,
     /// INIT is answered.
     Ready,
     /// It ends, for this reason.
@@ -62,6 +64,8 @@ pub(crate) struct Serve {
     pub(crate) mountpoint: PathBuf,
     /// Device of the mounted file system, as `major:minor`.
     pub(crate) device: String,
+    /// Number of the mount that is never used again; none before Linux 6.8.
+    pub(crate) mount_id: Option<u64>,
     /// SOURCE, as outsiders call it.
     #[serde(with = "as_bytes")]
     pub(crate) source: PathBuf,
@@ -71,6 +75,8 @@ pub(crate) struct Serve {
     pub(crate) server_pid: u32,
     /// Whether users outside have numbers of their own inside.
     pub(crate) in_user_namespace: bool,
+    /// Whether mounts below SOURCE are to be let go when they are idle.
+    pub(crate) lets_go: bool,
     /// Whether the status socket comes along.
     pub(crate) status: bool,
     /// Whether the socket for metrics comes along.
@@ -192,10 +198,12 @@ mod tests {
         let serve = Serve {
             mountpoint: path(0xff),
             device: "0:42".to_owned(),
+            mount_id: Some(u64::MAX),
             source: path(b'\n'),
             pid: u32::MAX,
             server_pid: u32::MAX,
             in_user_namespace: false,
+            lets_go: true,
             status: true,
             metrics: true,
         };

@@ -9,6 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use super::super::find;
 use super::super::report::Status;
 use super::*;
+use crate::source_state::{SourceState, SourceView};
 
 fn reporter(source: &Path, device: &str) -> Reporter {
     let directory: OwnedFd = File::open(source).unwrap().into();
@@ -20,6 +21,7 @@ fn reporter(source: &Path, device: &str) -> Reporter {
         pid: std::process::id(),
         server_pid: std::process::id(),
         started: Instant::now(),
+        source_view: SourceView::new(SourceState::default),
     }
 }
 

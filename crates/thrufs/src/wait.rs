@@ -12,7 +12,7 @@ use rustix::io::Errno;
 ///
 /// # Errors
 /// From poll(2).
-pub(super) fn wait_for_input(
+pub(crate) fn wait_for_input(
     files: &[&dyn AsFd],
     patience: Duration,
 ) -> anyhow::Result<Option<usize>> {
@@ -27,7 +27,7 @@ pub(super) fn wait_for_input(
         match rustix::event::poll(&mut fds, Some(&left)) {
             Ok(_) => return Ok(fds.iter().position(|fd| !fd.revents().is_empty())),
             Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno).context("wait for the daemon"),
+            Err(errno) => return Err(errno).context("wait with poll(2)"),
         }
     }
 }
