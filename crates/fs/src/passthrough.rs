@@ -266,8 +266,8 @@ impl Passthrough {
         self.watches.stop();
         self.invalidations.stop();
         self.recent.stop();
-        self.parked.stop();
         self.sub_mounts.stop();
+        self.parked.stop();
         if let Some(pressure) = &self.pressure {
             pressure.stop();
         }

@@ -199,8 +199,7 @@ impl FuseAdapter {
                     // The kernel shows the name, takes no inode for it, since this number is not one of
                     // an entry, and sends a FORGET that does nothing (fuse_direntplus_link).
                     None if found.ino == ROOT_INO => {
-                        let kind = file_type(found.kind);
-                        let ino = number_only(ROOT_INO);
+                        let (kind, ino) = (file_type(found.kind), number_only(ROOT_INO));
                         (FileAttr { kind, ..ino }, Duration::ZERO)
                     }
                     // fuser gives a name without an inode number 0, and readdir(3) leaves those out.

@@ -3,7 +3,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags, Statx, StatxFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx};
 use rustix::thread::CapabilitySet;
 
 use crate::caller::Caller;
@@ -87,9 +87,25 @@ impl Passthrough {
             }
         }
         match is_sticky {
-            true => self.as_owner(caller, CapabilitySet::empty(), act, || owners_of(names)),
+            true => self.as_owner(caller, CapabilitySet::empty(), act, || {
+                self.owners_of(names)
+            }),
             false => act(),
         }
+    }
+
+    /// Mode and owner of those names that there are. A mount that leads back is not asked: the kernel
+    /// refuses to remove what is mounted on.
+    fn owners_of(&self, names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
+        let mut found = Vec::new();
+        for (dir, name) in names {
+            match self.find(dir, name).and_then(mode_and_owner) {
+                Ok(stat) => found.push(stat),
+                Err(Errno::ENOENT | Errno::ELOOP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
@@ -136,18 +152,4 @@ impl Passthrough {
         let target = rustix::fs::readlinkat(self.path_fd(&inode)?, c"", Vec::new()).or_errno()?;
         Ok(target.into_bytes())
     }
-}
-
-/// Mode and owner of those names that there are.
-fn owners_of(names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
-    let wanted = StatxFlags::TYPE | StatxFlags::MODE | StatxFlags::UID | StatxFlags::GID;
-    let mut found = Vec::new();
-    for (dir, name) in names {
-        match rustix::fs::statx(dir, *name, AtFlags::SYMLINK_NOFOLLOW, wanted).or_errno() {
-            Ok(stat) => found.push(stat),
-            Err(Errno::ENOENT) => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(found)
 }

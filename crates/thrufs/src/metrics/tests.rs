@@ -9,7 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::source_state::{SourceState, SourceView};
+use crate::daemon::source_state::{SourceState, SourceView};
 
 /// After which a scrape is taken for blocked.
 const SOON: Duration = Duration::from_secs(60);
@@ -91,7 +91,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let listener = socket.listen(1024).unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody goes because the time is over.
+    // No connection ends by the time limit.
     let limits = Limits {
         patience: Duration::from_secs(3600),
         ..LIMITS

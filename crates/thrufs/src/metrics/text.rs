@@ -223,7 +223,7 @@ mod tests {
     use thrufs_fs::{Bucket, Process, Snapshot, Writes};
 
     use super::*;
-    use crate::source_state::SourceState;
+    use crate::daemon::source_state::SourceState;
 
     fn buckets(of: &[(u64, u64)]) -> Vec<Bucket> {
         of.iter()

@@ -18,8 +18,7 @@ use super::dead::is_dead;
 use super::report::{FORMAT, Status};
 use super::runtime_dir;
 use super::table::plain;
-use crate::attach;
-use crate::options::thrufs_subtype;
+use crate::mount::options::{DEFAULT_SUBTYPE, fs_type};
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -49,8 +48,7 @@ impl Found {
 
     /// With --subtype it has another type, but the socket shows what it is.
     fn is_ours(&self) -> bool {
-        self.fs_type == attach::fs_type(thrufs_subtype())
-            || self.sockets().any(|socket| socket.exists())
+        self.fs_type == fs_type(DEFAULT_SUBTYPE) || self.sockets().any(|socket| socket.exists())
     }
 
     fn sockets(&self) -> impl Iterator<Item = PathBuf> {
@@ -172,7 +170,7 @@ fn dead(mount: &Found) -> String {
     format!("{shown}: its daemon is dead; run `thrufs umount {shown}`")
 }
 
-/// Whether nobody listens on the socket.
+/// Whether no process listens on the socket.
 pub(super) fn is_refused(error: &anyhow::Error) -> bool {
     is(error, ErrorKind::ConnectionRefused)
 }

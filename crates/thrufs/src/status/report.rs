@@ -2,15 +2,13 @@
 //! prints as it came.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 
-use crate::session::Running;
-use crate::source_state::{SourceState, SourceView};
+use crate::daemon::source_state::{SourceState, SourceView};
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;
@@ -52,20 +50,6 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
-    /// Reports on `running`, which began now.
-    pub(crate) fn new(source: &Path, running: &Running, source_view: SourceView) -> Self {
-        Self {
-            fs: Arc::clone(running.fs()),
-            source: source.to_string_lossy().into_owned(),
-            mountpoint: running.mountpoint().to_string_lossy().into_owned(),
-            device: running.device().to_owned(),
-            pid: std::process::id(),
-            server_pid: std::process::id(),
-            started: Instant::now(),
-            source_view,
-        }
-    }
-
     /// The mount now.
     pub(crate) fn status(&self) -> io::Result<Status> {
         Ok(Status {

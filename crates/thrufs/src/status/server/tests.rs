@@ -9,7 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use super::super::find;
 use super::super::report::Status;
 use super::*;
-use crate::source_state::{SourceState, SourceView};
+use crate::daemon::source_state::{SourceState, SourceView};
 
 fn reporter(source: &Path, device: &str) -> Reporter {
     let directory: OwnedFd = File::open(source).unwrap().into();
@@ -26,7 +26,7 @@ fn reporter(source: &Path, device: &str) -> Reporter {
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> T {
-    crate::control::block_on(work).unwrap()
+    crate::signals::block_on(work).unwrap()
 }
 
 #[test]
