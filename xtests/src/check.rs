@@ -9,6 +9,7 @@ mod cargo_tests;
 mod deb;
 mod expected;
 mod kernels;
+mod room;
 mod stages;
 mod suites;
 mod trees;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
+use crate::support::interrupt::Interrupt;
 use crate::support::skip::missing;
 use stages::{STAGES, Stage};
 
@@ -65,12 +67,16 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     } else {
         STAGES.iter().filter(named).collect()
     };
+    let interrupt = Interrupt::watch_programs()?;
     let began = Instant::now();
     let limit = args
         .minutes
         .map(|minutes| Duration::from_secs(60 * minutes));
     let mut all = Report::default();
     for (index, stage) in stages.iter().enumerate() {
+        if interrupt.is_set() {
+            break;
+        }
         print!("[{:2}/{}] {:18} ", index + 1, stages.len(), stage.name);
         std::io::stdout().flush()?;
         let start = Instant::now();

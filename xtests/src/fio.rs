@@ -9,7 +9,6 @@ mod compare;
 mod configs;
 pub(crate) mod guests;
 mod html;
-mod interrupt;
 mod jobs;
 mod load;
 mod machine;
@@ -37,10 +36,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::install;
+use xtests::support::interrupt::Interrupt;
 use xtests::support::mount::BIN;
 
 use configs::{Binary, Kind};
-use interrupt::Interrupt;
 use session::Session;
 use state::{Plan, State};
 

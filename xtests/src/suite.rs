@@ -26,6 +26,7 @@ use anyhow::Result;
 
 use crate::install;
 use crate::report::Report;
+use crate::support::interrupt::{Interrupt, not_interrupted};
 use crate::support::mount::BIN;
 use crate::support::peers::Kind;
 use crate::support::scratch::Backing;
@@ -223,6 +224,7 @@ pub struct Args {
 
 /// The subcommand; the last line it prints is `N passed, N failed, N skipped`.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let interrupt = Interrupt::watch_programs()?;
     let places = places(args);
     let names = match args.name {
         Name::All => SUITES.to_vec(),
@@ -232,6 +234,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let mut report = Report::default();
     let end = Instant::now() + Duration::from_secs(60 * args.minutes);
     for name in names {
+        if interrupt.is_set() {
+            break;
+        }
         let end = Some(end);
         report.merge(run_suite(name, &places, &args.options, end, &mut table));
     }
@@ -300,6 +305,10 @@ fn run_suite(
     let mut native = None;
     for place in places {
         let shown = format!("{suite} on {place}");
+        if let Err(error) = not_interrupted() {
+            report.record(&shown, Err(error));
+            break;
+        }
         if end.is_some_and(|end| Instant::now() >= end) {
             report.skip(shown, "no time was left: --minutes gives more".to_owned());
             continue;

@@ -6,6 +6,7 @@
 
 pub mod command;
 mod ending;
+pub mod interrupt;
 pub mod kernel_log;
 pub mod kernel_trace;
 pub mod lock_holder;

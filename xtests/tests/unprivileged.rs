@@ -389,16 +389,21 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 "{text}"
             );
             ensure!(machine.source().join("made").metadata()?.uid() == USER);
-            // Of the user that root inside is outside, and without the socket of the mount that is gone.
+            // Of the user that root inside is outside; empty once the daemon has ended.
             ensure!(
                 directory.metadata()?.uid() == USER,
                 "{}",
                 directory.display()
             );
-            // The daemon removes its socket after the unmount that `thrufs umount` waits for.
-            wait_until("the socket to be gone", SOON, || {
-                Ok(std::fs::remove_dir(directory).is_ok())
-            })?;
+            wait_until(
+                "the socket to be gone",
+                SOON,
+                || match std::fs::remove_dir(directory) {
+                    Ok(()) => Ok(true),
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => Ok(false),
+                    Err(error) => Err(error.into()),
+                },
+            )?;
         }
         Ok(())
     })

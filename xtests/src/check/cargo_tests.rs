@@ -15,9 +15,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 
+use super::room::Room;
 use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::tail;
+use crate::support::interrupt::spawn;
 use crate::support::mount::{BIN, CACHE, ON};
 use crate::support::scratch::LAYOUT;
 use crate::support::skip::{SKIP_LOG, TIME_LOG};
@@ -64,6 +66,7 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     let log = directory.join(format!("{stage}.log"));
     let skips = Notes::begin(directory.join(format!("{stage}.skips")))?;
     let times = Notes::begin(directory.join(format!("{stage}.times")))?;
+    let room = Room::new()?;
     let mut command = Command::new("timeout");
     command
         .args(["--kill-after=10", LIMIT])
@@ -75,6 +78,7 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
         .current_dir(install::root())
         .env(SKIP_LOG, &skips.0)
         .env(TIME_LOG, &times.0)
+        .env("TMPDIR", room.path())
         .stdin(Stdio::null());
     for (name, value) in cargo.get_envs() {
         match value {
@@ -83,11 +87,9 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
         };
     }
     let file = File::create(&log)?;
-    let status = command
-        .stdout(file.try_clone()?)
-        .stderr(file)
-        .status()
-        .context("timeout")?;
+    let running = spawn(command.stdout(file.try_clone()?).stderr(file)).context("timeout")?;
+    let status = running.wait()?;
+    drop(room);
     let output = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
     let before = report.failed.len();
     count(stage, &output, &skips.read()?, report);

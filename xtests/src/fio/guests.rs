@@ -19,10 +19,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use xtests::install;
+use xtests::support::interrupt::Interrupt;
 use xtests::support::random::Random;
 
 use super::configs::{self, Config, Kind};
-use super::interrupt::Interrupt;
 use super::jobs::{self, Files, Job};
 use super::load::{Load, Snapshot};
 use super::one_run::{Bench, Done};

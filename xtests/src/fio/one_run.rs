@@ -15,9 +15,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use xtests::support::command::describe;
+use xtests::support::interrupt::Interrupt;
 
 use super::configs::{Config, Kind};
-use super::interrupt::Interrupt;
 use super::jobs::{Files, Job, directory};
 use super::load::Snapshot;
 use super::output;

@@ -12,17 +12,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use xtests::install;
 use xtests::support::command::{succeed, tail};
+use xtests::support::interrupt::{Interrupt, Interrupted};
 
-use super::interrupt::Interrupt;
 use super::jobs::Job;
 
 /// How often a run looks whether it is to be given up; rare, since looking uses the CPU.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// Given up on request: no error of anybody's.
-#[derive(Debug, thiserror::Error)]
-#[error("interrupted")]
-pub(super) struct Interrupted;
 
 /// Makes sure of fio; returns its engines.
 pub(super) fn provide() -> Result<Vec<String>> {

@@ -7,15 +7,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
+use xtests::support::interrupt::{Interrupt, Interrupted};
 use xtests::support::skip::Missing;
 
 use super::configs::{self, Config, Kind};
-use super::interrupt::Interrupt;
 use super::jobs::{self, Job};
 use super::one_run::Bench;
 use super::place::{Place, in_directory};
 use super::plan::{Size, Step, steps};
-use super::program::Interrupted;
 use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
 use super::{machine, reports, server};

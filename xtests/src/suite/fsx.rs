@@ -11,6 +11,7 @@ use super::place::Place;
 use super::{Options, Verdicts};
 use crate::install;
 use crate::support::command::{tail, wait_for_exit};
+use crate::support::interrupt::spawn;
 use crate::support::mount::Mount;
 use crate::support::scratch::{Backing, Scratch};
 
@@ -124,8 +125,8 @@ pub fn exercise(dir: &Path, seed: u32, options: &Options) -> Result<()> {
 fn run_once(command: &mut Command, deadline: Duration) -> Result<()> {
     let log = tempfile::NamedTempFile::new()?;
     let output = log.reopen()?;
-    let mut child = command.stdout(output.try_clone()?).stderr(output).spawn()?;
-    let status = wait_for_exit(&mut child, "fsx", deadline);
+    let mut fsx = spawn(command.stdout(output.try_clone()?).stderr(output))?;
+    let status = wait_for_exit(fsx.child(), "fsx", deadline);
     let said = String::from_utf8_lossy(&std::fs::read(log.path())?).into_owned();
     let status = status.with_context(|| tail(&said))?;
     ensure!(status.success(), "{status}\n{}", tail(&said));

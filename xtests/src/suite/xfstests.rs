@@ -3,6 +3,11 @@
 //! namespaces of its own (`xtests/suites/xfstests/inside`): the mount helper and the users that it
 //! wants exist only there, and whatever it leaves ends with them.
 //!
+//! Invariant: two runs on one machine share nothing that is named after a process, since process ids are
+//! the same in each pid namespace; hence a /tmp of each run's own. And when xtests is ended by a signal, or
+//! killed, so is all that runs in the namespaces; what lives outside of them (loop devices, the file system
+//! that is served) goes when a signal has come, by the script and by the drops here.
+//!
 //! Natively it runs on ext4, on two loop devices; FUSE servers serve directories of such an ext4.
 
 use std::path::{Path, PathBuf};
@@ -93,8 +98,13 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
         Place::Native => Scratch::new(Backing::Here)?,
         _ => Scratch::new(Backing::Ext4(SIZE_MIB))?,
     };
-    let mut command = Command::new("timeout");
-    command.args(["--kill-after=10", LIMIT, "unshare"]);
+    // Before `scratch` goes.
+    let _loops = LoopsBelow(scratch.path().to_owned());
+    // At SIGTERM `inside` detaches what its namespaces do not take along. unshare ignores it; killed, it
+    // takes the first process of the namespace along, and that one all others.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "TERM", "--"]);
+    command.args(["timeout", "--kill-after=10", LIMIT, "unshare"]);
     command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
     let files = install::root().join("xtests/suites/xfstests");
     command.arg(files.join("inside"));
@@ -112,8 +122,7 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
         std::fs::create_dir(&dir).with_context(|| dir.display().to_string())?;
         command.env(variable, dir);
     }
-    // Held until the suite is over.
-    let _devices = describe_place(place, options, &scratch, &mut command)?;
+    describe_place(place, options, &scratch, &mut command)?;
     let said = output(command.args(selection(options)))?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
     let errors = String::from_utf8_lossy(&said.stderr).into_owned();
@@ -133,7 +142,7 @@ fn describe_place(
     options: &Options,
     scratch: &Scratch,
     command: &mut Command,
-) -> Result<Vec<Loop>> {
+) -> Result<()> {
     let mut served = |kind: &str, server: &Path, words: &str| {
         command
             .env("FSTYP", "fuse")
@@ -149,7 +158,7 @@ fn describe_place(
                 .chain(options.with.iter().map(String::as_str))
                 .collect();
             served("thrufs", &thrufs()?, &words.join(" "));
-            Ok(Vec::new())
+            Ok(())
         }
         Place::Peer(Kind::PassthroughHpUring) => Err(missing(
             "a mount that is made once: FUSE over io_uring is on only while a peer mounts",
@@ -158,17 +167,14 @@ fn describe_place(
             let program = kind.provide()?;
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             served(&name, &program, &kind.words().join(" "));
-            Ok(Vec::new())
+            Ok(())
         }
         Place::Native => {
-            let devices = [scratch.path().join("a"), scratch.path().join("b")];
-            let devices = devices.map(|image| Loop::ext4(&image));
-            let devices = devices.into_iter().collect::<Result<Vec<Loop>>>()?;
-            command
-                .env("FSTYP", "ext4")
-                .env("SUITE_TEST_DEV", &devices[0].device)
-                .env("SUITE_SCRATCH_DEV", &devices[1].device);
-            Ok(devices)
+            command.env("FSTYP", "ext4");
+            for (variable, image) in [("SUITE_TEST_DEV", "a"), ("SUITE_SCRATCH_DEV", "b")] {
+                command.env(variable, attach_ext4(&scratch.path().join(image))?);
+            }
+            Ok(())
         }
         Place::Dir(dir) => bail!(
             "{}: xfstests mounts and unmounts by itself; --on takes native, thrufs or a peer",
@@ -177,29 +183,37 @@ fn describe_place(
     }
 }
 
-/// A loop device with an ext4, detached on drop.
-struct Loop {
-    device: String,
+/// A loop device with a fresh ext4 in `image`.
+fn attach_ext4(image: &Path) -> Result<String> {
+    std::fs::File::create(image)?.set_len(u64::from(SIZE_MIB) << 20)?;
+    succeed(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
+    let mut losetup = Command::new("losetup");
+    let device = succeed(losetup.args(["--find", "--show"]).arg(image))
+        .map_err(|error| missing(format!("a loop device: {error:#}")))?;
+    Ok(device.trim().to_owned())
 }
 
-impl Loop {
-    fn ext4(image: &Path) -> Result<Self> {
-        std::fs::File::create(image)?.set_len(u64::from(SIZE_MIB) << 20)?;
-        succeed(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(image))?;
-        let mut losetup = Command::new("losetup");
-        let device = succeed(losetup.args(["--find", "--show"]).arg(image))
-            .map_err(|error| missing(format!("a loop device: {error:#}")))?;
-        Ok(Self {
-            device: device.trim().to_owned(),
-        })
-    }
-}
+/// Detaches the loop devices whose files are in a directory, on drop. Those that a test has made are the
+/// script's to detach: their files have a path in its mount namespace only.
+struct LoopsBelow(PathBuf);
 
-impl Drop for Loop {
+impl Drop for LoopsBelow {
     fn drop(&mut self) {
-        let detach = succeed(Command::new("losetup").args(["--detach", &self.device]));
-        if let Err(error) = detach {
-            eprintln!("{} stays attached: {error:#}", self.device);
+        let devices = std::fs::read_dir("/sys/block")
+            .into_iter()
+            .flatten()
+            .flatten();
+        for device in devices.map(|entry| entry.path()) {
+            let file = std::fs::read_to_string(device.join("loop/backing_file"));
+            if !file.is_ok_and(|file| Path::new(file.trim_end()).starts_with(&self.0)) {
+                continue;
+            }
+            let name = Path::new("/dev").join(device.file_name().unwrap_or_default());
+            // Not by `succeed`, which starts nothing once a signal has come.
+            let detach = Command::new("losetup").arg("--detach").arg(&name).output();
+            if !detach.is_ok_and(|said| said.status.success()) {
+                eprintln!("{} stays attached", name.display());
+            }
         }
     }
 }

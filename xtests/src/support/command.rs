@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use super::interrupt::spawn;
 use super::wait::wait_for;
 
 /// `program args`, for messages.
@@ -20,10 +21,13 @@ pub fn describe(command: &Command) -> String {
 
 /// Runs it without a stdin and returns what it printed, whatever its exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
-    command.stdin(Stdio::null());
     command
-        .output()
-        .with_context(|| format!("cannot run {}", describe(command)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let program = spawn(command).with_context(|| format!("cannot run {}", describe(command)))?;
+    let output = program.wait_with_output();
+    output.with_context(|| describe(command))
 }
 
 /// Runs it and returns its stdout; a non-zero exit is an error with the end of its output.

@@ -32,6 +32,13 @@ pub fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// The parent of a process; none where there is no such process.
+pub fn parent(pid: Pid) -> Option<Pid> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse();
+    Some(Pid::from_raw(parent.ok()?))
+}
+
 /// Whether the process has `file` open.
 pub fn has_open(pid: Pid, file: &Path) -> Result<bool> {
     let directory = format!("/proc/{pid}/fd");

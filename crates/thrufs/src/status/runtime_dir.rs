@@ -24,8 +24,8 @@ pub(super) fn uid() -> u32 {
 
 /// Whether `path` is a directory of this process's user.
 fn is_own_directory(path: &Path) -> bool {
-    let meta = path.symlink_metadata();
-    meta.is_ok_and(|meta| meta.is_dir() && meta.uid() == uid())
+    path.metadata()
+        .is_ok_and(|meta| meta.is_dir() && meta.uid() == uid())
 }
 
 /// Whether this is root, and /run is that root's: in a user namespace it can be the machine's.
