@@ -45,7 +45,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l dir-timeout -d '
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l posix-acl -d 'Serve POSIX ACLs (implies --xattr): auto = if the kernel can, always = or fail' -r -f -a "never\t''
 auto\t''
 always\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-mmap -d 'Let files that are not cached (--cache=never, metadata) be mapped shared' -r -f -a "yes\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-mmap -d 'Let files that are not cached (--cache=never, metadata) be mapped shared. The kernel then loses what is written by write(2) to a page while another thread stores to the same page through the mapping' -r -f -a "yes\t''
 no\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors [default: prefer, but never in a sandbox when SOURCE is a part of a file system, of which a handle could name the rest]' -r -f -a "never\t''
 prefer\t''
@@ -77,7 +77,6 @@ none\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l gid-map -d 'The same for groups' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l break-out -d 'For tests: try to get out of the sandbox, in place of serving' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r
@@ -87,7 +86,7 @@ warn\t''
 info\t''
 debug\t''
 trace\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 if that can be had]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 where the kernel allows it]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or ADDRESS:PORT' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l thread-pool-size -d 'Session threads [default: 8, or 16 with --durability=dsync]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s t -r

@@ -59,6 +59,9 @@ pub fn patiently(command: &mut Command) -> Result<String> {
     })
 }
 
+/// Name of the daemon with its attempts to leave the sandbox, which are no part of what is installed.
+pub const BREAK_OUT: &str = "thrufs-break-out";
+
 /// The daemon, as this checkout builds it.
 ///
 /// # Errors
@@ -67,6 +70,19 @@ pub fn thrufs() -> Result<PathBuf> {
     let words = ["build", "--quiet", "--release", "--package", "thrufs"];
     patiently(&mut cargo(&words))?;
     Ok(target().join("release/thrufs"))
+}
+
+/// The daemon with its attempts to leave the sandbox, as [`BREAK_OUT`] beside [`thrufs`].
+///
+/// # Errors
+/// When it cannot be built.
+pub fn break_out() -> Result<()> {
+    let words = ["build", "--quiet", "--release", "--package", "thrufs"];
+    patiently(cargo(&words).args(["--features", "break-out"]))?;
+    let built = target().join("release/thrufs");
+    std::fs::copy(&built, built.with_file_name(BREAK_OUT))?;
+    // The name belongs to the daemon without them.
+    thrufs().map(drop)
 }
 
 /// Whether a program is on PATH (or in the directories of root's PATH).

@@ -27,7 +27,7 @@ use anyhow::Result;
 use crate::install;
 use crate::report::Report;
 use crate::support::interrupt::{Interrupt, not_interrupted};
-use crate::support::mount::BIN;
+use crate::support::mount::{ALLOW_MMAP, BIN};
 use crate::support::peers::Kind;
 use crate::support::scratch::Backing;
 use crate::support::skip::Missing;
@@ -107,11 +107,14 @@ impl Name {
             Self::Pjdfstest => place.visit(Backing::Here, limit, options, pjdfstest::run),
             Self::Fsx => fsx::run(place, options),
             Self::Xfstests => xfstests::run(place, options),
-            Self::FioVerify => place.visit(Backing::Here, limit, options, |dir| {
-                fio_verify::run(dir, options)
-            }),
+            Self::FioVerify => {
+                let options = options.and_with(ALLOW_MMAP);
+                place.visit(Backing::Here, limit, &options, |dir| {
+                    fio_verify::run(dir, &options)
+                })
+            }
             Self::StressNg => {
-                let options = options.and_with(stress_ng::THRUFS);
+                let options = options.and_with(stress_ng::THRUFS).and_with(ALLOW_MMAP);
                 place.visit(Backing::Here, limit, &options, |dir| {
                     stress_ng::run(dir, &options)
                 })

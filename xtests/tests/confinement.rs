@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use xtests::install::BREAK_OUT;
 use xtests::support::command::output;
 use xtests::support::mount::{Leftover, is_mounted, is_native, thrufs};
 use xtests::support::wait::wait_until;
@@ -139,6 +140,13 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     if is_native() {
         return Err(missing("a mount (this is a native run)"));
     }
+    let program = thrufs()?.with_file_name(BREAK_OUT);
+    if !program.is_file() {
+        return Err(missing(format!(
+            "{}: `cargo build --release -p thrufs --features break-out`, and copy it there",
+            program.display()
+        )));
+    }
     let scratch = Scratch::with(Backing::Here, Layout::Below)?;
     let _leftover = Leftover(scratch.mountpoint());
     // One more descriptor than anybody expects, on the root, as a careless parent would leave it.
@@ -147,7 +155,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
         &root,
         nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty()),
     )?;
-    let mut command = Command::new(thrufs()?);
+    let mut command = Command::new(program);
     command
         .args(["mount", "-f", "--log-level=error"])
         .args(options)

@@ -113,6 +113,34 @@ fn server_ended_by_a_signal_leaves_a_dead_mount() -> Outcome {
     })
 }
 
+/// The supervisor learned of the server's end before it had announced the mount, which answered already,
+/// and unmounted: the directory below showed.
+#[test]
+fn server_killed_at_its_first_answer_leaves_a_dead_mount() -> Outcome {
+    case(|| {
+        for round in 0..30 {
+            // What the server logs delays what it tells.
+            let mut m = mounted_over_something(&["--log-level=trace"])?;
+            let _leftover = Leftover(m.dir().to_owned());
+            let (supervisor, server) = (m.pid()?, m.server_pid()?);
+            kill(supervisor, Signal::SIGSTOP)?;
+            kill(server, Signal::SIGKILL)?;
+            let zombie = format!("/proc/{server}/stat");
+            wait_until("the server to be dead", SOON, || {
+                // Reaped already, where a thread of the supervisor was not stopped yet.
+                let stat = std::fs::read_to_string(&zombie).unwrap_or_default();
+                let state = stat.rsplit_once(") ").map(|(_, fields)| &fields[..1]);
+                Ok(state.is_none_or(|state| state == "Z"))
+            })?;
+            kill(supervisor, Signal::SIGCONT)?;
+            let code = m.wait_for_daemon()?;
+            ensure!(code == 1, "round {round}: exit code {code}");
+            check_dead(&m).with_context(|| format!("round {round}"))?;
+        }
+        Ok(())
+    })
+}
+
 #[test]
 fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> Outcome {
     case(|| {

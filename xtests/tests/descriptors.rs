@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::fs::Advice;
-use xtests::support::command::output;
+use xtests::support::command::{output, succeed};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
 
@@ -309,4 +309,43 @@ fn descriptors_that_one_user_uses_up_leave_root_a_share() -> Outcome {
         })?;
     }
     Ok(())
+}
+
+/// With a descriptor for each inode there are fewer descriptors than files: the kernel forgets some while others
+/// are looked up. On a busy machine, and with one session thread always, that came too late: ENFILE.
+fn listing_of_more_files_than_descriptors(threads: &[&str]) -> Outcome {
+    let options = ["--inode-file-handles=never", "--rlimit-nofile=256"];
+    on_mount(&[&options, threads].concat(), |m| {
+        require_prune(m)?;
+        make(&m.source(""), 600)?;
+        let listed = succeed(Command::new("ls").arg("-l").arg(m.path("d0")))?;
+        // And the line with the total.
+        ensure!(listed.lines().count() == 601, "{listed}");
+        let seen = User::new(1000, 1000).act(|| walk(m.dir()))?;
+        ensure!(seen == 600, "{seen} files");
+        // More clients than session threads, all of which wait.
+        std::thread::scope(|scope| {
+            let walks: Vec<_> = (0..12).map(|_| scope.spawn(|| walk(m.dir()))).collect();
+            walks.into_iter().try_for_each(|one| {
+                let seen = one.join().expect("no panic")?;
+                ensure!(seen == 600, "{seen} files");
+                Ok(())
+            })
+        })?;
+        for index in 0..300 {
+            std::fs::create_dir(m.path(&format!("new{index}")))?;
+            std::fs::write(m.path(&format!("new{index}/f")), "x")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn listing_of_more_files_than_descriptors_shows_all() -> Outcome {
+    listing_of_more_files_than_descriptors(&[])
+}
+
+#[test]
+fn listing_of_more_files_than_descriptors_with_one_thread_shows_all() -> Outcome {
+    listing_of_more_files_than_descriptors(&["--thread-pool-size=1"])
 }

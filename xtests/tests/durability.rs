@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, on_mount};
 
 const BLOCK: usize = 4096;
@@ -169,7 +170,7 @@ fn write_through_every_kind_of_handle_is_flushed() -> Outcome {
 
 #[test]
 fn msync_is_flushed() -> Outcome {
-    let options = ["--durability=dsync"];
+    let options = ["--durability=dsync", ALLOW_MMAP];
     on_mount(&options, |m| {
         m.require_mount()?;
         let file = prepared(m)?;

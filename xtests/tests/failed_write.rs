@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::command::succeed;
+use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::mount::cache_mode;
 use xtests::support::wait::wait_until;
 use xtests::support::{
@@ -111,7 +112,7 @@ struct Shape {
 fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) -> Outcome {
     let fault = format!("--fault=write:nth={nth}:{fault}");
     let max_write = format!("--max-write={MAX_WRITE}");
-    on_mount(&[&fault, &max_write], |m| {
+    on_mount(&[&fault, &max_write, ALLOW_MMAP], |m| {
         m.require_mount()?;
         let mut expected = content(1, 32 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
@@ -235,7 +236,7 @@ fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
     // The kernel keeps the pages of a failed write-back, clean, with stores that no file has.
-    on_mount(&["--fault=write:nth=1:EIO"], |m| {
+    on_mount(&["--fault=write:nth=1:EIO", ALLOW_MMAP], |m| {
         m.require_mount()?;
         let expected = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
@@ -251,7 +252,11 @@ fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome
 #[test]
 fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
     // The kernel does not look at the count that answers a WRITE of its own pages.
-    let options = ["--fault=write:nth=1:short=10", "--fault=write:nth=2:ENOSPC"];
+    let options = [
+        "--fault=write:nth=1:short=10",
+        "--fault=write:nth=2:ENOSPC",
+        ALLOW_MMAP,
+    ];
     on_mount(&options, |m| {
         m.require_mount()?;
         let old = content(1, 4 * PAGE);

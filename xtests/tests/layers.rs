@@ -272,7 +272,6 @@ const LEFT: &[(&str, usize)] = &[
     ("crates/fs/src/lib.rs", 13),
     ("crates/lab/src/lib.rs", 2),
     ("crates/rules/src/lib.rs", 13),
-    ("crates/thrufs/src/main.rs", 42),
     ("crates/wire/src/lib.rs", 21),
     ("xtests/src/lib.rs", 11),
     ("xtests/src/main.rs", 12),

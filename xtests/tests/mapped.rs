@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
+use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, missing, on_mount};
 
 const PAGE: usize = 4096;
@@ -51,10 +53,44 @@ fn prepared(m: &Mount, name: &str, count: usize) -> Result<(File, SharedMapping)
     Ok((file, mapping))
 }
 
+/// While one thread stores to a page of a file under direct I/O through a mapping, the kernel loses
+/// what another writes to it by pwrite(2) (xfstests generic/344 and 346), whatever the server does.
+#[test]
+fn mmap_of_a_file_under_direct_io_is_shared_only_where_that_is_asked_for() -> Outcome {
+    for cache in ["--cache=never", "--cache=metadata"] {
+        on_mount(&[cache], |m| {
+            m.require_mount()?;
+            std::fs::write(m.source("f"), pages(1))?;
+            let file = open(&m.path("f"), 0)?;
+            let len = NonZeroUsize::new(PAGE).expect("not 0");
+            let shared = SharedMapping::new(&file, len).err();
+            ensure!(
+                shared.and_then(|error| error.raw_os_error()) == Some(libc::ENODEV),
+                "{cache}: mapped shared"
+            );
+            let private = Mapping::of_file(&file, PAGE, false, false)?;
+            let seen = private.span(0..PAGE)?.load()?;
+            ensure!(seen == pages(1), "{cache}: mapped privately");
+            Ok(())
+        })?;
+        on_mount(&[cache, ALLOW_MMAP], |m| {
+            let (_file, mapping) = prepared(m, "f", 1)?;
+            mapping.write(0, b"stored")?;
+            mapping.sync()?;
+            ensure!(
+                std::fs::read(m.source("f"))?.starts_with(b"stored"),
+                "{cache}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn pwritev_from_a_mapping_of_the_pages_it_overwrites_completes() -> Outcome {
     // The program of the report: two mapped pages, written over their own end.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (file, mapping) = prepared(m, "f", 2)?;
         let expected = pages(2);
         let offset = 2 * PAGE - 12;
@@ -78,7 +114,7 @@ fn pwritev_from_a_mapping_of_the_pages_it_overwrites_completes() -> Outcome {
 #[test]
 fn write_from_an_unfaulted_mapping_of_the_same_page_completes() -> Outcome {
     // As generic/248: the source and the target are one page that is not in memory.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         for (from, size, to) in [(0, 4, 4), (0, 64, 0), (100, 1000, 2000), (4000, 96, 10)] {
             let (file, mapping) = prepared(m, "f", 1)?;
             mapping.discard()?;
@@ -101,7 +137,7 @@ fn write_from_an_unfaulted_mapping_of_the_same_page_completes() -> Outcome {
 #[test]
 fn truncate_after_a_store_in_the_last_page_keeps_the_kept_bytes() -> Outcome {
     // As generic/246: the partial last page is dirty through a mapping when the file shrinks.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         std::fs::write(m.source("f"), &pages(1)[..100])?;
         let file = open(&m.path("f"), 0)?;
         let mapping = map(&file, 1)?;
@@ -122,7 +158,7 @@ fn truncate_after_a_store_in_the_last_page_keeps_the_kept_bytes() -> Outcome {
 #[test]
 fn direct_write_while_mapped_pages_are_read_ends_with_the_written_bytes() -> Outcome {
     // As generic/247: O_DIRECT writes against readers of a mapping of the same range.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (_file, mapping) = prepared(m, "f", 16)?;
         let stop = AtomicBool::new(false);
         let mut round = 0_u8;
@@ -161,7 +197,7 @@ fn direct_write_while_mapped_pages_are_read_ends_with_the_written_bytes() -> Out
 fn write_from_a_mapping_with_each_kind_of_descriptor_copies_the_file() -> Outcome {
     // As generic/362 and 647: appending and overwriting, buffered and O_DIRECT, the source being
     // a mapping of the same file whose pages are not there and must fault in during the write.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         for (name, flags) in [("plain", 0), ("direct", libc::O_DIRECT)] {
             let (file, mapping) = prepared(m, name, 8)?;
             drop(file);
@@ -190,7 +226,7 @@ fn write_from_a_mapping_with_each_kind_of_descriptor_copies_the_file() -> Outcom
 #[test]
 fn append_from_a_mapping_of_the_same_file_grows_it() -> Outcome {
     // As generic/362: O_APPEND together with a source that faults.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (_file, mapping) = prepared(m, "f", 2)?;
         let file = File::options().append(true).open(m.path("f"))?;
         for round in 0..3 {
@@ -209,7 +245,7 @@ fn append_from_a_mapping_of_the_same_file_grows_it() -> Outcome {
 #[test]
 fn write_from_two_ranges_of_another_mapped_file_is_whole() -> Outcome {
     // As generic/638: the first source is in memory, the second not, the target page partial.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (_source, mapping) = prepared(m, "from", 4)?;
         for offset in [1, 100, PAGE - 1, PAGE + 7] {
             let target = open(&m.path("to"), 0)?;
@@ -241,7 +277,7 @@ fn write_from_two_ranges_of_another_mapped_file_is_whole() -> Outcome {
 #[test]
 fn read_into_a_mapping_of_the_same_file_copies_it() -> Outcome {
     // As generic/647 and 678: read(2) whose buffer is a mapping of the file that it reads.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         for (name, flags) in [("plain", 0), ("direct", libc::O_DIRECT)] {
             let (file, mapping) = prepared(m, name, 8)?;
             drop(file);
@@ -273,7 +309,7 @@ fn read_into_a_mapping_of_the_same_file_copies_it() -> Outcome {
 #[test]
 fn read_of_a_hole_into_its_own_mapping_gives_zeros() -> Outcome {
     // As generic/678: buffers at odd places of a sparse file's mapping.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let file = open(&m.path("f"), 0)?;
         file.set_len(8 * PAGE as u64)?;
         file.write_all_at(&pages(1), 0)?;
@@ -295,7 +331,7 @@ fn read_of_a_hole_into_its_own_mapping_gives_zeros() -> Outcome {
 #[test]
 fn direct_write_of_a_long_mapped_buffer_at_the_end_extends_the_file() -> Outcome {
     // As generic/708: one large O_DIRECT write from a mapping that is partly not in memory.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (_source, mapping) = prepared(m, "from", 128)?;
         mapping.discard()?;
         m.drop_caches()?;
@@ -314,7 +350,7 @@ fn direct_write_of_a_long_mapped_buffer_at_the_end_extends_the_file() -> Outcome
 #[test]
 fn write_and_read_with_faulting_buffers_against_discarding_make_progress() -> Outcome {
     // As generic/729: the pages of the buffer go again and again while the call runs.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (file, mapping) = prepared(m, "f", 32)?;
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| -> Outcome {
@@ -354,7 +390,7 @@ fn write_and_read_with_faulting_buffers_against_discarding_make_progress() -> Ou
 #[test]
 fn write_from_the_mapping_of_the_other_file_in_both_directions_ends() -> Outcome {
     // ABBA: each writer holds a page of its file and needs one of the other's.
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (a, map_a) = prepared(m, "a", 4)?;
         let (b, map_b) = prepared(m, "b", 4)?;
         let begin = Instant::now();
@@ -376,7 +412,7 @@ fn write_from_the_mapping_of_the_other_file_in_both_directions_ends() -> Outcome
 
 #[test]
 fn store_through_a_mapping_is_on_source_after_msync() -> Outcome {
-    on_mount(&[], |m| {
+    on_mount(&[ALLOW_MMAP], |m| {
         let (file, mapping) = prepared(m, "f", 3)?;
         mapping.write(PAGE + 5, b"mapped")?;
         mapping.sync()?;

@@ -1,8 +1,9 @@
 //! The start of a daemon as its starter sees it: what it keeps, what an interruption leaves, what it
 //! says, and a log that is not read.
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::Read;
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,7 +16,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed, wait_for_exit};
 use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
-use xtests::support::process::{children, has_open, state};
+use xtests::support::process::{has_open, state};
 use xtests::support::random::Random;
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Outcome, Scratch, case, missing, unmounted};
@@ -182,38 +183,28 @@ fn start_interrupted_at_any_moment_leaves_a_mount_only_if_it_succeeds() -> Outco
     })
 }
 
-/// A start that is stopped after its daemon was forked and before it has taken the mount over, while the
-/// daemon goes on and mounts.
+/// A start that is stopped after its daemon has mounted and before it has taken the mount over. Meanwhile
+/// the daemon waits for its status socket's directory, which it then gets.
 fn stopped_while_it_waits(s: &Scratch) -> Result<Child> {
-    for _ in 0..100 {
-        let mut start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
-        let pid = pid(&start)?;
-        let forked = wait_for("the daemon to be forked", SOON, || {
-            if !children(pid)?.is_empty() {
-                return Ok(Some(true));
-            }
-            Ok(start.try_wait()?.map(|_ended| false))
-        })?;
-        if forked {
-            // Not reaped before `try_wait`, so the number is still its own.
-            kill(pid, Signal::SIGSTOP)?;
-            wait_until("the start to be stopped", SOON, || {
-                Ok(state(pid).is_none_or(|state| "TZ".contains(state)))
-            })?;
-            // The starter asks the mount before it takes it over, so it has not done so yet.
-            if state(pid) == Some('T') && !is_mounted(&s.mountpoint()) {
-                wait_until("the daemon to mount", SOON, || {
-                    Ok(is_mounted(&s.mountpoint()))
-                })?;
-                return Ok(start);
-            }
-            kill(pid, Signal::SIGCONT)?;
-        }
-        let status = wait_for_exit(&mut start, "the start to end", SOON)?;
-        ensure!(status.success(), "{status}");
-        umount(s)?;
+    let runtime = Path::new("/run/thrufs");
+    if !runtime.exists() {
+        // One that another daemon makes meanwhile is as good.
+        let _there = DirBuilder::new().mode(0o700).create(runtime);
     }
-    bail!("100 starts were over before they could be stopped")
+    let runtime = File::open(runtime).context("/run/thrufs")?;
+    let _lock = Flock::lock(runtime, FlockArg::LockExclusive)
+        .map_err(|(_file, errno)| errno)
+        .context("lock /run/thrufs")?;
+    let start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
+    let pid = pid(&start)?;
+    wait_until("the daemon to mount", SOON, || {
+        Ok(is_mounted(&s.mountpoint()))
+    })?;
+    kill(pid, Signal::SIGSTOP)?;
+    wait_until("the start to be stopped", SOON, || {
+        Ok(state(pid) == Some('T'))
+    })?;
+    Ok(start)
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! `thrufs status` of mounts that live, are dead, and were never ours.
 
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -11,7 +12,7 @@ use serde_json::Value;
 use xtests::support::command::{output, wait_for_exit};
 use xtests::support::mount::{mount_line, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, case, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 const RUNTIME: &str = "/run/thrufs";
@@ -142,6 +143,41 @@ fn status_of_a_dead_daemon_says_so_and_the_next_daemon_cleans_up() -> Outcome {
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(said.contains(&dead), "{said}");
         next.unmount()
+    })
+}
+
+/// A thread asked whether the mount is dead. Its request was taken and not answered, so that it could not be
+/// killed, and `thrufs status` never ended.
+#[test]
+fn status_of_a_mount_that_hangs_and_has_no_socket_ends() -> Outcome {
+    case(|| {
+        let below = Mount::new(Backing::Here, &["--cache=never"])?;
+        below.require_mount()?;
+        let scratch = Scratch::sharing(below.dir().to_owned())?;
+        let m = Mount::of(scratch, &["--cache=never"])?;
+        std::fs::remove_file(wait_for_socket(m.dir())?)?;
+        let (ended, said) = below.while_stopped(|| {
+            let mut command = Command::new(thrufs()?);
+            command.arg("status").arg(m.dir()).stderr(Stdio::piped());
+            let mut asking = command.spawn()?;
+            let mut pipe = asking.stderr.take().context("a pipe")?;
+            let (sender, said) = std::sync::mpsc::channel();
+            std::thread::spawn(move || {
+                let mut text = String::new();
+                // Nothing listens any more where the test has failed.
+                let _unheard = sender.send(pipe.read_to_string(&mut text).map(|_| text));
+            });
+            let long = Duration::from_secs(60);
+            let ended = wait_for_exit(&mut asking, "status to end", long)?;
+            let said = said
+                .recv_timeout(SOON)
+                .context("the end of its output while the mount hangs")?;
+            Ok((ended, said?))
+        })?;
+        ensure!(ended.code() == Some(1), "{ended}");
+        ensure!(said.contains("alive or hangs"), "{said}");
+        m.unmount()?;
+        below.unmount()
     })
 }
 

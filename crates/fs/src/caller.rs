@@ -16,6 +16,16 @@ pub struct Caller {
     pub pid: u32,
 }
 
+#[cfg(test)]
+impl Caller {
+    /// One whose rights no operation checks.
+    pub(crate) const ROOT: Self = Self {
+        uid: 0,
+        gid: 0,
+        pid: 0,
+    };
+}
+
 /// What /proc/TID/status says of a thread, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerStatus {
@@ -25,6 +35,36 @@ pub struct CallerStatus {
     pub effective: Option<u64>,
     /// Signals that are pending and not blocked.
     pub pending: u64,
+    /// Users that its user namespace has. Looked up only for one that is not root and has a
+    /// capability: it has that over their files.
+    pub mapped_users: IdRanges,
+    /// Groups, likewise.
+    pub mapped_groups: IdRanges,
+}
+
+/// Ids, as ranges of a first one and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRanges(Vec<(u32, u32)>);
+
+impl IdRanges {
+    /// Those outside of a user namespace that have an id in it, by its uid_map or gid_map
+    /// (user_namespaces(7)).
+    pub(crate) fn outside(map: &str) -> Self {
+        let range = |line: &str| {
+            let mut fields = line.split_whitespace().skip(1);
+            Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+        };
+        Self(map.lines().filter_map(range).collect())
+    }
+
+    pub(crate) fn all() -> Self {
+        Self(vec![(0, u32::MAX)])
+    }
+
+    pub(crate) fn has(&self, id: u32) -> bool {
+        let mut ranges = self.0.iter();
+        ranges.any(|(first, count)| id.checked_sub(*first).is_some_and(|after| after < *count))
+    }
 }
 
 /// Answers what /proc says of a thread whose request is being served.
@@ -33,4 +73,20 @@ pub trait Callers: Send + Sync {
     fn status(&self, tid: u32) -> Option<CallerStatus>;
     /// The system call that it is in; none when it is in none, or the supervisor does not answer.
     fn system_call(&self, tid: u32) -> Option<i64>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_ranges_have_what_the_map_says_and_nothing_else() {
+        let ranges = IdRanges::outside("         0      23001          2\n 7 0 1\n");
+        for (id, is_there) in [(0, true), (1, false), (23_000, false), (23_002, true)] {
+            assert_eq!(ranges.has(id), is_there, "{id}");
+        }
+        assert!(!ranges.has(23_003));
+        assert!(IdRanges::outside("0 0 4294967295").has(u32::MAX - 1));
+        assert!(!IdRanges::outside("").has(0));
+    }
 }

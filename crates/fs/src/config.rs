@@ -158,7 +158,9 @@ pub struct Config {
     /// Pass the client's O_DIRECT on to the backing file (`--allow-direct-io`); otherwise it is
     /// dropped there and the backing file goes through the host's page cache.
     pub allow_direct_io: bool,
-    /// Let a file that is open with FOPEN_DIRECT_IO be mapped shared (FUSE_DIRECT_IO_ALLOW_MMAP).
+    /// Let a file that is open with FOPEN_DIRECT_IO be mapped shared (FUSE_DIRECT_IO_ALLOW_MMAP). Not
+    /// the default: while one thread stores to a page through the mapping, what another writes to the
+    /// same page by write(2) can be lost, in the kernel.
     pub allow_mmap: bool,
     /// See [`InodeFileHandles`].
     pub inode_file_handles: InodeFileHandles,
@@ -211,7 +213,7 @@ impl Default for Config {
             readonly: false,
             readdirplus: true,
             allow_direct_io: false,
-            allow_mmap: true,
+            allow_mmap: false,
             inode_file_handles: InodeFileHandles::default(),
             max_inodes: None,
             locks: Locks::default(),

@@ -9,7 +9,6 @@
 //! request is not: the reserve is for that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, geteuid, getrlimit};
 
@@ -23,11 +22,12 @@ use crate::stats::Opcode;
 const RESERVE: u64 = 512;
 /// One in so many of the others is for root alone.
 const ROOT_SHARE: usize = 8;
-/// So long a LOOKUP waits for the kernel to forget another inode, where each costs a descriptor.
-const INODE_WAIT: Duration = Duration::from_secs(1);
-/// The same for the first name of a READDIRPLUS, whose error would end the listing: longer than a kernel
-/// that uses all inodes is left alone (`inode/limit.rs`).
-const LISTING_WAIT: Duration = Duration::from_secs(2);
+/// Where the kernel may know fewer inodes, each of which costs a descriptor, READDIRPLUS is not served: one
+/// reply brings in some hundred inodes of which the kernel forgets none before it has the reply, and a name
+/// for which no descriptor is left cannot be in it. READDIR needs none.
+const READDIRPLUS_INODES: usize = 1024;
+/// Requests of root that may all have found room for one more inode, and need it.
+const AT_ONCE: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ impl Room {
         )
     }
 
-    fn of(limit: u64, owner: u32) -> Self {
+    pub(crate) fn of(limit: u64, owner: u32) -> Self {
         let reserve = RESERVE.min(limit / 4);
         Self {
             most: usize::try_from(limit - reserve).unwrap_or(usize::MAX),
@@ -69,6 +69,14 @@ impl Room {
         };
         let limit = config.max_inodes.or(by_descriptors);
         limit.filter(|limit| *limit != usize::MAX)
+    }
+
+    /// Whether a listing may look up all that it lists.
+    pub(crate) fn is_enough_for_readdirplus(&self, config: &Config) -> bool {
+        match config.inode_file_handles {
+            InodeFileHandles::Never => self.most / 2 >= READDIRPLUS_INODES,
+            InodeFileHandles::Prefer | InodeFileHandles::Mandatory => true,
+        }
     }
 
     /// Inodes that are pinned at most.
@@ -149,16 +157,9 @@ impl Passthrough {
         match &self.pressure {
             Some(pressure) if is_first => {
                 pressure.hold_back(self);
-                let has_room = || self.has_room_for_inode(u32::MAX);
-                if has_room() {
-                    return true;
-                }
-                pressure.note(self);
-                let waiting = self.forgets.enter();
-                waiting
-                    .is_some_and(|waiting| waiting.until(Instant::now() + LISTING_WAIT, has_room))
+                has_room
             }
-            Some(pressure) => has_room && !pressure.is_far_over(self),
+            Some(pressure) => has_room && (!pressure.is_far_over(self) || pressure.is_in_vain()),
             None => has_room,
         }
     }
@@ -167,6 +168,18 @@ impl Passthrough {
         match self.config.inode_file_handles {
             InodeFileHandles::Never => self.used_descriptors() < self.room.for_inodes(uid),
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => true,
+        }
+    }
+
+    /// Whether one more inode can be held by a descriptor, for whatever request.
+    ///
+    /// # Errors
+    /// ENFILE.
+    pub(crate) fn check_inode_room(&self) -> Result<()> {
+        let most = self.room.for_inodes(0) + self.room.reserve.min(AT_ONCE);
+        match self.used_descriptors() < most {
+            true => Ok(()),
+            false => Err(Errno::ENFILE),
         }
     }
 
@@ -180,30 +193,42 @@ impl Passthrough {
         if needs_file {
             self.check_files(uid)?;
         }
-        let may_need_inode = matches!(
-            opcode,
-            Opcode::Lookup | Opcode::MkNod | Opcode::MkDir | Opcode::Symlink | Opcode::Create
-        );
-        match may_need_inode {
-            true => self.check_inodes(uid),
+        match needs_inode(opcode) && !self.has_room_for_inode(uid) {
+            true => Err(Errno::ENFILE),
             false => Ok(()),
         }
     }
 
-    fn check_inodes(&self, uid: u32) -> Result<()> {
-        if self.has_room_for_inode(uid) {
-            return Ok(());
-        }
-        if let (Some(pressure), Some(waiting)) = (&self.pressure, self.forgets.enter()) {
-            pressure.note(self);
-            let done = || self.has_room_for_inode(uid) || pressure.is_in_vain();
-            waiting.until(Instant::now() + INODE_WAIT, done);
-        }
-        match self.has_room_for_inode(uid) {
-            true => Ok(()),
-            false => Err(Errno::ENFILE),
-        }
+    /// Whether a request of user `uid` waits for the kernel to forget an inode before it is served
+    /// ([`Passthrough::park`]).
+    pub fn has_to_wait(&self, opcode: Opcode, uid: u32) -> bool {
+        (needs_inode(opcode) || opcode == Opcode::ReadDirPlus) && self.waits_for_inode(opcode, uid)
     }
+
+    /// Whether there is no descriptor for one more inode, and one can be hoped for.
+    pub(crate) fn waits_for_inode(&self, opcode: Opcode, uid: u32) -> bool {
+        // What is listed takes nothing of root's share: the caller may need none of it.
+        let uid = if opcode == Opcode::ReadDirPlus {
+            u32::MAX
+        } else {
+            uid
+        };
+        // Fast path: nothing but a few counters.
+        !self.has_room_for_inode(uid)
+            && self.inodes.held_by_fd() > 0
+            && self
+                .pressure
+                .as_ref()
+                .is_some_and(|pressure| !pressure.is_in_vain())
+    }
+}
+
+/// Whether the kernel may know one more inode after it.
+fn needs_inode(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Lookup | Opcode::MkNod | Opcode::MkDir | Opcode::Symlink | Opcode::Create
+    )
 }
 
 #[cfg(test)]

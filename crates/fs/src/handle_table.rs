@@ -5,8 +5,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -125,17 +125,14 @@ impl HandleTable {
         })
     }
 
-    /// Those with a watch.
-    pub(crate) fn watched(&self) -> Vec<Arc<Handle>> {
+    /// Those with a watch. Not held, so that what is closed meanwhile is closed on SOURCE.
+    pub(crate) fn watched(&self) -> Vec<Weak<Handle>> {
         let is_watched =
             |handle: &&Arc<Handle>| handle.file().is_some_and(|file| file.watch.is_some());
         let of_shard = |shard: &RwLock<HashMap<u64, Arc<Handle>>>| {
             let shard = shard.read();
-            shard
-                .values()
-                .filter(is_watched)
-                .cloned()
-                .collect::<Vec<_>>()
+            let watched = shard.values().filter(is_watched);
+            watched.map(Arc::downgrade).collect::<Vec<_>>()
         };
         self.shards.iter().flat_map(of_shard).collect()
     }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::error::{Errno, Result, errno};
@@ -102,6 +103,29 @@ pub(crate) struct Inode {
     pub(crate) nlookup: AtomicU64,
     /// A READ has been served whose bytes the kernel may have cached.
     pub(crate) is_read: AtomicBool,
+    told: Told,
+}
+
+/// What replies have told the kernel of mode and owner.
+#[derive(Debug, Default)]
+struct Told {
+    /// A digest of what the last one had; 0 for none.
+    last: AtomicU64,
+    /// Not all of them had the same. Then the kernel may go by an older one: the last may be on its way
+    /// yet, or came in when the kernel had begun to take no older answers.
+    differs: AtomicBool,
+}
+
+impl Told {
+    fn digest(stat: &Statx) -> u64 {
+        let owner = u64::from(stat.stx_uid) << 32 | u64::from(stat.stx_gid);
+        // The finalizer of SplitMix64, so that no two owners differ in a mode's bits alone.
+        let mut x = owner.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // Other bits open no file, and set-uid goes at every write.
+        x ^ (x >> 31) ^ u64::from(stat.stx_mode & 0o777)
+    }
 }
 
 /// An O_PATH descriptor on an inode, for as long as an operation needs it.
@@ -133,7 +157,37 @@ impl Inode {
             kept: Mutex::default(),
             nlookup: AtomicU64::new(1),
             is_read: AtomicBool::new(false),
+            told: Told::default(),
         }
+    }
+
+    /// The kernel is told these attributes now.
+    pub(crate) fn tell(&self, stat: &Statx) {
+        let now = Told::digest(stat);
+        let compare = |before| {
+            if before != 0 && before != now {
+                self.told.differs.store(true, Ordering::SeqCst);
+            }
+        };
+        // Before: `is_known` must not find the new digest first. After: another may have told meanwhile.
+        compare(self.told.last.load(Ordering::SeqCst));
+        compare(self.told.last.swap(now, Ordering::SeqCst));
+    }
+
+    /// Mode and owner have been changed for the kernel, which goes by the reply in any case. Not where
+    /// that failed: any caller can have it fail.
+    pub(crate) fn tell_anew(&self) {
+        self.told.last.store(0, Ordering::SeqCst);
+    }
+
+    /// Whether mode and owner are what the kernel was told last.
+    pub(crate) fn is_told(&self, stat: &Statx) -> bool {
+        self.told.last.load(Ordering::SeqCst) == Told::digest(stat)
+    }
+
+    /// Whether they are what it was told, and nothing else ever was.
+    pub(crate) fn is_known(&self, stat: &Statx) -> bool {
+        self.is_told(stat) && !self.told.differs.load(Ordering::SeqCst)
     }
 
     /// An O_PATH descriptor on this inode.
@@ -183,11 +237,11 @@ impl Inode {
     }
 
     /// Keeps `fd` for a moment, unless there is one that is kept. Returns whether it does.
-    pub(crate) fn keep_recent(&self, fd: OwnedFd) -> bool {
+    pub(crate) fn keep_recent(&self, fd: Arc<OwnedFd>) -> bool {
         let mut kept = self.kept.lock();
         let is_free = matches!(*kept, Kept::Nothing);
         if is_free {
-            *kept = Kept::Recent(Arc::new(fd));
+            *kept = Kept::Recent(fd);
         }
         is_free
     }

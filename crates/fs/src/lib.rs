@@ -25,7 +25,8 @@
 //! The kernel checks permissions (mounts of thrufs always have `default_permissions`), applies
 //! ACLs when FUSE_POSIX_ACL is on, and leaves it to the daemon when set-uid bits go
 //! (`ops/killpriv.rs`). The daemon makes new files belong to the caller, with its umask
-//! (`ops/create.rs`).
+//! (`ops/create.rs`), and checks again what the kernel may have checked by what it had cached, or by
+//! another file that had the name (`ops/rights.rs`, `create_retry.rs`).
 //!
 //! # Locks in the daemon
 //! All are leaf locks: none is held across a system call that may wait for the client kernel, and
@@ -38,6 +39,7 @@ mod caller;
 mod coherence;
 mod config;
 mod create_retry;
+mod crossing;
 mod error;
 mod fault;
 mod fd_limit;
@@ -47,11 +49,13 @@ mod inode;
 mod negotiated;
 mod notifier;
 mod ops;
+mod parked;
 mod passthrough;
 mod recent_fds;
 mod removed;
 mod resolve;
 mod stats;
+mod submounts;
 mod translate;
 mod write_batch;
 
@@ -59,13 +63,14 @@ pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
 pub use caller::inspect::{is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
-pub use caller::{Caller, CallerStatus, Callers};
+pub use caller::{Caller, CallerStatus, Callers, IdRanges};
 pub use coherence::external::Foreign;
 pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
     PosixAcl, Timeouts, WriteJoining,
 };
+pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
 pub use inode::ROOT_INO;
@@ -78,5 +83,6 @@ pub use ops::{
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use submounts::LetGo;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};
 pub use translate::xattrs::{ClientName, XattrMap, XattrMapError};

@@ -12,6 +12,7 @@ mod namespace;
 mod open;
 mod range;
 mod read;
+mod rights;
 mod statfs;
 mod write;
 mod xattr;

@@ -17,6 +17,7 @@ use crate::coherence::invalidate::{Invalidations, Stale};
 use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
+use crate::crossing::OwnMount;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::fd_limit::Room;
 use crate::forget_wait::ForgetWait;
@@ -29,10 +30,12 @@ use crate::inode::{Held, Inode, PathFd, open_handle};
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
 use crate::ops::lock::HostLocks;
+use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
-use crate::removed::Removed;
+use crate::removed::{Aside, Removed};
 use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
+use crate::submounts::SubMounts;
 use crate::write_batch::WriteGroups;
 
 /// What LOOKUP and the creating operations answer.
@@ -66,7 +69,10 @@ pub struct Passthrough {
     pub(crate) room: Room,
     pub(crate) recent: Arc<RecentFds>,
     pub(crate) removed: Removed,
-    pub(crate) forgets: ForgetWait,
+    pub(crate) forgets: Arc<ForgetWait>,
+    pub(crate) parked: Arc<Parked>,
+    pub(crate) own_mount: OnceLock<OwnMount>,
+    pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -117,6 +123,9 @@ impl Passthrough {
         let proc_self_fd = crate::caller::proc::self_fd()?;
         crate::caller::proc::own()?;
         let room = Room::of_this_process();
+        config.readdirplus &= room.is_enough_for_readdirplus(&config);
+        let forgets = Arc::default();
+        let aside = Aside::new(&forgets);
         let pressure = room.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
         Ok(Self {
@@ -134,9 +143,12 @@ impl Passthrough {
             negotiated: OnceLock::new(),
             mounts,
             proc_self_fd: Arc::new(proc_self_fd),
-            recent: Arc::new(RecentFds::new(room.recent(), KEPT)),
-            removed: Removed::new(room.pins()),
-            forgets: ForgetWait::default(),
+            recent: Arc::new(RecentFds::new(room.recent(), KEPT, Arc::clone(&aside))),
+            removed: Removed::new(room.pins(), aside),
+            forgets,
+            parked: Arc::default(),
+            own_mount: OnceLock::new(),
+            sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             room,
         })
     }
@@ -200,11 +212,17 @@ impl Passthrough {
     fn look_at_open_files(&self) {
         let began = Time::now();
         for handle in self.handles.watched() {
-            let watch = handle.file().and_then(|file| file.watch.as_ref());
-            // Once for all handles of a file.
-            if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
-                self.drop_cached(handle.ino, watch.look(&handle.fd));
-            }
+            self.look_aside(|| {
+                // Else it is closed by now.
+                let Some(handle) = handle.upgrade() else {
+                    return;
+                };
+                let watch = handle.file().and_then(|file| file.watch.as_ref());
+                // Once for all handles of a file.
+                if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
+                    self.drop_cached(handle.ino, watch.look(&handle.fd));
+                }
+            });
         }
     }
 
@@ -248,6 +266,8 @@ impl Passthrough {
         self.watches.stop();
         self.invalidations.stop();
         self.recent.stop();
+        self.sub_mounts.stop();
+        self.parked.stop();
         if let Some(pressure) = &self.pressure {
             pressure.stop();
         }
@@ -270,7 +290,9 @@ impl Passthrough {
 
     /// The inode `ino`.
     pub(crate) fn inode(&self, ino: u64) -> Result<Arc<Inode>> {
-        self.inodes.get(ino).ok_or(Errno::ESTALE)
+        let inode = self.inodes.get(ino).ok_or(Errno::ESTALE)?;
+        self.sub_mounts.used(&inode);
+        Ok(inode)
     }
 
     /// An O_PATH descriptor on `inode`. A file that was removed on SOURCE, and that no handle opens any

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::inode::Inode;
+use crate::removed::Aside;
 
 /// How long a descriptor stays: longer than a busy machine takes from a LOOKUP to the request after it.
 pub(crate) const KEPT: Duration = Duration::from_millis(500);
@@ -27,6 +28,7 @@ pub(crate) const KEPT: Duration = Duration::from_millis(500);
 pub(crate) struct RecentFds {
     most: usize,
     time: Duration,
+    aside: Arc<Aside>,
     /// While the thread runs; without it nothing is kept.
     running: AtomicBool,
     /// Oldest first. A leaf lock; descriptors are closed after it.
@@ -35,11 +37,12 @@ pub(crate) struct RecentFds {
 }
 
 impl RecentFds {
-    /// Keeps at most `most`, each for `time`.
-    pub(crate) fn new(most: usize, time: Duration) -> Self {
+    /// Keeps at most `most`, each for `time`. They are closed in `aside`.
+    pub(crate) fn new(most: usize, time: Duration, aside: Arc<Aside>) -> Self {
         Self {
             most,
             time,
+            aside,
             running: AtomicBool::new(false),
             kept: Mutex::default(),
             changed: Condvar::new(),
@@ -47,7 +50,7 @@ impl RecentFds {
     }
 
     /// Keeps `fd`, which is one on `inode`, unless the inode has one.
-    pub(crate) fn keep(&self, inode: &Arc<Inode>, fd: OwnedFd) {
+    pub(crate) fn keep(&self, inode: &Arc<Inode>, fd: Arc<OwnedFd>) {
         if !self.running.load(Ordering::Relaxed) {
             return;
         }
@@ -62,7 +65,7 @@ impl RecentFds {
         let oldest = (kept.len() > self.most).then(|| kept.pop_front());
         drop(kept);
         if let Some((_, inode)) = oldest.flatten() {
-            let_go(&inode);
+            self.let_go(&inode);
         }
     }
 
@@ -87,7 +90,15 @@ impl RecentFds {
         let all = std::mem::take(&mut *kept);
         drop(kept);
         self.changed.notify_all();
-        all.iter().for_each(|(_, inode)| let_go(inode));
+        all.iter().for_each(|(_, inode)| self.let_go(inode));
+    }
+
+    fn let_go(&self, inode: &Weak<Inode>) {
+        self.aside.run(|| {
+            if let Some(inode) = inode.upgrade() {
+                inode.let_recent_go();
+            }
+        });
     }
 
     fn serve(&self) {
@@ -108,15 +119,9 @@ impl RecentFds {
             let count = kept.partition_point(|(since, _)| now.duration_since(*since) >= self.time);
             let old: Vec<_> = kept.drain(..count).collect();
             MutexGuard::unlocked(&mut kept, || {
-                old.iter().for_each(|(_, inode)| let_go(inode));
+                old.iter().for_each(|(_, inode)| self.let_go(inode));
             });
         }
-    }
-}
-
-fn let_go(inode: &Weak<Inode>) {
-    if let Some(inode) = inode.upgrade() {
-        inode.let_recent_go();
     }
 }
 
@@ -126,6 +131,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::caller::Caller;
     use crate::config::{Config, InodeFileHandles};
     use crate::error::Errno;
     use crate::inode::ROOT_INO;
@@ -139,7 +145,7 @@ mod tests {
         }
         let top = File::open(source.path()).unwrap();
         let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
-        fs.recent = Arc::new(RecentFds::new(4, time));
+        fs.recent = Arc::new(RecentFds::new(4, time, Arc::default()));
         fs.start_serving(2).unwrap();
         let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;
         has_handles.then_some((source, fs))
@@ -164,7 +170,7 @@ mod tests {
         let ino = look_up(&fs, "f0");
         std::fs::rename(path("f1"), path("f0")).unwrap();
         assert_eq!(fs.getattr(ino, None).unwrap().stat.stx_size, 6);
-        fs.open(ino, libc::O_RDONLY).unwrap();
+        fs.open(ino, libc::O_RDONLY, &Caller::ROOT).unwrap();
         fs.stop_notifying();
         assert!(!is_kept(&fs, ino));
     }

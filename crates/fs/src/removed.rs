@@ -5,7 +5,8 @@
 //! * such an inode stays usable until the kernel forgets it, as on a native file system. One that is
 //!   held by file handle is pinned by a descriptor before its name goes, since no handle opens it later;
 //! * what it occupies on SOURCE is free when remove(2) has returned, if the client does not use it: the
-//!   FORGET comes after the reply, so a request that finds SOURCE full waits for those that are due;
+//!   FORGET comes after the reply, so a request that finds SOURCE full waits for those that are due, and for
+//!   the daemon's own threads that look at open files;
 //! * pinned are at most so many as there is room for. Beyond that an UNLINK waits a little for FORGETs, and
 //!   then removes without a pin: better an inode that is gone for a client with thousands of
 //!   removed files in use than files that cannot be removed.
@@ -25,13 +26,14 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, StatxFlags};
 
 use crate::error::{Errno, IntoErrno, Result};
+use crate::forget_wait::ForgetWait;
 use crate::inode::identity::{FileKind, key_of};
 use crate::inode::{Inode, PinCount};
 use crate::passthrough::Passthrough;
 
 /// A FORGET comes this long after the removal, on a machine however busy; later, and the client uses
 /// the inode.
-const FORGET_IS_DUE: Duration = Duration::from_secs(1);
+const FORGET_IS_DUE: Duration = Duration::from_secs(3);
 /// A request that found SOURCE full tries again after this, if something was forgotten meanwhile.
 const STEP: Duration = Duration::from_millis(5);
 /// An UNLINK waits as long for one of too many pinned inodes.
@@ -47,21 +49,53 @@ pub(crate) struct Removed {
     since: Mutex<HashMap<u64, Instant>>,
     /// How many there are: each FORGET asks.
     count: AtomicUsize,
-    /// How many the kernel has forgotten.
-    forgotten: AtomicU64,
+    /// How often the kernel has forgotten one.
+    freed: AtomicU64,
+    aside: Arc<Aside>,
     /// The operator has been told once.
     told: AtomicBool,
 }
 
+/// Work on a file that no request of the file's own waits for: by the daemon's own threads, or for another
+/// file's request.
+#[derive(Debug, Default)]
+pub(crate) struct Aside {
+    running: AtomicUsize,
+    /// How often it has ended.
+    ended: AtomicU64,
+    forgets: Arc<ForgetWait>,
+}
+
+impl Aside {
+    /// Whose end `forgets` is told of.
+    pub(crate) fn new(forgets: &Arc<ForgetWait>) -> Arc<Self> {
+        Arc::new(Self {
+            forgets: Arc::clone(forgets),
+            ..Self::default()
+        })
+    }
+
+    /// Runs `work`: the file that it has open may be removed, released and forgotten meanwhile, and takes
+    /// its space until `work` has closed it.
+    pub(crate) fn run(&self, work: impl FnOnce()) {
+        self.running.fetch_add(1, Ordering::SeqCst);
+        work();
+        self.ended.fetch_add(1, Ordering::SeqCst);
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        self.forgets.notify();
+    }
+}
+
 impl Removed {
     /// With at most `most` that are pinned.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(most: usize, aside: Arc<Aside>) -> Self {
         Self {
             most,
             pinned: Arc::default(),
             since: Mutex::default(),
             count: AtomicUsize::new(0),
-            forgotten: AtomicU64::new(0),
+            freed: AtomicU64::new(0),
+            aside,
             told: AtomicBool::new(false),
         }
     }
@@ -103,12 +137,21 @@ impl Removed {
     /// The kernel has forgotten `ino`, and nothing is open for it any more.
     fn forgotten(&self, ino: u64) {
         if self.remove(ino) {
-            self.forgotten.fetch_add(1, Ordering::Relaxed);
+            self.freed.fetch_add(1, Ordering::SeqCst);
         }
     }
 
-    /// Whether there is one whose FORGET is due.
+    /// Changes when space on SOURCE may have become free.
+    fn freed(&self) -> u64 {
+        let ended = self.aside.ended.load(Ordering::SeqCst);
+        self.freed.load(Ordering::SeqCst).wrapping_add(ended)
+    }
+
+    /// Whether there is one whose FORGET is due, or a file is open for a moment.
     fn is_any_due(&self) -> bool {
+        if self.aside.running.load(Ordering::SeqCst) > 0 {
+            return true;
+        }
         let since = self.since.lock();
         since.values().any(|since| since.elapsed() < FORGET_IS_DUE)
     }
@@ -132,10 +175,14 @@ impl Passthrough {
             return self.removing_one_of_several(&inode, remove);
         }
         // The file that the kernel knows may be gone, and another one have its inode number.
-        let pinned = self.pin(&inode, inode.fd_to_pin().ok().flatten());
+        let fd = inode.fd_to_pin().ok().flatten();
+        let pinned = self.pin(&inode, fd.clone());
         let removed = remove();
         match removed {
-            Ok(()) => self.note_removed(&inode),
+            Ok(()) => {
+                self.keep_for_setattr(&inode, fd);
+                self.note_removed(&inode);
+            }
             Err(_) if pinned => inode.let_go(),
             Err(_) => {}
         }
@@ -158,15 +205,27 @@ impl Passthrough {
                 .and_then(|fd| rustix::fs::fstat(fd).or_errno()),
         };
         if stat.is_ok_and(|stat| stat.st_nlink == 0) {
-            self.pin(inode, to_pin);
+            self.pin(inode, to_pin.clone());
+            self.keep_for_setattr(inode, to_pin);
             self.note_removed(inode);
         }
         Ok(())
     }
 
+    /// With the writeback cache, unlink(2) sends the times of what it has removed (fuse_entry_unlinked), and the
+    /// next syncfs(2) on the mount, of whatever caller, has the error of that SETATTR.
+    fn keep_for_setattr(&self, inode: &Arc<Inode>, fd: Option<Arc<OwnedFd>>) {
+        if let Some(fd) = fd.filter(|_| self.config.writeback && !inode.is_pinned()) {
+            self.recent.keep(inode, fd);
+        }
+    }
+
     /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
     fn known_by_name(&self, dir: impl AsFd, name: &CStr) -> Option<(Arc<Inode>, bool)> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let flags = AtFlags::SYMLINK_NOFOLLOW
+            | AtFlags::NO_AUTOMOUNT
+            // The name may be that of a mount point, MOUNTPOINT itself say, which may not be asked.
+            | AtFlags::STATX_DONT_SYNC;
         let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
         // What is wrong with the name, its removal will say.
         let stat = rustix::fs::statx(dir, name, flags, mask).ok()?;
@@ -190,7 +249,9 @@ impl Passthrough {
         let removed = &self.removed;
         let is_room = || removed.pinned() < removed.most;
         if let Some(waiting) = self.forgets.enter() {
-            waiting.until(Instant::now() + PIN_WAIT, is_room);
+            // In vain if clients use all of them.
+            let done = || is_room() || !removed.is_any_due();
+            waiting.until(Instant::now() + PIN_WAIT, done);
         }
         let count = removed.admit();
         if count.is_none() && !removed.told.swap(true, Ordering::Relaxed) {
@@ -218,9 +279,19 @@ impl Passthrough {
             return;
         };
         inode.let_go();
+        self.sub_mounts.forgotten(&inode);
         drop(inode);
         self.removed.forgotten(ino);
+        if let Some(pressure) = &self.pressure {
+            pressure.forgotten();
+        }
         self.forgets.notify();
+        self.parked.notify();
+    }
+
+    /// As [`Aside::run`].
+    pub(crate) fn look_aside(&self, look: impl FnOnce()) {
+        self.removed.aside.run(look);
     }
 
     /// Runs `act`, again if it fails for want of space that removed inodes occupy until their FORGETs come.
@@ -228,14 +299,14 @@ impl Passthrough {
     /// # Errors
     /// Of `act`.
     pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-        let before = self.removed.forgotten.load(Ordering::Relaxed);
+        let before = self.removed.freed();
         match act() {
-            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_forgotten(before, full, act),
+            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
             done => done,
         }
     }
 
-    fn when_forgotten<T>(
+    fn when_freed<T>(
         &self,
         mut seen: u64,
         mut full: Errno,
@@ -243,35 +314,32 @@ impl Passthrough {
     ) -> Result<T> {
         let removed = &self.removed;
         let deadline = Instant::now() + FORGET_IS_DUE;
-        let forgotten = || removed.forgotten.load(Ordering::Relaxed);
+        let freed = || removed.freed();
         let waiting = self.forgets.enter();
-        // At first also if none is due: the RELEASE that makes one due may be under way.
-        let (mut wait, mut is_first) = (removed.count.load(Ordering::Relaxed) > 0, true);
+        // Also if none is due: the RELEASE that makes one due may be under way.
+        let mut is_worth_a_step = removed.count.load(Ordering::Relaxed) > 0;
         loop {
-            if let (Some(waiting), true) = (&waiting, wait) {
-                let more = || forgotten() != seen;
-                waiting.until(Instant::now() + STEP, || {
-                    if is_first {
-                        more()
-                    } else {
-                        !removed.is_any_due()
-                    }
-                });
+            if let Some(waiting) = &waiting {
+                let step = Instant::now() + STEP;
+                match is_worth_a_step {
+                    true => waiting.until(step, || freed() != seen),
+                    false => waiting.until(step, || !removed.is_any_due()),
+                };
+                is_worth_a_step = false;
             }
-            if forgotten() == seen && !(waiting.is_some() && removed.is_any_due()) {
-                return Err(full);
-            }
-            if forgotten() != seen {
-                seen = forgotten();
+            let now = freed();
+            if now != seen {
+                seen = now;
                 match act() {
                     Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
                     done => return done,
                 }
+            } else if waiting.is_none() || !removed.is_any_due() {
+                return Err(full);
             }
             if Instant::now() >= deadline {
                 return Err(full);
             }
-            (wait, is_first) = (true, false);
         }
     }
 }
@@ -282,16 +350,17 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+    use crate::caller::Caller;
     use crate::config::{Config, InodeFileHandles};
     use crate::inode::ROOT_INO;
-    use crate::ops::Place;
+    use crate::ops::{Place, SetAttr, SetTime};
 
     /// Serves f0 to f3, all looked up; two may be pinned.
     fn serve() -> Option<(tempfile::TempDir, Passthrough, Vec<u64>)> {
         let source = tempfile::tempdir().unwrap();
         let top = File::open(source.path()).unwrap();
         let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
-        fs.removed = Removed::new(2);
+        fs.removed = Removed::new(2, Arc::default());
         let look_up = |index| {
             let name = format!("f{index}");
             File::create(source.path().join(&name)).unwrap();
@@ -305,7 +374,7 @@ mod tests {
     fn unlink(fs: &Passthrough, name: &str) {
         let name = OsStr::new(name);
         let parent = ROOT_INO;
-        fs.unlink(Place { parent, name }).unwrap();
+        fs.unlink(Place { parent, name }, &Caller::ROOT).unwrap();
     }
 
     #[test]
@@ -342,10 +411,29 @@ mod tests {
         fs.stop_notifying();
     }
 
+    /// unlink(2) of a file that there was no room to pin was followed by a SETATTR that was ESTALE, and syncfs(2) on
+    /// the mount failed with that.
+    #[test]
+    fn setattr_of_the_times_of_a_file_removed_without_a_pin_succeeds_with_the_writeback_cache() {
+        let Some((_source, mut fs, inodes)) = serve() else {
+            return;
+        };
+        fs.config.writeback = true;
+        fs.start_serving(2).unwrap();
+        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
+        assert!(!fs.inode(inodes[2]).unwrap().is_pinned());
+        let times = SetAttr {
+            mtime: Some(SetTime::Now),
+            ..SetAttr::default()
+        };
+        assert_eq!(fs.setattr(inodes[2], &times).map(drop), Ok(()));
+        fs.stop_notifying();
+    }
+
     /// The RELEASE of a removed file that was open for long makes its FORGET due.
     #[test]
     fn released_makes_a_forget_due_again() {
-        let removed = Removed::new(2);
+        let removed = Removed::new(2, Arc::default());
         removed.insert(7);
         let long_ago = Instant::now().checked_sub(2 * FORGET_IS_DUE).unwrap();
         removed.since.lock().insert(7, long_ago);

@@ -154,8 +154,8 @@ fn write_on_a_read_only_mount_is_erofs() {
     std::fs::write(served.source.path().join("file"), "old").unwrap();
     assert_eq!(served.create(ROOT, "new").unwrap_err(), Errno::EROFS);
     let ino = served.lookup(ROOT, "file").unwrap().ino;
-    assert_eq!(served.fs.open(ino, libc::O_RDWR).unwrap_err(), Errno::EROFS);
+    assert_eq!(served.open(ino, libc::O_RDWR).unwrap_err(), Errno::EROFS);
     assert_eq!(served.truncate(ino, None, 0), Err(Errno::EROFS));
-    let opened = served.fs.open(ino, libc::O_RDONLY).unwrap();
+    let opened = served.open(ino, libc::O_RDONLY).unwrap();
     assert_eq!(served.read(ino, opened.fh, 0, 9).unwrap(), b"old");
 }

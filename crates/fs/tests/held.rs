@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use common::{ROOT, Served, at};
+use common::{ROOT, Served, at, caller};
 use thrufs_fs::{
     Backing, Config, Errno, FileKind, HostBacking, InodeFileHandles, Position, Result, SetAttr,
     Span,
@@ -42,15 +42,19 @@ fn open_below(served: &Served) -> Vec<PathBuf> {
 /// Each way in which the last name of what is called `f` or `d` goes.
 fn removals() -> [fn(&Served) -> Result<()>; 4] {
     [
-        |served| served.fs.unlink(at(ROOT, "f")),
+        |served| served.unlink(at(ROOT, "f")),
         |served| {
             std::fs::write(served.source.path().join("other"), "other").unwrap();
-            served.fs.rename(at(ROOT, "other"), at(ROOT, "f"), 0)
+            served
+                .fs
+                .rename(at(ROOT, "other"), at(ROOT, "f"), 0, &caller())
         },
-        |served| served.fs.rmdir(at(ROOT, "d")),
+        |served| served.rmdir(at(ROOT, "d")),
         |served| {
             std::fs::create_dir(served.source.path().join("other")).unwrap();
-            served.fs.rename(at(ROOT, "other"), at(ROOT, "d"), 0)
+            served
+                .fs
+                .rename(at(ROOT, "other"), at(ROOT, "d"), 0, &caller())
         },
     ]
 }
@@ -85,7 +89,7 @@ fn inode_whose_last_name_is_removed_can_be_used_until_it_is_forgotten() {
                 )
                 .unwrap();
         }
-        let opened = served.fs.open(file.ino, libc::O_RDWR).unwrap();
+        let opened = served.open(file.ino, libc::O_RDWR).unwrap();
         assert_eq!(served.read(file.ino, opened.fh, 0, 9).unwrap(), b"content");
         served.fs.release(file.ino, opened.fh);
         // As natively: getdents(2) of a directory that was removed.
@@ -105,8 +109,8 @@ fn removal_that_fails_pins_nothing() {
     let Some(served) = by_handle() else { return };
     std::fs::create_dir_all(served.source.path().join("d/sub")).unwrap();
     served.lookup(ROOT, "d").unwrap();
-    assert_eq!(served.fs.rmdir(at(ROOT, "d")), Err(Errno::ENOTEMPTY));
-    assert_eq!(served.fs.unlink(at(ROOT, "d")), Err(Errno::EISDIR));
+    assert_eq!(served.rmdir(at(ROOT, "d")), Err(Errno::ENOTEMPTY));
+    assert_eq!(served.unlink(at(ROOT, "d")), Err(Errno::EISDIR));
     assert!(open_below(&served).is_empty(), "{:?}", open_below(&served));
 }
 
@@ -117,9 +121,9 @@ fn removal_of_one_name_of_several_pins_nothing_until_the_last_goes() {
     std::fs::write(path("a"), "content").unwrap();
     std::fs::hard_link(path("a"), path("b")).unwrap();
     let ino = served.lookup(ROOT, "a").unwrap().ino;
-    served.fs.unlink(at(ROOT, "a")).unwrap();
+    served.unlink(at(ROOT, "a")).unwrap();
     assert!(open_below(&served).is_empty(), "{:?}", open_below(&served));
-    served.fs.unlink(at(ROOT, "b")).unwrap();
+    served.unlink(at(ROOT, "b")).unwrap();
     assert_eq!(served.fs.getattr(ino, None).unwrap().stat.stx_nlink, 0);
 }
 
@@ -130,7 +134,7 @@ fn lookup_of_the_first_file_of_a_mount_keeps_no_descriptor_on_it() {
     std::fs::write(served.source.path().join("f"), "content").unwrap();
     let ino = served.lookup(ROOT, "f").unwrap().ino;
     assert!(open_below(&served).is_empty(), "{:?}", open_below(&served));
-    let opened = served.fs.open(ino, libc::O_RDONLY).unwrap();
+    let opened = served.open(ino, libc::O_RDONLY).unwrap();
     assert_eq!(open_below(&served).len(), 1);
     served.fs.release(ino, opened.fh);
     assert!(open_below(&served).is_empty(), "{:?}", open_below(&served));
@@ -244,7 +248,7 @@ fn write_on_a_full_source_waits_for_the_forget_of_what_was_removed() {
             let (removed, opened) = served.create(ROOT, "removed").unwrap();
             served.fs.release(removed.ino, opened.fh);
             let (entry, opened) = served.create(ROOT, "f").unwrap();
-            served.fs.unlink(at(ROOT, "removed")).unwrap();
+            served.unlink(at(ROOT, "removed")).unwrap();
             backing.is_full.store(true, Ordering::SeqCst);
             std::thread::scope(|scope| {
                 scope.spawn(|| {
@@ -277,7 +281,7 @@ fn write_on_a_full_source_with_nothing_to_forget_is_tried_once() {
     .unwrap();
     served.lookup(ROOT, "g").unwrap();
     // It has another name.
-    served.fs.unlink(at(ROOT, "g")).unwrap();
+    served.unlink(at(ROOT, "g")).unwrap();
     backing.is_full.store(true, Ordering::SeqCst);
     let written = served.write(entry.ino, opened.fh, 0, b"content");
     assert_eq!(written, Err(Errno::ENOSPC));
@@ -293,7 +297,7 @@ fn write_on_a_full_source_by_the_only_thread_does_not_wait() {
     let (removed, closed) = served.create(ROOT, "removed").unwrap();
     served.fs.release(removed.ino, closed.fh);
     let (entry, opened) = served.create(ROOT, "f").unwrap();
-    served.fs.unlink(at(ROOT, "removed")).unwrap();
+    served.unlink(at(ROOT, "removed")).unwrap();
     backing.is_full.store(true, Ordering::SeqCst);
     let written = served.write(entry.ino, opened.fh, 0, b"content");
     assert_eq!(written, Err(Errno::ENOSPC));
@@ -312,7 +316,7 @@ fn inode_whose_names_are_removed_at_once_can_be_used() {
         let ino = served.fs.lookup(ROOT, OsStr::new(&names[0])).unwrap().ino;
         std::thread::scope(|scope| {
             for name in &names {
-                scope.spawn(|| served.fs.unlink(at(ROOT, name)).unwrap());
+                scope.spawn(|| served.unlink(at(ROOT, name)).unwrap());
             }
         });
         assert_eq!(served.fs.getattr(ino, None).unwrap().stat.stx_nlink, 0);

@@ -7,7 +7,7 @@ mod common;
 
 use std::collections::{BTreeMap, HashMap};
 
-use common::{ROOT, Served, at};
+use common::{ROOT, Served, at, caller};
 use proptest::prelude::*;
 use thrufs_fs::{Errno, FileKind, Result};
 
@@ -236,7 +236,7 @@ impl Pair {
                 assert_eq!(entry.attr.kind(), FileKind::Regular);
                 assert_eq!(entry.attr.stat.stx_size, content.len() as u64);
                 assert_eq!(entry.attr.stat.stx_nlink as usize, self.model.nlink(file));
-                let opened = self.served.fs.open(entry.ino, libc::O_RDWR).unwrap();
+                let opened = self.served.open(entry.ino, libc::O_RDWR).unwrap();
                 Some((file, entry.ino, opened.fh))
             }
             Node::Link(target) => {
@@ -244,10 +244,7 @@ impl Pair {
                     self.served.fs.readlink(entry.ino).unwrap(),
                     target.as_bytes()
                 );
-                assert_eq!(
-                    self.served.fs.open(entry.ino, libc::O_RDWR),
-                    Err(Errno::ELOOP)
-                );
+                assert_eq!(self.served.open(entry.ino, libc::O_RDWR), Err(Errno::ELOOP));
                 None
             }
             Node::Directory(_) => {
@@ -284,12 +281,12 @@ impl Pair {
             Step::Link(d, n, e, m) => self.link(d, n, e, m),
             Step::Unlink(d, n) => {
                 let ((id, parent), name) = (self.dir(d), name(n));
-                let done = self.served.fs.unlink(at(parent, &name));
+                let done = self.served.unlink(at(parent, &name));
                 assert_eq!(done, self.model.unlink(id, &name));
             }
             Step::Rmdir(d, n) => {
                 let ((id, parent), name) = (self.dir(d), name(n));
-                let done = self.served.fs.rmdir(at(parent, &name));
+                let done = self.served.rmdir(at(parent, &name));
                 assert_eq!(done, self.model.rmdir(id, &name));
             }
             Step::Rename(d, n, e, m, flags) => self.rename((d, n), (e, m), flags),
@@ -382,7 +379,7 @@ impl Pair {
         let done = self
             .served
             .fs
-            .rename(at(from_ino, &old), at(to_ino, &new), flags);
+            .rename(at(from_ino, &old), at(to_ino, &new), flags, &caller());
         let want = match (source, target) {
             (Err(error), _) => Err(error),
             (Ok(_), Some(_)) if flags == libc::RENAME_NOREPLACE => Err(Errno::EEXIST),

@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use common::{ROOT, Served, at};
+use common::{ROOT, Served, at, caller};
 use thrufs_fs::{
     Config, Errno, HostBacking, InodeFileHandles, LockKind, LockRange, LockRequest, LockWait,
     Locks, WriteRequest,
@@ -25,7 +25,7 @@ fn lookup_of_what_is_not_one_name_is_refused() {
             "{name:?}"
         );
         assert_eq!(
-            served.fs.unlink(at(ROOT, name)),
+            served.unlink(at(ROOT, name)),
             Err(Errno::EINVAL),
             "{name:?}"
         );
@@ -41,7 +41,10 @@ fn lookup_of_a_symlink_is_the_link_itself() {
         served.lookup(link.ino, "passwd").unwrap_err(),
         Errno::ENOTDIR
     );
-    assert_eq!(served.fs.opendir(link.ino).unwrap_err(), Errno::ELOOP);
+    assert_eq!(
+        served.fs.opendir(link.ino, &caller()).unwrap_err(),
+        Errno::ELOOP
+    );
 }
 
 #[test]
@@ -50,7 +53,7 @@ fn open_of_a_fifo_is_refused_and_does_not_block() {
     let new = served.new_node(ROOT, "fifo", libc::S_IFIFO | 0o600);
     let fifo = served.fs.mknod(&new, 0).unwrap();
     assert_eq!(
-        served.fs.open(fifo.ino, libc::O_RDONLY).unwrap_err(),
+        served.open(fifo.ino, libc::O_RDONLY).unwrap_err(),
         Errno::ENXIO
     );
 }
@@ -103,7 +106,7 @@ fn lookup_after_a_create_that_met_a_file_finds_it_though_the_name_is_gone() {
     assert_eq!(other_thread.unwrap_err(), Errno::ENOENT);
     let entry = served.fs.lookup_by(new.caller.pid, ROOT, name).unwrap();
     assert!(entry.entry_timeout.is_zero());
-    let opened = served.fs.open(entry.ino, libc::O_RDONLY).unwrap();
+    let opened = served.open(entry.ino, libc::O_RDONLY).unwrap();
     assert_eq!(
         served.read(entry.ino, opened.fh, 0, 99).unwrap(),
         b"content"
@@ -147,7 +150,7 @@ fn getattr_of_an_unlinked_open_file_still_answers() {
         let served = Served::with(config, Arc::new(HostBacking));
         let (entry, opened) = served.create(ROOT, "file").unwrap();
         served.write(entry.ino, opened.fh, 0, b"abc").unwrap();
-        served.fs.unlink(at(ROOT, "file")).unwrap();
+        served.unlink(at(ROOT, "file")).unwrap();
         assert_eq!(served.fs.getattr(entry.ino, None).unwrap().stat.stx_size, 3);
         assert_eq!(
             served
@@ -181,7 +184,7 @@ fn readdirplus_counts_just_the_entries_that_were_taken() {
     for i in 0..20 {
         std::fs::write(served.source.path().join(format!("f{i}")), "").unwrap();
     }
-    let opened = served.fs.opendir(ROOT).unwrap();
+    let opened = served.fs.opendir(ROOT, &caller()).unwrap();
     let mut taken = 0;
     let listed = served.fs.readdirplus(ROOT, opened.fh, 0, |_, entry| {
         let full = taken == 5;
@@ -210,7 +213,9 @@ fn ioctl_that_is_not_handed_on_is_enotty() {
     let (entry, opened) = served.create(ROOT, "file").unwrap();
     // TCGETS, FICLONE
     for number in [0x5401, 0x4004_9409] {
-        let answer = served.fs.ioctl(entry.ino, opened.fh, number, &[]);
+        let answer = served
+            .fs
+            .ioctl(entry.ino, opened.fh, number, &[], &caller());
         assert_eq!(answer.unwrap_err(), Errno::ENOTTY);
     }
 }

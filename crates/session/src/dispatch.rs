@@ -33,7 +33,7 @@ impl Dispatch {
     pub(crate) fn run<T>(
         &self,
         opcode: Opcode,
-        Requester { unique, uid }: Requester,
+        Requester { unique, uid, .. }: Requester,
         target: impl Into<Target>,
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> Result<T> {
@@ -88,11 +88,13 @@ impl Drop for Dispatch {
     }
 }
 
-/// A request's number, and the user that made it (in the client's ids).
+/// A request's number, and the caller that made it (in the client's ids).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Requester {
     pub(crate) unique: u64,
     pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) pid: u32,
 }
 
 /// What a request is about, for the log.

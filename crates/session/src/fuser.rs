@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use ::fuser::{
     BackingId, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, LockOwner, Notifier,
-    ReplyAttr, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr, Request,
+    ReplyAttr, ReplyCreate, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr,
+    Request,
 };
 use thrufs_fs::{
     Attr, Caller, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest, NewNode,
-    Opcode, Opened, Passthrough, Place, Result, SendEntry, SendInval,
+    Opcode, Opened, Passthrough, Place, ROOT_INO, Result, SendEntry, SendInval,
 };
 
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
-use convert::fuser_errno;
+use convert::{file_type, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: Notifier) -> SendInval {
@@ -45,18 +46,19 @@ const NO_GENERATION: Generation = Generation(0);
 /// would fail with EIO.
 const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
 
-/// Serves a [`Passthrough`] to fuser.
+/// Serves a [`Passthrough`] to fuser. A clone is the same adapter.
+#[derive(Clone)]
 pub struct FuseAdapter {
-    dispatch: Dispatch,
-    backing_ids: BackingIds<BackingId>,
+    dispatch: Arc<Dispatch>,
+    backing_ids: Arc<BackingIds<BackingId>>,
 }
 
 impl FuseAdapter {
     /// Several adapters may share one file system, one after another.
     pub fn new(fs: Arc<Passthrough>) -> Self {
         Self {
-            dispatch: Dispatch::new(fs),
-            backing_ids: BackingIds::default(),
+            dispatch: Arc::new(Dispatch::new(fs)),
+            backing_ids: Arc::default(),
         }
     }
 
@@ -68,15 +70,22 @@ impl FuseAdapter {
     fn run<T>(
         &self,
         opcode: Opcode,
-        req: &Request,
+        by: impl Into<Requester>,
         target: impl Into<Target>,
         operation: impl FnOnce(&Passthrough) -> Result<T>,
     ) -> Result<T> {
-        let requester = Requester {
-            unique: req.unique().0,
-            uid: req.uid(),
-        };
-        self.dispatch.run(opcode, requester, target, operation)
+        self.dispatch.run(opcode, by.into(), target, operation)
+    }
+
+    /// Serves a request that may bring in an inode: at once, or when there is a descriptor to hold it by.
+    /// `serve` answers it.
+    fn when_room(&self, opcode: Opcode, by: Requester, serve: impl FnOnce(&Self) + Send + 'static) {
+        if !self.fs().has_to_wait(opcode, by.uid) {
+            return serve(self);
+        }
+        let this = self.clone();
+        self.fs()
+            .park(opcode, by.uid, Box::new(move || serve(&this)));
     }
 
     /// The backing id for a file that was just opened, if the kernel is to have one; `register`
@@ -102,14 +111,14 @@ impl FuseAdapter {
     }
 
     /// The caller, with its ids on SOURCE.
-    fn caller(&self, req: &Request) -> Result<Caller> {
-        ids::caller(&self.fs().config().ids, req)
+    fn caller(&self, by: impl Into<Requester>) -> Result<Caller> {
+        ids::caller(&self.fs().config().ids, by.into())
     }
 
     /// The node to make, and its creator.
     fn new_node<'a>(
         &self,
-        req: &Request,
+        by: Requester,
         parent: INodeNo,
         name: &'a OsStr,
         mode: u32,
@@ -120,7 +129,7 @@ impl FuseAdapter {
             name,
             mode,
             umask,
-            caller: self.caller(req)?,
+            caller: self.caller(by)?,
         })
     }
 
@@ -174,9 +183,79 @@ impl FuseAdapter {
         }
     }
 
+    /// Fills the reply to a READDIRPLUS.
+    fn list(
+        &self,
+        by: Requester,
+        (ino, fh, offset): (INodeNo, FileHandle, u64),
+        reply: &mut ReplyDirectoryPlus,
+    ) -> Result<()> {
+        let (mut is_empty, mut is_crowded) = (true, false);
+        self.run(Opcode::ReadDirPlus, by, (ino.0, fh.0), |fs| {
+            fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
+                let (attr, timeout) = match entry {
+                    Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
+                    None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
+                    // The kernel shows the name, takes no inode for it, since this number is not one of
+                    // an entry, and sends a FORGET that does nothing (fuse_direntplus_link).
+                    None if found.ino == ROOT_INO => {
+                        let (kind, ino) = (file_type(found.kind), number_only(ROOT_INO));
+                        (FileAttr { kind, ..ino }, Duration::ZERO)
+                    }
+                    // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
+                    None => {
+                        is_crowded = true;
+                        return true;
+                    }
+                };
+                let next = found.next_offset;
+                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
+                is_empty &= full;
+                full
+            })?;
+            // An empty reply would be the end of the directory.
+            match is_empty && is_crowded {
+                true => Err(Errno::ENFILE),
+                false => Ok(()),
+            }
+        })
+    }
+
+    /// Answers a CREATE.
+    fn reply_create(&self, made: Result<(Entry, Opened)>, reply: ReplyCreate) {
+        let (entry, opened) = match made {
+            Ok(made) => made,
+            Err(error) => return reply.error(fuser_errno(error)),
+        };
+        let ttl = after_reply::timeout(self.fs(), &entry);
+        let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
+        let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+        match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
+            Ok(Some(id)) => {
+                reply.created_passthrough(&ttl, &attr, generation, fh, PASSED_THROUGH, &id);
+            }
+            Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
+            Err(error) => {
+                self.fs().forget(entry.ino, 1);
+                reply.error(fuser_errno(error));
+            }
+        }
+    }
+
     fn answer_attr(&self, attr: Attr, answer: impl FnOnce(&FileAttr) + Send + 'static) {
         let shown = self.file_attr(&attr);
         after_reply::answer_attr(self.fs(), attr, move |_attr| answer(&shown));
+    }
+}
+
+impl From<&Request> for Requester {
+    fn from(req: &Request) -> Self {
+        Self {
+            unique: req.unique().0,
+            uid: req.uid(),
+            gid: req.gid(),
+            pid: req.pid(),
+        }
     }
 }
 

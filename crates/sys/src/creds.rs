@@ -32,6 +32,9 @@ pub struct FsCreds {
 pub enum Power {
     /// They stay: for operations that the client kernel has already permitted.
     Keep,
+    /// They stay but for these, which must be file system ones: what they would override is left to
+    /// the backing file system.
+    KeepBut(CapabilitySet),
     /// The kernel drops the file system ones: permission checks are the caller's own.
     Drop,
 }
@@ -57,26 +60,16 @@ impl FsCreds {
         if uid != 0 {
             let before = rustix::thread::capabilities(None)?;
             set_fs_uid(uid)?;
-            if power == Power::Keep {
-                rustix::thread::set_capabilities(None, before)?;
-            }
+            let dropped = match power {
+                Power::Keep => CapabilitySet::empty(),
+                Power::KeepBut(dropped) => dropped,
+                Power::Drop => return Ok(guard),
+            };
+            let mut sets = before;
+            sets.effective.remove(dropped);
+            rustix::thread::set_capabilities(None, sets)?;
         }
         Ok(guard)
-    }
-
-    /// Takes one capability out of the effective set until the guard is dropped.
-    ///
-    /// # Errors
-    /// From capget(2) and capset(2).
-    pub fn without(&self, capability: CapabilitySet) -> io::Result<DroppedCapability<'_>> {
-        let before = rustix::thread::capabilities(None)?;
-        let mut sets = before;
-        sets.effective.remove(capability);
-        rustix::thread::set_capabilities(None, sets)?;
-        Ok(DroppedCapability {
-            before: Some(before),
-            _within: PhantomData,
-        })
     }
 }
 
@@ -107,22 +100,6 @@ impl Drop for FsCreds {
             // Back to 0 raises the file system capabilities again by itself (capabilities(7)).
             nix::unistd::setfsuid(Uid::from_raw(0));
             nix::unistd::setfsgid(Gid::from_raw(0));
-        }
-    }
-}
-
-/// A capability is out of the thread's effective set while this lives; see [`FsCreds::without`].
-#[derive(Debug)]
-pub struct DroppedCapability<'a> {
-    before: Option<rustix::thread::CapabilitySets>,
-    _within: PhantomData<&'a FsCreds>,
-}
-
-impl Drop for DroppedCapability<'_> {
-    fn drop(&mut self) {
-        if let Some(before) = self.before.take() {
-            // Raising what is still in the permitted set cannot fail.
-            let _ = rustix::thread::set_capabilities(None, before);
         }
     }
 }

@@ -20,12 +20,17 @@ const STATX_MNT_ID_UNIQUE: u32 = 0x4000;
 pub struct MountEntry {
     /// Number of the mount; the kernel uses it again after an unmount.
     pub mount_id: u64,
+    /// The mount that this one is mounted on.
+    pub parent_id: u64,
     /// Device of the file system, as `major:minor`.
     pub device: String,
     /// The directory of the file system that is mounted, `/` for all of it; unescaped.
     pub root: PathBuf,
     /// Where it is mounted, unescaped.
     pub mount_point: PathBuf,
+    /// Whether mounts that are made and removed on it show in other namespaces, and theirs here
+    /// (mount_namespaces(7)).
+    pub is_shared: bool,
     /// For instance `ext4` or `fuse.thrufs`.
     pub fs_type: String,
     /// What is mounted (for FUSE: the fsname), unescaped.
@@ -39,12 +44,18 @@ impl MountEntry {
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|&byte| byte == b' ');
         let mount_id = text(fields.next()?)?.parse().ok()?;
-        let _parent_id = fields.next()?;
+        let parent_id = text(fields.next()?)?.parse().ok()?;
         let device = text(fields.next()?)?.to_owned();
         let root = PathBuf::from(unescape(fields.next()?));
         let mount_point = PathBuf::from(unescape(fields.next()?));
         // The mount options and any number of optional fields end at a single `-`.
-        fields.by_ref().find(|field| field == b"-")?;
+        let mut is_shared = false;
+        loop {
+            match fields.next()? {
+                b"-" => break,
+                field => is_shared |= field.starts_with(b"shared:"),
+            }
+        }
         let fs_type = text(fields.next()?)?.to_owned();
         let source = unescape(fields.next()?);
         let mut options = fields
@@ -55,9 +66,11 @@ impl MountEntry {
         let owner = owner.and_then(|uid| text(uid)?.parse().ok());
         Some(Self {
             mount_id,
+            parent_id,
             device,
             root,
             mount_point,
+            is_shared,
             fs_type,
             source,
             owner,
@@ -105,11 +118,20 @@ fn octal_byte(digits: &[u8; 3]) -> Option<u8> {
 /// # Errors
 /// /proc is not mounted or not readable.
 pub fn all() -> io::Result<Vec<MountEntry>> {
-    let table = std::fs::read("/proc/self/mountinfo").map_err(|error| {
-        io::Error::new(
-            error.kind(),
-            format!("/proc/self/mountinfo: {error} (is /proc mounted?)"),
-        )
+    read("/proc/self/mountinfo")
+}
+
+/// Every mount that the process `pid` has.
+///
+/// # Errors
+/// As [`all`]; or there is no such process.
+pub fn of_process(pid: i32) -> io::Result<Vec<MountEntry>> {
+    read(&format!("/proc/{pid}/mountinfo"))
+}
+
+fn read(path: &str) -> io::Result<Vec<MountEntry>> {
+    let table = std::fs::read(path).map_err(|error| {
+        io::Error::new(error.kind(), format!("{path}: {error} (is /proc mounted?)"))
     })?;
     Ok(table
         .split(|&byte| byte == b'\n')
@@ -207,7 +229,8 @@ mod tests {
     fn parse_with_optional_fields_and_escapes_finds_every_field() {
         let line = br"36 35 0:98 /mnt1 /mnt\0402/a\134b rw,noatime shared:1 master:2 - fuse.thrufs a\011b rw,user_id=7,group_id=8";
         let entry = MountEntry::parse(line).unwrap();
-        assert_eq!(entry.mount_id, 36);
+        assert_eq!((entry.mount_id, entry.parent_id), (36, 35));
+        assert!(entry.is_shared);
         assert_eq!(entry.device, "0:98");
         assert_eq!(entry.root, Path::new("/mnt1"));
         assert_eq!(entry.mount_point, Path::new("/mnt 2/a\\b"));
@@ -220,6 +243,7 @@ mod tests {
     fn parse_without_optional_fields_finds_the_type() {
         let entry = MountEntry::parse(b"1 1 8:1 / / rw - ext4 /dev/sda1 rw").unwrap();
         assert_eq!((entry.fs_type.as_str(), entry.mount_id), ("ext4", 1));
+        assert!(!entry.is_shared);
         assert_eq!(entry.owner, None);
     }
 

@@ -147,7 +147,7 @@ impl Open {
 struct Reserve(Arc<Mutex<Vec<OwnedFd>>>);
 
 impl Reserve {
-    /// Takes what can be had of what is lacking: a session thread may be faster for a moment.
+    /// Takes as much as there is of what is lacking: a session thread may be faster for a moment.
     fn refill(&self) {
         let mut held = self.0.lock().expect("no holder of this lock panics");
         while held.len() < RESERVE {

@@ -7,7 +7,9 @@
 //! deadlock runs in a process of its own, so that it can be killed.
 
 mod files;
+mod report;
 mod reproducer;
+mod scratch;
 mod shapes;
 
 use std::ffi::OsString;
@@ -20,10 +22,17 @@ use tracing::level_filters::LevelFilter;
 
 pub(crate) use reproducer::{ReproduceArgs, reproduce};
 
-use crate::control::{self, Signals};
-use crate::request::{self, LogRequest, MountRequest};
-use crate::session::{self, Running};
-use crate::{attach, limits, logging};
+use crate::daemon::running::{self, Running};
+use crate::daemon::serving::when_a_thread_is_lost;
+use crate::daemon::{limits, preflight};
+use crate::logging::{self, LogOptions};
+use crate::mount::attach;
+use crate::mount_plan::{self, MountPlan};
+use crate::signals::{Signals, block_on};
+use crate::stderr::complain;
+use crate::user;
+use report::{say, say_wrapped};
+use scratch::Scratch;
 
 /// All the work together takes about a second.
 const WORK_DEADLINE: Duration = Duration::from_secs(60);
@@ -38,17 +47,10 @@ pub(crate) struct DemoArgs {
     scratch: Option<PathBuf>,
 }
 
-/// The directories of a demo.
-#[derive(Clone, Debug)]
-struct Scratch {
-    source: PathBuf,
-    mountpoint: PathBuf,
-}
-
 /// Runs the demo.
 pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
     attach::check_prerequisites()?;
-    logging::init(LogRequest {
+    logging::init(LogOptions {
         level: LevelFilter::WARN,
         syslog: false,
     })?;
@@ -62,12 +64,12 @@ pub(crate) fn run(args: &DemoArgs) -> anyhow::Result<()> {
         mountpoint: directory.path().join("mountpoint"),
     };
     let result = make_directories(&scratch)
-        .and_then(|()| request_for(&scratch))
-        .and_then(|request| serve(&request, &scratch));
+        .and_then(|()| plan_for(&scratch))
+        .and_then(|plan| serve(&plan, &scratch));
     if is_mounted(directory.path(), &scratch.mountpoint) {
         let kept = directory.keep();
         let advice = format!("`thrufs umount --lazy {}`", scratch.mountpoint.display());
-        crate::complain(&format!(
+        complain(&format!(
             "{} is kept, because it is still mounted: {advice}",
             kept.display()
         ));
@@ -90,15 +92,15 @@ fn make_directories(scratch: &Scratch) -> anyhow::Result<()> {
 }
 
 /// What `thrufs mount SOURCE MOUNTPOINT` would do.
-fn request_for(scratch: &Scratch) -> anyhow::Result<MountRequest> {
+fn plan_for(scratch: &Scratch) -> anyhow::Result<MountPlan> {
     let arguments: [OsString; 2] = [
         scratch.source.clone().into(),
         scratch.mountpoint.clone().into(),
     ];
-    Ok(request::parse(
+    Ok(mount_plan::parse(
         "thrufs demo",
         &arguments,
-        attach::is_root(),
+        user::is_root(),
     )?)
 }
 
@@ -111,17 +113,17 @@ fn is_mounted(directory: &Path, mountpoint: &Path) -> bool {
     }
 }
 
-fn serve(request: &MountRequest, scratch: &Scratch) -> anyhow::Result<()> {
-    let places = crate::check(request)?;
-    limits::apply(request.rlimit_nofile)?;
-    control::block_on(async {
+fn serve(plan: &MountPlan, scratch: &Scratch) -> anyhow::Result<()> {
+    let endpoints = preflight::check(plan)?;
+    limits::apply(plan.rlimit_nofile)?;
+    block_on(async {
         let mut signals = Signals::install()?;
-        session::when_a_thread_is_lost(|| {
+        when_a_thread_is_lost(|| {
             // The demo unmounts. It is this process, which exists.
             let own = rustix::process::getpid();
             let _ = rustix::process::kill_process(own, rustix::process::Signal::TERM);
         });
-        let running = session::start(places, request)?;
+        let running = running::start(endpoints, plan)?;
         say(&format!(
             "{} is mounted at {}",
             scratch.source.display(),
@@ -142,7 +144,7 @@ async fn work(running: &Running, scratch: &Scratch) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("demo-work".to_owned())
         .spawn(move || {
-            // The receiver is gone only if the demo was stopped, and then nobody wants to know.
+            // The receiver is gone only if the demo was stopped.
             let _ = sender.send(everything(&fs, &scratch));
         })
         .context("start a thread")?;
@@ -166,33 +168,4 @@ fn everything(fs: &thrufs_fs::Passthrough, scratch: &Scratch) -> anyhow::Result<
     }
     say("\nWRITE requests for one write(2)")?;
     shapes::table(fs, scratch)
-}
-
-/// One line of the report.
-fn done(what: &str) -> anyhow::Result<()> {
-    say(&format!("  ok  {what}"))
-}
-
-/// Prints a line.
-fn say(line: &str) -> anyhow::Result<()> {
-    crate::stdout::print(line)
-}
-
-/// A name and its values, over as many lines as it takes.
-fn say_wrapped(line: &str) -> anyhow::Result<()> {
-    const WIDTH: usize = 78;
-    const INDENT: usize = 18;
-    if line.len() + 2 <= WIDTH {
-        return say(&format!("  {line}"));
-    }
-    let mut current = String::from(" ");
-    for word in line.split(' ') {
-        if current.len() > INDENT && current.len() + 1 + word.len() > WIDTH {
-            say(&current)?;
-            current = " ".repeat(INDENT - 1);
-        }
-        current.push(' ');
-        current.push_str(word);
-    }
-    say(&current)
 }

@@ -9,24 +9,23 @@
 //! A daemon in the background without `--syslog` has its standard error turned to /dev/null once it is
 //! ready, so the lines end there; nothing here has to know about that.
 
-mod escape;
-mod lines;
-mod pipe;
+pub(crate) mod destination;
+pub(crate) mod escape;
+pub(crate) mod lines;
+pub(crate) mod pipe;
 
-use std::io::IsTerminal;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use crate::request::LogRequest;
+use crate::stderr::warn;
 
+use destination::Destination;
 pub(crate) use escape::escaped;
 pub(crate) use lines::{Lines, flush, in_the_system_log};
 pub(crate) use pipe::LINE_MAX;
@@ -36,65 +35,16 @@ const SYSLOG_SOCKET: &str = "/dev/log";
 /// How long the end of the process waits for a log that is not read.
 pub(crate) const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// What is behind the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Destination {
-    /// A file, a pipe or a terminal: time and level stand in the line.
-    Stderr { colour: bool },
-    /// Standard error is the journal's socket: it knows the time, and `<N>` tells it the level
-    /// (sd-daemon(3)).
-    Journal,
-    /// syslog(3).
-    Syslog,
-}
-
-impl Destination {
-    fn of(request: LogRequest) -> Self {
-        if request.syslog {
-            Self::Syslog
-        } else if stderr_is_journal() {
-            Self::Journal
-        } else {
-            Self::Stderr {
-                colour: std::io::stderr().is_terminal(),
-            }
-        }
-    }
-
-    /// Whether a line names the module that it comes from.
-    fn shows_target(self) -> bool {
-        matches!(self, Self::Stderr { .. })
-    }
-}
-
-/// Whether standard error is the stream that systemd has connected to the journal for this process:
-/// `$JOURNAL_STREAM` is its device and inode number (systemd.exec(5)). A program may have been started
-/// with another standard error and the variable of its starter.
-pub(crate) fn stderr_is_journal() -> bool {
-    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
-        return false;
-    };
-    let found = std::fs::metadata("/proc/self/fd/2");
-    found.is_ok_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
-}
-
-/// A message of the program itself for standard error, without the log: escaped, and with its level
-/// where the journal reads it.
-pub(crate) fn for_stderr(level: Level, message: &str) -> String {
-    // A message may have several lines.
-    let lines = message
-        .lines()
-        .map(|line| escaped(line.as_bytes(), LINE_MAX));
-    let text = lines.collect::<Vec<_>>().join("\n");
-    match stderr_is_journal() {
-        true => format!("{}{text}", lines::journal_prefix(level)),
-        false => text,
-    }
+/// How the daemon logs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct LogOptions {
+    pub(crate) level: LevelFilter,
+    pub(crate) syslog: bool,
 }
 
 /// Starts logging, in a thread of its own. To be called once, and after the last fork.
-pub(crate) fn init(request: LogRequest) -> anyhow::Result<Lines> {
-    let destination = Destination::of(request);
+pub(crate) fn init(options: LogOptions) -> anyhow::Result<Lines> {
+    let destination = Destination::of(options.syslog);
     let lines = match destination {
         Destination::Syslog => Lines::start(destination, Some(syslog()?)),
         Destination::Stderr { .. } | Destination::Journal => Lines::start(destination, None),
@@ -107,7 +57,7 @@ pub(crate) fn init(request: LogRequest) -> anyhow::Result<Lines> {
         .with_level(false)
         .with_target(destination.shows_target());
     tracing_subscriber::registry()
-        .with(layer.with_filter(filter(request.level)))
+        .with(layer.with_filter(filter(options.level)))
         .try_init()
         .context("start logging")?;
     Ok(lines)
@@ -115,7 +65,7 @@ pub(crate) fn init(request: LogRequest) -> anyhow::Result<Lines> {
 
 fn syslog() -> anyhow::Result<syslog_tracing::Syslog> {
     if !std::path::Path::new(SYSLOG_SOCKET).exists() {
-        crate::warn(&format!(
+        warn(&format!(
             "{SYSLOG_SOCKET} does not exist: until a syslog daemon runs, log lines are lost"
         ));
     }
@@ -128,16 +78,16 @@ fn syslog() -> anyhow::Result<syslog_tracing::Syslog> {
 /// How a server logs, whose standard error is a pipe to its supervisor.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerLog {
-    request: LogRequest,
+    options: LogOptions,
     shows_target: bool,
 }
 
 impl ServerLog {
     /// To be made by the supervisor, which can see its standard error.
-    pub(crate) fn of(request: LogRequest) -> Self {
+    pub(crate) fn of(options: LogOptions) -> Self {
         Self {
-            request,
-            shows_target: Destination::of(request).shows_target(),
+            options,
+            shows_target: Destination::of(options.syslog).shows_target(),
         }
     }
 
@@ -149,7 +99,7 @@ impl ServerLog {
             .without_time()
             .with_target(self.shows_target);
         tracing_subscriber::registry()
-            .with(layer.with_filter(filter(self.request.level)))
+            .with(layer.with_filter(filter(self.options.level)))
             .try_init()
             .context("start logging")
     }

@@ -13,21 +13,23 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory};
 
 use crate::cli::{self, Form};
+use crate::mount::direct;
+use crate::mount_plan::{self, MountPlan};
 use crate::options::MountArgs;
-use crate::request::{self, MountRequest};
-use crate::{attach, status};
+use crate::status;
+use crate::stderr::warn;
 
 /// Options that say how this program runs, not what is mounted.
 const OF_THIS_PROGRAM: &[&str] = &["foreground", "nonempty", "replace-dead"];
 /// What the mount table shows, and mount(8) takes from there.
 const IN_THE_MOUNT_TABLE: &[&str] = &["allow-other", "default-permissions", "max-read"];
 
-/// Does what `line`, the whole command line that `request` was made of, asks for.
-pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<()> {
+/// Does what `line`, the whole command line that `plan` was made of, asks for.
+pub(crate) fn run(plan: &MountPlan, line: &[OsString]) -> anyhow::Result<()> {
     let asked = Line::read(line)?;
     if !asked.options.is_empty() {
-        let shown = request.mountpoint.display();
-        match daemon_line(&request.mountpoint) {
+        let shown = plan.mountpoint.display();
+        match daemon_line(&plan.mountpoint) {
             Ok(daemon) => {
                 let missing = asked.missing_in(&daemon);
                 ensure!(
@@ -40,7 +42,7 @@ pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<(
             Err(error) => {
                 let unknown = asked.not_in_the_mount_table();
                 if !unknown.is_empty() {
-                    crate::warn(&format!(
+                    warn(&format!(
                         "remount of {shown}: {} cannot be changed, and cannot be compared with \
                          what the daemon was started with: {error:#}",
                         unknown.join(" ")
@@ -49,7 +51,7 @@ pub(crate) fn run(request: &MountRequest, line: &[OsString]) -> anyhow::Result<(
             }
         }
     }
-    attach::remount(&request.mountpoint, &request.kernel)
+    direct::remount(&plan.mountpoint, &plan.kernel)
 }
 
 /// A command line that mounts.
@@ -89,7 +91,7 @@ impl Line {
         else {
             bail!("not a command line that mounts");
         };
-        let (matches, _flags) = request::matches(&program, &arguments)?;
+        let (matches, _flags) = mount_plan::matches(&program, &arguments)?;
         Ok(Self {
             options: given(&matches),
             program,
@@ -108,7 +110,8 @@ impl Line {
     /// The options that are not those of the daemon with the command line `daemon`.
     fn missing_in(&self, daemon: &Self) -> Vec<String> {
         // A remount is root's, whose mounts are served by root.
-        let parse = |arguments: &[OsString]| request::parse(&daemon.program, arguments, true).ok();
+        let parse =
+            |arguments: &[OsString]| mount_plan::parse(&daemon.program, arguments, true).ok();
         let before = parse(&daemon.arguments);
         let is_had = |given: &Given| {
             // Last, so that it wins.

@@ -4,6 +4,7 @@
 //! wants to know); which daemon serves it follows from the mount table. Only where no daemon can
 //! be found is the mount asked whether it is dead, with a deadline.
 
+mod dead;
 mod find;
 mod report;
 mod runtime_dir;
@@ -17,12 +18,13 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
+use find::Found;
+pub(crate) use find::{daemon_of, is_thrufs};
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 pub(crate) use table::plain;
 
-use crate::control;
-use crate::status::find::Found;
+use crate::signals::block_on;
 use crate::stdout::print;
 
 /// What `thrufs status` takes.
@@ -53,7 +55,7 @@ pub(crate) fn if_possible<T>(made: anyhow::Result<T>) -> Option<T> {
 
 /// Runs `thrufs status`.
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    control::block_on(async {
+    block_on(async {
         match (&args.mountpoint, args.watch) {
             (Some(path), None) => one(&find::mount_of(path)?, args.json).await,
             (None, None) => all(args.json).await,
@@ -66,7 +68,7 @@ pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
 /// The process id of the daemon that serves `mountpoint`.
 pub(crate) fn daemon_pid(mountpoint: &Path) -> anyhow::Result<u32> {
     let mount = find::mount_of(mountpoint)?;
-    let status = control::block_on(async { find::ask(&mount).await })?;
+    let status = block_on(async { find::ask(&mount).await })?;
     Ok(status.pid)
 }
 

@@ -5,15 +5,26 @@
 
 mod busy;
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
+use rustix::event::{PollFd, PollFlags, Timespec};
 use thrufs_sys::mountinfo::Place;
 
-use crate::attach;
-use crate::options::thrufs_subtype;
+use crate::mount::detach::detach_place;
+use crate::mount::fusermount;
+use crate::mount::options::{DEFAULT_SUBTYPE, fs_type};
+use crate::status;
+use crate::user;
+
+/// How long the daemon may take to end once its mount is gone.
+const PATIENCE: Timespec = Timespec {
+    tv_sec: 2,
+    tv_nsec: 0,
+};
 
 /// What `thrufs umount` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -40,7 +51,7 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
             entry.mount_point.display()
         );
     }
-    let wanted = attach::fs_type(thrufs_subtype());
+    let wanted = fs_type(DEFAULT_SUBTYPE);
     if entry.fs_type != wanted {
         bail!(
             "{shown} is a mount of type {}, not {wanted}: use umount(8)",
@@ -52,19 +63,32 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     }
     // A held place keeps the mount busy.
     drop(place);
-    unmount(&entry.mount_point, entry.mount_id)
+    let daemon = status::daemon_of(&entry);
+    unmount(&entry.mount_point, entry.mount_id)?;
+    if let Some(daemon) = daemon {
+        wait_for_end(&daemon);
+    }
+    Ok(())
+}
+
+/// The daemon holds SOURCE, which may be what is unmounted next. One that serves the mount still in another
+/// mount namespace does not end.
+fn wait_for_end(daemon: &OwnedFd) {
+    let mut ended = [PollFd::new(daemon, PollFlags::IN)];
+    // However it ends, the mount is gone.
+    let _waited = rustix::event::poll(&mut ended, Some(&PATIENCE));
 }
 
 fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {
     let shown = mountpoint.display();
-    let refused = if attach::is_root() {
+    let refused = if user::is_root() {
         match nix::mount::umount2(mountpoint, MntFlags::UMOUNT_NOFOLLOW) {
             Ok(()) => return Ok(()),
             Err(Errno::EBUSY) => None,
             Err(errno) => Some(anyhow!("unmount {shown}: {errno}")),
         }
     } else {
-        match attach::fusermount_unmount(mountpoint, false) {
+        match fusermount::unmount(mountpoint, false) {
             Ok(()) => return Ok(()),
             Err(error) if error.to_string().contains("busy") => None,
             Err(error) => Some(error),
@@ -74,15 +98,4 @@ fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {
         let users = busy::users(mount_id, mountpoint);
         anyhow!("{shown} is busy: {users}; end them, or use `thrufs umount --lazy {shown}`")
     }))
-}
-
-/// Takes exactly the mount that `place` is in out of the tree, busy or not.
-pub(crate) fn detach_place(place: &Place, mountpoint: &Path) -> anyhow::Result<()> {
-    let shown = mountpoint.display();
-    if attach::is_root() {
-        nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)
-            .map_err(|errno| anyhow!("unmount {shown}: {errno}"))
-    } else {
-        attach::fusermount_unmount(mountpoint, true)
-    }
 }

@@ -10,7 +10,7 @@ use super::trees;
 use crate::install;
 use crate::report::Report;
 use crate::support::command::succeed;
-use crate::support::mount::BIN;
+use crate::support::mount::{ALLOW_MMAP, BIN};
 use crate::support::{Backing, Mount};
 
 const FILES: usize = 50_000;
@@ -159,13 +159,15 @@ pub(super) fn git(report: &mut Report) -> Result<()> {
 pub(super) fn sqlite(report: &mut Report) -> Result<()> {
     for cache in ["auto", "never", "always"] {
         let name = format!("sqlite::{cache}");
-        report.record(&name, sqlite_with(&format!("--cache={cache}")));
+        // The index of the write-ahead log is a shared mapping.
+        let options = [&format!("--cache={cache}"), ALLOW_MMAP];
+        report.record(&name, sqlite_with(&options));
     }
     Ok(())
 }
 
-fn sqlite_with(cache: &str) -> Result<()> {
-    let mount = mount(Backing::Here, &[cache])?;
+fn sqlite_with(options: &[&str]) -> Result<()> {
+    let mount = mount(Backing::Here, options)?;
     let sql = |dir: &Path, text: &str| {
         succeed(&mut program("sqlite3", &["-bail", "db", text], dir))
             .map(|out| out.trim().to_owned())

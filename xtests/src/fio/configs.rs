@@ -21,7 +21,8 @@ const MODES: &[(&str, &str)] = &[
     ("-one-page", "--one-page-writes"),
     ("-passthrough", "--passthrough=always"),
     ("-writeback", "--writeback"),
-    ("-direct", "--cache=never"),
+    // Some jobs read and write through a shared mapping.
+    ("-direct", "-ocache=never,allow_mmap"),
     ("-always", "--cache=always"),
     ("-xattr", "--xattr"),
     ("-clone-fd", "--clone-fd"),

@@ -12,7 +12,7 @@ use super::{Options, Verdicts};
 use crate::install;
 use crate::support::command::{tail, wait_for_exit};
 use crate::support::interrupt::spawn;
-use crate::support::mount::Mount;
+use crate::support::mount::{ALLOW_MMAP, Mount};
 use crate::support::scratch::{Backing, Scratch};
 
 const VERSION: &str = "0.3.2";
@@ -61,6 +61,7 @@ pub fn files() -> Result<[PathBuf; 2]> {
 
 /// In every cache mode of thrufs, unless one is asked for; elsewhere once.
 pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+    let options = &options.and_with(ALLOW_MMAP);
     let deadline = deadline(options);
     let once = |options: &Options, seed| {
         place.visit(Backing::Tmpfs, deadline, options, |dir| {
@@ -136,8 +137,9 @@ fn run_once(command: &mut Command, deadline: Duration) -> Result<()> {
 /// Two processes on two mounts of the same SOURCE that cache nothing.
 fn on_two_mounts(options: &Options) -> Result<()> {
     let limit = deadline(options);
-    let first = Mount::new(Backing::Tmpfs, &["--cache=never"])?.allow(limit);
-    let second = Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?.allow(limit);
+    let mode = ["--cache=never", ALLOW_MMAP];
+    let first = Mount::new(Backing::Tmpfs, &mode)?.allow(limit);
+    let second = Mount::of(Scratch::sharing(first.source(""))?, &mode)?.allow(limit);
     std::thread::scope(|scope| {
         let other = scope.spawn(|| exercise(second.dir(), 11, options));
         exercise(first.dir(), 10, options)?;

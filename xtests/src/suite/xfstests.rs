@@ -19,7 +19,7 @@ use super::place::Place;
 use super::{Options, Verdict, Verdicts};
 use crate::install;
 use crate::support::command::{output, succeed, tail};
-use crate::support::mount::thrufs;
+use crate::support::mount::{ALLOW_MMAP, thrufs};
 use crate::support::peers::Kind;
 use crate::support::scratch::{Backing, Scratch};
 use crate::support::skip::missing;
@@ -37,6 +37,8 @@ const THRUFS: &[&str] = &[
     "--modcaps=+sys_admin",
     "-o",
     "dev,suid",
+    // Many tests map files shared, also with --cache=never.
+    ALLOW_MMAP,
 ];
 
 const NEEDS: &[(&str, &str)] = &[

@@ -30,6 +30,9 @@ pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
 
+/// For what maps files shared, also where they are not cached; as harmless as without where they are.
+pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
 /// Names that mkdir(1) takes: those that the mount table escapes, separators of options, what is no text,
 /// and what looks like an option or one of the kernel's own words.
 pub const STRANGE_NAMES: &[&[u8]] = &[

@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use tempfile::TempDir;
 
@@ -192,8 +193,11 @@ impl Drop for Scratch {
             .expect("no holder of this lock panics");
         let mut clean = true;
         for directory in mounted.drain(..).rev() {
-            if umount2(&directory, MntFlags::empty()).is_ok() {
-                continue;
+            match umount2(&directory, MntFlags::empty()) {
+                Ok(()) => continue,
+                // The test has unmounted it.
+                Err(Errno::EINVAL) => continue,
+                Err(_busy) => {}
             }
             // A lazy unmount frees the loop device once the last user is gone.
             if let Err(error) = umount2(&directory, MntFlags::MNT_DETACH) {

@@ -3,7 +3,7 @@
 use rustix::thread::CapabilitySet;
 
 use super::proc::callers;
-use super::{Caller, CallerStatus};
+use super::{Caller, CallerStatus, IdRanges};
 
 /// In the masks of /proc/TID/status.
 const CAP_FSETID: u64 = CapabilitySet::FSETID.bits();
@@ -28,15 +28,35 @@ pub fn read_status(tid: u32) -> Option<CallerStatus> {
     let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name));
     let mask = |name: &str| u64::from_str_radix(field(name)?.trim(), 16).ok();
     let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
+    let effective = mask("CapEff:");
+    // Real, effective, saved, file system.
+    let is_root = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)) == Some("0");
+    let mapped = |file: &str| match effective {
+        Some(1..) if !is_root => mapped_ids(tid, file).unwrap_or_default(),
+        Some(_) | None => IdRanges::default(),
+    };
     Some(CallerStatus {
         groups: field("Groups:")
             .unwrap_or_default()
             .split_whitespace()
             .filter_map(|gid| gid.parse().ok())
             .collect(),
-        effective: mask("CapEff:"),
+        effective,
         pending: pending & !mask("SigBlk:").unwrap_or(0),
+        mapped_users: mapped("uid_map"),
+        mapped_groups: mapped("gid_map"),
     })
+}
+
+/// The ids of this process's user namespace that the thread's has, by `file`: uid_map or gid_map.
+fn mapped_ids(tid: u32, file: &str) -> Option<IdRanges> {
+    let map = std::fs::read_to_string(format!("/proc/{tid}/{file}")).ok()?;
+    let ours = std::fs::read_to_string(format!("/proc/self/{file}")).ok()?;
+    // Of its own namespace, a process reads which ids of the parent's it has (user_namespaces(7)).
+    match map == ours {
+        true => Some(IdRanges::all()),
+        false => Some(IdRanges::outside(&map)),
+    }
 }
 
 /// Number of the system call that thread `tid` is blocked in (/proc/TID/syscall).
@@ -92,6 +112,19 @@ pub(crate) fn has_fsetid(caller: &Caller) -> bool {
     effective.is_none_or(|caps| caps & CAP_FSETID != 0)
 }
 
+/// Whether thread `tid`, which is not root, has one of `capabilities` over files of these users and
+/// groups: its user namespace must have them (capable_wrt_inode_uidgid). None when it cannot be seen
+/// from here, or is gone.
+pub(crate) fn has_over(
+    tid: u32,
+    capabilities: CapabilitySet,
+    mut owners: impl Iterator<Item = (u32, u32)>,
+) -> Option<bool> {
+    let status = status(tid)?;
+    let is_mapped = |(uid, gid)| status.mapped_users.has(uid) && status.mapped_groups.has(gid);
+    Some(status.effective? & capabilities.bits() != 0 && owners.all(is_mapped))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +133,14 @@ mod tests {
     fn has_fsetid_of_another_user_is_false() {
         let (uid, gid, pid) = (12345, 0, std::process::id());
         assert!(!has_fsetid(&Caller { uid, gid, pid }));
+    }
+
+    #[test]
+    fn has_over_of_a_thread_that_is_gone_is_not_known() {
+        let has = |tid, capabilities| has_over(tid, capabilities, [(0, 0)].into_iter());
+        assert_eq!(has(u32::MAX, CapabilitySet::all()), None);
+        assert_eq!(has(0, CapabilitySet::all()), None);
+        assert_eq!(has(std::process::id(), CapabilitySet::empty()), Some(false));
     }
 
     #[test]

@@ -220,9 +220,12 @@ impl Watch {
 
     /// The number under which the kernel knows the inode of this handle; none if it does not.
     fn known(&self, fs: &Passthrough, handle: &FileHandle) -> Option<u64> {
-        let fd = handle.open(self.mount.as_fd(), libc::O_PATH).ok()?;
-        let key = key_of(&statx(&fd).ok()?);
-        fs.inodes.known_number(&key)
+        let mut key = None;
+        fs.look_aside(|| {
+            let fd = handle.open(self.mount.as_fd(), libc::O_PATH);
+            key = fd.ok().and_then(|fd| Some(key_of(&statx(&fd).ok()?)));
+        });
+        fs.inodes.known_number(&key?)
     }
 }
 

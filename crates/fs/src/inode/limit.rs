@@ -22,8 +22,8 @@ use crate::passthrough::Passthrough;
 const BATCH: usize = 512;
 /// Until the FORGETs of a batch have come, about.
 const SETTLE: Duration = Duration::from_millis(2);
-/// They come by requests that session threads have to get to: on a busy machine not before this.
-const LATE: Duration = Duration::from_millis(500);
+/// They come by requests that session threads have to get to: on a busy machine the first one not before this.
+const LATE: Duration = Duration::from_secs(3);
 /// When the kernel uses all that it knows: until it is asked again.
 const IN_USE: Duration = Duration::from_secs(1);
 /// A LOOKUP is held back no longer.
@@ -37,8 +37,9 @@ pub(crate) struct InodePressure {
     limit: usize,
     /// More are known than `limit`; cleared by the thread.
     over: AtomicBool,
-    /// Waiting for the kernel to forget would be in vain: there is no thread that asks it to, or it uses
-    /// all that it knows.
+    /// The thread that asks the kernel to forget is there.
+    is_asking: AtomicBool,
+    /// The kernel uses all that it knows: it was asked to forget each, and has forgotten none since.
     in_vain: AtomicBool,
     /// A leaf lock, never held while a notification is sent. True while the thread runs.
     running: Mutex<bool>,
@@ -50,7 +51,8 @@ impl InodePressure {
         Self {
             limit,
             over: AtomicBool::new(false),
-            in_vain: AtomicBool::new(true),
+            is_asking: AtomicBool::new(false),
+            in_vain: AtomicBool::new(false),
             running: Mutex::new(false),
             changed: Condvar::new(),
         }
@@ -73,7 +75,14 @@ impl InodePressure {
 
     /// Nothing comes of waiting for the kernel to forget.
     pub(crate) fn is_in_vain(&self) -> bool {
-        self.in_vain.load(Ordering::Relaxed)
+        !self.is_asking.load(Ordering::Relaxed) || self.in_vain.load(Ordering::Relaxed)
+    }
+
+    /// The kernel has forgotten an inode: what it knows is not all in use.
+    pub(crate) fn forgotten(&self) {
+        if self.in_vain.load(Ordering::Relaxed) {
+            self.in_vain.store(false, Ordering::Relaxed);
+        }
     }
 
     /// Before a LOOKUP is answered: while far more are known than are to be, it waits for the kernel to
@@ -107,7 +116,7 @@ impl InodePressure {
         send: SendPrune,
     ) -> io::Result<()> {
         *self.running.lock() = true;
-        self.in_vain.store(false, Ordering::Relaxed);
+        self.is_asking.store(true, Ordering::Relaxed);
         // Weak: the thread must not keep the file system, and all it has open, alive.
         let (pressure, fs) = (Arc::clone(self), Arc::downgrade(fs));
         let thread = std::thread::Builder::new().name("thrufs-prune".into());
@@ -115,7 +124,8 @@ impl InodePressure {
             while pressure.wait_until_over() {
                 let Some(fs) = fs.upgrade() else { return };
                 if let Err(error) = pressure.relieve(&fs, &send) {
-                    pressure.in_vain.store(true, Ordering::Relaxed);
+                    pressure.is_asking.store(false, Ordering::Relaxed);
+                    fs.parked.notify();
                     tracing::warn!(%error, "NOTIFY_PRUNE: the number of inodes is no longer bounded");
                     return;
                 }
@@ -148,15 +158,14 @@ impl InodePressure {
         *running
     }
 
-    /// Whether the kernel comes to have forgotten so many in all, however slowly it is heard.
-    fn wait_for_forgets(&self, fs: &Passthrough, forgotten: u64) -> bool {
+    /// Whether the kernel has forgotten any since there were so many, however slowly it is heard.
+    fn wait_for_forget(&self, fs: &Passthrough, before: u64) -> bool {
         let start = Instant::now();
-        while fs.inodes.forgotten() < forgotten {
+        while fs.inodes.forgotten() == before {
             if start.elapsed() >= LATE || !self.pause(SETTLE) {
                 return false;
             }
         }
-        self.in_vain.store(false, Ordering::Relaxed);
         true
     }
 
@@ -166,18 +175,14 @@ impl InodePressure {
         loop {
             let known = fs.inodes.len();
             if known <= self.enough(fs) {
-                self.in_vain.store(false, Ordering::Relaxed);
                 break;
             }
             let some = BATCH.min(known - self.enough(fs));
             // Those that were forgotten are no longer among them.
             let gone = usize::try_from(fs.inodes.forgotten() - from).unwrap_or(asked);
-            if gone >= some {
-                self.in_vain.store(false, Ordering::Relaxed);
-            }
             let batch = fs.inodes.some_numbers(asked.saturating_sub(gone), some);
             if batch.is_empty() {
-                if self.wait_for_forgets(fs, from + some as u64) {
+                if self.wait_for_forget(fs, from) {
                     (asked, from) = (0, fs.inodes.forgotten());
                     continue;
                 }
@@ -187,6 +192,7 @@ impl InodePressure {
                     "the kernel uses all inodes that it knows"
                 );
                 self.in_vain.store(true, Ordering::Relaxed);
+                fs.parked.notify();
                 self.pause(IN_USE);
                 break;
             }
@@ -212,7 +218,10 @@ impl Passthrough {
     pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
         match (&self.pressure, send) {
             (None, _) => Ok(()),
-            (Some(pressure), Some(send)) => pressure.start(self, send),
+            (Some(pressure), Some(send)) => {
+                self.parked.start(self)?;
+                pressure.start(self, send)
+            }
             (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
                 "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
             )),
@@ -275,7 +284,7 @@ mod tests {
         let (_source, fs, inodes) = crowded(14);
         fs.forgets.set_threads(2);
         let pressure = fs.pressure.clone().unwrap();
-        pressure.in_vain.store(false, Ordering::Relaxed);
+        pressure.is_asking.store(true, Ordering::Relaxed);
         std::thread::scope(|scope| {
             scope.spawn(|| inodes.iter().for_each(|ino| fs.forget(*ino, 1)));
             while pressure.is_far_over(&fs) {

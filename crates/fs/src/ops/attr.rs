@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::attr::Attr;
@@ -14,6 +15,7 @@ use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
 use crate::inode::{Inode, ROOT_INO};
 use crate::ops::killpriv;
+use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
 
 /// A time to set.
@@ -56,6 +58,17 @@ impl SetAttr {
             && self.atime.is_none()
             && self.mtime.is_none()
     }
+
+    /// Whether this is a utimes(2) that only the owner may do. Setting the current time is for each
+    /// that may write; and times that come with a size or an open file are the kernel's own.
+    fn owner_sets_times(&self, writeback: bool) -> bool {
+        let is_given = |time: Option<SetTime>| matches!(time, Some(SetTime::At(_)));
+        let is_callers = self.size.is_none() && self.fh.is_none();
+        // With its write-back cache the kernel keeps the time of modification, and sends it from fsync(2)
+        // by anyone (fuse_flush_times).
+        let is_flush = writeback && self.atime.is_none();
+        is_callers && !is_flush && (is_given(self.atime) || is_given(self.mtime))
+    }
 }
 
 impl Passthrough {
@@ -66,18 +79,22 @@ impl Passthrough {
     pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
         let inode = self.inode(ino)?;
         match fh {
-            Some(fh) => self.look_at(ino, &self.handle(fh, ino)?.fd),
-            None => self.look_at(ino, self.path_fd(&inode)?),
+            Some(fh) => self.look_at(&inode, &self.handle(fh, ino)?.fd),
+            None => self.look_at(&inode, self.path_fd(&inode)?),
         }
     }
 
-    /// Attributes of `ino`, the inode behind `fd`.
-    pub(crate) fn look_at(&self, ino: u64, fd: impl AsFd) -> Result<Attr> {
-        let (asked, watch) = (Time::now(), self.watches.get(ino));
+    /// Attributes of `inode`, which is behind `fd`, to be told to the kernel.
+    pub(crate) fn look_at(&self, inode: &Inode, fd: impl AsFd) -> Result<Attr> {
+        let (asked, watch) = (Time::now(), self.watches.get(inode.ino));
         let stat = statx(fd)?;
+        inode.tell(&stat);
         let foreign = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
-        let ino = if ino == ROOT_INO { stat.stx_ino } else { ino };
+        let ino = match inode.ino {
+            ROOT_INO => stat.stx_ino,
+            ino => ino,
+        };
         Ok(Attr { ino, stat, foreign })
     }
 
@@ -97,12 +114,15 @@ impl Passthrough {
             None => self.set_attributes(&inode, set),
         };
         done?;
+        if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            inode.tell_anew();
+        }
         self.getattr(ino, set.fh)
     }
 
     fn set_attributes(&self, inode: &Inode, set: &SetAttr) -> Result<()> {
         if let Some(mode) = set.mode {
-            self.set_mode(inode, mode)?;
+            self.set_mode(inode, mode, set)?;
         }
         if set.uid.is_some() || set.gid.is_some() {
             self.set_owner(inode, set)?;
@@ -116,7 +136,7 @@ impl Passthrough {
             }
         }
         if let Some(size) = set.size {
-            self.with_space(|| self.set_size(inode, size, set.fh))?;
+            self.with_space(|| self.set_size(inode, size, set))?;
         }
         if set.atime.is_some() || set.mtime.is_some() {
             let times = Timestamps {
@@ -125,9 +145,29 @@ impl Passthrough {
             };
             let fd = self.path_fd(inode)?;
             let (dir, name) = self.proc_path(fd.as_fd());
-            rustix::fs::utimensat(dir, name, &times, AtFlags::empty()).or_errno()?;
+            let set_times =
+                || rustix::fs::utimensat(dir, &name, &times, AtFlags::empty()).or_errno();
+            match set.owner_sets_times(self.config.writeback) {
+                true => self.as_owner_of(&fd, set, set_times)?,
+                false => set_times()?,
+            }
         }
         Ok(())
+    }
+
+    /// Does `act`, which only an owner of the file `fd` may do, as the caller.
+    fn as_owner_of(
+        &self,
+        fd: impl AsFd,
+        set: &SetAttr,
+        act: impl Fn() -> Result<()>,
+    ) -> Result<()> {
+        match &set.caller {
+            Some(caller) => self.as_owner(caller, CapabilitySet::empty(), act, || {
+                Ok(vec![killpriv::mode_and_owner(fd)?])
+            }),
+            None => act(),
+        }
     }
 
     /// chown(2). The backing file system removes set-uid and, but for one case, set-gid.
@@ -141,6 +181,14 @@ impl Passthrough {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let fd = self.path_fd(inode)?;
         let before = killpriv::mode_and_owner(&fd)?;
+        // chown(2) by the caller's ids would need its groups as well.
+        if let Some(caller) = &set.caller
+            && caller.uid != 0
+            && caller.uid != before.stx_uid
+            && !self.overrules(caller, CapabilitySet::CHOWN, &[before])
+        {
+            return Err(Errno::EPERM);
+        }
         rustix::fs::chownat(&fd, c"", uid, gid, flags).or_errno()?;
         match set.caller.filter(|caller| !has_fsetid(caller)) {
             Some(caller)
@@ -153,23 +201,25 @@ impl Passthrough {
         }
     }
 
-    fn set_mode(&self, inode: &Inode, mode: u32) -> Result<()> {
+    fn set_mode(&self, inode: &Inode, mode: u32, set: &SetAttr) -> Result<()> {
         if inode.kind == FileKind::Symlink {
             return Err(Errno::EOPNOTSUPP);
         }
         let fd = self.path_fd(inode)?;
         let (dir, name) = self.proc_path(fd.as_fd());
         let mode = Mode::from_raw_mode(mode & 0o7777);
-        rustix::fs::chmodat(dir, name, mode, AtFlags::empty()).or_errno()
+        self.as_owner_of(&fd, set, || {
+            rustix::fs::chmodat(dir, &name, mode, AtFlags::empty()).or_errno()
+        })
     }
 
-    fn set_size(&self, inode: &Inode, size: u64, fh: Option<u64>) -> Result<()> {
+    fn set_size(&self, inode: &Inode, size: u64, set: &SetAttr) -> Result<()> {
         match inode.kind {
             FileKind::Regular => {}
             FileKind::Directory => return Err(Errno::EISDIR),
             _other => return Err(Errno::EINVAL),
         }
-        if let Some(fh) = fh {
+        if let Some(fh) = set.fh {
             let handle = self.handle(fh, inode.ino)?;
             match self.backing.truncate(handle.fd.as_fd(), size) {
                 // Opened for reading only: the kernel has checked the right to truncate.
@@ -178,6 +228,9 @@ impl Passthrough {
             }
         }
         let fd = self.open_inode(inode, libc::O_WRONLY | libc::O_NONBLOCK)?;
+        if let (Some(caller), None) = (&set.caller, set.fh) {
+            self.check_still_open_to(caller, inode, &fd, Wanted::WRITE)?;
+        }
         self.backing.truncate(fd.as_fd(), size)
     }
 

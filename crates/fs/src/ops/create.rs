@@ -83,7 +83,7 @@ impl Passthrough {
         let dir = self.path_fd(&parent)?;
         let name = component(new.name)?;
         self.with_space(|| new.as_caller(|| make(dir.as_fd(), &name).or_errno()))?;
-        self.lookup_at(&dir, new.name)
+        self.lookup_in(&parent, &dir, new.name)
     }
 
     /// Makes and opens a regular file. One that is there already is not opened: the kernel is made
@@ -100,6 +100,7 @@ impl Passthrough {
         for _ in 0..ATTEMPTS {
             match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
+                    self.sub_mounts.is_present(&parent, new.name);
                     let entry = self.enter(self.reopen(&file, libc::O_PATH)?)?;
                     let opened = self.opened(entry.ino, file, flags);
                     return Ok((entry, opened));
@@ -120,9 +121,7 @@ impl Passthrough {
 
     /// Keeps what has the name, for the LOOKUP that ESTALE causes.
     fn remember_existing(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<()> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let found = rustix::fs::openat(dir, component(new.name)?, flags, Mode::empty());
-        let fd = found.or_errno()?;
+        let fd = self.find(dir, &component(new.name)?)?;
         // Whoever asks: and a directory that has another name by then must not get this one.
         if FileKind::from_mode(u32::from(statx(&fd)?.stx_mode)) == FileKind::Directory {
             return Err(Errno::EISDIR);

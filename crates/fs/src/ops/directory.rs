@@ -8,9 +8,9 @@ use rustix::fs::{FileType, RawDir, SeekFrom};
 
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::HandleKind;
-use crate::inode::Inode;
 use crate::inode::identity::FileKind;
 use crate::inode::identity::InodeKey;
+use crate::inode::{Inode, ROOT_INO};
 use crate::passthrough::{Entry, Passthrough};
 
 /// Bytes of getdents64(2) at a time.
@@ -72,13 +72,13 @@ impl Passthrough {
         Ok(())
     }
 
-    /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`, and for
-    /// names whose inodes there is no room to hold; it returns true if it did not take the one it got, and
-    /// that lookup is taken back then.
+    /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`, for
+    /// names whose inodes there is no room to hold, and for those that cannot be looked up, a mount that is
+    /// dead or not entered say: these have [`ROOT_INO`] for a number. It returns true if it did not take
+    /// the one it got, and that lookup is taken back then.
     ///
     /// # Errors
-    /// As there; an entry that cannot be looked up ends the listing before it, and is an error
-    /// when it is the first.
+    /// As there.
     pub fn readdirplus(
         &self,
         ino: u64,
@@ -86,25 +86,30 @@ impl Passthrough {
         offset: u64,
         mut emit: impl FnMut(&DirEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<()> {
-        let handle = self.handle(fh, ino)?;
+        let (inode, handle) = (self.inode(ino)?, self.handle(fh, ino)?);
         let mut emitted = 0_usize;
         self.readdir(ino, fh, offset, |found| {
             let is_first = emitted == 0;
-            let entry = match found.is_dot() || !self.has_room_for_listed(is_first) {
-                true => None,
-                false => match self.lookup_listed(&handle.fd, found.name) {
-                    Ok(entry) => Some(entry),
-                    // Removed since it was listed.
-                    Err(Errno::ENOENT) => return Ok(false),
-                    Err(error) if emitted == 0 => return Err(error),
-                    Err(_later) => return Ok(true),
-                },
+            emitted += 1;
+            if found.is_dot() || !self.has_room_for_listed(is_first) {
+                return Ok(emit(found, None));
+            }
+            let entry = match self.lookup_listed(&handle.fd, found.name) {
+                Ok(entry) => {
+                    self.sub_mounts.is_present(&inode, found.name);
+                    entry
+                }
+                // Removed since it was listed.
+                Err(Errno::ENOENT) => return Ok(false),
+                Err(_shown_by_stat) => {
+                    let ino = ROOT_INO;
+                    return Ok(emit(&DirEntry { ino, ..*found }, None));
+                }
             };
-            let full = emit(found, entry.as_ref());
-            if full && let Some(entry) = entry {
+            let full = emit(found, Some(&entry));
+            if full {
                 self.forget(entry.ino, 1);
             }
-            emitted += 1;
             Ok(full)
         })
     }
@@ -112,7 +117,7 @@ impl Passthrough {
     /// The number under which the client sees entry `name` of `parent`. A mount point shows the
     /// number of the directory it covers, as everywhere.
     fn seen_number(&self, parent: &Inode, ino: u64, name: &[u8]) -> u64 {
-        if name == b".." && parent.ino == crate::inode::ROOT_INO {
+        if name == b".." && parent.ino == ROOT_INO {
             return parent.key.ino;
         }
         self.inodes.number_of(&InodeKey { ino, ..parent.key })

@@ -76,7 +76,8 @@ impl Passthrough {
         if may { self.kill(fd, caller) } else { Ok(()) }
     }
 
-    fn is_member(&self, stat: &Statx, caller: &Caller) -> bool {
+    /// Whether the caller is in the file's group.
+    pub(crate) fn is_member(&self, stat: &Statx, caller: &Caller) -> bool {
         caller.gid == stat.stx_gid || self.supplementary_groups(caller).contains(&stat.stx_gid)
     }
 

@@ -4,14 +4,14 @@ use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, Statx};
+use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::attr::Attr;
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::Held;
 use crate::inode::identity::{FileKind, key_of, statx};
+use crate::inode::{Held, Inode};
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -22,19 +22,29 @@ impl Passthrough {
     /// ENOENT; EINVAL for what is not a single name; ESTALE for an unknown parent.
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
         let parent = self.inode(parent)?;
-        self.lookup_at(self.path_fd(&parent)?, name)
+        self.lookup_in(&parent, self.path_fd(&parent)?, name)
     }
 
-    /// As [`Passthrough::lookup`], in the directory behind `dir`. The name is resolved once; all
-    /// that follows is about the inode it stood for then.
-    pub(crate) fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.enter(open_name(dir, name)?)
+    /// As [`Passthrough::lookup`], in the directory `parent`, which is behind `dir`.
+    pub(crate) fn lookup_in(&self, parent: &Inode, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+        let found = self.lookup_at(dir, name);
+        match found {
+            Ok(_) => self.sub_mounts.is_present(parent, name),
+            Err(Errno::ENOENT) => self.sub_mounts.is_absent(parent, name),
+            Err(_) => {}
+        }
+        found
+    }
+
+    /// The name is resolved once; all that follows is about the inode it stood for then.
+    fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+        self.enter(self.find(dir, &component(name)?)?)
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
     pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.take_in(open_name(dir, name)?)
+        self.take_in(self.find(dir, &component(name)?)?)
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
@@ -53,11 +63,12 @@ impl Passthrough {
         let (held, fd) = self.hold(fd, key.mnt_id, kind)?;
         // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
         let inode = self.inodes.look_up(key, kind, held);
+        self.sub_mounts.looked_up(&inode);
         let attr = match &fd {
-            Some(fd) => self.attr_as_entered(inode.ino, stat, fd),
+            Some(fd) => self.attr_as_entered(&inode, stat, fd),
             None => inode
                 .path_fd()
-                .and_then(|fd| self.attr_as_entered(inode.ino, stat, fd)),
+                .and_then(|fd| self.attr_as_entered(&inode, stat, fd)),
         };
         let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
         match fd {
@@ -65,7 +76,7 @@ impl Passthrough {
             Some(fd) if stat.stx_nlink == 0 => {
                 self.pin(&inode, Some(Arc::new(fd)));
             }
-            Some(fd) => self.recent.keep(&inode, fd),
+            Some(fd) => self.recent.keep(&inode, Arc::new(fd)),
             None => {}
         }
         if let Some(pressure) = &self.pressure {
@@ -84,22 +95,23 @@ impl Passthrough {
     }
 
     /// The attributes of an inode that has just been taken in.
-    fn attr_as_entered(&self, ino: u64, stat: Statx, fd: impl AsFd) -> Result<Attr> {
-        match self.watches.get(ino) {
+    fn attr_as_entered(&self, inode: &Inode, stat: Statx, fd: impl AsFd) -> Result<Attr> {
+        if self.watches.get(inode.ino).is_some() {
             // What was found before the inode was known says nothing of when.
-            Some(_open) => self.look_at(ino, fd),
-            None => Ok(Attr {
-                ino,
-                stat,
-                foreign: None,
-            }),
+            return self.look_at(inode, fd);
         }
+        inode.tell(&stat);
+        Ok(Attr {
+            ino: inode.ino,
+            stat,
+            foreign: None,
+        })
     }
 
     /// How the inode behind `fd` is held; and `fd`, if not by that.
     fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<(Held, Option<OwnedFd>)> {
         let is_mandatory = match self.config.inode_file_handles {
-            InodeFileHandles::Never => return Ok((Held::Fd(fd), None)),
+            InodeFileHandles::Never => return self.hold_by_fd(fd),
             InodeFileHandles::Prefer => false,
             InodeFileHandles::Mandatory => true,
         };
@@ -107,7 +119,7 @@ impl Passthrough {
             Ok(fid) => fid,
             // The file system has none, or none that fit.
             Err(Errno::EOPNOTSUPP | Errno::EOVERFLOW) if !is_mandatory => {
-                return Ok((Held::Fd(fd), None));
+                return self.hold_by_fd(fd);
             }
             Err(error) => return Err(error),
         };
@@ -119,15 +131,13 @@ impl Passthrough {
         });
         match mount {
             Ok(Some(mount)) => Ok((Held::Handle { mount, fid }, Some(fd))),
-            Ok(None) => Ok((Held::Fd(fd), None)),
             Err(error) if is_mandatory => Err(error),
-            Err(_unreadable) => Ok((Held::Fd(fd), None)),
+            Ok(None) | Err(_) => self.hold_by_fd(fd),
         }
     }
-}
 
-/// An O_PATH descriptor on what `name` stands for in `dir`.
-fn open_name(dir: impl AsFd, name: &OsStr) -> Result<OwnedFd> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(dir, component(name)?, flags, Mode::empty()).or_errno()
+    fn hold_by_fd(&self, fd: OwnedFd) -> Result<(Held, Option<OwnedFd>)> {
+        self.check_inode_room()?;
+        Ok((Held::Fd(fd), None))
+    }
 }

@@ -1,11 +1,15 @@
 //! LINK, UNLINK, RMDIR, RENAME and READLINK: names, and what they stand for.
 
-use std::ffi::OsStr;
+use std::ffi::{CString, OsStr};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, RenameFlags};
+use rustix::fs::{AtFlags, RenameFlags, Statx};
+use rustix::thread::CapabilitySet;
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::inode::PathFd;
+use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -34,6 +38,7 @@ impl Passthrough {
         self.with_space(|| {
             rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno()
         })?;
+        self.sub_mounts.is_present(&parent, to.name);
         // Not by the new name, which may be another file's by now.
         self.enter(fd.as_fd().try_clone_to_owned().or_errno()?)
     }
@@ -42,43 +47,100 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
-    pub fn unlink(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::empty())
+    pub fn unlink(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::empty(), caller)
     }
 
     /// Removes an empty directory.
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
-    pub fn rmdir(&self, at: Place<'_>) -> Result<()> {
-        self.remove(at, AtFlags::REMOVEDIR)
+    pub fn rmdir(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+        self.remove(at, AtFlags::REMOVEDIR, caller)
     }
 
-    fn remove(&self, at: Place<'_>, flags: AtFlags) -> Result<()> {
+    fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
+        self.check_not_covered(&parent, at.name)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
+        let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
-            rustix::fs::unlinkat(&dir, &name, flags).or_errno()
-        })
+            self.as_owner_if_sticky(caller, remove, &[(&dir, &name)])
+        })?;
+        self.sub_mounts.is_absent(&parent, at.name);
+        Ok(())
+    }
+
+    /// Does `act`, which removes these names, so that in a sticky directory the backing file system
+    /// checks whose the files are.
+    fn as_owner_if_sticky(
+        &self,
+        caller: &Caller,
+        act: impl Fn() -> Result<()>,
+        names: &[(&PathFd<'_>, &CString)],
+    ) -> Result<()> {
+        let mut is_sticky = false;
+        if caller.uid != 0 {
+            for (dir, _) in names {
+                is_sticky |= u32::from(mode_and_owner(dir)?.stx_mode) & libc::S_ISVTX != 0;
+            }
+        }
+        match is_sticky {
+            true => self.as_owner(caller, CapabilitySet::empty(), act, || {
+                self.owners_of(names)
+            }),
+            false => act(),
+        }
+    }
+
+    /// Mode and owner of those names that there are. A mount that leads back is not asked: the kernel
+    /// refuses to remove what is mounted on.
+    fn owners_of(&self, names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
+        let mut found = Vec::new();
+        for (dir, name) in names {
+            match self.find(dir, name).and_then(mode_and_owner) {
+                Ok(stat) => found.push(stat),
+                Err(Errno::ENOENT | Errno::ELOOP) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
     }
 
     /// renameat2(2); `flags` are RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT.
     ///
     /// # Errors
     /// EINVAL for other flags or where the backing file system lacks these; else its own.
-    pub fn rename(&self, from: Place<'_>, to: Place<'_>, flags: u32) -> Result<()> {
+    pub fn rename(
+        &self,
+        from: Place<'_>,
+        to: Place<'_>,
+        flags: u32,
+        caller: &Caller,
+    ) -> Result<()> {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
-        let (old, new) = (self.path_fd(&old)?, self.path_fd(&new)?);
-        let (from, to) = (component(from.name)?, component(to.name)?);
-        let rename = || rustix::fs::renameat_with(&old, &from, &new, &to, flags).or_errno();
+        self.check_not_covered(&old, from.name)?;
+        self.check_not_covered(&new, to.name)?;
+        let (old_dir, new_dir) = (self.path_fd(&old)?, self.path_fd(&new)?);
+        let (old_name, new_name) = (component(from.name)?, component(to.name)?);
+        let rename = || {
+            let rename = || {
+                rustix::fs::renameat_with(&old_dir, &old_name, &new_dir, &new_name, flags)
+                    .or_errno()
+            };
+            let names = [(&old_dir, &old_name), (&new_dir, &new_name)];
+            self.as_owner_if_sticky(caller, rename, &names)
+        };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         match replaces {
-            true => self.removing(&new, &to, || self.with_space(rename)),
-            false => self.with_space(rename),
+            true => self.removing(&new_dir, &new_name, || self.with_space(rename))?,
+            false => self.with_space(rename)?,
         }
+        self.sub_mounts.is_present(&new, to.name);
+        Ok(())
     }
 
     /// Content of a symbolic link.

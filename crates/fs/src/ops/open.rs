@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::coherence::external::Time;
 use crate::coherence::open_files::Entered;
 use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::identity::statx;
+use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
 use crate::write_batch::WriteGroup;
 
@@ -39,8 +41,9 @@ impl Passthrough {
     /// Opens a regular file.
     ///
     /// # Errors
-    /// EROFS for writing on a read-only mount; else the backing file system's.
-    pub fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+    /// EROFS for writing on a read-only mount; EACCES and ESTALE as
+    /// [`Passthrough::check_still_open_to`]; else the backing file system's.
+    pub fn open(&self, ino: u64, flags: i32, caller: &Caller) -> Result<Opened> {
         if flags & libc::O_ACCMODE != libc::O_RDONLY {
             self.check_writable()?;
         }
@@ -58,6 +61,7 @@ impl Passthrough {
             }
             opened => opened?,
         };
+        self.check_still_open_to(caller, &inode, &file, Wanted::by_flags(flags))?;
         Ok(self.opened(ino, file, flags))
     }
 
@@ -153,11 +157,12 @@ impl Passthrough {
     /// Opens a directory.
     ///
     /// # Errors
-    /// The backing file system's.
-    pub fn opendir(&self, ino: u64) -> Result<Opened> {
+    /// EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the backing file system's.
+    pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
         self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        self.check_still_open_to(caller, &inode, &fd, Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::new(()));
         let fh = self.handles.insert(Handle { ino, fd, kind });
         let keep_cache = match self.config.cache {
@@ -197,6 +202,8 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        drop(handle);
+        self.parked.notify();
     }
 
     /// One of the descriptors on this handle was closed: reports what the backing file system

@@ -9,13 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::XattrFlags;
 use rustix::thread::CapabilitySet;
-use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::caller::Caller;
 use crate::caller::proc;
 use crate::config::PosixAcl;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::identity::statx;
+use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::Passthrough;
 use crate::translate::xattrs::ClientName;
 
@@ -57,24 +56,18 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
-        let set = || {
-            self.with_space(|| {
-                rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno()
-            })
-        };
-        if !is_acl_access || caller.uid == 0 {
-            return set();
-        }
         // Setting an ACL clears set-gid unless the caller is in the file's group. The protocol
         // says so in a flag that fuser does not carry, so the backing file system decides, and
         // must not find our CAP_FSETID.
-        let gid = statx(&fd)?.stx_gid;
-        if caller.gid == gid || self.supplementary_groups(caller).contains(&gid) {
-            return set();
-        }
-        let creds = FsCreds::assume(caller.uid, caller.gid, Power::Keep).or_errno()?;
-        let _dropped = creds.without(CapabilitySet::FSETID).or_errno()?;
-        set()
+        let others = match is_acl_access
+            && caller.uid != 0
+            && !self.is_member(&mode_and_owner(&fd)?, caller)
+        {
+            true => CapabilitySet::FSETID,
+            false => CapabilitySet::empty(),
+        };
+        let set = || rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno();
+        self.with_space(|| self.as_owner(caller, others, set, || Ok(vec![mode_and_owner(&fd)?])))
     }
 
     /// Names of the extended attributes, each ended by a NUL.
@@ -119,13 +112,16 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENODATA, EROFS, ENOSYS when extended attributes are off.
-    pub fn removexattr(&self, ino: u64, name: &OsStr) -> Result<()> {
+    pub fn removexattr(&self, ino: u64, name: &OsStr, caller: &Caller) -> Result<()> {
         let name = self.xattr_name(name)?;
         self.check_writable()?;
         let inode = self.inode(ino)?;
         // Bound to a name: the descriptor must be open until the call is over.
         let fd = self.path_fd(&inode)?;
-        rustix::fs::removexattr(proc::link(&fd), name).or_errno()
+        let remove = || rustix::fs::removexattr(proc::link(&fd), &name).or_errno();
+        self.as_owner(caller, CapabilitySet::empty(), remove, || {
+            Ok(vec![mode_and_owner(&fd)?])
+        })
     }
 
     fn has_xattr(&self) -> bool {
@@ -134,7 +130,7 @@ impl Passthrough {
 
     /// Whether the kernel was told to check ACLs: without that they must not be seen or set, as
     /// they would not be obeyed.
-    fn serves_acl(&self) -> bool {
+    pub(crate) fn serves_acl(&self) -> bool {
         match self.config.posix_acl {
             PosixAcl::Never => false,
             PosixAcl::Auto | PosixAcl::Always => self

@@ -36,21 +36,12 @@ impl Served {
     }
 
     pub(crate) fn new_node<'a>(&self, parent: u64, name: &'a str, mode: u32) -> NewNode<'a> {
-        let (uid, gid) = (
-            nix::unistd::getuid().as_raw(),
-            nix::unistd::getgid().as_raw(),
-        );
-        let caller = Caller {
-            uid,
-            gid,
-            pid: std::process::id(),
-        };
         NewNode {
             parent,
             name: OsStr::new(name),
             mode,
             umask: 0o022,
-            caller,
+            caller: caller(),
         }
     }
 
@@ -62,6 +53,18 @@ impl Served {
 
     pub(crate) fn lookup(&self, parent: u64, name: &str) -> Result<Entry> {
         self.fs.lookup(parent, OsStr::new(name))
+    }
+
+    pub(crate) fn open(&self, ino: u64, flags: i32) -> Result<Opened> {
+        self.fs.open(ino, flags, &caller())
+    }
+
+    pub(crate) fn unlink(&self, at: Place<'_>) -> Result<()> {
+        self.fs.unlink(at, &caller())
+    }
+
+    pub(crate) fn rmdir(&self, at: Place<'_>) -> Result<()> {
+        self.fs.rmdir(at, &caller())
     }
 
     pub(crate) fn write(&self, ino: u64, fh: u64, offset: u64, data: &[u8]) -> Result<usize> {
@@ -93,7 +96,7 @@ impl Served {
 
     /// Names in a directory, without `.` and `..`, through READDIR.
     pub(crate) fn names(&self, ino: u64) -> Result<Vec<String>> {
-        let opened = self.fs.opendir(ino)?;
+        let opened = self.fs.opendir(ino, &caller())?;
         let mut names = Vec::new();
         let listed = self.fs.readdir(ino, opened.fh, 0, |entry| {
             if !entry.is_dot() {
@@ -105,6 +108,15 @@ impl Served {
         listed?;
         names.sort();
         Ok(names)
+    }
+}
+
+/// This process.
+pub(crate) fn caller() -> Caller {
+    Caller {
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        pid: std::process::id(),
     }
 }
 

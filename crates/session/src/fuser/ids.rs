@@ -1,17 +1,18 @@
 //! Users and groups, where requests come in and replies go out: the one place at which
 //! `--translate-uid` and `--translate-gid` act. EPERM for an id that is forbidden.
 
-use ::fuser::{FileAttr, Request};
+use ::fuser::FileAttr;
 use thrufs_fs::{Attr, Caller, Errno, IdMaps, Result};
 
 use super::convert;
+use crate::dispatch::Requester;
 
 /// Who asks, as it is on SOURCE.
-pub(super) fn caller(maps: &IdMaps, req: &Request) -> Result<Caller> {
+pub(super) fn caller(maps: &IdMaps, by: Requester) -> Result<Caller> {
     Ok(Caller {
-        uid: maps.uid.to_host(req.uid()).ok_or(Errno::EPERM)?,
-        gid: maps.gid.to_host(req.gid()).ok_or(Errno::EPERM)?,
-        pid: req.pid(),
+        uid: maps.uid.to_host(by.uid).ok_or(Errno::EPERM)?,
+        gid: maps.gid.to_host(by.gid).ok_or(Errno::EPERM)?,
+        pid: by.pid,
     })
 }
 

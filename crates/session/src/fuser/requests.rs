@@ -22,6 +22,7 @@ use super::{
     reply_empty, reply_written, reply_xattr,
 };
 use crate::after_reply;
+use crate::dispatch::Requester;
 use crate::init::negotiate;
 
 impl Filesystem for FuseAdapter {
@@ -38,17 +39,21 @@ impl Filesystem for FuseAdapter {
     }
 
     fn lookup(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let found = self.run(Opcode::Lookup, req, parent.0, |fs| {
-            fs.lookup_by(req.pid(), parent.0, name)
-        });
-        let negative = self.fs().config().timeouts.negative;
-        match found {
-            Err(Errno::ENOENT) if !negative.is_zero() => {
-                // Nodeid 0: the name does not exist, and may be remembered as such.
-                reply.entry_with_ttls(&Duration::ZERO, &negative, &number_only(0), NO_GENERATION);
+        let (by, name) = (Requester::from(req), name.to_owned());
+        self.when_room(Opcode::Lookup, by, move |this| {
+            let found = this.run(Opcode::Lookup, by, parent.0, |fs| {
+                fs.lookup_by(by.pid, parent.0, &name)
+            });
+            let negative = this.fs().negative_timeout(parent.0);
+            match found {
+                Err(Errno::ENOENT) if !negative.is_zero() => {
+                    // Nodeid 0: the name does not exist, and may be remembered as such.
+                    let none = number_only(0);
+                    reply.entry_with_ttls(&Duration::ZERO, &negative, &none, NO_GENERATION);
+                }
+                found => this.reply_entry(found, reply),
             }
-            found => self.reply_entry(found, reply),
-        }
+        });
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
@@ -113,11 +118,14 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.run(Opcode::MkNod, req, parent.0, |fs| {
-            let new = self.new_node(req, parent, name, mode, umask)?;
-            fs.mknod(&new, rdev)
+        let (by, name) = (Requester::from(req), name.to_owned());
+        self.when_room(Opcode::MkNod, by, move |this| {
+            let made = this.run(Opcode::MkNod, by, parent.0, |fs| {
+                let new = this.new_node(by, parent, &name, mode, umask)?;
+                fs.mknod(&new, rdev)
+            });
+            this.reply_entry(made, reply);
         });
-        self.reply_entry(made, reply);
     }
 
     fn mkdir(
@@ -129,17 +137,21 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let made = self.run(Opcode::MkDir, req, parent.0, |fs| {
-            let new = self.new_node(req, parent, name, mode, umask)?;
-            fs.mkdir(&new)
+        let (by, name) = (Requester::from(req), name.to_owned());
+        self.when_room(Opcode::MkDir, by, move |this| {
+            let made = this.run(Opcode::MkDir, by, parent.0, |fs| {
+                fs.mkdir(&this.new_node(by, parent, &name, mode, umask)?)
+            });
+            this.reply_entry(made, reply);
         });
-        self.reply_entry(made, reply);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::Unlink, req, parent.0, |fs| fs.unlink(at)),
+            self.run(Opcode::Unlink, req, parent.0, |fs| {
+                fs.unlink(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -147,7 +159,9 @@ impl Filesystem for FuseAdapter {
     fn rmdir(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let at = place(parent, name);
         reply_empty(
-            self.run(Opcode::RmDir, req, parent.0, |fs| fs.rmdir(at)),
+            self.run(Opcode::RmDir, req, parent.0, |fs| {
+                fs.rmdir(at, &self.caller(req)?)
+            }),
             reply,
         );
     }
@@ -160,11 +174,18 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let made = self.run(Opcode::Symlink, req, parent.0, |fs| {
-            let new = self.new_node(req, parent, link_name, 0o777, 0)?;
-            fs.symlink(&new, target.as_os_str())
+        let (by, name, target) = (
+            Requester::from(req),
+            link_name.to_owned(),
+            target.to_owned(),
+        );
+        self.when_room(Opcode::Symlink, by, move |this| {
+            let made = this.run(Opcode::Symlink, by, parent.0, |fs| {
+                let new = this.new_node(by, parent, &name, 0o777, 0)?;
+                fs.symlink(&new, target.as_os_str())
+            });
+            this.reply_entry(made, reply);
         });
-        self.reply_entry(made, reply);
     }
 
     fn rename(
@@ -180,7 +201,7 @@ impl Filesystem for FuseAdapter {
         let from = place(parent, name);
         let to = place(newparent, newname);
         let done = self.run(Opcode::Rename, req, parent.0, |fs| {
-            fs.rename(from, to, flags.bits())
+            fs.rename(from, to, flags.bits(), &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -199,7 +220,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::Open, req, ino.0, |fs| fs.open(ino.0, flags.0)) {
+        match self.run(Opcode::Open, req, ino.0, |fs| {
+            fs.open(ino.0, flags.0, &self.caller(req)?)
+        }) {
             Ok(opened) => {
                 let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
                 match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
@@ -222,29 +245,14 @@ impl Filesystem for FuseAdapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let made = self.run(Opcode::Create, req, parent.0, |fs| {
-            let new = self.new_node(req, parent, name, mode, umask)?;
-            fs.create(&new, flags)
+        let (by, name) = (Requester::from(req), name.to_owned());
+        self.when_room(Opcode::Create, by, move |this| {
+            let made = this.run(Opcode::Create, by, parent.0, |fs| {
+                let new = this.new_node(by, parent, &name, mode, umask)?;
+                fs.create(&new, flags)
+            });
+            this.reply_create(made, reply);
         });
-        match made {
-            Ok((entry, opened)) => {
-                let ttl = after_reply::timeout(self.fs(), &entry);
-                let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
-                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
-                match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
-                    Ok(Some(id)) => {
-                        let flags = PASSED_THROUGH;
-                        reply.created_passthrough(&ttl, &attr, generation, fh, flags, &id);
-                    }
-                    Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
-                    Err(error) => {
-                        self.fs().forget(entry.ino, 1);
-                        reply.error(fuser_errno(error));
-                    }
-                }
-            }
-            Err(error) => reply.error(fuser_errno(error)),
-        }
     }
 
     fn read(
@@ -357,7 +365,9 @@ impl Filesystem for FuseAdapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::OpenDir, req, ino.0, |fs| fs.opendir(ino.0)) {
+        match self.run(Opcode::OpenDir, req, ino.0, |fs| {
+            fs.opendir(ino.0, &self.caller(req)?)
+        }) {
             Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
             Err(error) => reply.error(fuser_errno(error)),
         }
@@ -391,33 +401,14 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (mut is_empty, mut is_crowded) = (true, false);
-        let done = self.run(Opcode::ReadDirPlus, req, (ino.0, fh.0), |fs| {
-            fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
-                let (attr, timeout) = match entry {
-                    Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
-                    None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
-                    // fuser gives a name without an inode number 0, and readdir(3) leaves those out.
-                    None => {
-                        is_crowded = true;
-                        return true;
-                    }
-                };
-                let next = found.next_offset;
-                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
-                is_empty &= full;
-                full
-            })?;
-            // An empty reply would be the end of the directory.
-            match is_empty && is_crowded {
-                true => Err(Errno::ENFILE),
-                false => Ok(()),
+        let by = Requester::from(req);
+        self.when_room(Opcode::ReadDirPlus, by, move |this| {
+            let done = this.list(by, (ino, fh, offset), &mut reply);
+            match done {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(fuser_errno(error)),
             }
         });
-        match done {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(fuser_errno(error)),
-        }
     }
 
     fn releasedir(
@@ -496,7 +487,7 @@ impl Filesystem for FuseAdapter {
 
     fn removexattr(&self, req: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let done = self.run(Opcode::RemoveXattr, req, ino.0, |fs| {
-            fs.removexattr(ino.0, name)
+            fs.removexattr(ino.0, name, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }
@@ -586,7 +577,7 @@ impl Filesystem for FuseAdapter {
         reply: ReplyIoctl,
     ) {
         match self.run(Opcode::Ioctl, req, (ino.0, fh.0), |fs| {
-            fs.ioctl(ino.0, fh.0, cmd, in_data)
+            fs.ioctl(ino.0, fh.0, cmd, in_data, &self.caller(req)?)
         }) {
             Ok(output) => reply.ioctl(0, &output),
             Err(error) => reply.error(fuser_errno(error)),

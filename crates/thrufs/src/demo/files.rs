@@ -9,7 +9,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use anyhow::{Context, bail, ensure};
 use thrufs_sys::mapping::SharedMapping;
 
-use super::{Scratch, done};
+use super::report::done;
+use super::scratch::Scratch;
 
 const FILES: usize = 100;
 const MAPPED: NonZeroUsize = NonZeroUsize::new(8192).expect("not zero");

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Pid, PidfdFlags};
 use thrufs_sys::mapping::SharedMapping;
 
-use super::done;
+use super::report::done;
 
 /// A healthy kernel needs a millisecond.
 const DEADLINE: Duration = Duration::from_secs(10);

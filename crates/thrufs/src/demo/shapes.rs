@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 use anyhow::{Context, ensure};
 use thrufs_fs::{Opcode, Passthrough};
 
-use super::{Scratch, say};
+use super::report::say;
+use super::scratch::Scratch;
 
 /// Longer than every shape reaches.
 const FILE_SIZE: usize = 3 << 20;

@@ -13,8 +13,9 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
+use super::destination::Destination;
 use super::escape::escaped;
-use super::{Destination, LINE_MAX};
+use super::pipe::LINE_MAX;
 
 /// Bytes that wait at most: some ten thousand lines.
 const QUEUE_MAX: usize = 2 << 20;
@@ -120,7 +121,7 @@ fn colour_of(level: Level) -> u8 {
 }
 
 /// The level as sd-daemon(3) has it.
-pub(super) fn journal_prefix(level: Level) -> &'static str {
+pub(crate) fn journal_prefix(level: Level) -> &'static str {
     match level {
         Level::ERROR => "<3>",
         Level::WARN => "<4>",

@@ -32,7 +32,7 @@ pub(super) struct PipeLog<P = io::Stderr> {
 }
 
 impl PipeLog {
-    /// On standard error, which is a pipe that nobody else writes to.
+    /// On standard error, a pipe with no other writer.
     pub(super) fn on_stderr() -> anyhow::Result<Self> {
         Self::on(io::stderr())
     }

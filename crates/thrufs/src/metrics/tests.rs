@@ -9,6 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::daemon::source_state::{SourceState, SourceView};
 
 /// After which a scrape is taken for blocked.
 const SOON: Duration = Duration::from_secs(60);
@@ -82,6 +83,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
         pid: 1,
         server_pid: 1,
         started: Instant::now(),
+        source_view: SourceView::new(SourceState::default),
     };
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     // Those of its connections are as small, so that a long answer waits for its reader.
@@ -89,7 +91,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
     socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
     let listener = socket.listen(1024).unwrap();
     let address = listener.local_addr().unwrap();
-    // Nobody goes because the time is over.
+    // No connection ends by the time limit.
     let limits = Limits {
         patience: Duration::from_secs(3600),
         ..LIMITS

@@ -223,6 +223,7 @@ mod tests {
     use thrufs_fs::{Bucket, Process, Snapshot, Writes};
 
     use super::*;
+    use crate::daemon::source_state::SourceState;
 
     fn buckets(of: &[(u64, u64)]) -> Vec<Bucket> {
         of.iter()
@@ -246,6 +247,7 @@ mod tests {
             mountpoint: "/m".to_owned(),
             device: "0:1".to_owned(),
             uptime_seconds: 1.5,
+            source_state: SourceState::default(),
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {
                     opcode: "WRITE".to_owned(),

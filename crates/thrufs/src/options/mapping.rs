@@ -2,7 +2,7 @@
 
 use thrufs_fs::{IdMap, IdMaps, IdRule, PosixAcl, XattrMap};
 
-use super::FileOptions;
+use super::files::FileOptions;
 
 /// Ids and names that differ between the client and SOURCE.
 #[derive(Clone, Debug, clap::Args)]

@@ -1,21 +1,24 @@
 //! From a path to the daemon that serves it, and asking that daemon.
 
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::fs::{major, minor};
 use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
+use rustix::process::PidfdFlags;
 use thrufs_sys::mountinfo::{self, MountEntry, Place};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
+use super::dead::is_dead;
 use super::report::{FORMAT, Status};
 use super::runtime_dir;
 use super::table::plain;
-use crate::attach;
-use crate::options::thrufs_subtype;
+use crate::mount::options::{DEFAULT_SUBTYPE, fs_type};
 
 /// How long a daemon may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -43,8 +46,9 @@ impl Found {
         })
     }
 
-    fn is_named_thrufs(&self) -> bool {
-        self.fs_type == attach::fs_type(thrufs_subtype())
+    /// With --subtype it has another type, but the socket shows what it is.
+    fn is_ours(&self) -> bool {
+        self.fs_type == fs_type(DEFAULT_SUBTYPE) || self.sockets().any(|socket| socket.exists())
     }
 
     fn sockets(&self) -> impl Iterator<Item = PathBuf> {
@@ -75,8 +79,7 @@ pub(super) fn mount_of(path: &Path) -> anyhow::Result<Found> {
         )
     };
     let found = Found::from_entry(entry).ok_or_else(not_ours)?;
-    // With --subtype it has another type, but the socket shows what it is.
-    if !found.is_named_thrufs() && !found.sockets().any(|socket| socket.exists()) {
+    if !found.is_ours() {
         return Err(not_ours());
     }
     Ok(found)
@@ -86,12 +89,41 @@ pub(super) fn mount_of(path: &Path) -> anyhow::Result<Found> {
 pub(super) fn mounts() -> anyhow::Result<Vec<Found>> {
     let mut found: Vec<Found> = Vec::new();
     for mount in mountinfo::all()?.into_iter().filter_map(Found::from_entry) {
-        let is_ours = mount.is_named_thrufs() || mount.sockets().any(|socket| socket.exists());
-        if is_ours && !found.iter().any(|known| known.device == mount.device) {
+        if mount.is_ours() && !found.iter().any(|known| known.device == mount.device) {
             found.push(mount);
         }
     }
     Ok(found)
+}
+
+/// Whether the file system with this device is mounted by thrufs. What cannot be known is taken for it.
+pub(crate) fn is_thrufs(dev: u64) -> bool {
+    let Ok(mounts) = mountinfo::all() else {
+        return true;
+    };
+    let device = format!("{}:{}", major(dev), minor(dev));
+    let mounts = mounts.into_iter().filter(|mount| mount.device == device);
+    mounts
+        .filter_map(Found::from_entry)
+        .any(|found| found.is_ours())
+}
+
+/// A pidfd of the process that made the status socket of `mount`: its daemon, or the supervisor of that.
+/// None where that cannot be known.
+pub(crate) fn daemon_of(mount: &MountEntry) -> Option<OwnedFd> {
+    let found = Found::from_entry(mount.clone())?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let stream = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()?;
+    let connected = |socket: PathBuf| {
+        let address = SocketAddrUnix::new(&socket).ok()?;
+        rustix::net::connect(&stream, &address).ok()
+    };
+    found.sockets().find_map(connected)?;
+    let peer = rustix::net::sockopt::socket_peercred(&stream).ok()?;
+    if !is_believed(peer.uid.as_raw(), found.owner) {
+        return None;
+    }
+    rustix::process::pidfd_open(peer.pid, PidfdFlags::empty()).ok()
 }
 
 /// What the daemon of `mount` says.
@@ -114,7 +146,7 @@ pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
             Err(error) => return Err(error).with_context(|| format!("{shown}")),
         }
     }
-    if is_dead(&mount.mountpoint) {
+    if is_dead(&mount.mountpoint, PATIENCE)? {
         bail!(dead(mount));
     }
     if let Some(error) = closed {
@@ -138,7 +170,7 @@ fn dead(mount: &Found) -> String {
     format!("{shown}: its daemon is dead; run `thrufs umount {shown}`")
 }
 
-/// Whether nobody listens on the socket.
+/// Whether no process listens on the socket.
 pub(super) fn is_refused(error: &anyhow::Error) -> bool {
     is(error, ErrorKind::ConnectionRefused)
 }
@@ -194,23 +226,6 @@ fn parse(text: &[u8]) -> anyhow::Result<Status> {
         );
     }
     serde_json::from_value(value).context("no status")
-}
-
-/// Whether the kernel says that nobody serves the mount. Asked in a thread, since a daemon that
-/// hangs would hold who asks.
-fn is_dead(mountpoint: &Path) -> bool {
-    let (sender, answer) = std::sync::mpsc::channel();
-    let path = mountpoint.to_owned();
-    std::thread::spawn(move || {
-        let asked = statx(
-            CWD,
-            path,
-            AtFlags::STATX_FORCE_SYNC,
-            StatxFlags::BASIC_STATS,
-        );
-        sender.send(asked.is_err_and(|errno| errno == Errno::NOTCONN))
-    });
-    answer.recv_timeout(PATIENCE).unwrap_or(false)
 }
 
 #[cfg(test)]

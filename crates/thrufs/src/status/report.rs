@@ -2,14 +2,13 @@
 //! prints as it came.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 
-use crate::session::Running;
+use crate::daemon::source_state::{SourceState, SourceView};
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;
@@ -30,6 +29,9 @@ pub(crate) struct Status {
     /// Device of the mounted file system, as `major:minor`.
     pub(crate) device: String,
     pub(crate) uptime_seconds: f64,
+    /// What became of SOURCE.
+    #[serde(default)]
+    pub(crate) source_state: SourceState,
     #[serde(flatten)]
     pub(crate) snapshot: Snapshot,
 }
@@ -44,22 +46,10 @@ pub(crate) struct Reporter {
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
     pub(crate) started: Instant,
+    pub(crate) source_view: SourceView,
 }
 
 impl Reporter {
-    /// Reports on `running`, which began now.
-    pub(crate) fn new(source: &Path, running: &Running) -> Self {
-        Self {
-            fs: Arc::clone(running.fs()),
-            source: source.to_string_lossy().into_owned(),
-            mountpoint: running.mountpoint().to_string_lossy().into_owned(),
-            device: running.device().to_owned(),
-            pid: std::process::id(),
-            server_pid: std::process::id(),
-            started: Instant::now(),
-        }
-    }
-
     /// The mount now.
     pub(crate) fn status(&self) -> io::Result<Status> {
         Ok(Status {
@@ -71,6 +61,7 @@ impl Reporter {
             mountpoint: self.mountpoint.clone(),
             device: self.device.clone(),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
+            source_state: self.source_view.now(),
             snapshot: self.fs.snapshot()?,
         })
     }

@@ -1,7 +1,7 @@
 //! The directory with the sockets of one user's daemons.
 //!
-//! Invariant: it belongs to that user and nobody else may enter it (0700), so a socket in it was
-//! made by that user, and nobody else can hold its lock. /run/thrufs for root;
+//! Invariant: it belongs to that user and no other may enter it (0700), so a socket in it was
+//! made by that user, and no other can hold its lock. /run/thrufs for root;
 //! $XDG_RUNTIME_DIR/thrufs for a user, and /tmp/thrufs-UID where that cannot be.
 //!
 //! Root of a user namespace (`unshare --map-root-user`, a rootless container) has /run/thrufs only where
@@ -73,7 +73,7 @@ pub(super) fn of(owner: u32) -> Vec<PathBuf> {
     let of_root = (owner == 0).then(|| PathBuf::from(OF_ROOT));
     let mut places = Vec::from_iter(of_root);
     if owner == 0 && has_run() {
-        // Anybody can make the others.
+        // Any user can make the others.
         return places;
     }
     if owner == uid() {

@@ -55,7 +55,7 @@ impl SocketFile {
         let path = directory.join(runtime_dir::socket_name(device));
         let shown = path.display().to_string();
         match std::fs::remove_file(&path) {
-            // The number is ours now, so whoever had it before is unmounted.
+            // The device number is ours now, so the mount that had it before is gone.
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("remove {shown}")),
@@ -126,7 +126,7 @@ pub(crate) fn serve(
         listener,
         LIMITS,
         move |stream, asked| {
-            // Whoever connects asks.
+            // A connection is the question.
             asked.set();
             answer(stream, reporter.clone(), askers)
         },
@@ -157,7 +157,7 @@ fn remove_stale(directory: &Path) {
     }
 }
 
-/// Whether nobody listens. A daemon that is only busy lets the connection wait (EAGAIN).
+/// Whether no process listens. A busy daemon lets the connection wait (EAGAIN).
 fn is_refused(path: &Path) -> bool {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let unix = AddressFamily::UNIX;
@@ -170,7 +170,10 @@ fn is_refused(path: &Path) -> bool {
 }
 
 async fn answer(mut stream: UnixStream, reporter: Reporter, askers: Askers) -> anyhow::Result<()> {
-    let peer = stream.peer_cred().context("who asks")?.uid();
+    let peer = stream
+        .peer_cred()
+        .context("credentials of the client")?
+        .uid();
     let known = match askers {
         Askers::OwnerAndRoot => may_ask(peer, runtime_dir::uid()),
         Askers::LetIn => true,

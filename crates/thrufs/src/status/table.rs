@@ -82,7 +82,7 @@ pub(super) fn line_of_list(status: &Status) -> String {
     let snapshot = &status.snapshot;
     let errors: u64 = snapshot.opcodes.iter().map(|counts| counts.errors).sum();
     let requests: u64 = snapshot.opcodes.iter().map(|counts| counts.requests).sum();
-    format!(
+    let line = format!(
         "{}: {}, pid {}, up {}, {requests} requests, {errors} errors, {} in {} WRITEs",
         plain(&status.mountpoint),
         plain(&status.source),
@@ -90,12 +90,17 @@ pub(super) fn line_of_list(status: &Status) -> String {
         uptime(status.uptime_seconds),
         bytes(snapshot.writes.bytes),
         snapshot.writes.requests,
-    )
+    );
+    match &status.source_state.trouble {
+        Some(trouble) => format!("{line}; SOURCE {}", plain(trouble)),
+        None => line,
+    }
 }
 
 /// What `thrufs status MOUNTPOINT` prints.
 pub(super) fn of_mount(status: &Status) -> String {
     let mut lines = head(status);
+    lines.extend(of_source(status));
     if let Some(negotiated) = &status.snapshot.negotiated {
         lines.extend(negotiated.to_string().lines().flat_map(wrapped));
     }
@@ -117,6 +122,12 @@ pub(super) fn of_mount(status: &Status) -> String {
     lines.extend(of_writes(&status.snapshot.writes));
     lines.extend(sizes(&status.snapshot.writes.sizes));
     lines.join("\n")
+}
+
+/// What an operator is to know of SOURCE, if anything.
+fn of_source(status: &Status) -> impl Iterator<Item = String> {
+    let lines = status.source_state.lines().into_iter();
+    lines.map(|line| format!("attention       {}", plain(&line)))
 }
 
 const LATENCIES: &str = "       p50       p90       p99       max";

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
+use super::find::{self, Found};
 use super::report::Status;
-use super::{find, table};
-use crate::control::Signals;
-use crate::status::find::Found;
+use super::table;
+use crate::signals::Signals;
 use crate::stdout::{draw, print};
 
 const CLEAR: &str = "\x1b[2J";

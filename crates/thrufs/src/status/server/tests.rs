@@ -9,6 +9,7 @@ use thrufs_fs::{Config, Passthrough};
 use super::super::find;
 use super::super::report::Status;
 use super::*;
+use crate::daemon::source_state::{SourceState, SourceView};
 
 fn reporter(source: &Path, device: &str) -> Reporter {
     let directory: OwnedFd = File::open(source).unwrap().into();
@@ -20,11 +21,12 @@ fn reporter(source: &Path, device: &str) -> Reporter {
         pid: std::process::id(),
         server_pid: std::process::id(),
         started: Instant::now(),
+        source_view: SourceView::new(SourceState::default),
     }
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> T {
-    crate::control::block_on(work).unwrap()
+    crate::signals::block_on(work).unwrap()
 }
 
 #[test]

@@ -1,0 +1,251 @@
+//! The process that serves, shut in, and its start from outside.
+//!
+//! Three processes take part: the supervisor forks one that makes the namespaces; since a process
+//! cannot enter a pid namespace itself, that one forks the server, says which it is, and ends. The
+//! server becomes the supervisor's child (a subreaper), so that its end is seen. Without namespaces
+//! the first one is the server.
+//!
+//! Invariant: the server never runs without a supervisor: it dies with it, since nothing else could
+//! unmount.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::Pid;
+use rustix::process::{PidfdFlags, Signal};
+use thrufs_sys::fork::{Side, fork};
+use tracing::level_filters::LevelFilter;
+
+use super::callers;
+use super::link::{FromServer, Link, Serve, ToServer};
+use super::output::Output;
+use super::server_process::{Ends, Start, become_server};
+use super::source_state::SourceView;
+use crate::logging::{self, Lines, LogOptions};
+use crate::mount::paths::Endpoints;
+use crate::mount_plan::MountPlan;
+use crate::sandbox::namespaces;
+use crate::sandbox::plan::{Sandbox, SandboxPlan};
+
+/// How long what the server says waits for what it has logged before.
+const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// A server that is shut in and waits for the mount.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) pid: Pid,
+    /// Does not come to mean another process when that has ended.
+    pidfd: OwnedFd,
+    pub(crate) sandbox: Sandbox,
+    /// Sandboxes that were tried before, and why they cannot be.
+    pub(crate) refused: Vec<String>,
+    link: Link,
+    asked: Link,
+    output: OwnedFd,
+}
+
+impl Server {
+    /// Starts one in the first sandbox that the kernel allows. This process must have one thread.
+    pub(crate) fn start(
+        endpoints: &Endpoints,
+        plan: &MountPlan,
+        log: LogOptions,
+    ) -> anyhow::Result<Self> {
+        let candidates = plan.sandbox.candidates;
+        let mut refused = Vec::new();
+        for (at, sandbox) in candidates.iter().enumerate() {
+            match start_in(*sandbox, endpoints, plan, log) {
+                Ok(server) => return Ok(Self { refused, ..server }),
+                Err(error) if at + 1 < candidates.len() => {
+                    refused.push(format!("no --sandbox={sandbox}: {error:#}"));
+                }
+                Err(error) if refused.is_empty() => {
+                    return Err(error.context(format!("--sandbox={sandbox}")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        bail!("there is no sandbox to try")
+    }
+
+    /// Has it serve the mount.
+    pub(crate) fn serve(
+        &self,
+        serve: Serve,
+        device: &OwnedFd,
+        status: Option<&StdUnixListener>,
+        metrics: Option<&std::net::TcpListener>,
+    ) -> anyhow::Result<()> {
+        let mut with = vec![device.as_fd()];
+        with.extend(status.map(AsFd::as_fd));
+        with.extend(metrics.map(AsFd::as_fd));
+        self.link
+            .send(&ToServer::Serve(serve), &with)
+            .context("hand the mount to the serving process")
+    }
+
+    /// What is needed to end it.
+    pub(crate) fn ending(&self) -> anyhow::Result<Ending> {
+        let pidfd = self.pidfd.try_clone();
+        Ok(Ending(pidfd.context("duplicate a descriptor")?))
+    }
+
+    /// Starts the threads that listen to it. `tell` gets its messages, and last how it ended; what the
+    /// server has logged before either is in the log by then.
+    pub(crate) fn listen(
+        self,
+        log: Lines,
+        level: LevelFilter,
+        source: SourceView,
+        tell: impl Fn(ServerEvent) + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let (asked, link, pid) = (self.asked, self.link, self.pid);
+        let output = Arc::new(Output::new(self.output));
+        let relayed = Arc::clone(&output);
+        let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
+        thread("callers")
+            .spawn(move || {
+                if let Err(error) = callers::answer(&asked, &source) {
+                    tracing::debug!(%error, "the serving process asks no more");
+                }
+            })
+            .context("start a thread")?;
+        let relay = thread("server-output")
+            .spawn(move || relayed.relay(&log, level))
+            .context("start a thread")?;
+        thread("server")
+            .spawn(move || {
+                while let Ok(Some((message, _none))) = link.receive() {
+                    output.wait_until_relayed(LOG_PATIENCE);
+                    tell(ServerEvent::Message(message));
+                }
+                let status = waitpid(pid, None);
+                // All that it wrote is out before its end is known. A relay that panicked knows nothing.
+                let last_words = relay.join().unwrap_or_default();
+                tell(ServerEvent::Ended(status, last_words));
+            })
+            .context("start a thread")?;
+        Ok(())
+    }
+}
+
+fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
+    let raw = rustix::process::Pid::from_raw(pid.as_raw()).context("a process id is not 0")?;
+    Ok(rustix::process::pidfd_open(raw, PidfdFlags::empty())?)
+}
+
+/// Ends a server, if it is still there.
+#[derive(Debug)]
+pub(crate) struct Ending(OwnedFd);
+
+impl Ending {
+    pub(crate) fn kill(&self) {
+        // It fails only if the server is gone, which is what is wanted.
+        let _gone = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
+    }
+}
+
+/// What comes from a server.
+#[derive(Debug)]
+pub(crate) enum ServerEvent {
+    Message(FromServer),
+    /// How, and what it wrote last.
+    Ended(nix::Result<WaitStatus>, Vec<String>),
+}
+
+fn start_in(
+    sandbox: Sandbox,
+    endpoints: &Endpoints,
+    plan: &MountPlan,
+    log: LogOptions,
+) -> anyhow::Result<Server> {
+    let (link, their_link) = Link::pair().context("socket pair")?;
+    let (asked, asking) = Link::pair().context("socket pair")?;
+    let (output, their_output) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
+    let source = endpoints
+        .source
+        .try_clone()
+        .context("duplicate a descriptor")?;
+    if sandbox == Sandbox::Namespace {
+        nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+    }
+    // Asked here: a terminal cannot be recognised through the pipe.
+    let log = logging::ServerLog::of(log);
+    match fork().context("start the serving process")? {
+        Side::Child => {
+            let ends = Ends {
+                link: their_link,
+                asking,
+                output: their_output,
+            };
+            let start = Start {
+                sandbox,
+                source,
+                below_source: endpoints.mountpoint_below_source(),
+                plan,
+                log,
+            };
+            become_server(start, ends)
+        }
+        Side::Parent(child) => {
+            drop((their_link, asking, their_output, source));
+            let pid = wait_until_confined(child, sandbox, &link, &plan.sandbox)?;
+            let pidfd = pidfd(pid).context("pidfd of the serving process")?;
+            Ok(Server {
+                pid,
+                pidfd,
+                sandbox,
+                refused: Vec::new(),
+                link,
+                asked,
+                output,
+            })
+        }
+    }
+}
+
+/// Waits until the server is shut in, and says which process it is. It and the one that made the
+/// namespaces say so in any order.
+fn wait_until_confined(
+    child: Pid,
+    sandbox: Sandbox,
+    link: &Link,
+    confinement: &SandboxPlan,
+) -> anyhow::Result<Pid> {
+    let mut server = (sandbox != Sandbox::Namespace).then_some(child);
+    let mut confined = false;
+    let result = loop {
+        if let (Some(server), true) = (server, confined) {
+            return Ok(server);
+        }
+        match link.receive()? {
+            Some((FromServer::MapIds, _)) => {
+                if let Err(error) = namespaces::map_ids(child.as_raw(), confinement) {
+                    break Err(error);
+                }
+                link.send(&ToServer::Mapped, &[])?;
+            }
+            Some((FromServer::Forked(number), _)) => {
+                // The one in between has nothing more to do.
+                waitpid(child, None).context("wait for the process that made the namespaces")?;
+                server = Some(Pid::from_raw(number));
+            }
+            Some((FromServer::Confined, _)) => confined = true,
+            Some((FromServer::Failed(reason), _)) => break Err(anyhow!("{reason}")),
+            Some((FromServer::Answers | FromServer::Ready, _)) => {
+                break Err(anyhow!("it is ready before it was told"));
+            }
+            None => break Err(anyhow!("the serving process ended before it was shut in")),
+        }
+    };
+    // It waits for an answer or has ended, and is not reaped: the number is still its own.
+    let left = server.unwrap_or(child);
+    let _gone = nix::sys::signal::kill(left, nix::sys::signal::Signal::SIGKILL);
+    let _reaped = waitpid(left, None);
+    result
+}

@@ -1,0 +1,188 @@
+//! The life of the process that serves, from the fork on.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::Signal;
+use thrufs_fs::{Covered, OwnMount, Passthrough};
+use thrufs_sys::fork::{Side, fork};
+
+use super::callers::AskingOutside;
+use super::link::{FromServer, Link, Serve, ToServer};
+use super::serving::{self, Serving};
+use super::source_state::SourceView;
+use crate::logging;
+use crate::mount::paths::device_number;
+use crate::mount_plan::MountPlan;
+use crate::sandbox::plan::Sandbox;
+use crate::sandbox::{self, Inside, namespaces};
+use crate::signals::{Signals, block_on};
+use crate::status::{self, Askers, Reporter};
+
+/// The ends that the server has.
+pub(super) struct Ends {
+    pub(super) link: Link,
+    pub(super) asking: Link,
+    pub(super) output: OwnedFd,
+}
+
+/// What it starts with.
+pub(super) struct Start<'a> {
+    pub(super) sandbox: Sandbox,
+    pub(super) source: OwnedFd,
+    /// MOUNTPOINT from SOURCE, if it lies below.
+    pub(super) below_source: Option<PathBuf>,
+    pub(super) plan: &'a MountPlan,
+    pub(super) log: logging::ServerLog,
+}
+
+/// The child's life, from the fork on.
+pub(super) fn become_server(start: Start<'_>, ends: Ends) -> ! {
+    let link = ends.link;
+    let result = unshare_and_fork(&start, &link).and_then(|is_server| {
+        if is_server {
+            let (start, asking) = shut_in(start, (&link, ends.asking, ends.output))?;
+            serve(start, asking, &link)
+        } else {
+            Ok(())
+        }
+    });
+    if let Err(error) = &result {
+        // A supervisor that is gone needs no reason.
+        let _ = link.send(&FromServer::failed(error), &[]);
+    }
+    std::process::exit(i32::from(result.is_err()))
+}
+
+/// Makes the namespaces, and the server in them. Returns whether this process is the server.
+fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
+    // Found again from there in the new mount namespace.
+    rustix::process::fchdir(&start.source).context("change to SOURCE")?;
+    if start.sandbox != Sandbox::Namespace {
+        return Ok(true);
+    }
+    namespaces::enter(&start.plan.sandbox, || {
+        link.send(&FromServer::MapIds, &[])?;
+        match link.receive()? {
+            Some((ToServer::Mapped, _)) => Ok(()),
+            _ => bail!("the ids of the user namespace are not mapped"),
+        }
+    })?;
+    match fork().context("start the serving process")? {
+        Side::Child => Ok(true),
+        Side::Parent(server) => {
+            link.send(&FromServer::Forked(server.as_raw()), &[])?;
+            Ok(false)
+        }
+    }
+}
+
+/// Returns what is left to do, with SOURCE as it is reached from inside.
+fn shut_in<'a>(
+    start: Start<'a>,
+    (link, asking, output): (&Link, Link, OwnedFd),
+) -> anyhow::Result<(Start<'a>, AskingOutside)> {
+    let keep = [
+        link.as_fd(),
+        asking.as_fd(),
+        output.as_fd(),
+        start.source.as_fd(),
+    ];
+    thrufs_sys::confine::close_all_but(&keep).context("close what was inherited")?;
+    let asking = AskingOutside::new(asking);
+    let inside = Inside {
+        sandbox: start.sandbox,
+        source: start.source,
+        log: output,
+        callers: Box::new(asking.clone()),
+        needs: start.plan.needs(),
+    };
+    let source = sandbox::enter(&start.plan.sandbox, inside)?;
+    Ok((Start { source, ..start }, asking))
+}
+
+/// Waits for the mount, and serves it to its end.
+fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result<()> {
+    let (sandbox, plan) = (start.sandbox, start.plan);
+    // While it is not covered.
+    let below = start.below_source.as_deref();
+    let covered = below.and_then(|below| Covered::open(&start.source, below));
+    link.send(&FromServer::Confined, &[])?;
+    let Some((ToServer::Serve(serve), mut sockets)) = link.receive()? else {
+        // Nothing was mounted: the supervisor has told why.
+        return Ok(());
+    };
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("die with the supervisor")?;
+    if has_hung_up(link)? {
+        return Ok(());
+    }
+    start.log.init()?;
+    let mut take = |is_there: bool| (is_there && sockets.len() > 1).then(|| sockets.remove(1));
+    let status = take(serve.status).map(StdUnixListener::from);
+    let metrics = take(serve.metrics).map(std::net::TcpListener::from);
+    let connection = sockets.pop().context("no /dev/fuse came with the mount")?;
+    block_on(async {
+        // Signals are for the supervisor, which unmounts; here they must only not kill.
+        let _signals = Signals::install()?;
+        serving::when_a_thread_is_lost(|| std::process::exit(1));
+        let fs = serving::file_system(start.source, plan)?;
+        let (asked, source_view) = (
+            asking.clone(),
+            SourceView::new(move || asking.source_state()),
+        );
+        let is_thrufs = Box::new(move |dev| asked.is_thrufs(dev));
+        let device = device_number(&serve.device).context("the mount's device")?;
+        fs.set_own_mount(OwnMount::new(device, serve.mount_id, covered, is_thrufs));
+        let watch = serving::watch(&fs, plan)?;
+        sandbox::seal(&plan.sandbox, sandbox, plan.needs())?;
+        #[cfg(feature = "break-out")]
+        if let Some(attempts) = plan.sandbox.break_out {
+            attempts.run(serve.pid);
+            return Ok(());
+        }
+        // Before others see what the mount shows: from then on a death leaves it dead.
+        link.send(&FromServer::Answers, &[])?;
+        let mut serving = Serving::start(fs, watch, connection, plan, serve.lets_go)?;
+        serving.log(&plan.source, &serve.mountpoint);
+        let reporter = reporter(&serve, serving.fs(), source_view);
+        if let Some(listener) = status {
+            let askers = match serve.in_user_namespace {
+                true => Askers::LetIn,
+                false => Askers::OwnerAndRoot,
+            };
+            status::serve(listener, reporter.clone(), askers)?;
+        }
+        if let Some(listener) = metrics {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            tokio::spawn(crate::metrics::serve(listener, reporter));
+        }
+        link.send(&FromServer::Ready, &[])?;
+        serving.ended().await
+    })
+}
+
+fn reporter(serve: &Serve, fs: &Arc<Passthrough>, source_view: SourceView) -> Reporter {
+    Reporter {
+        fs: Arc::clone(fs),
+        source: serve.source.to_string_lossy().into_owned(),
+        mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
+        device: serve.device.clone(),
+        pid: serve.pid,
+        server_pid: serve.server_pid,
+        started: Instant::now(),
+        source_view,
+    }
+}
+
+fn has_hung_up(link: &Link) -> anyhow::Result<bool> {
+    let mut fds = [PollFd::new(link, PollFlags::empty())];
+    let now = rustix::event::Timespec::default();
+    rustix::event::poll(&mut fds, Some(&now)).context("look at the supervisor")?;
+    Ok(fds[0].revents().contains(PollFlags::HUP))
+}

@@ -1,0 +1,205 @@
+//! The session threads that answer a connection to the kernel.
+//!
+//! The mount is apart ([`crate::mount::attached`]), since the two may live in two processes
+//! ([`super::supervisor`]).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context;
+use fuser::SessionACL;
+use thrufs_fs::{FaultyBacking, LetGo, Negotiated, Notify, Passthrough, Watch, Watching};
+use thrufs_session::{FuseAdapter, Panicked};
+use tokio::sync::oneshot;
+
+use super::shortfall;
+use crate::mount::options::Access;
+use crate::mount_plan::MountPlan;
+
+/// The file system of `plan` on `source` (O_PATH).
+pub(crate) fn file_system(source: OwnedFd, plan: &MountPlan) -> anyhow::Result<Arc<Passthrough>> {
+    let config = plan.config.clone();
+    let fs = if plan.faults.is_empty() {
+        Passthrough::new(source, config)
+    } else {
+        tracing::warn!("--fault: calls on SOURCE fail on purpose");
+        let backing = Arc::new(FaultyBacking::new(plan.faults.clone()));
+        Passthrough::with_backing(source, config, backing)
+    };
+    let fs = fs.with_context(|| format!("SOURCE {}", plan.source.display()))?;
+    Ok(Arc::new(fs))
+}
+
+/// Begins to watch SOURCE, if that was asked for. To be called before INIT: from then on the kernel
+/// caches.
+pub(crate) fn watch(fs: &Passthrough, plan: &MountPlan) -> anyhow::Result<Option<Watch>> {
+    let watch = plan.watch.then(|| fs.watch()).transpose();
+    watch.with_context(|| format!("SOURCE {}", plan.source.display()))
+}
+
+/// Calls `end` when a session thread is lost: without an end of the session the caller that it served
+/// would wait for ever, and nothing would tell why.
+pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
+    thrufs_session::on_session_panic(move |panicked| {
+        if panicked == Panicked::OutsideOperation {
+            tracing::error!("{LOST_THREAD}");
+            end();
+        }
+    });
+}
+
+/// Why the session ends then.
+pub(crate) const LOST_THREAD: &str =
+    "a session thread panicked on a message of the kernel, which is a bug";
+
+/// Session threads that answer a connection.
+#[derive(Debug)]
+pub(crate) struct Serving {
+    fs: Arc<Passthrough>,
+    ended: oneshot::Receiver<io::Result<()>>,
+}
+
+impl Serving {
+    /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
+    /// SOURCE are not kept busy for longer than they are used.
+    pub(crate) fn start(
+        fs: Arc<Passthrough>,
+        watch: Option<Watch>,
+        connection: OwnedFd,
+        plan: &MountPlan,
+        lets_go: bool,
+    ) -> anyhow::Result<Self> {
+        let device = duplicate(&connection)?;
+        let (acl, config) = session_config(plan);
+        let adapter = FuseAdapter::new(Arc::clone(&fs));
+        let session = fuser::Session::from_fd(adapter, connection, acl, config)
+            .context("INIT, the handshake with the kernel")?;
+        fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
+            .context("start the thread that invalidates the kernel's cache")?;
+        fs.start_serving(plan.session.threads)
+            .context("start the thread that closes what was looked up")?;
+        let send_prune = || -> anyhow::Result<_> {
+            let device = device.try_clone();
+            let device = device.context("duplicate the FUSE descriptor")?;
+            Ok(thrufs_session::send_prune(device, negotiated(&fs)?))
+        };
+        fs.start_pruning(send_prune()?)
+            .context("bound the number of inodes")?;
+        if lets_go && let Some(prune) = send_prune()? {
+            let entry = thrufs_session::send_entry(session.notifier());
+            fs.start_letting_go(LetGo { prune, entry })
+                .context("start the thread that lets mounts below SOURCE go")?;
+        }
+        let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
+        let watching = watching.transpose()?;
+        let (sender, ended) = oneshot::channel();
+        let served = Arc::clone(&fs);
+        std::thread::Builder::new()
+            .name("session".to_owned())
+            .spawn(move || {
+                let result = at_unmount(session.run());
+                // With its sender, the last user of the connection beside the mount goes.
+                served.stop_notifying();
+                drop(watching);
+                // The receiver is gone only when the process ends anyway.
+                let _ = sender.send(result);
+            })
+            .context("start the session's thread")?;
+        Ok(Self { fs, ended })
+    }
+
+    /// Says what is served, and what was negotiated.
+    pub(crate) fn log(&self, source: &Path, mountpoint: &Path) {
+        let (source, mountpoint) = (source.display(), mountpoint.display());
+        tracing::info!("{source} is mounted at {mountpoint}");
+        if let Some(negotiated) = self.fs.negotiated() {
+            for line in negotiated.to_string().lines() {
+                tracing::info!("INIT: {line}");
+            }
+            for told in shortfall::of(negotiated) {
+                tracing::warn!("{told}");
+            }
+        }
+    }
+
+    /// The file system, for what INIT negotiated and for its counters.
+    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
+        &self.fs
+    }
+
+    /// Waits until the session ends by itself: by an unmount (`Ok`), or by a failure.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+        match (&mut self.ended).await {
+            Ok(result) => result.context("the session failed"),
+            Err(_) => anyhow::bail!("the session's thread is gone without a result"),
+        }
+    }
+}
+
+/// An unmount is no failure. A thread that has just taken a request when the connection goes, often
+/// the RELEASE of a file that was closed the moment before, is told ECONNABORTED; only those that wait
+/// are told ENODEV, which fuser knows (fuse_dev_do_read).
+fn at_unmount(ended: io::Result<()>) -> io::Result<()> {
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+        other => other,
+    }
+}
+
+fn start_watching(
+    watch: Watch,
+    fs: &Arc<Passthrough>,
+    session: &fuser::Session<FuseAdapter>,
+    device: File,
+) -> anyhow::Result<Watching> {
+    let notify = Notify {
+        inode: thrufs_session::send_inval(session.notifier()),
+        entry: thrufs_session::send_entry(session.notifier()),
+        epoch: thrufs_session::send_epoch(device, negotiated(fs)?),
+    };
+    watch
+        .start(fs, notify)
+        .context("start the thread that watches SOURCE")
+}
+
+fn duplicate(device: &OwnedFd) -> anyhow::Result<File> {
+    let device = device.try_clone();
+    Ok(File::from(device.context("duplicate the FUSE descriptor")?))
+}
+
+fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
+    fs.negotiated().context("a session without INIT")
+}
+
+fn session_config(plan: &MountPlan) -> (SessionACL, fuser::Config) {
+    let acl = match plan.session.access {
+        // The session compares with its own user, which has another number in a user namespace
+        // with maps; the kernel refuses every other user anyway.
+        Access::Owner if plan.sandbox.has_map() => SessionACL::All,
+        Access::Owner => SessionACL::Owner,
+        Access::OwnerAndRoot => SessionACL::RootAndOwner,
+        Access::AllUsers => SessionACL::All,
+    };
+    let mut config = fuser::Config::default();
+    config.acl = acl;
+    config.n_threads = Some(plan.session.threads);
+    config.clone_fd = plan.session.clone_fd;
+    (acl, config)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn at_unmount_only_what_an_unmount_says_is_no_failure() {
+        let told = |errno: rustix::io::Errno| at_unmount(Err(errno.into()));
+        assert!(at_unmount(Ok(())).is_ok());
+        assert!(told(rustix::io::Errno::CONNABORTED).is_ok());
+        let failure = told(rustix::io::Errno::IO).unwrap_err();
+        assert_eq!(failure.raw_os_error(), Some(libc::EIO));
+    }
+}

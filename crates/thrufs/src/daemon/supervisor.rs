@@ -1,0 +1,321 @@
+//! The process outside, when the one that serves is shut in: it mounts and unmounts, answers signals
+//! and systemd, and keeps the files of the runtime directory.
+//!
+//! Invariant: as for an unconfined daemon ([`crate::daemon::unconfined`]): signal handlers are installed before
+//! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
+//! dead mount. The server is told nothing but the mount, and believed nothing but its end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
+use nix::unistd::Pid;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::death::{self, Ended};
+use super::lifecycle::{End, PATIENCE, wait_for_end};
+use super::link::{FromServer, Serve};
+use super::readiness::{Readiness, announce};
+use super::server::{Server, ServerEvent};
+use super::source_state::{self, Copies, HeldSource, SourceView};
+use crate::logging::{self, LogOptions};
+use crate::metrics;
+use crate::mount::attached::{Announced, Attached, stop};
+use crate::mount::paths::Endpoints;
+use crate::mount::sysctls::{self, Changed};
+use crate::mount_plan::MountPlan;
+use crate::sandbox::plan::Sandbox;
+use crate::signals::{Signals, block_on};
+use crate::status::{self, SocketFile};
+
+/// How often the server is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Serves until a signal, or until the mount is unmounted.
+pub(crate) fn serve(
+    endpoints: Endpoints,
+    plan: &MountPlan,
+    readiness: &mut Readiness,
+    log: LogOptions,
+) -> anyhow::Result<()> {
+    // While this process has one thread.
+    let server = Server::start(&endpoints, plan, log)?;
+    let lines = logging::init(log)?;
+    for reason in &server.refused {
+        tracing::warn!("{reason}");
+    }
+    tracing::info!(
+        "serving in --sandbox={} with --seccomp={}",
+        server.sandbox,
+        plan.sandbox.seccomp
+    );
+    block_on(async {
+        let mut signals = Signals::install()?;
+        // Put back also if a signal comes: not before there are handlers.
+        let changed = sysctls::change_as_asked(plan.raise_for(), plan.request_timeout)?;
+        let attached = mount(&server, &endpoints, plan).await?;
+        let source = hold_source(endpoints, &server, attached.0.device());
+        let mut watching = JoinSet::new();
+        watching.spawn(source_state::watch(Arc::clone(&source)));
+        let view = SourceView::new(move || source.state());
+        let (tell, told) = mpsc::unbounded_channel();
+        let ending = server.ending()?;
+        let _freeing = free_when_stuck(server.pid, &attached.0)?;
+        server.listen(lines, log.level, view, move |event| {
+            // The receiver is gone only when this process ends.
+            let _ = tell.send(event);
+        })?;
+        let mut run = Run::new(told, changed);
+        let (attached, status) = attached;
+        let connection = attached.duplicate_connection()?;
+        let until = run.until_the_end(readiness, Some(attached.announced()));
+        let end = wait_for_end(&mut signals, connection, until).await;
+        drop(status);
+        let (result, hangs) = match end {
+            End::Told => {
+                let ended = stop(attached, PATIENCE, run.until_the_end(readiness, None)).await;
+                // One that hangs, say in a file system below, does not outlive this process.
+                ending.kill();
+                // A start that is told to end ends with some error, such as that of INIT.
+                return if run.is_ready {
+                    ended.unwrap_or(Ok(()))
+                } else {
+                    Ok(())
+                };
+            }
+            End::ByItself(result) => (result, false),
+            End::Hung => {
+                ending.kill();
+                (Ok(()), true)
+            }
+        };
+        let ended = Ended {
+            result,
+            last_words: run.last_words,
+            hangs,
+        };
+        death::conclude(attached, ended, plan).await
+    })
+}
+
+/// SOURCE stays held here too: the server's hold is in a copy of the mounts, so that umount(8) of SOURCE
+/// would succeed while it is served, and an operator would take the disk away.
+fn hold_source(endpoints: Endpoints, server: &Server, device: &str) -> Arc<HeldSource> {
+    let copies = match server.sandbox {
+        Sandbox::None => Copies::None,
+        Sandbox::Namespace => Copies::Namespace(server.pid.as_raw()),
+        Sandbox::Chroot => Copies::of_now(),
+    };
+    Arc::new(HeldSource::new(endpoints.source, device.to_owned(), copies))
+}
+
+/// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
+/// uninterruptibly, until a request is answered that no thread serves any more (as in
+/// [`crate::mount::detach::OwnedMount::abort`]): without an end the connection would stay, and its users wait.
+fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
+    let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        while !has_died(server) {
+            tokio::time::sleep(LOOK).await;
+        }
+        ours.abort(&connection);
+    });
+    Ok(task)
+}
+
+/// Whether the first thread is a zombie. The number is the server's own until it is waited for, and
+/// then nothing is to be freed any more.
+fn has_died(server: Pid) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ")
+        .is_some_and(|(_, fields)| fields.starts_with('Z'))
+}
+
+/// The server's life, as it tells it.
+struct Run {
+    told: mpsc::UnboundedReceiver<ServerEvent>,
+    /// Put back when INIT is done.
+    changed: Vec<Changed>,
+    /// Others may have seen what the mount shows.
+    answers: bool,
+    /// INIT is done.
+    is_ready: bool,
+    failure: Option<String>,
+    /// What the server wrote last.
+    last_words: Vec<String>,
+}
+
+impl Run {
+    fn new(told: mpsc::UnboundedReceiver<ServerEvent>, changed: Vec<Changed>) -> Self {
+        Self {
+            told,
+            changed,
+            answers: false,
+            is_ready: false,
+            failure: None,
+            last_words: Vec::new(),
+        }
+    }
+
+    /// Has it `announced` when it is ready, unless it is to end anyway, and returns when it has ended.
+    async fn until_the_end(
+        &mut self,
+        readiness: &mut Readiness,
+        announced: Option<&Announced>,
+    ) -> anyhow::Result<()> {
+        loop {
+            let said = tokio::select! {
+                said = self.told.recv() => said,
+                taken_over = readiness.taken_over() => {
+                    taken_over?;
+                    if let Some(announced) = announced {
+                        announce(announced);
+                    }
+                    continue;
+                }
+            };
+            let Some(said) = said else {
+                bail!("the thread that waits for the serving process is gone");
+            };
+            match said {
+                ServerEvent::Message(FromServer::Answers) => self.answers = true,
+                ServerEvent::Message(FromServer::Ready) => {
+                    self.changed.clear();
+                    self.is_ready = true;
+                    readiness.tell()?;
+                }
+                ServerEvent::Message(FromServer::Failed(reason)) => {
+                    // One line: it is shown on a terminal.
+                    let reason = logging::escaped(reason.as_bytes(), logging::LINE_MAX);
+                    self.failure = Some(reason);
+                }
+                ServerEvent::Message(other) => {
+                    tracing::debug!(?other, "not expected from the server");
+                }
+                ServerEvent::Ended(status, last_words) => {
+                    self.last_words = last_words;
+                    self.note_taken_over(readiness, announced);
+                    return self.ended(status.context("wait for the server")?);
+                }
+            }
+        }
+    }
+
+    /// The end of the server may be known here before it is known that the mount was taken over.
+    fn note_taken_over(&self, readiness: &Readiness, announced: Option<&Announced>) {
+        // A start that failed before it was told is no death.
+        let answers = self.answers && (self.is_ready || self.failure.is_none());
+        if let Some(announced) = announced
+            && readiness.close(answers)
+        {
+            announced.set();
+        }
+    }
+
+    fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
+        if let Some(reason) = self.failure.take() {
+            return Err(anyhow!("{reason}"));
+        }
+        match status {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
+                "the serving process made a system call that --seccomp forbids, and was ended: \
+                 --seccomp=log serves on and names it in the kernel's log"
+            ),
+            WaitStatus::Signaled(_, signal, dumped) => bail!(
+                "the serving process was ended by {signal}{}",
+                if dumped { " and dumped core" } else { "" }
+            ),
+            WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
+            other => bail!("the serving process ended without a reason ({other:?})"),
+        }
+    }
+}
+
+/// Mounts, and gives the server what it needs of it.
+async fn mount(
+    server: &Server,
+    endpoints: &Endpoints,
+    plan: &MountPlan,
+) -> anyhow::Result<(Attached, Option<SocketFile>)> {
+    let metrics = metrics::bind(plan.metrics).await?;
+    let metrics = metrics.map(TcpListener::into_std).transpose()?;
+    let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
+    let status = status::if_possible(SocketFile::make(attached.device()));
+    let (status, listener) = match status {
+        Some((file, listener)) => (Some(file), Some(listener)),
+        None => (None, None),
+    };
+    let serve = Serve {
+        mountpoint: attached.mountpoint().to_owned(),
+        device: attached.device().to_owned(),
+        mount_id: attached.ours().unique_id(),
+        source: endpoints.source_path(),
+        pid: std::process::id(),
+        server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
+        in_user_namespace: server.sandbox == Sandbox::Namespace
+            && plan.sandbox.has_user_namespace(),
+        lets_go: match server.sandbox {
+            Sandbox::None => true,
+            Sandbox::Namespace => endpoints.tell_of_mounts(),
+            // Its copies are in no namespace, and keep nothing outside busy.
+            Sandbox::Chroot => false,
+        },
+        status: listener.is_some(),
+        metrics: metrics.is_some(),
+    };
+    server.serve(
+        serve,
+        attached.connection(),
+        listener.as_ref(),
+        metrics.as_ref(),
+    )?;
+    Ok((attached, status))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether the mount was announced, of a server that said `all` this before the supervisor looked.
+    fn is_announced_after(all: Vec<FromServer>, readiness: &mut Readiness) -> bool {
+        let (tell, told) = mpsc::unbounded_channel();
+        for message in all {
+            tell.send(ServerEvent::Message(message)).unwrap();
+        }
+        let killed = WaitStatus::Signaled(Pid::from_raw(7), Signal::SIGKILL, false);
+        tell.send(ServerEvent::Ended(Ok(killed), Vec::new()))
+            .unwrap();
+        let announced = Announced::default();
+        let mut run = Run::new(told, Vec::new());
+        let ended = block_on(run.until_the_end(readiness, Some(&announced)));
+        assert!(ended.is_err(), "it was killed");
+        announced.is_set()
+    }
+
+    /// A server that was killed while its mount answered already: its end overtook the announcement, the
+    /// mount was removed, and the directory below showed.
+    #[test]
+    fn end_of_a_server_that_answers_leaves_the_mount() {
+        // What is ready first is drawn by lot.
+        for _ in 0..50 {
+            let foreground = &mut Readiness::Foreground;
+            let ready = vec![FromServer::Answers, FromServer::Ready];
+            assert!(is_announced_after(ready, foreground));
+        }
+        let foreground = &mut Readiness::Foreground;
+        assert!(is_announced_after(vec![FromServer::Answers], foreground));
+    }
+
+    #[test]
+    fn end_of_a_server_that_does_not_answer_yet_or_says_why_is_a_start_that_failed() {
+        assert!(!is_announced_after(Vec::new(), &mut Readiness::Foreground));
+        let failed = vec![FromServer::Answers, FromServer::Failed("why".to_owned())];
+        assert!(!is_announced_after(failed, &mut Readiness::Foreground));
+    }
+}

@@ -1,0 +1,129 @@
+//! SOURCE and MOUNTPOINT, opened once and checked before anything is changed.
+//!
+//! Invariant: SOURCE is held by descriptor from here on, so that it stays what was checked even if
+//! the mount covers it (MOUNTPOINT may be SOURCE itself, or below it, or above it).
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, makedev};
+use rustix::io::Errno;
+use thrufs_sys::mountinfo::Place;
+
+/// What a mount needs of the file systems that are there.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    /// SOURCE, as O_PATH.
+    pub(crate) source: OwnedFd,
+    /// MOUNTPOINT, absolute and without symlinks.
+    pub(crate) mountpoint: PathBuf,
+}
+
+impl Endpoints {
+    /// Opens and checks both.
+    pub(crate) fn open(source: &Path, mountpoint: &Path) -> anyhow::Result<Self> {
+        let source = open_directory("SOURCE", source)?;
+        check_not_dead(mountpoint)?;
+        drop(open_directory("MOUNTPOINT", mountpoint)?);
+        let place = Place::open(mountpoint)
+            .with_context(|| format!("MOUNTPOINT {}", mountpoint.display()))?;
+        let mountpoint = place
+            .path()
+            .with_context(|| format!("where MOUNTPOINT {} is", mountpoint.display()))?;
+        Ok(Self { source, mountpoint })
+    }
+
+    /// SOURCE, absolute: what was typed may be relative to a directory that the daemon has left.
+    pub(crate) fn source_path(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.source.as_raw_fd());
+        std::fs::read_link(link).unwrap_or_default()
+    }
+}
+
+impl Endpoints {
+    /// MOUNTPOINT from SOURCE, if it lies below. Where it is known by another path, by a bind mount say, it
+    /// is taken for one that does not.
+    pub(crate) fn mountpoint_below_source(&self) -> Option<PathBuf> {
+        let below = self.mountpoint.strip_prefix(self.source_path()).ok()?;
+        let is_source = below.as_os_str().is_empty();
+        (!is_source).then(|| below.to_owned())
+    }
+
+    /// Whether a sandbox, whose mounts are copies, sees what is unmounted at or below SOURCE, and can keep
+    /// it from being unmounted. What cannot be known is taken for that.
+    pub(crate) fn tell_of_mounts(&self) -> bool {
+        let Ok(mounts) = thrufs_sys::mountinfo::all() else {
+            return true;
+        };
+        let (source, own) = (
+            self.source_path(),
+            thrufs_sys::mountinfo::mount_id(&self.source),
+        );
+        mounts
+            .iter()
+            .filter(|mount| {
+                mount.mount_point.starts_with(&source)
+                    || own.as_ref().is_ok_and(|id| *id == mount.mount_id)
+            })
+            .any(|mount| mount.is_shared)
+    }
+
+    /// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle
+    /// can name a file beside them. What cannot be known is taken for a part.
+    pub(crate) fn are_whole(&self) -> bool {
+        let Ok(mounts) = thrufs_sys::mountinfo::all() else {
+            return false;
+        };
+        let source = self.source_path();
+        let Ok(id) = thrufs_sys::mountinfo::mount_id(&self.source) else {
+            return false;
+        };
+        let top = mounts.iter().find(|mount| mount.mount_id == id);
+        top.is_some_and(|top| top.mount_point == source)
+            && mounts
+                .iter()
+                .filter(|mount| mount.mount_point.starts_with(&source))
+                .all(|mount| mount.root == Path::new("/"))
+    }
+}
+
+/// The number of a device, from `major:minor`.
+pub(crate) fn device_number(device: &str) -> Option<u64> {
+    let (major, minor) = device.split_once(':')?;
+    Some(makedev(major.parse().ok()?, minor.parse().ok()?))
+}
+
+/// A mount point whose daemon died answers everything with ENOTCONN, which names no remedy.
+fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
+    // Attributes that the kernel still has cached would hide it for their lifetime.
+    let flags = AtFlags::STATX_FORCE_SYNC;
+    match rustix::fs::statx(CWD, mountpoint, flags, StatxFlags::BASIC_STATS) {
+        Err(Errno::NOTCONN) => bail!(
+            "MOUNTPOINT {0} is a FUSE mount whose daemon is gone: run `thrufs umount {0}` \
+             (or `umount -l {0}`) first, or mount with --replace-dead",
+            mountpoint.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd> {
+    let shown = path.display();
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
+        Errno::NOENT => anyhow!("{role} {shown} does not exist: create it, or correct the path"),
+        Errno::ACCESS => anyhow!(
+            "{role} {shown}: no permission to reach it (a directory above it is closed to you)"
+        ),
+        Errno::NOTDIR => anyhow!("{role} {shown}: something on the way is not a directory"),
+        Errno::LOOP => anyhow!("{role} {shown}: too many symbolic links"),
+        other => anyhow!("{role} {shown}: {other}"),
+    })?;
+    let stat = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
+        .with_context(|| format!("{role} {shown}"))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        bail!("{role} {shown} is not a directory, and only directories can be served or covered");
+    }
+    Ok(fd)
+}

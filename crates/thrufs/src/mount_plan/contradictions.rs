@@ -1,0 +1,98 @@
+//! Options that exclude each other, or that the user who mounts cannot have.
+
+use thrufs_fs::{Durability, KernelPassthrough, Locks};
+
+use crate::options::files::FileOptions;
+
+/// The ways to serve data that exclude each other, and what they need.
+pub(super) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if files.writeback && files.cache.is_direct() {
+        return Err("--writeback needs a cache: use --cache=auto or --cache=always".to_owned());
+    }
+    if files.writeback && files.passthrough != KernelPassthrough::Never {
+        return Err("--writeback and --passthrough exclude each other: leave one out".to_owned());
+    }
+    if files.durability == Durability::Dsync {
+        if files.passthrough != KernelPassthrough::Never {
+            return Err(
+                "--durability=dsync and --passthrough exclude each other, since with kernel \
+                 passthrough the daemon sees no WRITE: use --passthrough=never"
+                    .to_owned(),
+            );
+        }
+        if files.writeback {
+            return Err(
+                "--durability=dsync and --writeback exclude each other, since with the writeback \
+                 cache write(2) returns before there is a WRITE: leave one out"
+                    .to_owned(),
+            );
+        }
+    }
+    if files.passthrough == KernelPassthrough::Always {
+        if files.cache.is_direct() {
+            return Err(
+                "--passthrough=always is not for --cache=never and --cache=metadata: use \
+                 --cache=auto or --cache=always"
+                    .to_owned(),
+            );
+        }
+        if !is_root {
+            return Err("--passthrough=always needs root: use --passthrough=auto".to_owned());
+        }
+    }
+    check_watch(files, is_root)?;
+    if files.raise_max_pages_limit && !is_root {
+        return Err(
+            "--raise-max-pages-limit needs root: leave it out, or have root set \
+             fs.fuse.max_pages_limit"
+                .to_owned(),
+        );
+    }
+    check_timeout(files, is_root)
+}
+
+fn check_timeout(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if files.request_timeout.is_none() {
+        return Ok(());
+    }
+    if !is_root {
+        return Err(
+            "--request-timeout needs root: leave it out, or have root set \
+             fs.fuse.default_request_timeout"
+                .to_owned(),
+        );
+    }
+    if files.locks == Locks::Host {
+        return Err(
+            "--request-timeout and --locks=host exclude each other, since a caller that waits for a \
+             lock that long would end the mount: use --locks=local"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
+
+/// Where what others change can be told from what the mount's own users do, and be shown.
+fn check_watch(files: &FileOptions, is_root: bool) -> Result<(), String> {
+    if !files.watch {
+        return Ok(());
+    }
+    if !is_root {
+        return Err("--watch needs root: use --cache=auto or --cache=never".to_owned());
+    }
+    if files.passthrough != KernelPassthrough::Never {
+        return Err(
+            "--watch and --passthrough exclude each other, since with kernel passthrough each of \
+             the client's own writes would look like another's: leave one out"
+                .to_owned(),
+        );
+    }
+    if files.writeback {
+        return Err(
+            "--watch and --writeback exclude each other, since with the writeback cache the kernel \
+             believes its own sizes and times: leave one out"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
