@@ -19,7 +19,7 @@ use super::finding::{Finding, Stop, say, wait_for_go};
 /// Files that are appended to, one after the other.
 const APPENDED: usize = 10;
 /// Files that are written to.
-const WRITTEN: usize = 4;
+const WRITTEN: usize = 2;
 /// Bytes of one append.
 const APPEND: usize = 16;
 /// Bytes of one store, and of one write beside it.
