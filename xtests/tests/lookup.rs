@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, ino, on_backing, on_mount};
 
@@ -76,7 +76,7 @@ fn forget_after_a_storm_of_lookups_leaves_no_inode_behind() -> Outcome {
         let mut held = Vec::new();
         for name in names {
             std::fs::write(m.path(name), "x")?;
-            held.push(Place::open(&m.path(name))?);
+            held.push(MountPath::open(&m.path(name))?);
         }
         let known = m.daemon_descriptors()?;
         drop(held);

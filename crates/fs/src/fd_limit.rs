@@ -28,7 +28,7 @@ pub(crate) const AT_ONCE: usize = 8;
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct Room {
+pub(crate) struct FdLimit {
     /// Descriptors for open files, and for inodes where each is held by one.
     most: usize,
     /// Those beyond.
@@ -39,7 +39,7 @@ pub(crate) struct Room {
     pub(crate) told: AtomicBool,
 }
 
-impl Room {
+impl FdLimit {
     /// What RLIMIT_NOFILE leaves now.
     pub(crate) fn of_this_process() -> Self {
         Self::of(
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn room_of_a_small_limit_keeps_a_reserve_and_root_s_share() {
-        let room = Room::of(256, 0);
+        let room = FdLimit::of(256, 0);
         assert_eq!((room.for_files(0), room.for_files(1000)), (192, 168));
         assert_eq!((room.for_inodes(0), room.for_inodes(1000)), (224, 180));
         assert_eq!((room.pins(), room.recent()), (48, 16));
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn room_of_a_user_s_own_daemon_is_all_the_user_s() {
-        let room = Room::of(20_000, 1000);
+        let room = FdLimit::of(20_000, 1000);
         assert_eq!(room.for_files(1000), 20_000 - 512);
         assert_eq!(room.for_files(1001), 17_052);
     }

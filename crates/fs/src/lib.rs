@@ -67,7 +67,7 @@ pub use backing::{Backing, HostBacking, Position, Span};
 pub use caller::inspect::{is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};
-pub use coherence::external::Foreign;
+pub use coherence::external::ExternalChange;
 pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
@@ -81,7 +81,9 @@ pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
-pub use ops::{DirEntry, NewNode, Opened, Place, ReadRequest, SetAttr, SetTime, WriteRequest};
+pub use ops::{
+    DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr, SetTime, WriteRequest,
+};
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use submounts::LetGo;

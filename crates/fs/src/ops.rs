@@ -24,7 +24,7 @@ mod xattr;
 pub use attr::{SetAttr, SetTime};
 pub use create::NewNode;
 pub use directory::DirEntry;
-pub use namespace::Place;
+pub use namespace::DirEntryRef;
 pub use open::Opened;
 pub use read::ReadRequest;
 pub use write::WriteRequest;

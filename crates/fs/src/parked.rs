@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, InodeFileHandles};
-    use crate::fd_limit::Room;
+    use crate::fd_limit::FdLimit;
     use crate::inode::ROOT_INO;
     use crate::passthrough::Passthrough;
 
@@ -154,7 +154,7 @@ mod tests {
         };
         let top = File::open(source.path()).unwrap();
         let mut fs = Passthrough::new(top.into(), config).unwrap();
-        fs.room = Room::of(256, 0);
+        fs.fd_limit = FdLimit::of(256, 0);
         let mut known = Vec::new();
         for index in 0..300 {
             let name = format!("f{index}");

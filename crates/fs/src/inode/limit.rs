@@ -54,7 +54,7 @@ pub(crate) trait Known: Send + Sync + 'static {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct InodePressure {
+pub(crate) struct InodeLimit {
     limit: usize,
     /// More are known than `limit`; cleared by the thread.
     over: AtomicBool,
@@ -67,7 +67,7 @@ pub(crate) struct InodePressure {
     changed: Condvar,
 }
 
-impl InodePressure {
+impl InodeLimit {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,

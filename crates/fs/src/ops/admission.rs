@@ -21,12 +21,12 @@ impl Passthrough {
         self.handles.len() + self.inodes.held_by_fd() + self.removed.pinned()
     }
 
-    /// Inodes that the kernel may know now: fewer than [`Room::inode_limit`] while many files are open, so
+    /// Inodes that the kernel may know now: fewer than [`FdLimit::inode_limit`] while many files are open, so
     /// that half as many again are what is left for users.
     pub(crate) fn inode_limit(&self, limit: usize) -> usize {
         match self.config.inode_file_handles {
             InodeFileHandles::Never => {
-                let left = self.room.for_inodes(u32::MAX);
+                let left = self.fd_limit.for_inodes(u32::MAX);
                 let left = left.saturating_sub(self.handles.len() + self.removed.pinned());
                 limit.min(left / 3 * 2).max(1)
             }
@@ -43,10 +43,10 @@ impl Passthrough {
     }
 
     fn check_files(&self, uid: u32) -> Result<()> {
-        if self.used_descriptors() < self.room.for_files(uid) {
+        if self.used_descriptors() < self.fd_limit.for_files(uid) {
             return Ok(());
         }
-        if !self.room.told.swap(true, Ordering::Relaxed) {
+        if !self.fd_limit.told.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 uid,
                 "{} files are open and {} inodes held open, all that --rlimit-nofile leaves room for{}: \
@@ -75,7 +75,7 @@ impl Passthrough {
 
     fn has_room_for_inode(&self, uid: u32) -> bool {
         match self.config.inode_file_handles {
-            InodeFileHandles::Never => self.used_descriptors() < self.room.for_inodes(uid),
+            InodeFileHandles::Never => self.used_descriptors() < self.fd_limit.for_inodes(uid),
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => true,
         }
     }
@@ -85,7 +85,7 @@ impl Passthrough {
     /// # Errors
     /// ENFILE.
     pub(crate) fn check_inode_room(&self) -> Result<()> {
-        let most = self.room.for_inodes(0) + self.room.reserve.min(AT_ONCE);
+        let most = self.fd_limit.for_inodes(0) + self.fd_limit.reserve.min(AT_ONCE);
         match self.used_descriptors() < most {
             true => Ok(()),
             false => Err(Errno::ENFILE),

@@ -15,7 +15,7 @@ use crate::resolve::component;
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct DirEntryRef<'a> {
     /// Nodeid of the directory.
     pub parent: u64,
     /// The name.
@@ -27,7 +27,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// EEXIST, EXDEV, EMLINK, EROFS, and the backing file system's others.
-    pub fn link(&self, ino: u64, to: Place<'_>) -> Result<Entry> {
+    pub fn link(&self, ino: u64, to: DirEntryRef<'_>) -> Result<Entry> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let parent = self.inode(to.parent)?;
@@ -47,7 +47,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
-    pub fn unlink(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+    pub fn unlink(&self, at: DirEntryRef<'_>, caller: &Caller) -> Result<()> {
         self.remove(at, AtFlags::empty(), caller)
     }
 
@@ -55,11 +55,11 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
-    pub fn rmdir(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+    pub fn rmdir(&self, at: DirEntryRef<'_>, caller: &Caller) -> Result<()> {
         self.remove(at, AtFlags::REMOVEDIR, caller)
     }
 
-    fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
+    fn remove(&self, at: DirEntryRef<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
         self.crossing.check_not_covered(&parent, at.name)?;
@@ -114,8 +114,8 @@ impl Passthrough {
     /// EINVAL for other flags or where the backing file system lacks these; else its own.
     pub fn rename(
         &self,
-        from: Place<'_>,
-        to: Place<'_>,
+        from: DirEntryRef<'_>,
+        to: DirEntryRef<'_>,
         flags: u32,
         caller: &Caller,
     ) -> Result<()> {

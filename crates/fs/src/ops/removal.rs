@@ -215,7 +215,7 @@ mod tests {
     use crate::caller::Caller;
     use crate::config::{Config, InodeFileHandles};
     use crate::inode::ROOT_INO;
-    use crate::ops::{Place, SetAttr, SetTime};
+    use crate::ops::{DirEntryRef, SetAttr, SetTime};
     use crate::removed::Removed;
 
     /// Serves f0 to f3, all looked up; two may be pinned.
@@ -237,7 +237,8 @@ mod tests {
     fn unlink(fs: &Passthrough, name: &str) {
         let name = OsStr::new(name);
         let parent = ROOT_INO;
-        fs.unlink(Place { parent, name }, &Caller::ROOT).unwrap();
+        fs.unlink(DirEntryRef { parent, name }, &Caller::ROOT)
+            .unwrap();
     }
 
     #[test]
