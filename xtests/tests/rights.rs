@@ -36,11 +36,11 @@ fn rounds() -> Result<u32> {
     }
 }
 
-/// A directory in which everybody may make and remove names.
+/// A directory in which every user may make and remove names.
 fn open_directory(m: &Mount) -> Result<()> {
     std::fs::create_dir(m.source("d"))?;
-    let everybody = PermissionsExt::from_mode(0o777);
-    Ok(std::fs::set_permissions(m.source("d"), everybody)?)
+    let all_users = PermissionsExt::from_mode(0o777);
+    Ok(std::fs::set_permissions(m.source("d"), all_users)?)
 }
 
 /// What became of the opener's tries.

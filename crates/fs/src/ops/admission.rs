@@ -146,7 +146,7 @@ impl Passthrough {
         });
     }
 
-    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
+    /// From now on, NOTIFY_PRUNE asks the kernel to forget inodes when it knows too many. `send` is none where the kernel
     /// does not have the notification.
     ///
     /// # Errors
