@@ -81,11 +81,15 @@ impl InodeLimit {
 
     /// After a LOOKUP: more are known now.
     pub(crate) fn note(&self, fs: &impl Known) {
-        let is_over = fs.known() > fs.limit_now(self.limit);
-        if is_over && !self.over.swap(true, Ordering::Relaxed) {
+        if self.is_over(fs) && !self.over.swap(true, Ordering::Relaxed) {
             let _running = self.running.lock();
             self.changed.notify_all();
         }
+    }
+
+    /// More are known than the limit allows.
+    pub(crate) fn is_over(&self, fs: &impl Known) -> bool {
+        fs.known() > fs.limit_now(self.limit)
     }
 
     /// More than 1.5 x limit are known.
