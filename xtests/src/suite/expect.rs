@@ -22,8 +22,10 @@ pub(super) struct Expectation {
     test: String,
     /// `fails`, `skipped`, or `may-fail` for a test that depends on timing.
     verdict: Kind,
-    /// Only with this option of `thrufs mount`; `--cache=auto` is the default mode.
-    with: Option<String>,
+    /// Only with one of these options of `thrufs mount`, if there are any; `--cache=auto` is the
+    /// default mode.
+    #[serde(default)]
+    with: Vec<String>,
     reason: String,
 }
 
@@ -38,13 +40,13 @@ enum Kind {
 /// The expectations for `suite` under `options`.
 pub(super) fn of(suite: &str, options: &Options) -> Vec<Expectation> {
     let data: Data = toml::from_str(DATA).expect("a unit test parses this constant");
-    let in_force = |with: &str| {
-        options.with.iter().any(|option| option == with)
-            || (with == "--cache=auto" && !options.says_cache_mode())
+    let in_force = |with: &String| {
+        options.with.contains(with) || (with == "--cache=auto" && !options.says_cache_mode())
     };
+    let applies = |one: &Expectation| one.with.is_empty() || one.with.iter().any(in_force);
     data.expect
         .into_iter()
-        .filter(|one| one.suite == suite && one.with.as_deref().is_none_or(in_force))
+        .filter(|one| one.suite == suite && applies(one))
         .collect()
 }
 
@@ -98,7 +100,7 @@ mod tests {
             suite: "s".into(),
             test: test.into(),
             verdict,
-            with: None,
+            with: Vec::new(),
             reason: "Known.".into(),
         }
     }
