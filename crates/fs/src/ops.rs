@@ -3,6 +3,7 @@
 
 mod admission;
 mod attr;
+mod counted;
 mod create;
 mod directory;
 mod ioctl;
@@ -22,6 +23,7 @@ mod write;
 mod xattr;
 
 pub use attr::{SetAttr, SetTime};
+pub use counted::{CountedEntry, CountedLookup};
 pub use create::NewNode;
 pub use directory::DirEntry;
 pub use namespace::DirEntryRef;

@@ -39,10 +39,10 @@ use crate::stats::Stats;
 use crate::submounts::SubMounts;
 use crate::write_batch::groups::WriteGroups;
 
-/// What LOOKUP and the creating operations answer.
+/// What LOOKUP and the creating operations tell the kernel.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Nodeid; one more lookup of it is now the kernel's to forget.
+    /// Nodeid.
     pub ino: u64,
     /// Attributes.
     pub attr: Attr,

@@ -30,12 +30,12 @@ impl Dispatch {
 
     /// Runs the operation of a request: admits it, counts it, times it, logs its failure, and turns a
     /// panic into EIO.
-    pub(crate) fn run<T>(
-        &self,
+    pub(crate) fn run<'a, T>(
+        &'a self,
         opcode: Opcode,
         Requester { unique, uid, .. }: Requester,
         target: impl Into<Target>,
-        operation: impl FnOnce(&Passthrough) -> Result<T>,
+        operation: impl FnOnce(&'a Passthrough) -> Result<T>,
     ) -> Result<T> {
         let began = self.fs.stats().begin(opcode);
         let name = opcode.name();
