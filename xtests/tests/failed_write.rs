@@ -233,6 +233,40 @@ fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
     })
 }
 
+/// The line had the nodeid alone, which no tool finds.
+#[test]
+fn write_refused_is_logged_with_the_path_below_source() -> Outcome {
+    for place in [
+        &["--sandbox=namespace"][..],
+        &["--sandbox=none"],
+        &["--sandbox=none", "--inode-file-handles=never"],
+    ] {
+        let options = ["--fault=write:nth=1:EIO", "--log-level=debug"];
+        on_mount(&[place, &options].concat(), |m| {
+            m.require_mount()?;
+            std::fs::create_dir(m.source("directory"))?;
+            std::fs::write(m.source("directory/f"), content(1, PAGE))?;
+            let file = open(&m.path("directory/f"), 0)?;
+            let refused = write_once(&file, &content(2, PAGE), 0);
+            ensure!(refused == Err(libc::EIO), "{refused:?}");
+            let backing = rustix::fs::stat(m.source("directory/f"))?;
+            let named = format!(
+                "inode=\"directory/f\" (device {}:{}, inode {})",
+                rustix::fs::major(backing.st_dev),
+                rustix::fs::minor(backing.st_dev),
+                backing.st_ino
+            );
+            wait_until("the line of the failed WRITE", SOON, || {
+                let log = m.log();
+                let line = log.lines().find(|line| line.contains("opcode=\"WRITE\""));
+                ensure!(line.is_none_or(|line| line.contains(&named)), "{line:?}");
+                Ok(line.is_some())
+            })
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
     // The kernel keeps the pages of a failed writeback clean, with stores that no file has.

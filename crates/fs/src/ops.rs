@@ -6,6 +6,7 @@ mod attr;
 mod counted;
 mod create;
 mod directory;
+mod identify;
 mod ioctl;
 mod killpriv;
 mod lock;

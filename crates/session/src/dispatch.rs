@@ -52,13 +52,14 @@ impl Dispatch {
             operation(&self.fs)
         });
         let result = done.unwrap_or_else(|_panic| {
-            tracing::error!(opcode = name, ino, "panic in an operation: a bug");
+            tracing::error!(opcode = name, inode = %self.fs.identify(ino), "panic in an operation: a bug");
             Err(Errno::EIO)
         });
         self.fs.stats().end(opcode, began);
         result.inspect_err(|error| {
             self.fs.stats().count_error(opcode);
-            tracing::debug!(opcode = name, unique, ino, fh, offset, size, %error);
+            let inode = self.fs.identify(ino);
+            tracing::debug!(opcode = name, unique, %inode, fh, offset, size, %error);
         })
     }
 

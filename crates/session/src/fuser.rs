@@ -102,10 +102,13 @@ impl FuseAdapter {
         }
         let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
         let found = self.backing_ids.open(ino, fallback, || {
-            self.fs().with_backing_file(ino, opened.fh, register)?
+            let id = self.fs().with_backing_file(ino, opened.fh, register)?;
+            id.inspect_err(|error| {
+                let inode = self.fs().identify(ino);
+                tracing::debug!(%inode, %error, fallback, "no kernel passthrough");
+            })
         });
         found.map_err(|error| {
-            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
             self.fs().release(ino, opened.fh);
             error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
         })
