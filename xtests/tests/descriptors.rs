@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::Advice;
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xtests::support::command::{output, succeed};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
@@ -188,7 +188,7 @@ fn much(m: &Mount, mib: usize) -> Outcome {
                     .open(path)?;
                 (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
                 // So that reading it is READs; all other caches stay.
-                rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+                posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
                 (0..mib / 2)
                     .try_for_each(|at| file.read_exact_at(&mut block, (at as u64) << 20))?;
                 Ok(())

@@ -10,7 +10,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::command::succeed;
@@ -322,7 +322,7 @@ fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) 
         match write_once(&file, &new, expected.len()) {
             Ok(count) => expected.extend_from_slice(&new[..count]),
             Err(errno) => {
-                let said = Errno::from_raw(errno);
+                let said = Errno::from_raw_os_error(errno);
                 ensure!(said == full, "write(2) said {said}");
                 refused += 1;
             }
@@ -343,14 +343,14 @@ fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) 
 #[test]
 fn write_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
     on_backing(Backing::Ext4(8), &[], |m| {
-        fill(m, 0, Errno::ENOSPC, || Ok(()))
+        fill(m, 0, Errno::NOSPC, || Ok(()))
     })
 }
 
 #[test]
 fn write_with_o_dsync_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
     on_backing(Backing::Ext4(8), &[], |m| {
-        fill(m, libc::O_DSYNC, Errno::ENOSPC, || Ok(()))
+        fill(m, libc::O_DSYNC, Errno::NOSPC, || Ok(()))
     })
 }
 
@@ -364,7 +364,7 @@ fn write_on_a_full_tmpfs_is_enospc_and_loses_and_invents_nothing() -> Outcome {
         succeed(mount.arg(&source)).map_err(|error| missing(format!("a tmpfs: {error:#}")))?;
         scratch.adopt(&source);
         let mount = Mount::of(scratch, &[])?;
-        fill(&mount, 0, Errno::ENOSPC, || Ok(()))?;
+        fill(&mount, 0, Errno::NOSPC, || Ok(()))?;
         mount.unmount()
     })
 }
@@ -380,7 +380,7 @@ fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
         };
         btrfs(&["quota", "enable"])?;
         btrfs(&["qgroup", "limit", "3M"])?;
-        fill(m, 0, Errno::EDQUOT, || {
+        fill(m, 0, Errno::DQUOT, || {
             btrfs(&["qgroup", "limit", "none"]).map(drop)
         })
     })
