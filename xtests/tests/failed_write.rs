@@ -3,16 +3,15 @@
 //! Byte for byte against an oracle: the old content with the acknowledged bytes of the new one.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
+use xtests::support::calls::{map_shared, open};
 use xtests::support::command::succeed;
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::mount::cache_mode;
@@ -27,12 +26,6 @@ const MAX_WRITE: usize = 4 * PAGE;
 /// The notification follows the reply, and may come after write(2) has returned.
 const SOON: Duration = Duration::from_secs(10);
 
-fn open(path: &Path, flags: i32) -> Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false);
-    Ok(options.custom_flags(flags).open(path)?)
-}
-
 /// Content in which every page, and every byte next to its neighbours, differs.
 fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len)
@@ -40,18 +33,8 @@ fn content(seed: usize, len: usize) -> Vec<u8> {
         .collect()
 }
 
-fn map(file: &File, len: usize) -> Result<SharedMapping> {
-    let len = NonZeroUsize::new(len).context("a mapping of nothing")?;
-    SharedMapping::new(file, len).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENODEV) => {
-            missing("shared mappings of direct files (FUSE_DIRECT_IO_ALLOW_MMAP)")
-        }
-        _ => error.into(),
-    })
-}
-
 /// The result of one write(2), as pwrite(2) reports it.
-fn write_once(file: &File, data: &[u8], offset: usize) -> std::result::Result<usize, i32> {
+fn write_once(file: &File, data: &[u8], offset: usize) -> Result<usize, i32> {
     file.write_at(data, offset as u64)
         .map_err(|error| error.raw_os_error().unwrap_or(0))
 }
@@ -117,7 +100,10 @@ fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) ->
         let mut expected = content(1, 32 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = shape.mapped.then(|| map(&file, 32 * PAGE)).transpose()?;
+        let mapping = shape
+            .mapped
+            .then(|| map_shared(&file, 32 * PAGE))
+            .transpose()?;
         if shape.warm {
             file.read_exact_at(&mut vec![0; 32 * PAGE], 0)?;
         }
@@ -275,7 +261,7 @@ fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome
         let expected = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = map(&file, 4 * PAGE)?;
+        let mapping = map_shared(&file, 4 * PAGE)?;
         mapping.write(PAGE + 5, b"refused")?;
         let error = mapping.sync().err().and_then(|error| error.raw_os_error());
         ensure!(error == Some(libc::EIO), "msync(2) said {error:?}");
@@ -296,7 +282,7 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
         let old = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &old)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = map(&file, 4 * PAGE)?;
+        let mapping = map_shared(&file, 4 * PAGE)?;
         mapping.write(PAGE, &[0xee; 64])?;
         let error = mapping.sync().err().and_then(|error| error.raw_os_error());
         ensure!(error == Some(libc::ENOSPC), "msync(2) said {error:?}");

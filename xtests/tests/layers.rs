@@ -8,12 +8,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::DiGraph;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use xtests::support::command::succeed;
 use xtests::support::install;
 
 /// Path of a module from the crate's root; the root's is empty.
@@ -283,15 +283,15 @@ fn modules_of_every_crate_have_no_circle() -> Result<()> {
 /// without a default binary, cargo builds every default member before it runs the only one that is a binary.
 #[test]
 fn cargo_run_and_install_build_no_models_and_no_lab() -> Result<()> {
-    let tree = cargo(&[
+    let tree = [
         "tree",
+        "--offline",
         "--package",
         "thrufs",
-        "--edges",
-        "normal,build",
         "--prefix",
         "none",
-    ])?;
+    ];
+    let tree = succeed(install::cargo(&tree).args(["--edges", "normal,build"]))?;
     let built: BTreeSet<&str> = tree
         .lines()
         .filter_map(|line| line.split(' ').next())
@@ -314,7 +314,14 @@ fn cargo_run_and_install_build_no_models_and_no_lab() -> Result<()> {
         .filter(|name| built.contains(*name))
         .collect();
     ensure!(found.is_empty(), "thrufs is built with {found:?}");
-    let metadata = cargo(&["metadata", "--no-deps", "--format-version", "1"])?;
+    let metadata = [
+        "metadata",
+        "--offline",
+        "--no-deps",
+        "--format-version",
+        "1",
+    ];
+    let metadata = succeed(&mut install::cargo(&metadata))?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
     let packages = metadata["packages"].as_array().context("packages")?;
     let of_binary = packages.iter().find(|package| package["name"] == "thrufs");
@@ -324,18 +331,6 @@ fn cargo_run_and_install_build_no_models_and_no_lab() -> Result<()> {
         "plain `cargo run` builds all default members"
     );
     Ok(())
-}
-
-fn cargo(args: &[&str]) -> Result<String> {
-    let mut command = Command::new(env!("CARGO"));
-    let output = command
-        .args(args)
-        .arg("--offline")
-        .current_dir(install::root())
-        .output()?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "cargo {args:?}: {said}");
-    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The kinds of path that the check must see, each as the only one that closes a circle.
