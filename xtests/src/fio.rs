@@ -4,6 +4,7 @@
 //! Invariant: results are compared only within one session: measured in turns, on the same files
 //! ([`plan`], [`one_run`]); and every number comes with its spread and with the load of other processes ([`load`]).
 
+mod backing_dir;
 mod compare;
 mod configs;
 pub(crate) mod guests;
@@ -16,7 +17,6 @@ mod names;
 mod one_run;
 mod output;
 mod pictures;
-mod place;
 mod plan;
 mod program;
 mod record;
@@ -183,7 +183,7 @@ fn plan_of(what: &What) -> Result<Plan> {
     };
     let backings = match what.backing.as_slice() {
         [] if what.quick => vec!["tmpfs".to_owned()],
-        [] => place::default_backings()?,
+        [] => backing_dir::default_backings()?,
         backings => backings.to_vec(),
     };
     let (rounds, runtime_seconds) = if what.quick {

@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs};
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case, missing};
+use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case};
 
 const SOON: Duration = Duration::from_secs(20);
 const NOTHING: Option<&str> = None;
@@ -32,16 +32,6 @@ fn with_disk(propagation: MsFlags, options: &[&str]) -> Result<Mount> {
     let m = Mount::of(scratch, options)?;
     m.require_mount()?;
     Ok(m)
-}
-
-/// NOTIFY_PRUNE is what lets go.
-fn require_prune(m: &Mount) -> Outcome {
-    let status = m.status()?;
-    let version = &status["negotiated"]["kernel_abi"];
-    match (version[0].as_u64(), version[1].as_u64()) {
-        (Some(7), Some(45..)) => Ok(()),
-        _ => Err(missing(format!("NOTIFY_PRUNE (Linux 6.18): {version}"))),
-    }
 }
 
 /// Everything on the disk, through the mount; and names that are not there.
@@ -88,7 +78,7 @@ fn umount_of_a_disk_below_source_succeeds_when_nothing_on_it_is_used() -> Outcom
         ];
         for (propagation, options) in cases {
             let m = with_disk(propagation, options)?;
-            require_prune(&m)?;
+            m.require_prune()?;
             look_at_all(&m)?;
             wait_for_umount(&m.source("disk")).with_context(|| format!("{options:?}"))?;
             let left = std::fs::read_dir(m.path("disk"))?.count();
@@ -122,7 +112,7 @@ impl Drop for Stands {
 fn umount_of_a_disk_below_source_is_busy_for_as_long_as_it_is_used() -> Outcome {
     case(|| {
         let m = with_disk(MsFlags::MS_SHARED, &["--sandbox=namespace"])?;
-        require_prune(&m)?;
+        m.require_prune()?;
         look_at_all(&m)?;
         let disk = m.source("disk");
         let stands = Stands::in_directory(&m.path("disk/d/e"))?;

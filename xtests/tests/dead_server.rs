@@ -15,11 +15,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
-use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
-use rustix::io::Errno;
 use xtests::support::command::succeed;
 use xtests::support::mount::{Leftover, thrufs};
-use xtests::support::mount_table::is_mounted;
+use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 
@@ -65,10 +63,8 @@ fn check_dead(m: &Mount) -> Outcome {
     ensure!(is_mounted(m.dir()), "it is unmounted: {}", m.log());
     for name in ["", "f", BELOW] {
         // Attributes that the kernel has cached outlive the server by their timeout.
-        let flags = AtFlags::STATX_FORCE_SYNC;
-        let asked = statx(CWD, m.path(name), flags, StatxFlags::BASIC_STATS);
-        let errno = asked.err();
-        ensure!(errno == Some(Errno::NOTCONN), "stat of '{name}': {errno:?}");
+        let errno = stat_error(&m.path(name));
+        ensure!(errno == Some(libc::ENOTCONN), "stat of '{name}': {errno:?}");
     }
     let error = std::fs::read_dir(m.dir()).err();
     let errno = error.and_then(|error| error.raw_os_error());

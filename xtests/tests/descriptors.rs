@@ -7,10 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::fs::Advice;
-use xtests::support::command::{output, succeed};
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -188,7 +188,7 @@ fn much(m: &Mount, mib: usize) -> Outcome {
                     .open(path)?;
                 (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
                 // So that reading it is READs; all other caches stay.
-                rustix::fs::fadvise(&file, 0, None, Advice::DontNeed)?;
+                posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
                 (0..mib / 2)
                     .try_for_each(|at| file.read_exact_at(&mut block, (at as u64) << 20))?;
                 Ok(())
@@ -213,25 +213,10 @@ fn known_inodes(m: &Mount) -> Result<usize> {
     Ok(usize::try_from(inodes.context("no inodes in the status")?)?)
 }
 
-/// Skips a kernel that cannot be asked to forget.
-fn require_prune(m: &Mount) -> Outcome {
-    m.require_mount()?;
-    let version = output(Command::new("uname").arg("-r"))?;
-    let version = String::from_utf8_lossy(&version.stdout).into_owned();
-    let mut numbers = version
-        .split(['.', '-'])
-        .map(|part| part.parse::<u32>().unwrap_or(0));
-    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    if version < (6, 18) {
-        return Err(missing("NOTIFY_PRUNE (Linux 6.18)"));
-    }
-    Ok(())
-}
-
 #[test]
 fn walk_beyond_max_inodes_has_the_kernel_forget() -> Outcome {
     on_mount(&["--max-inodes=2000"], |m| {
-        require_prune(m)?;
+        m.require_prune()?;
         make(&m.source(""), 20_000)?;
         // In use: it stays, and stays right.
         std::fs::write(m.path("open"), "content")?;
@@ -257,7 +242,7 @@ fn walk_with_a_descriptor_for_each_inode_goes_beyond_the_limit() -> Outcome {
     on_mount(
         &["--inode-file-handles=never", "--rlimit-nofile=4096"],
         |m| {
-            require_prune(m)?;
+            m.require_prune()?;
             make(&m.source(""), 8000)?;
             ensure!(walk(m.dir())? == 8000);
             wait_until("descriptors to be free", SOON, || {
@@ -316,7 +301,7 @@ fn descriptors_that_one_user_uses_up_leave_root_a_share() -> Outcome {
 fn listing_of_more_files_than_descriptors(threads: &[&str]) -> Outcome {
     let options = ["--inode-file-handles=never", "--rlimit-nofile=256"];
     on_mount(&[&options, threads].concat(), |m| {
-        require_prune(m)?;
+        m.require_prune()?;
         make(&m.source(""), 600)?;
         let listed = succeed(Command::new("ls").arg("-l").arg(m.path("d0")))?;
         // And the line with the total.

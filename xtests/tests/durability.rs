@@ -7,6 +7,8 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
 use serde_json::Value;
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, on_mount};
@@ -195,14 +197,13 @@ fn fallocate_and_copy_that_cannot_be_made_durable_are_errors() -> Outcome {
     on_mount(&options, |m| {
         m.require_mount()?;
         let file = prepared(m)?;
-        let space = nix::fcntl::FallocateFlags::empty();
-        let length = (2 * WRITERS * BLOCK) as i64;
-        let refused = nix::fcntl::fallocate(&file, space, 0, length);
-        ensure!(refused == Err(nix::errno::Errno::EIO), "{refused:?}");
+        let length = (2 * WRITERS * BLOCK) as u64;
+        let refused = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length);
+        ensure!(refused == Err(Errno::IO), "{refused:?}");
         let (mut from, mut to) = (0, (4 * BLOCK) as u64);
         let copied =
             rustix::fs::copy_file_range(&file, Some(&mut from), &file, Some(&mut to), BLOCK);
-        ensure!(copied == Err(rustix::io::Errno::IO), "{copied:?}");
+        ensure!(copied == Err(Errno::IO), "{copied:?}");
         Ok(())
     })
 }

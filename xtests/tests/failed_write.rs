@@ -3,16 +3,15 @@
 //! Byte for byte against an oracle: the old content with the acknowledged bytes of the new one.
 
 use std::fs::File;
-use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
+use anyhow::{Context, ensure};
+use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
+use xtests::support::calls::{map_shared, open};
 use xtests::support::command::succeed;
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::mount::cache_mode;
@@ -27,12 +26,6 @@ const MAX_WRITE: usize = 4 * PAGE;
 /// The notification follows the reply, and may come after write(2) has returned.
 const SOON: Duration = Duration::from_secs(10);
 
-fn open(path: &Path, flags: i32) -> Result<File> {
-    let mut options = File::options();
-    options.read(true).write(true).create(true).truncate(false);
-    Ok(options.custom_flags(flags).open(path)?)
-}
-
 /// Content in which every page, and every byte next to its neighbours, differs.
 fn content(seed: usize, len: usize) -> Vec<u8> {
     (0..len)
@@ -40,18 +33,8 @@ fn content(seed: usize, len: usize) -> Vec<u8> {
         .collect()
 }
 
-fn map(file: &File, len: usize) -> Result<SharedMapping> {
-    let len = NonZeroUsize::new(len).context("a mapping of nothing")?;
-    SharedMapping::new(file, len).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENODEV) => {
-            missing("shared mappings of direct files (FUSE_DIRECT_IO_ALLOW_MMAP)")
-        }
-        _ => error.into(),
-    })
-}
-
 /// The result of one write(2), as pwrite(2) reports it.
-fn write_once(file: &File, data: &[u8], offset: usize) -> std::result::Result<usize, i32> {
+fn write_once(file: &File, data: &[u8], offset: usize) -> Result<usize, i32> {
     file.write_at(data, offset as u64)
         .map_err(|error| error.raw_os_error().unwrap_or(0))
 }
@@ -117,7 +100,10 @@ fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) ->
         let mut expected = content(1, 32 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = shape.mapped.then(|| map(&file, 32 * PAGE)).transpose()?;
+        let mapping = shape
+            .mapped
+            .then(|| map_shared(&file, 32 * PAGE))
+            .transpose()?;
         if shape.warm {
             file.read_exact_at(&mut vec![0; 32 * PAGE], 0)?;
         }
@@ -233,6 +219,40 @@ fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
     })
 }
 
+/// The line had the nodeid alone, which no tool finds.
+#[test]
+fn write_refused_is_logged_with_the_path_below_source() -> Outcome {
+    for place in [
+        &["--sandbox=namespace"][..],
+        &["--sandbox=none"],
+        &["--sandbox=none", "--inode-file-handles=never"],
+    ] {
+        let options = ["--fault=write:nth=1:EIO", "--log-level=debug"];
+        on_mount(&[place, &options].concat(), |m| {
+            m.require_mount()?;
+            std::fs::create_dir(m.source("directory"))?;
+            std::fs::write(m.source("directory/f"), content(1, PAGE))?;
+            let file = open(&m.path("directory/f"), 0)?;
+            let refused = write_once(&file, &content(2, PAGE), 0);
+            ensure!(refused == Err(libc::EIO), "{refused:?}");
+            let backing = rustix::fs::stat(m.source("directory/f"))?;
+            let named = format!(
+                "inode=\"directory/f\" (device {}:{}, inode {})",
+                rustix::fs::major(backing.st_dev),
+                rustix::fs::minor(backing.st_dev),
+                backing.st_ino
+            );
+            wait_until("the line of the failed WRITE", SOON, || {
+                let log = m.log();
+                let line = log.lines().find(|line| line.contains("opcode=\"WRITE\""));
+                ensure!(line.is_none_or(|line| line.contains(&named)), "{line:?}");
+                Ok(line.is_some())
+            })
+        })?;
+    }
+    Ok(())
+}
+
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
     // The kernel keeps the pages of a failed writeback clean, with stores that no file has.
@@ -241,7 +261,7 @@ fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome
         let expected = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = map(&file, 4 * PAGE)?;
+        let mapping = map_shared(&file, 4 * PAGE)?;
         mapping.write(PAGE + 5, b"refused")?;
         let error = mapping.sync().err().and_then(|error| error.raw_os_error());
         ensure!(error == Some(libc::EIO), "msync(2) said {error:?}");
@@ -262,7 +282,7 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
         let old = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &old)?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = map(&file, 4 * PAGE)?;
+        let mapping = map_shared(&file, 4 * PAGE)?;
         mapping.write(PAGE, &[0xee; 64])?;
         let error = mapping.sync().err().and_then(|error| error.raw_os_error());
         ensure!(error == Some(libc::ENOSPC), "msync(2) said {error:?}");
@@ -288,7 +308,7 @@ fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) 
         match write_once(&file, &new, expected.len()) {
             Ok(count) => expected.extend_from_slice(&new[..count]),
             Err(errno) => {
-                let said = Errno::from_raw(errno);
+                let said = Errno::from_raw_os_error(errno);
                 ensure!(said == full, "write(2) said {said}");
                 refused += 1;
             }
@@ -309,14 +329,14 @@ fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) 
 #[test]
 fn write_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
     on_backing(Backing::Ext4(8), &[], |m| {
-        fill(m, 0, Errno::ENOSPC, || Ok(()))
+        fill(m, 0, Errno::NOSPC, || Ok(()))
     })
 }
 
 #[test]
 fn write_with_o_dsync_on_a_full_ext4_is_enospc_and_loses_and_invents_nothing() -> Outcome {
     on_backing(Backing::Ext4(8), &[], |m| {
-        fill(m, libc::O_DSYNC, Errno::ENOSPC, || Ok(()))
+        fill(m, libc::O_DSYNC, Errno::NOSPC, || Ok(()))
     })
 }
 
@@ -330,7 +350,7 @@ fn write_on_a_full_tmpfs_is_enospc_and_loses_and_invents_nothing() -> Outcome {
         succeed(mount.arg(&source)).map_err(|error| missing(format!("a tmpfs: {error:#}")))?;
         scratch.adopt(&source);
         let mount = Mount::of(scratch, &[])?;
-        fill(&mount, 0, Errno::ENOSPC, || Ok(()))?;
+        fill(&mount, 0, Errno::NOSPC, || Ok(()))?;
         mount.unmount()
     })
 }
@@ -346,7 +366,7 @@ fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
         };
         btrfs(&["quota", "enable"])?;
         btrfs(&["qgroup", "limit", "3M"])?;
-        fill(m, 0, Errno::EDQUOT, || {
+        fill(m, 0, Errno::DQUOT, || {
             btrfs(&["qgroup", "limit", "none"]).map(drop)
         })
     })

@@ -6,7 +6,7 @@
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::makedev;
 use nix::unistd::Pid;
 use tempfile::TempDir;
-use xtests::support::command::{succeed, wait_for_exit};
+use xtests::support::command::{said, succeed, wait_for_exit};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, case, missing};
 
@@ -226,10 +226,6 @@ impl Drop for Machine {
             let _gone = Command::new("losetup").args(["--detach", device]).status();
         }
     }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 /// Fifteen tests failed that passed after the other run was over.

@@ -1,5 +1,5 @@
 //! The layers of each crate, read from its source: no circle of modules, and no module that reaches back
-//! up to its parent for a small value.
+//! up to its parent for a small value. And between crates: the binary needs no model and no lab.
 //!
 //! Invariant: the graph of `crate::`, `super::`, `self::` and child paths of a crate, in `use` lines and in the
 //! code, has no cycle but a parent with one private child of its own. Tests are not counted.
@@ -13,6 +13,8 @@ use anyhow::{Context, Result, ensure};
 use petgraph::algo::tarjan_scc;
 use petgraph::graph::DiGraph;
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use xtests::support::command::succeed;
+use xtests::support::install;
 
 /// Path of a module from the crate's root; the root's is empty.
 type Module = Vec<String>;
@@ -246,7 +248,7 @@ fn follow(mut rest: &[TokenTree], mut path: Module, paths: &mut Vec<Module>) {
 
 /// Every crate root of the workspace, with its name.
 fn roots() -> Result<Vec<(String, PathBuf)>> {
-    let top = xtests::support::install::root();
+    let top = install::root();
     let mut places = vec![top.join("xtests")];
     for entry in std::fs::read_dir(top.join("crates"))? {
         places.push(entry?.path());
@@ -274,6 +276,60 @@ fn modules_of_every_crate_have_no_circle() -> Result<()> {
         }
     }
     ensure!(found.is_empty(), "circles of modules\n{}", found.join("\n"));
+    Ok(())
+}
+
+/// `cargo run --release -- demo` in a fresh tree compiled the models and the lab with all their libraries:
+/// without a default binary, cargo builds every default member before it runs the only one that is a binary.
+#[test]
+fn cargo_run_and_install_build_no_models_and_no_lab() -> Result<()> {
+    let tree = [
+        "tree",
+        "--offline",
+        "--package",
+        "thrufs",
+        "--prefix",
+        "none",
+    ];
+    let tree = succeed(install::cargo(&tree).args(["--edges", "normal,build"]))?;
+    let built: BTreeSet<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    ensure!(
+        built.contains("thrufs-fs"),
+        "cargo tree says something else: {tree}"
+    );
+    let foreign = [
+        "thrufs-rules",
+        "thrufs-lab",
+        "xtests",
+        "loom",
+        "stateright",
+        "petgraph",
+        "plotters",
+    ];
+    let found: Vec<_> = foreign
+        .iter()
+        .filter(|name| built.contains(*name))
+        .collect();
+    ensure!(found.is_empty(), "thrufs is built with {found:?}");
+    let metadata = [
+        "metadata",
+        "--offline",
+        "--no-deps",
+        "--format-version",
+        "1",
+    ];
+    let metadata = succeed(&mut install::cargo(&metadata))?;
+    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
+    let packages = metadata["packages"].as_array().context("packages")?;
+    let of_binary = packages.iter().find(|package| package["name"] == "thrufs");
+    let default_run = &of_binary.context("thrufs")?["default_run"];
+    ensure!(
+        default_run == "thrufs",
+        "plain `cargo run` builds all default members"
+    );
     Ok(())
 }
 

@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::command::{output, succeed};
+use xtests::support::command::{output, said, succeed};
 use xtests::support::mount::{Leftover, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::wait::wait_until;
@@ -20,10 +20,6 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn wait_for_unmounted(path: &Path) -> Outcome {
     wait_until("the mount to be gone", SOON, || Ok(!is_mounted(path)))
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
-use xtests::support::command::{output, succeed};
+use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{Leftover, is_native, thrufs};
 use xtests::support::mount_table::{abort, is_mounted};
 use xtests::support::wait::wait_until;
@@ -81,10 +81,6 @@ fn walk(words: &[&str], dir: &Path, mounts: &[&Mounted]) -> Result<(Vec<String>,
     Ok((lines, done))
 }
 
-fn said(done: &Output) -> String {
-    String::from_utf8_lossy(&done.stderr).into_owned()
-}
-
 /// `find` of its own mount never ended: its LOOKUP of the mount point waited for itself.
 #[test]
 fn mountpoint_below_source_shows_what_it_covers() -> Outcome {
@@ -108,7 +104,7 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
     std::fs::write(dir.join("covered"), "")?;
     let m = Mounted::new(&source, &dir, options)?;
     let (found, done) = walk(&["find"], &dir, &[&m])?;
-    ensure!(done.status.success(), "find: {}", said(&done));
+    ensure!(done.status.success(), "find: {}", said_on_stderr(&done));
     let shown: Vec<&str> = found
         .iter()
         .filter_map(|path| path.strip_prefix(dir.to_str()?))
@@ -118,10 +114,14 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
         "find: {shown:?}"
     );
     let (_, done) = walk(&["ls", "-lR"], &dir, &[&m])?;
-    ensure!(done.status.success(), "ls: {}", said(&done));
+    ensure!(done.status.success(), "ls: {}", said_on_stderr(&done));
     let (_, done) = walk(&["rm", "-r"], &dir.join("a"), &[&m])?;
     // As natively: what is mounted on is busy.
-    ensure!(said(&done).contains("busy"), "rm: {}", said(&done));
+    ensure!(
+        said_on_stderr(&done).contains("busy"),
+        "rm: {}",
+        said_on_stderr(&done)
+    );
     ensure!(is_mounted(&dir), "rm unmounted");
     let error = std::fs::rename(dir.join("a/mnt"), dir.join("other")).err();
     let errno = error.and_then(|error| error.raw_os_error());
@@ -143,7 +143,11 @@ fn mountpoint_below_the_root_shows_what_it_covers() -> Outcome {
             let m = Mounted::new(Path::new("/"), &dir, options)?;
             let inside = dir.join(dir.strip_prefix("/")?);
             let (found, done) = walk(&["find"], &inside, &[&m])?;
-            ensure!(done.status.success(), "{options:?}: {}", said(&done));
+            ensure!(
+                done.status.success(),
+                "{options:?}: {}",
+                said_on_stderr(&done)
+            );
             ensure!(found.len() == 2, "{options:?}: {found:?}");
             ensure!(found[1].ends_with("/mnt/covered"), "{options:?}: {found:?}");
             m.unmount()?;
@@ -188,7 +192,7 @@ fn circle(scratch: &Scratch, options: &[&str], sees_all: bool) -> Outcome {
     for mount in all {
         for words in [&["find"][..], &["ls", "-lR"], &["du", "-a"]] {
             let (found, done) = walk(words, &mount.0, &all)?;
-            let told = said(&done);
+            let told = said_on_stderr(&done);
             // Where the circle is cut, or nothing, if it is by what the sandbox does not see.
             let known = |line: &str| {
                 line.contains("Too many levels of symbolic links")
@@ -206,7 +210,10 @@ fn circle(scratch: &Scratch, options: &[&str], sees_all: bool) -> Outcome {
     );
     if sees_all {
         let (_, done) = walk(&["rm", "-r"], &c.0, &all)?;
-        ensure!(!said(&done).is_empty(), "what is mounted on was removed");
+        ensure!(
+            !said_on_stderr(&done).is_empty(),
+            "what is mounted on was removed"
+        );
         ensure!(!path("z/f").exists(), "rm did nothing");
     }
     c.unmount()?;

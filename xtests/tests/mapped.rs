@@ -3,42 +3,20 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
+use xtests::support::calls::{map_shared, open};
 use xtests::support::mount::ALLOW_MMAP;
-use xtests::support::{Mount, Outcome, missing, on_mount};
+use xtests::support::{Mount, Outcome, on_mount};
 
 const PAGE: usize = 4096;
 /// For the tests that race two threads.
 const LASTING: Duration = Duration::from_millis(700);
-
-fn open(path: &Path, flags: i32) -> Result<File> {
-    let mut options = File::options();
-    options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .custom_flags(flags);
-    Ok(options.open(path)?)
-}
-
-/// A shared mapping of the first `pages` pages, or a skip where the mount has none.
-fn map(file: &File, pages: usize) -> Result<SharedMapping> {
-    let len = NonZeroUsize::new(pages * PAGE).expect("at least one page");
-    SharedMapping::new(file, len).map_err(|error| match error.raw_os_error() {
-        Some(libc::ENODEV) => {
-            missing("shared mappings of direct files (FUSE_DIRECT_IO_ALLOW_MMAP)")
-        }
-        _ => error.into(),
-    })
-}
 
 fn pages(count: usize) -> Vec<u8> {
     (0..count * PAGE)
@@ -49,7 +27,7 @@ fn pages(count: usize) -> Vec<u8> {
 fn prepared(m: &Mount, name: &str, count: usize) -> Result<(File, SharedMapping)> {
     std::fs::write(m.source(name), pages(count))?;
     let file = open(&m.path(name), 0)?;
-    let mapping = map(&file, count)?;
+    let mapping = map_shared(&file, count * PAGE)?;
     Ok((file, mapping))
 }
 
@@ -140,7 +118,7 @@ fn truncate_after_a_store_in_the_last_page_keeps_the_kept_bytes() -> Outcome {
     on_mount(&[ALLOW_MMAP], |m| {
         std::fs::write(m.source("f"), &pages(1)[..100])?;
         let file = open(&m.path("f"), 0)?;
-        let mapping = map(&file, 1)?;
+        let mapping = map_shared(&file, PAGE)?;
         mapping.write(10, b"stored")?;
         file.set_len(50)?;
         file.write_all_at(b"grown", 200)?;
@@ -313,7 +291,7 @@ fn read_of_a_hole_into_its_own_mapping_gives_zeros() -> Outcome {
         let file = open(&m.path("f"), 0)?;
         file.set_len(8 * PAGE as u64)?;
         file.write_all_at(&pages(1), 0)?;
-        let mapping = map(&file, 8)?;
+        let mapping = map_shared(&file, 8 * PAGE)?;
         for (to, from) in [(PAGE + 1, 0), (2 * PAGE - 3, 5), (4 * PAGE, 3 * PAGE)] {
             let range = to..to + 1000;
             ensure!(mapping.preadv_from(&file, std::slice::from_ref(&range), from as i64)? == 1000);

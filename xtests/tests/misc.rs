@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::fs::{Access, AtFlags, CWD, IFlags, accessat, ioctl_getflags, ioctl_setflags, statvfs};
 use rustix::io::Errno;
+use xtests::support::calls::close;
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
@@ -74,9 +75,9 @@ fn fsync_and_close_report_success_and_data_is_there() -> Outcome {
         file.sync_data()?;
         file.sync_all()?;
         let second = file.try_clone()?;
-        nix::unistd::close(file)?;
+        close(file)?;
         second.write_all_at(b"more", 4)?;
-        nix::unistd::close(second)?;
+        close(second)?;
         ensure!(std::fs::read(m.source("f"))? == b"datamore");
         Ok(())
     })

@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use xtests::support::mount_table::mount_table;
+use xtests::support::mount_table::is_mounted;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
 /// A misbehaving server on a mount of its own. Unmounts when its input ends, thus on drop.
@@ -67,11 +67,6 @@ impl Drop for Server {
         drop(self.child.stdin.take());
         let _status = self.child.wait();
     }
-}
-
-fn is_mounted(path: &Path) -> bool {
-    let mounts = mount_table("/proc/self/mountinfo").expect("mountinfo");
-    mounts.contains(&*path.to_string_lossy())
 }
 
 #[test]

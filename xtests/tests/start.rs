@@ -137,12 +137,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
     let status = wait_for_exit(&mut start, "the start to end", SOON)?;
     // At once: whatever is left when the starter has ended stays.
     let mounted = is_mounted(&s.mountpoint());
-    let mut said = String::new();
-    start
-        .stderr
-        .take()
-        .context("no stderr")?
-        .read_to_string(&mut said)?;
+    let said = std::io::read_to_string(start.stderr.take().context("no stderr")?)?;
     let told = format!(
         "{signal} after {after:?}, to the group: {group}: {status}, mounted: {mounted}\n{said}"
     );
@@ -219,12 +214,7 @@ fn start_interrupted_while_the_daemon_mounts_says_that_nothing_is_mounted() -> O
             let status = wait_for_exit(&mut start, "the start to end", SOON)?;
             ensure!(!is_mounted(&s.mountpoint()), "{signal}: left mounted");
             ensure!(status.signal() == Some(signal as i32), "{signal}: {status}");
-            let mut said = String::new();
-            start
-                .stderr
-                .take()
-                .context("no stderr")?
-                .read_to_string(&mut said)?;
+            let said = std::io::read_to_string(start.stderr.take().context("no stderr")?)?;
             let wanted = format!(
                 "{signal}: nothing is mounted at {}",
                 s.mountpoint().display()

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs};
-use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
+use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
@@ -54,10 +54,8 @@ fn unmount(dir: &Path) -> Outcome {
 
 /// If the daemon is two processes, the one that serves dies a moment after the other.
 fn wait_for_dead(dir: &Path) -> Outcome {
-    use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     wait_until("the connection to be gone", SOON, || {
-        let asked = statx(CWD, dir, AtFlags::STATX_FORCE_SYNC, StatxFlags::BASIC_STATS);
-        Ok(asked.is_err_and(|error| error == rustix::io::Errno::NOTCONN))
+        Ok(stat_error(dir) == Some(libc::ENOTCONN))
     })
 }
 

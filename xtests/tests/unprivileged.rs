@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
-use xtests::support::command::{output, succeed};
+use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
 use xtests::support::mount_table::mount_table;
 use xtests::support::wait::wait_until;
@@ -179,7 +179,11 @@ impl<'a> Machine<'a> {
     /// The same, which must succeed; returns the process that serves.
     fn mounted(&self, options: &[&str]) -> Result<(Server, Detached)> {
         let (mounted, detached) = self.mount(options)?;
-        ensure!(mounted.status.success(), "{options:?}: {}", said(&mounted));
+        ensure!(
+            mounted.status.success(),
+            "{options:?}: {}",
+            said_on_stderr(&mounted)
+        );
         let mut status = self.by_user(self.program());
         let status = succeed(status.args(["status", "--json"]).arg(self.mountpoint()))?;
         let status: serde_json::Value = serde_json::from_str(&status)?;
@@ -190,7 +194,7 @@ impl<'a> Machine<'a> {
     /// The error of a mount with these options.
     fn refused(&self, options: &[&str]) -> Result<String> {
         let (refused, _detached) = self.mount(options)?;
-        let text = said(&refused);
+        let text = said_on_stderr(&refused);
         ensure!(!refused.status.success(), "{options:?}: success");
         ensure!(!text.contains("panicked"), "{text}");
         ensure!(self.line()?.is_none(), "{options:?}: left mounted");
@@ -213,10 +217,6 @@ impl<'a> Machine<'a> {
             Ok(!server.path("").exists())
         })
     }
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A mount point of this thread's mount namespace, where nothing stays mounted.
@@ -332,7 +332,7 @@ fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     ensure!(text.contains("forbid"), "no reason: {text}");
     Err(missing(format!(
         "user namespaces for users: {}",
-        said(&tried)
+        said_on_stderr(&tried)
     )))
 }
 
@@ -375,7 +375,7 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 None => inside.env_remove("XDG_RUNTIME_DIR"),
             };
             let done = output(&mut inside)?;
-            let text = said(&done);
+            let text = said_on_stderr(&done);
             ensure!(done.status.success(), "{}: {text}", done.status);
             ensure!(!text.contains("will not work"), "{text}");
             let status: serde_json::Value = serde_json::from_slice(&done.stdout)?;
@@ -476,7 +476,7 @@ fn mount_of_a_user_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
         let (server, _detached) = machine.mounted(&[])?;
         let before = machine.line()?;
         let (refused, _second) = machine.mount(&[])?;
-        let text = said(&refused);
+        let text = said_on_stderr(&refused);
         ensure!(!refused.status.success(), "it is mounted twice");
         ensure!(text.contains("is mounted already"), "{text}");
         ensure!(text.contains("`thrufs umount "), "{text}");
@@ -491,7 +491,7 @@ fn mount_of_a_user_with_what_only_root_has_says_so() -> Outcome {
         let text = machine.refused(&["--modcaps=+sys_admin"])?;
         ensure!(text.contains("--modcaps needs root"), "{text}");
         let (mounted, _detached) = machine.mount(&["-o", "dev,noatime"])?;
-        let text = said(&mounted);
+        let text = said_on_stderr(&mounted);
         ensure!(mounted.status.success(), "{text}");
         ensure!(text.contains("-o dev is ignored: only root"), "{text}");
         let line = machine.line()?.context("it is not mounted")?;

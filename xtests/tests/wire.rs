@@ -3,8 +3,9 @@
 //!
 //! With THRUFS_RECORD=FOLDER the messages become files there: the corpus of crates/wire.
 
+use std::ffi::CString;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,19 +14,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use parking_lot::Mutex;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{
     Access, AtFlags, CWD, FallocateFlags, FileType, FlockOperation, Mode, OFlags, RenameFlags,
     SeekFrom, Timespec, Timestamps, XattrFlags,
 };
+use rustix::mount::{MountFlags, mount};
+use rustix::process::{Pid, Signal, kill_process};
 use thrufs_wire::{InitFlags, Opcode};
 use xtests::support::command::{succeed, wait_for_exit};
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Outcome, Scratch, User, case, missing};
 
+#[path = "wire/locks.rs"]
+mod locks;
 #[path = "wire/server.rs"]
 mod server;
 
@@ -54,8 +57,8 @@ impl DaemonFixture {
         if kind == "fuseblk" {
             data += ",blksize=4096";
         }
-        let (point, flags) = (scratch.mountpoint(), MsFlags::empty());
-        mount(Some(device), &point, Some(kind), flags, Some(&*data))
+        let (point, flags) = (scratch.mountpoint(), MountFlags::empty());
+        mount(device, &point, kind, flags, &*CString::new(data)?)
             .map_err(|error| missing(format!("mount(2) of {kind}: {error}")))?;
         scratch.adopt(&point);
         let shared = Arc::new(Mutex::new(Shared {
@@ -375,16 +378,20 @@ fn ioctl_and_poll(at: &DaemonFixture, file: &File, path: &Path) -> Outcome {
             .is_some_and(|flags| flags.contains('A')),
         "{flags}"
     );
-    let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
+    let mut fds = [PollFd::new(&file, PollFlags::IN)];
     at.step("poll", Opcode::Poll, || {
-        Ok(poll(&mut fds, PollTimeout::from(1_u8))?)
+        let moment = Timespec {
+            tv_sec: 0,
+            tv_nsec: 1_000_000,
+        };
+        Ok(poll(&mut fds, Some(&moment))?)
     })?;
     // An empty file has nothing to read until the notification comes.
     let empty = at.path("empty");
     let file = File::create_new(&empty)?;
     let waiter = std::thread::spawn(move || {
-        let mut fds = [PollFd::new(file.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::try_from(20_000_i32)?).context("poll(2)")
+        let mut fds = [PollFd::new(&file, PollFlags::IN)];
+        poll(&mut fds, Some(&DEADLINE.try_into()?)).context("poll(2)")
     });
     wait_until("POLL that waits", DEADLINE, || {
         Ok(at.shared.lock().waiting_polls > 0)
@@ -425,26 +432,7 @@ fn locks(at: &DaemonFixture) -> Outcome {
         .read(true)
         .write(true)
         .open(at.path("file"))?;
-    let range = |kind: i32| libc::flock {
-        l_type: kind as libc::c_short,
-        l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 10,
-        l_len: 20,
-        l_pid: 0,
-    };
-    at.step("setlk", Opcode::Setlk, || {
-        Ok(fcntl(&file, FcntlArg::F_SETLK(&range(libc::F_WRLCK)))?)
-    })?;
-    at.step("setlkw", Opcode::Setlkw, || {
-        Ok(fcntl(&file, FcntlArg::F_SETLKW(&range(libc::F_WRLCK)))?)
-    })?;
-    at.step("getlk", Opcode::Getlk, || {
-        let mut asked = range(libc::F_RDLCK);
-        // With an owner of its own: that of an open file description.
-        fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))?;
-        ensure!((asked.l_start, asked.l_len) == (10, 20), "{asked:?}");
-        Ok(())
-    })?;
+    locks::of_a_range(at, &file)?;
     at.step("setlk-flock", Opcode::Setlk, || {
         let operation = FlockOperation::NonBlockingLockShared;
         Ok(rustix::fs::flock(&file, operation)?)
@@ -497,11 +485,7 @@ fn interrupts(at: &DaemonFixture) -> Outcome {
         Ok(cat.arg(&slow).stdout(Stdio::null()).spawn()?)
     })?;
     at.step("interrupt", Opcode::Interrupt, || {
-        let pid = nix::unistd::Pid::from_raw(cat.id().cast_signed());
-        Ok(nix::sys::signal::kill(
-            pid,
-            nix::sys::signal::Signal::SIGINT,
-        )?)
+        Ok(kill_process(Pid::from_child(&cat), Signal::INT)?)
     })?;
     wait_for_exit(&mut cat, "cat after SIGINT", DEADLINE)?;
     Ok(std::fs::remove_file(&slow)?)

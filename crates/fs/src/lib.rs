@@ -82,7 +82,8 @@ pub use inode::identity::FileKind;
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
-    DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr, SetTime, WriteRequest,
+    CountedEntry, CountedLookup, DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr,
+    SetTime, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};

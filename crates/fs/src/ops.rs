@@ -3,8 +3,10 @@
 
 mod admission;
 mod attr;
+mod counted;
 mod create;
 mod directory;
+mod identify;
 mod ioctl;
 mod killpriv;
 mod lock;
@@ -22,6 +24,7 @@ mod write;
 mod xattr;
 
 pub use attr::{SetAttr, SetTime};
+pub use counted::{CountedEntry, CountedLookup};
 pub use create::NewNode;
 pub use directory::DirEntry;
 pub use namespace::DirEntryRef;

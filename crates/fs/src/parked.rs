@@ -160,7 +160,12 @@ mod tests {
             let name = format!("f{index}");
             File::create(source.path().join(&name)).unwrap();
             if fs.admit(Opcode::Lookup, 1000).is_ok() {
-                known.push(fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino);
+                known.push(
+                    fs.lookup(ROOT_INO, OsStr::new(&name))
+                        .unwrap()
+                        .into_entry()
+                        .ino,
+                );
             }
         }
         assert_eq!(known.len(), 180);

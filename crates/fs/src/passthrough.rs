@@ -4,7 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
@@ -14,7 +14,7 @@ use crate::aside::Aside;
 use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
 use crate::coherence::external::{ExternalChange, Time};
-use crate::coherence::invalidate::{InvalRange, Invalidations};
+use crate::coherence::invalidate::{InvalRange, Invalidations, KnownInodes};
 use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
@@ -39,10 +39,10 @@ use crate::stats::Stats;
 use crate::submounts::SubMounts;
 use crate::write_batch::groups::WriteGroups;
 
-/// What LOOKUP and the creating operations answer.
+/// What LOOKUP and the creating operations tell the kernel.
 #[derive(Clone, Debug)]
 pub struct Entry {
-    /// Nodeid; one more lookup of it is now the kernel's to forget.
+    /// Nodeid.
     pub ino: u64,
     /// Attributes.
     pub attr: Attr,
@@ -190,8 +190,17 @@ impl Passthrough {
     pub fn start_invalidating(self: &Arc<Self>, send: SendInval) -> io::Result<()> {
         // Weak: the thread must not keep the file system, and all it has open, alive.
         let fs = Arc::downgrade(self);
-        let all = move || fs.upgrade().map_or_else(Vec::new, |fs| fs.inodes.numbers());
-        self.invalidations.start(send, all)?;
+        let known = KnownInodes {
+            all: Box::new({
+                let fs = Weak::clone(&fs);
+                move || fs.upgrade().map_or_else(Vec::new, |fs| fs.inodes.numbers())
+            }),
+            identify: Box::new(move |ino| match fs.upgrade() {
+                Some(fs) => fs.identify(ino).to_string(),
+                None => format!("nodeid {ino}"),
+            }),
+        };
+        self.invalidations.start(send, known)?;
         let Some(period) = self.config.watch_period() else {
             return Ok(());
         };
@@ -241,7 +250,7 @@ impl Passthrough {
         external: ExternalChange,
         then: impl FnOnce() + Send + 'static,
     ) {
-        tracing::debug!(ino, "changed under SOURCE");
+        tracing::debug!(inode = %self.identify(ino), "changed under SOURCE");
         let done = move || {
             external.dropped();
             then();

@@ -152,7 +152,10 @@ mod tests {
     }
 
     fn look_up(fs: &Passthrough, name: &str) -> u64 {
-        fs.lookup(ROOT_INO, OsStr::new(name)).unwrap().ino
+        fs.lookup(ROOT_INO, OsStr::new(name))
+            .unwrap()
+            .into_entry()
+            .ino
     }
 
     fn is_kept(fs: &Passthrough, ino: u64) -> bool {

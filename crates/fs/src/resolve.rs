@@ -36,6 +36,15 @@ pub(crate) fn reopen_in(proc_self_fd: impl AsFd, fd: impl AsFd, flags: i32) -> R
     rustix::fs::openat(proc_self_fd, name, flags, Mode::empty()).or_errno()
 }
 
+/// The path of what `fd` stands for, as the kernel has it (d_path), by way of /proc as [`reopen_in`].
+///
+/// # Errors
+/// Of readlink(2).
+pub(crate) fn link_in(proc_self_fd: impl AsFd, fd: impl AsFd) -> Result<CString> {
+    let name = decimal(fd.as_fd().as_raw_fd());
+    rustix::fs::readlinkat(proc_self_fd, name, Vec::new()).or_errno()
+}
+
 /// The name of a descriptor in /proc/self/fd.
 pub(crate) fn decimal(number: i32) -> CString {
     CString::new(number.to_string()).expect("digits have no NUL")

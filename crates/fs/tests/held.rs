@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::ffi::OsStr;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
@@ -170,7 +169,8 @@ fn link_answers_with_the_inode_that_was_linked() {
     let served = Served::new();
     std::fs::write(served.source.path().join("f"), "content").unwrap();
     let file = served.lookup(ROOT, "f").unwrap();
-    let linked = served.fs.link(file.ino, at(ROOT, "l")).unwrap();
+    let linked = served.fs.link(file.ino, at(ROOT, "l"));
+    let linked = linked.unwrap().into_entry();
     assert_eq!((linked.ino, linked.attr.stat.stx_nlink), (file.ino, 2));
     served.fs.forget(file.ino, 2);
     assert_eq!(served.fs.known_inodes(), 1);
@@ -313,7 +313,7 @@ fn inode_whose_names_are_removed_at_once_can_be_used() {
         let paths = names.clone().map(|name| served.source.path().join(name));
         std::fs::write(&paths[0], "content").unwrap();
         std::fs::hard_link(&paths[0], &paths[1]).unwrap();
-        let ino = served.fs.lookup(ROOT, OsStr::new(&names[0])).unwrap().ino;
+        let ino = served.lookup(ROOT, &names[0]).unwrap().ino;
         std::thread::scope(|scope| {
             for name in &names {
                 scope.spawn(|| served.unlink(at(ROOT, name)).unwrap());

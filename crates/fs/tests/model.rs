@@ -267,7 +267,7 @@ impl Pair {
             Step::Mkdir(d, n) => {
                 let ((id, parent), name) = (self.dir(d), name(n));
                 let new = self.served.new_node(parent, &name, libc::S_IFDIR | 0o755);
-                let made = self.served.fs.mkdir(&new).map(|entry| entry.ino);
+                let made = self.served.fs.mkdir(&new).map(|made| made.into_entry().ino);
                 let want = self.model.add(id, &name, Node::Directory(BTreeMap::new()));
                 self.agree(made, want.map(drop));
             }
@@ -276,7 +276,7 @@ impl Pair {
                 let new = self.served.new_node(parent, &name, 0o777);
                 let made = self.served.fs.symlink(&new, "../elsewhere".as_ref());
                 let want = self.model.add(id, &name, Node::Link("../elsewhere".into()));
-                self.agree(made.map(|entry| entry.ino), want.map(drop));
+                self.agree(made.map(|made| made.into_entry().ino), want.map(drop));
             }
             Step::Link(d, n, e, m) => self.link(d, n, e, m),
             Step::Unlink(d, n) => {
@@ -350,7 +350,7 @@ impl Pair {
             .served
             .fs
             .link(entry.ino, at(to_ino, &new))
-            .map(|entry| entry.ino);
+            .map(|made| made.into_entry().ino);
         let want = match self.model.find(to, &new) {
             Ok(_) => Err(Errno::EEXIST),
             Err(_) => {

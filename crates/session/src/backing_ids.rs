@@ -50,10 +50,7 @@ impl<Id> BackingIds<Id> {
         }
         let id = match open() {
             Ok(id) => Some(Arc::new(id)),
-            Err(error) if fallback => {
-                tracing::debug!(ino, %error, "no kernel passthrough: READ and WRITE instead");
-                None
-            }
+            Err(_that_open_logs) if fallback => None,
             Err(error) => return Err(error),
         };
         let shared = id.clone();

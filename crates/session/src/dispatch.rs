@@ -30,12 +30,12 @@ impl Dispatch {
 
     /// Runs the operation of a request: admits it, counts it, times it, logs its failure, and turns a
     /// panic into EIO.
-    pub(crate) fn run<T>(
-        &self,
+    pub(crate) fn run<'a, T>(
+        &'a self,
         opcode: Opcode,
         Requester { unique, uid, .. }: Requester,
         target: impl Into<Target>,
-        operation: impl FnOnce(&Passthrough) -> Result<T>,
+        operation: impl FnOnce(&'a Passthrough) -> Result<T>,
     ) -> Result<T> {
         let began = self.fs.stats().begin(opcode);
         let name = opcode.name();
@@ -52,13 +52,14 @@ impl Dispatch {
             operation(&self.fs)
         });
         let result = done.unwrap_or_else(|_panic| {
-            tracing::error!(opcode = name, ino, "panic in an operation: a bug");
+            tracing::error!(opcode = name, inode = %self.fs.identify(ino), "panic in an operation: a bug");
             Err(Errno::EIO)
         });
         self.fs.stats().end(opcode, began);
         result.inspect_err(|error| {
             self.fs.stats().count_error(opcode);
-            tracing::debug!(opcode = name, unique, ino, fh, offset, size, %error);
+            let inode = self.fs.identify(ino);
+            tracing::debug!(opcode = name, unique, %inode, fh, offset, size, %error);
         })
     }
 

@@ -19,8 +19,9 @@ use ::fuser::{
     ReplyXattr, Request,
 };
 use thrufs_fs::{
-    Attr, Caller, DirEntryRef, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest,
-    NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result, SendEntry, SendInval,
+    Attr, Caller, CountedEntry, CountedLookup, DirEntryRef, Entry, Errno, KernelPassthrough,
+    LockKind, LockRange, LockRequest, NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result,
+    SendEntry, SendInval,
 };
 
 use crate::after_reply;
@@ -67,12 +68,12 @@ impl FuseAdapter {
     }
 
     /// See [`Dispatch::run`].
-    fn run<T>(
-        &self,
+    fn run<'a, T>(
+        &'a self,
         opcode: Opcode,
         by: impl Into<Requester>,
         target: impl Into<Target>,
-        operation: impl FnOnce(&Passthrough) -> Result<T>,
+        operation: impl FnOnce(&'a Passthrough) -> Result<T>,
     ) -> Result<T> {
         self.dispatch.run(opcode, by.into(), target, operation)
     }
@@ -101,10 +102,13 @@ impl FuseAdapter {
         }
         let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
         let found = self.backing_ids.open(ino, fallback, || {
-            self.fs().with_backing_file(ino, opened.fh, register)?
+            let id = self.fs().with_backing_file(ino, opened.fh, register)?;
+            id.inspect_err(|error| {
+                let inode = self.fs().identify(ino);
+                tracing::debug!(%inode, %error, fallback, "no kernel passthrough");
+            })
         });
         found.map_err(|error| {
-            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
             self.fs().release(ino, opened.fh);
             error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
         })
@@ -161,9 +165,9 @@ impl FuseAdapter {
         self.fs().config().timeouts.attr
     }
 
-    fn reply_entry(&self, found: Result<Entry>, reply: ReplyEntry) {
+    fn reply_entry(&self, found: Result<CountedEntry<'_>>, reply: ReplyEntry) {
         let timeout = self.attr_timeout();
-        match found {
+        match found.map(CountedEntry::into_entry) {
             Ok(Entry {
                 attr,
                 entry_timeout,
@@ -189,10 +193,10 @@ impl FuseAdapter {
         by: Requester,
         (ino, fh, offset): (INodeNo, FileHandle, u64),
         reply: &mut ReplyDirectoryPlus,
-    ) -> Result<()> {
+    ) -> Result<Vec<CountedLookup<'_>>> {
         let (mut is_empty, mut is_crowded) = (true, false);
         self.run(Opcode::ReadDirPlus, by, (ino.0, fh.0), |fs| {
-            fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
+            let lookups = fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
                 let (attr, timeout) = match entry {
                     Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
                     None if found.is_dot() => (number_only(found.ino), Duration::ZERO),
@@ -216,7 +220,7 @@ impl FuseAdapter {
             // An empty reply would be the end of the directory.
             match is_empty && is_crowded {
                 true => Err(Errno::ENFILE),
-                false => Ok(()),
+                false => Ok(lookups),
             }
         })
     }
@@ -232,23 +236,25 @@ impl FuseAdapter {
     }
 
     /// Answers a CREATE.
-    fn reply_create(&self, made: Result<(Entry, Opened)>, reply: ReplyCreate) {
-        let (entry, opened) = match made {
+    fn reply_create(&self, made: Result<(CountedEntry<'_>, Opened)>, reply: ReplyCreate) {
+        let (made, opened) = match made {
             Ok(made) => made,
             Err(error) => return reply.error(fuser_errno(error)),
         };
-        let ttl = after_reply::timeout(self.fs(), &entry);
+        let entry = made.entry();
+        let ttl = after_reply::timeout(self.fs(), entry);
         let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
         let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
         match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
             Ok(Some(id)) => {
+                made.into_entry();
                 reply.created_passthrough(&ttl, &attr, generation, fh, PASSED_THROUGH, &id);
             }
-            Ok(None) => reply.created(&ttl, &attr, generation, fh, flags),
-            Err(error) => {
-                self.fs().forget(entry.ino, 1);
-                reply.error(fuser_errno(error));
+            Ok(None) => {
+                made.into_entry();
+                reply.created(&ttl, &attr, generation, fh, flags);
             }
+            Err(error) => reply.error(fuser_errno(error)),
         }
     }
 

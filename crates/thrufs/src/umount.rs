@@ -7,11 +7,11 @@ mod busy;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
-use rustix::event::{PollFd, PollFlags, Timespec};
 use thrufs_sys::mountinfo::MountPath;
 
 use crate::mount::detach::detach_place;
@@ -19,12 +19,10 @@ use crate::mount::fusermount;
 use crate::mount::options::{DEFAULT_SUBTYPE, fs_type};
 use crate::status;
 use crate::user;
+use crate::wait::wait_for_input;
 
 /// How long the daemon may take to end once its mount is gone.
-const PATIENCE: Timespec = Timespec {
-    tv_sec: 2,
-    tv_nsec: 0,
-};
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What `thrufs umount` takes.
 #[derive(Clone, Debug, clap::Args)]
@@ -74,9 +72,8 @@ pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
 /// The daemon holds SOURCE, which may be what is unmounted next. One that serves the mount still in another
 /// mount namespace does not end.
 fn wait_for_end(daemon: &OwnedFd) {
-    let mut ended = [PollFd::new(daemon, PollFlags::IN)];
     // However it ends, the mount is gone.
-    let _waited = rustix::event::poll(&mut ended, Some(&PATIENCE));
+    let _waited = wait_for_input(&[daemon], PATIENCE);
 }
 
 fn unmount(mountpoint: &Path, mount_id: u64) -> anyhow::Result<()> {

@@ -22,11 +22,11 @@ use xtests::support::install;
 use xtests::support::interrupt::Interrupt;
 use xtests::support::random::Random;
 
+use super::backing_dir::{BackingDir, in_directory};
 use super::configs::{self, Config, Kind};
 use super::jobs::{self, Files, Job};
 use super::load::{Load, Snapshot};
 use super::one_run::{Bench, Done};
-use super::place::{Place, in_directory};
 use super::record::{Backing, Configuration, Document, Run};
 use super::{machine, names, program, reports, server, sets};
 
@@ -149,8 +149,8 @@ impl Session {
         mut boot: impl FnMut(&Boot<'_>) -> Result<Vec<Answer>>,
     ) -> Result<()> {
         self.describe(built)?;
-        let places = Place::all(&self.backings)?;
-        let names = places.iter().map(|place| place.name.clone());
+        let backings = BackingDir::all(&self.backings)?;
+        let names = backings.iter().map(|backing| backing.name.clone());
         self.document.backings = names.map(|name| Backing { name }).collect();
         let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
         // Not before everything is built: an interrupt ends building at once.
@@ -166,21 +166,21 @@ impl Session {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH);
         // Not 0; the report has the drawn order, as the place of each run.
         let seed = clock.map_or(1, |now| now.as_nanos() as u64 | 1);
-        let rounds = self.rounds(&places, &mut Random(seed));
+        let rounds = self.rounds(&backings, &mut Random(seed));
         let all = rounds.len();
         for (at, guest) in rounds.iter().enumerate() {
             if interrupt.is_set() {
                 return Ok(());
             }
-            let place = &places[guest.backing];
+            let backing = &backings[guest.backing];
             let shared = self.jobs.iter().filter(|job| job.files == Files::Shared);
             for job in shared {
-                bench.prepare(place.source(), job)?;
+                bench.prepare(backing.source(), job)?;
             }
             let before = Snapshot::take(None)?;
             let answers = boot(&Boot {
                 kernel: self.built(guest.kernel),
-                source: place.source(),
+                source: backing.source(),
                 tasks: &guest.tasks,
                 stop: interrupt.flag(),
             });
@@ -193,11 +193,11 @@ impl Session {
                 "{}/{all}: round {} on {} by {}: other load {:.0}% of one CPU",
                 at + 1,
                 guest.round + 1,
-                place.name,
+                backing.name,
                 self.kernels[guest.kernel],
                 load.other() * 100.0
             );
-            self.keep(guest, &place.name, answers, &load);
+            self.keep(guest, &backing.name, answers, &load);
         }
         self.document.incomplete = false;
         Ok(())
@@ -247,8 +247,11 @@ impl Session {
         }
     }
 
-    fn rounds(&self, places: &[Place], random: &mut Random) -> Vec<Guest> {
-        let is_tmpfs: Vec<bool> = places.iter().map(|place| place.name == TMPFS).collect();
+    fn rounds(&self, backings: &[BackingDir], random: &mut Random) -> Vec<Guest> {
+        let is_tmpfs: Vec<bool> = backings
+            .iter()
+            .map(|backing| backing.name == TMPFS)
+            .collect();
         let jobs: Vec<&str> = self.jobs.iter().map(|job| job.name.as_str()).collect();
         let rounds = self.document.rounds;
         let kernels = self.kernels.len();
@@ -373,7 +376,7 @@ pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<St
             kind: Kind::Counted((*dir).to_owned()),
         },
     };
-    let place = Place::new(TMPFS)?;
+    let backing = BackingDir::new(TMPFS)?;
     let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
     let mut bench = Bench {
         runtime_seconds,
@@ -382,7 +385,7 @@ pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<St
         work: work.path(),
         laid_out: HashSet::new(),
     };
-    let done = bench.run(&place, &jobs[0], &config)?;
+    let done = bench.run(&backing, &jobs[0], &config)?;
     serde_json::to_string(&done).context("writing the result down")
 }
 

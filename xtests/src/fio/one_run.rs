@@ -17,11 +17,11 @@ use serde::{Deserialize, Serialize};
 use xtests::support::command::describe;
 use xtests::support::interrupt::Interrupt;
 
+use super::backing_dir::BackingDir;
 use super::configs::{Config, Kind};
 use super::jobs::{Files, Job, directory};
 use super::load::Snapshot;
 use super::output;
-use super::place::Place;
 use super::program::{command, lay_out, run};
 use super::record::Measured;
 use super::server::Server;
@@ -52,11 +52,11 @@ pub(super) struct Done {
 }
 
 impl Bench<'_> {
-    /// Measures `job` with `config` in `place`.
-    pub(super) fn run(&mut self, place: &Place, job: &Job, config: &Config) -> Result<Done> {
+    /// Measures `job` with `config` in `backing`.
+    pub(super) fn run(&mut self, backing: &BackingDir, job: &Job, config: &Config) -> Result<Done> {
         let root = match &config.kind {
             Kind::Against(dir) | Kind::Counted(dir) => dir.clone(),
-            Kind::Native | Kind::Thrufs { .. } | Kind::Peer(_) => place.source().to_owned(),
+            Kind::Native | Kind::Thrufs { .. } | Kind::Peer(_) => backing.source().to_owned(),
         };
         let files = self.prepare(&root, job)?;
         let done = self.measure(&root, &files.name, job, config);

@@ -10,10 +10,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use xtests::support::interrupt::{Interrupt, Interrupted};
 use xtests::support::skip::Missing;
 
+use super::backing_dir::{BackingDir, in_directory};
 use super::configs::{self, Config, Kind};
 use super::jobs::{self, Job};
 use super::one_run::Bench;
-use super::place::{Place, in_directory};
 use super::plan::{Size, Step, steps};
 use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
@@ -87,8 +87,8 @@ impl Session {
 
     /// Runs the rest of the plan, until the end or an interrupt.
     pub(super) fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
-        let places = Place::all(&self.plan.backings)?;
-        let names = places.iter().map(|place| place.name.clone());
+        let backings = BackingDir::all(&self.plan.backings)?;
+        let names = backings.iter().map(|backing| backing.name.clone());
         self.document.backings = names.map(|name| Backing { name }).collect();
         let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
         let mut bench = Bench {
@@ -98,12 +98,12 @@ impl Session {
             work: work.path(),
             laid_out: HashSet::new(),
         };
-        let left = self.left(&places);
+        let left = self.left(&backings);
         let progress = Progress::new(left.len());
         for step in &left {
-            let place = &places[step.backing];
-            progress.begin(self, place, step);
-            let Some(run) = self.step(&mut bench, place, step)? else {
+            let backing = &backings[step.backing];
+            progress.begin(self, backing, step);
+            let Some(run) = self.step(&mut bench, backing, step)? else {
                 break;
             };
             self.state.append(&run)?;
@@ -111,15 +111,15 @@ impl Session {
             progress.end(self);
         }
         progress.bar.finish_and_clear();
-        self.document.incomplete = !self.left(&places).is_empty();
+        self.document.incomplete = !self.left(&backings).is_empty();
         Ok(())
     }
 
     /// The steps that have no run yet.
-    fn left(&self, places: &[Place]) -> Vec<Step> {
+    fn left(&self, backings: &[BackingDir]) -> Vec<Step> {
         let size = Size {
             rounds: self.plan.rounds,
-            backings: places.len(),
+            backings: backings.len(),
             jobs: self.jobs.len(),
             configs: self.configs.len(),
         };
@@ -132,14 +132,19 @@ impl Session {
         let mut steps = steps(size);
         steps.retain(|step| {
             let (job, config) = (&self.jobs[step.job], &self.configs[step.config]);
-            let place = &places[step.backing];
-            !done.contains(&(step.round, &*place.name, &*job.name, &*config.name))
+            let backing = &backings[step.backing];
+            !done.contains(&(step.round, &*backing.name, &*job.name, &*config.name))
         });
         steps
     }
 
     /// One run; none if it was interrupted.
-    fn step(&mut self, bench: &mut Bench<'_>, place: &Place, step: &Step) -> Result<Option<Run>> {
+    fn step(
+        &mut self,
+        bench: &mut Bench<'_>,
+        backing: &BackingDir,
+        step: &Step,
+    ) -> Result<Option<Run>> {
         if bench.interrupt.is_set() {
             return Ok(None);
         }
@@ -147,14 +152,14 @@ impl Session {
         let mut run = Run {
             round: step.round,
             position: step.position,
-            backing: place.name.clone(),
+            backing: backing.name.clone(),
             job: job.name.clone(),
             config: config.name.clone(),
             command: String::new(),
             error: None,
             measured: None,
         };
-        match bench.run(place, job, config) {
+        match bench.run(backing, job, config) {
             Ok(done) => {
                 run.command = done.fio;
                 run.measured = Some(done.measured);
@@ -225,13 +230,13 @@ impl Progress {
         }
     }
 
-    fn begin(&self, session: &Session, place: &Place, step: &Step) {
+    fn begin(&self, session: &Session, backing: &BackingDir, step: &Step) {
         let (job, config) = (&session.jobs[step.job], &session.configs[step.config]);
         self.bar.set_message(format!(
             "round {}: {} on {} by {}",
             step.round + 1,
             job.name,
-            place.name,
+            backing.name,
             config.name
         ));
         // Drawn once for each run: a ticking bar would use the CPU during it.

@@ -47,6 +47,16 @@ pub fn succeed(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
+/// All that a program wrote, stdout first.
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned() + &said_on_stderr(output)
+}
+
+/// What it wrote to stderr.
+pub fn said_on_stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
 /// The last lines of a long output.
 pub fn tail(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();

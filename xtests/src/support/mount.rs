@@ -157,6 +157,17 @@ impl Mount {
         self.pid().map(|_| ())
     }
 
+    /// Skips a kernel that cannot be asked to forget: NOTIFY_PRUNE, 7.45.
+    pub fn require_prune(&self) -> Result<()> {
+        self.require_mount()?;
+        let status = self.status()?;
+        let version = &status["negotiated"]["kernel_abi"];
+        match (version[0].as_u64(), version[1].as_u64()) {
+            (Some(7), Some(45..)) => Ok(()),
+            _ => Err(missing(format!("NOTIFY_PRUNE (Linux 6.18): {version}"))),
+        }
+    }
+
     /// Requests without an answer, sent or queued.
     pub fn waiting(&self) -> Result<u64> {
         let control = connection(self.dir()).context("no FUSE connection")?;

@@ -6,9 +6,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
+
 /// Whether something is mounted on exactly this path.
 pub fn is_mounted(path: &Path) -> bool {
     mount_line(path).is_some()
+}
+
+/// The errno of stat(2) of `path`, asked of the server and not of the kernel's cache.
+pub fn stat_error(path: &Path) -> Option<i32> {
+    statx(
+        CWD,
+        path,
+        AtFlags::STATX_FORCE_SYNC,
+        StatxFlags::BASIC_STATS,
+    )
+    .err()
+    .map(Errno::raw_os_error)
 }
 
 /// The line of /proc/self/mountinfo for this mount point (the topmost, if several).

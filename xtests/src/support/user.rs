@@ -3,8 +3,8 @@
 //! results, and no helper program has to be readable by that user.
 
 use anyhow::{Context, Result, anyhow};
-use nix::sched::CloneFlags;
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::{Gid, Uid};
+use thrufs_sys::creds::Umask;
 
 /// A user and its groups; the numbers need not exist in /etc/passwd.
 #[derive(Clone, Debug)]
@@ -43,13 +43,13 @@ impl User {
     }
 
     fn become_it(&self) -> Result<()> {
-        nix::sched::unshare(CloneFlags::CLONE_FS).context("unshare(CLONE_FS)")?;
         let groups: Vec<Gid> = self.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
         rustix::thread::set_thread_groups(&groups).context("setgroups")?;
         let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
         rustix::thread::set_thread_res_gid(gid, gid, gid).context("setresgid")?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).context("setresuid")?;
-        rustix::process::umask(Mode::from_raw_mode(self.umask));
+        // For the rest of this thread's life.
+        std::mem::forget(Umask::assume(self.umask).context("unshare(CLONE_FS)")?);
         Ok(())
     }
 

@@ -104,6 +104,14 @@ pub(crate) struct Invalidations {
     changed: Condvar,
 }
 
+/// What the thread asks of the inode table.
+pub(crate) struct KnownInodes {
+    /// The inodes that the kernel knows.
+    pub(crate) all: Box<dyn Fn() -> Vec<u64> + Send>,
+    /// The inode for the log.
+    pub(crate) identify: Box<dyn Fn(u64) -> String + Send>,
+}
+
 /// What the thread does next.
 enum Next {
     One(u64, InvalRange, Vec<Then>),
@@ -112,20 +120,16 @@ enum Next {
 }
 
 impl Invalidations {
-    /// Starts the thread. `all` lists the inodes that the kernel knows.
+    /// Starts the thread.
     ///
     /// # Errors
     /// When there can be no thread.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        send: SendInval,
-        all: impl Fn() -> Vec<u64> + Send + 'static,
-    ) -> io::Result<()> {
+    pub(crate) fn start(self: &Arc<Self>, send: SendInval, known: KnownInodes) -> io::Result<()> {
         self.state.lock().running = true;
         let queue = Arc::clone(self);
         let thread = std::thread::Builder::new().name("thrufs-inval".into());
         thread
-            .spawn(move || queue.serve(&send, &all))
+            .spawn(move || queue.serve(&send, &known))
             .map(|_detached| ())
             .inspect_err(|_| self.stop())
     }
@@ -194,15 +198,16 @@ impl Invalidations {
         }
     }
 
-    fn serve(&self, send: &SendInval, all: &dyn Fn() -> Vec<u64>) {
+    fn serve(&self, send: &SendInval, known: &KnownInodes) {
         let invalidate = |ino: u64, stale: InvalRange| {
             let (offset, len) = stale.offset_and_len();
             tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE");
             if let Err(error) = send(ino, offset, len)
                 && self.state.lock().running
             {
+                let inode = (known.identify)(ino);
                 tracing::warn!(
-                    ino, offset, len, %error,
+                    inode, offset, len, %error,
                     "the kernel may go on showing bytes of a failed WRITE, or the file as it was before \
                      an external change: its cache cannot be invalidated; use --cache=never"
                 );
@@ -215,7 +220,7 @@ impl Invalidations {
                     then
                 }
                 Next::All(then) => {
-                    all()
+                    (known.all)()
                         .into_iter()
                         .for_each(|ino| invalidate(ino, InvalRange::WHOLE));
                     then

@@ -274,7 +274,10 @@ mod tests {
         let look_up = |index: usize| {
             let name = format!("f{index}");
             File::create(source.path().join(&name)).unwrap();
-            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+            fs.lookup(ROOT_INO, OsStr::new(&name))
+                .unwrap()
+                .into_entry()
+                .ino
         };
         let inodes = (0..files).map(look_up).collect();
         (source, fs, inodes)

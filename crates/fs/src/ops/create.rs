@@ -16,8 +16,9 @@ use crate::caller::Caller;
 use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
+use crate::ops::counted::CountedEntry;
 use crate::ops::open::Opened;
-use crate::passthrough::{Entry, Passthrough};
+use crate::passthrough::Passthrough;
 use crate::resolve::component;
 
 /// How often a name may come and go while one CREATE is served.
@@ -44,7 +45,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// EEXIST, EROFS, and the backing file system's.
-    pub fn mknod(&self, new: &NewNode<'_>, rdev: u32) -> Result<Entry> {
+    pub fn mknod(&self, new: &NewNode<'_>, rdev: u32) -> Result<CountedEntry<'_>> {
         let kind = FileType::from_raw_mode(new.mode);
         let dev = rustix::fs::makedev(
             (rdev & 0x000f_ff00) >> 8,
@@ -59,7 +60,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// As [`Passthrough::mknod`].
-    pub fn mkdir(&self, new: &NewNode<'_>) -> Result<Entry> {
+    pub fn mkdir(&self, new: &NewNode<'_>) -> Result<CountedEntry<'_>> {
         self.make(new, |dir, name| {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(new.mode & 0o7777))
         })
@@ -69,7 +70,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// As [`Passthrough::mknod`].
-    pub fn symlink(&self, new: &NewNode<'_>, target: &OsStr) -> Result<Entry> {
+    pub fn symlink(&self, new: &NewNode<'_>, target: &OsStr) -> Result<CountedEntry<'_>> {
         self.make(new, |dir, name| rustix::fs::symlinkat(target, dir, name))
     }
 
@@ -77,7 +78,7 @@ impl Passthrough {
         &self,
         new: &NewNode<'_>,
         make: impl Fn(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
-    ) -> Result<Entry> {
+    ) -> Result<CountedEntry<'_>> {
         self.check_writable()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
@@ -92,7 +93,7 @@ impl Passthrough {
     /// # Errors
     /// ESTALE for what is there already, EEXIST with O_EXCL, EISDIR for a directory; else as
     /// [`Passthrough::mknod`].
-    pub fn create(&self, new: &NewNode<'_>, flags: i32) -> Result<(Entry, Opened)> {
+    pub fn create(&self, new: &NewNode<'_>, flags: i32) -> Result<(CountedEntry<'_>, Opened)> {
         self.check_writable()?;
         self.check_room()?;
         let parent = self.inode(new.parent)?;
@@ -101,9 +102,9 @@ impl Passthrough {
             match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
                     self.sub_mounts.is_present(&parent, new.name);
-                    let entry = self.enter(self.reopen(&file, libc::O_PATH)?)?;
-                    let opened = self.opened(entry.ino, file, flags);
-                    return Ok((entry, opened));
+                    let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
+                    let opened = self.opened(made.entry.ino, file, flags);
+                    return Ok((made, opened));
                 }
                 // Made since the kernel looked, by way of SOURCE or another mount.
                 Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => {}
@@ -139,12 +140,13 @@ impl Passthrough {
     ///
     /// # Errors
     /// As there.
-    pub fn lookup_by(&self, tid: u32, parent: u64, name: &OsStr) -> Result<Entry> {
+    pub fn lookup_by(&self, tid: u32, parent: u64, name: &OsStr) -> Result<CountedEntry<'_>> {
         match self.create_retries.take(tid, parent, name) {
-            Some(met) => Ok(Entry {
-                entry_timeout: Duration::ZERO,
-                ..self.enter(met)?
-            }),
+            Some(met) => {
+                let mut found = self.enter(met)?;
+                found.entry.entry_timeout = Duration::ZERO;
+                Ok(found)
+            }
             None => self.lookup(parent, name),
         }
     }

@@ -11,6 +11,7 @@ use crate::handle_table::HandleKind;
 use crate::inode::identity::FileKind;
 use crate::inode::identity::InodeKey;
 use crate::inode::{Inode, ROOT_INO};
+use crate::ops::counted::CountedLookup;
 use crate::passthrough::{Entry, Passthrough};
 
 /// Bytes of getdents64(2) at a time.
@@ -75,7 +76,7 @@ impl Passthrough {
     /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`, for
     /// names whose inodes there is no room to hold, and for those that cannot be looked up, a mount that is
     /// dead or not entered say: these have [`ROOT_INO`] for a number. It returns true if it did not take
-    /// the one it got, and that lookup is taken back then.
+    /// the one it got. The lookups of the others are returned, for the reply to hand over.
     ///
     /// # Errors
     /// As there.
@@ -85,19 +86,20 @@ impl Passthrough {
         fh: u64,
         offset: u64,
         mut emit: impl FnMut(&DirEntry<'_>, Option<&Entry>) -> bool,
-    ) -> Result<()> {
+    ) -> Result<Vec<CountedLookup<'_>>> {
         let (inode, handle) = (self.inode(ino)?, self.handle(fh, ino)?);
         let mut emitted = 0_usize;
+        let mut lookups = Vec::new();
         self.readdir(ino, fh, offset, |found| {
             let is_first = emitted == 0;
             emitted += 1;
             if found.is_dot() || !self.has_room_for_listed(is_first) {
                 return Ok(emit(found, None));
             }
-            let entry = match self.lookup_listed(&handle.fd, found.name) {
-                Ok(entry) => {
+            let counted = match self.lookup_listed(&handle.fd, found.name) {
+                Ok(counted) => {
                     self.sub_mounts.is_present(&inode, found.name);
-                    entry
+                    counted
                 }
                 // Removed since it was listed.
                 Err(Errno::ENOENT) => return Ok(false),
@@ -106,12 +108,13 @@ impl Passthrough {
                     return Ok(emit(&DirEntry { ino, ..*found }, None));
                 }
             };
-            let full = emit(found, Some(&entry));
-            if full {
-                self.forget(entry.ino, 1);
+            let full = emit(found, Some(&counted.entry));
+            if !full {
+                lookups.push(counted.lookup);
             }
             Ok(full)
-        })
+        })?;
+        Ok(lookups)
     }
 
     /// The number under which the client sees entry `name` of `parent`. A mount point shows the

@@ -12,21 +12,27 @@ use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, key_of, statx};
 use crate::inode::{Inode, InodeRef};
+use crate::ops::counted::{CountedEntry, CountedLookup};
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
 impl Passthrough {
-    /// Looks `name` up in directory `parent`. The entry counts as one lookup.
+    /// Looks `name` up in directory `parent`.
     ///
     /// # Errors
     /// ENOENT; EINVAL for what is not a single name; ESTALE for an unknown parent.
-    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<Entry> {
+    pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<CountedEntry<'_>> {
         let parent = self.inode(parent)?;
         self.lookup_in(&parent, self.path_fd(&parent)?, name)
     }
 
     /// As [`Passthrough::lookup`], in the directory `parent`, which is behind `dir`.
-    pub(crate) fn lookup_in(&self, parent: &Inode, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+    pub(crate) fn lookup_in(
+        &self,
+        parent: &Inode,
+        dir: impl AsFd,
+        name: &OsStr,
+    ) -> Result<CountedEntry<'_>> {
         let found = self.lookup_at(dir, name);
         match found {
             Ok(_) => self.sub_mounts.is_present(parent, name),
@@ -37,18 +43,18 @@ impl Passthrough {
     }
 
     /// The name is resolved once; all that follows is about the inode it stood for then.
-    fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+    fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<CountedEntry<'_>> {
         self.enter(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
-    pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
+    pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<CountedEntry<'_>> {
         self.take_in(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
-    pub(crate) fn enter(&self, fd: OwnedFd) -> Result<Entry> {
+    pub(crate) fn enter(&self, fd: OwnedFd) -> Result<CountedEntry<'_>> {
         let entry = self.take_in(fd)?;
         if let Some(pressure) = &self.pressure {
             pressure.hold_back(self);
@@ -56,21 +62,21 @@ impl Passthrough {
         Ok(entry)
     }
 
-    fn take_in(&self, fd: OwnedFd) -> Result<Entry> {
+    fn take_in(&self, fd: OwnedFd) -> Result<CountedEntry<'_>> {
         let stat = statx(&fd)?;
         let kind = FileKind::from_mode(u32::from(stat.stx_mode));
         let key = key_of(&stat);
         let (held, fd) = self.hold(fd, key.mnt_id, kind)?;
         // `fd` is open until the inode is in the table: meanwhile no other file gets its inode number.
         let inode = self.inodes.look_up(key, kind, held);
+        let lookup = CountedLookup::new(self, inode.ino);
         self.sub_mounts.looked_up(&inode);
         let attr = match &fd {
             Some(fd) => self.attr_as_entered(&inode, stat, fd),
             None => inode
                 .path_fd()
                 .and_then(|fd| self.attr_as_entered(&inode, stat, fd)),
-        };
-        let attr = attr.inspect_err(|_| self.forget(inode.ino, 1))?;
+        }?;
         match fd {
             // Its last name is gone: no handle opens it any more.
             Some(fd) if stat.stx_nlink == 0 => {
@@ -87,11 +93,12 @@ impl Passthrough {
             FileKind::Directory => timeouts.dir,
             _other => timeouts.entry,
         };
-        Ok(Entry {
+        let entry = Entry {
             ino: inode.ino,
             attr,
             entry_timeout,
-        })
+        };
+        Ok(CountedEntry { entry, lookup })
     }
 
     /// The attributes of an inode that has just been taken in.

@@ -9,8 +9,9 @@ use rustix::thread::CapabilitySet;
 use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::PathFd;
+use crate::ops::counted::CountedEntry;
 use crate::ops::killpriv::mode_and_owner;
-use crate::passthrough::{Entry, Passthrough};
+use crate::passthrough::Passthrough;
 use crate::resolve::component;
 
 /// A name in a directory.
@@ -27,7 +28,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// EEXIST, EXDEV, EMLINK, EROFS, and the backing file system's others.
-    pub fn link(&self, ino: u64, to: DirEntryRef<'_>) -> Result<Entry> {
+    pub fn link(&self, ino: u64, to: DirEntryRef<'_>) -> Result<CountedEntry<'_>> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let parent = self.inode(to.parent)?;

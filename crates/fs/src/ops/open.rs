@@ -149,7 +149,7 @@ impl Passthrough {
         entered
             .inspect_err(|error| {
                 // An append-only inode; a file of 0444 that a user is making.
-                tracing::debug!(ino, %error, "not opened once more: its WRITEs are not joined");
+                tracing::debug!(inode = %self.identify(ino), %error, "not opened once more: its WRITEs are not joined");
             })
             .ok()
     }
@@ -192,7 +192,7 @@ impl Passthrough {
     pub fn release(&self, ino: u64, fh: u64) {
         self.locks.release_handle(fh);
         let Some(handle) = self.handles.remove(fh) else {
-            tracing::debug!(ino, fh, "RELEASE of a handle that is not open");
+            tracing::debug!(inode = %self.identify(ino), fh, "RELEASE of a handle that is not open");
             return;
         };
         if handle.file().is_some_and(|file| file.group.is_some()) {

@@ -227,7 +227,10 @@ mod tests {
         let look_up = |index| {
             let name = format!("f{index}");
             File::create(source.path().join(&name)).unwrap();
-            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
+            fs.lookup(ROOT_INO, OsStr::new(&name))
+                .unwrap()
+                .into_entry()
+                .ino
         };
         let inodes = (0..4).map(look_up).collect();
         let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;

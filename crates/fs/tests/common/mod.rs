@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use thrufs_fs::{
-    Backing, Caller, Config, DirEntryRef, Entry, HostBacking, NewNode, Opened, Passthrough,
-    ROOT_INO, Result, SetAttr, WriteRequest,
+    Backing, Caller, Config, CountedEntry, DirEntryRef, Entry, HostBacking, NewNode, Opened,
+    Passthrough, ROOT_INO, Result, SetAttr, WriteRequest,
 };
 
 /// A served scratch directory.
@@ -47,12 +47,14 @@ impl Served {
 
     pub(crate) fn create(&self, parent: u64, name: &str) -> Result<(Entry, Opened)> {
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-        self.fs
-            .create(&self.new_node(parent, name, libc::S_IFREG | 0o644), flags)
+        let node = self.new_node(parent, name, libc::S_IFREG | 0o644);
+        let (made, opened) = self.fs.create(&node, flags)?;
+        Ok((made.into_entry(), opened))
     }
 
     pub(crate) fn lookup(&self, parent: u64, name: &str) -> Result<Entry> {
-        self.fs.lookup(parent, OsStr::new(name))
+        let found = self.fs.lookup(parent, OsStr::new(name));
+        found.map(CountedEntry::into_entry)
     }
 
     pub(crate) fn open(&self, ino: u64, flags: i32) -> Result<Opened> {

@@ -14,7 +14,9 @@ use ::fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
-use thrufs_fs::{Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteRequest};
+use thrufs_fs::{
+    CountedLookup, Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteRequest,
+};
 
 use super::convert::{file_type, fuser_errno, number_only, set_time};
 use super::{
@@ -406,7 +408,10 @@ impl Filesystem for FuseAdapter {
         self.when_room(Opcode::ReadDirPlus, by, move |this| {
             let done = this.list(by, (ino, fh, offset), &mut reply);
             match done {
-                Ok(()) => reply.ok(),
+                Ok(lookups) => {
+                    lookups.into_iter().for_each(CountedLookup::hand_over);
+                    reply.ok();
+                }
                 Err(error) => reply.error(fuser_errno(error)),
             }
         });

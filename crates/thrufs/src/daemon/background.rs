@@ -8,6 +8,7 @@
 
 mod interrupts;
 
+use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -78,7 +79,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan, serve: Serve) -> any
 }
 
 /// What is told of a start that was interrupted.
-fn interrupted(signal: nix::sys::signal::Signal, mountpoint: &Path, before: u64) -> String {
+fn interrupted(signal: impl fmt::Display, mountpoint: &Path, before: u64) -> String {
     let shown = mountpoint.display();
     let now = MountPath::open(mountpoint).and_then(|place| place.mount_id());
     match now.is_ok_and(|now| now == before) {

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::Context;
 use thrufs_fs::{Covered, OwnMount, Passthrough};
@@ -44,17 +44,8 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Ru
 impl Running {
     /// What tells of this mount, which began now, with SOURCE as `source`.
     pub(crate) fn reporter(&self, source: &Path, source_view: SourceView) -> Reporter {
-        let pid = std::process::id();
-        Reporter {
-            fs: Arc::clone(self.fs()),
-            source: source.to_string_lossy().into_owned(),
-            mountpoint: self.attached.mountpoint().to_string_lossy().into_owned(),
-            device: self.attached.device().to_owned(),
-            pid,
-            server_pid: pid,
-            started: Instant::now(),
-            source_view,
-        }
+        let mountpoint = self.attached.mountpoint();
+        Reporter::new(self.fs(), source, mountpoint, self.device(), source_view)
     }
 
     /// See [`Serving::fs`].

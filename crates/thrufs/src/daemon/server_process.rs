@@ -3,17 +3,15 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Instant;
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount, Passthrough};
+use thrufs_fs::{Covered, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
-use super::link::{FromServer, Link, Serve, ToServer};
+use super::link::{FromServer, Link, ToServer};
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
 use crate::logging;
@@ -150,7 +148,9 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Answers, &[])?;
         let mut serving = Serving::start(fs, watch, connection, plan, serve.lets_go)?;
         serving.log(&plan.source, &serve.mountpoint);
-        let reporter = reporter(&serve, serving.fs(), source_view);
+        let (source, mountpoint) = (&serve.source, &serve.mountpoint);
+        let reporter = Reporter::new(serving.fs(), source, mountpoint, &serve.device, source_view)
+            .of_processes(serve.pid, serve.server_pid);
         if let Some(listener) = status {
             let askers = match serve.in_user_namespace {
                 true => Askers::LetIn,
@@ -165,19 +165,6 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Ready, &[])?;
         serving.ended().await
     })
-}
-
-fn reporter(serve: &Serve, fs: &Arc<Passthrough>, source_view: SourceView) -> Reporter {
-    Reporter {
-        fs: Arc::clone(fs),
-        source: serve.source.to_string_lossy().into_owned(),
-        mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
-        device: serve.device.clone(),
-        pid: serve.pid,
-        server_pid: serve.server_pid,
-        started: Instant::now(),
-        source_view,
-    }
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {

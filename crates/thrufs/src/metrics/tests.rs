@@ -1,8 +1,8 @@
 //! `--metrics` without a mount: any file system can be reported on.
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use hyper::header::ACCEPT;
 use thrufs_fs::{Config, Passthrough};
@@ -75,16 +75,10 @@ async fn bind_of_an_address_in_use_names_it() {
 async fn served(mountpoint: &str) -> SocketAddr {
     let source = tempfile::tempdir().unwrap();
     let directory = File::open(source.path()).unwrap().into();
-    let reporter = Reporter {
-        fs: Arc::new(Passthrough::new(directory, Config::default()).unwrap()),
-        source: "/srv".to_owned(),
-        mountpoint: mountpoint.to_owned(),
-        device: "0:1".to_owned(),
-        pid: 1,
-        server_pid: 1,
-        started: Instant::now(),
-        source_view: SourceView::new(SourceState::default),
-    };
+    let fs = Arc::new(Passthrough::new(directory, Config::default()).unwrap());
+    let (source, mountpoint) = (Path::new("/srv"), Path::new(mountpoint));
+    let source_view = SourceView::new(SourceState::default);
+    let reporter = Reporter::new(&fs, source, mountpoint, "0:1", source_view).of_processes(1, 1);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     // Those of its connections are as small, so that a long answer waits for its reader.
     socket.set_send_buffer_size(1).unwrap();

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{anyhow, bail};
 use nix::errno::Errno;
-use rustix::fs::{Mode, OFlags};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
 
 use super::options::{Access, MountOptions, fs_type};
 
@@ -16,22 +17,19 @@ const DEVICE: &str = "/dev/fuse";
 
 /// Opens /dev/fuse, or says what to do.
 pub(super) fn open_device() -> anyhow::Result<OwnedFd> {
-    use rustix::io::Errno;
-    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(|errno| {
-        match errno {
-            Errno::NOENT => anyhow!(
-                "{DEVICE} does not exist: load the kernel module (`modprobe fuse`); in a container, \
+    open(DEVICE, OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty()).map_err(|errno| match errno {
+        Errno::ENOENT => anyhow!(
+            "{DEVICE} does not exist: load the kernel module (`modprobe fuse`); in a container, \
                  pass the device in (`--device {DEVICE}`)"
-            ),
-            Errno::NODEV | Errno::NXIO => {
-                anyhow!("{DEVICE}: the kernel has no FUSE: load the module (`modprobe fuse`)")
-            }
-            Errno::ACCESS | Errno::PERM => anyhow!(
-                "{DEVICE}: not permitted: in a container, pass the device in (`--device {DEVICE}`); \
-                 else check its mode (should be 0666)"
-            ),
-            other => anyhow!("{DEVICE}: {other}"),
+        ),
+        Errno::ENODEV | Errno::ENXIO => {
+            anyhow!("{DEVICE}: the kernel has no FUSE: load the module (`modprobe fuse`)")
         }
+        Errno::EACCES | Errno::EPERM => anyhow!(
+            "{DEVICE}: not permitted: in a container, pass the device in (`--device {DEVICE}`); \
+                 else check its mode (should be 0666)"
+        ),
+        other => anyhow!("{DEVICE}: {other}"),
     })
 }
 
@@ -51,10 +49,7 @@ pub(super) fn mount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result
 }
 
 fn mount_data(device: i32, options: &MountOptions) -> String {
-    let (uid, gid) = (
-        rustix::process::getuid().as_raw(),
-        rustix::process::getgid().as_raw(),
-    );
+    let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
     let mut data =
         format!("fd={device},rootmode=40000,user_id={uid},group_id={gid},default_permissions");
     match options.access {

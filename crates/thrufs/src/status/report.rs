@@ -2,6 +2,7 @@
 //! prints as it came.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -50,6 +51,36 @@ pub(crate) struct Reporter {
 }
 
 impl Reporter {
+    /// What tells of a mount that begins now and that this process makes and serves.
+    pub(crate) fn new(
+        fs: &Arc<Passthrough>,
+        source: &Path,
+        mountpoint: &Path,
+        device: &str,
+        source_view: SourceView,
+    ) -> Self {
+        let pid = std::process::id();
+        Self {
+            fs: Arc::clone(fs),
+            source: source.to_string_lossy().into_owned(),
+            mountpoint: mountpoint.to_string_lossy().into_owned(),
+            device: device.to_owned(),
+            pid,
+            server_pid: pid,
+            started: Instant::now(),
+            source_view,
+        }
+    }
+
+    /// The same, where these processes make and serve it.
+    pub(crate) fn of_processes(self, pid: u32, server_pid: u32) -> Self {
+        Self {
+            pid,
+            server_pid,
+            ..self
+        }
+    }
+
     /// The mount now.
     pub(crate) fn status(&self) -> io::Result<Status> {
         Ok(Status {

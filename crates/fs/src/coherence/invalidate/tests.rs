@@ -25,7 +25,11 @@ fn gated(all: Vec<u64>) -> (Arc<Invalidations>, mpsc::Sender<()>, mpsc::Receiver
         permits.recv_timeout(DEADLINE).unwrap();
         Ok(())
     };
-    queue.start(Box::new(send), move || all.clone()).unwrap();
+    let known = KnownInodes {
+        all: Box::new(move || all.clone()),
+        identify: Box::new(|ino| ino.to_string()),
+    };
+    queue.start(Box::new(send), known).unwrap();
     (queue, permit, sent)
 }
 

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
 
 use thrufs_fs::{Config, Passthrough};
 
@@ -13,16 +12,10 @@ use crate::daemon::source_state::{SourceState, SourceView};
 
 fn reporter(source: &Path, device: &str) -> Reporter {
     let directory: OwnedFd = File::open(source).unwrap().into();
-    Reporter {
-        fs: Arc::new(Passthrough::new(directory, Config::default()).unwrap()),
-        source: "/srv".to_owned(),
-        mountpoint: "/mnt".to_owned(),
-        device: device.to_owned(),
-        pid: std::process::id(),
-        server_pid: std::process::id(),
-        started: Instant::now(),
-        source_view: SourceView::new(SourceState::default),
-    }
+    let fs = Arc::new(Passthrough::new(directory, Config::default()).unwrap());
+    let (source, mountpoint) = (Path::new("/srv"), Path::new("/mnt"));
+    let source_view = SourceView::new(SourceState::default);
+    Reporter::new(&fs, source, mountpoint, device, source_view)
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> T {

@@ -12,7 +12,7 @@ use xtests::support::mount_table::mount_table;
 use xtests::support::scratch::{Backing, Scratch};
 
 /// A backing with its SOURCE.
-pub(super) struct Place {
+pub(super) struct BackingDir {
     /// `tmpfs`, or the type of the file system.
     pub(super) name: String,
     source: PathBuf,
@@ -25,16 +25,22 @@ enum Held {
     Disk { _dir: TempDir },
 }
 
-impl Place {
+impl BackingDir {
     /// One for each of `backings`, with distinct names.
     pub(super) fn all(backings: &[String]) -> Result<Vec<Self>> {
-        let places = backings.iter().map(|backing| Self::new(backing));
-        let places: Vec<Self> = places.collect::<Result<_>>()?;
-        for (at, place) in places.iter().enumerate() {
-            let twice = places[..at].iter().any(|other| other.name == place.name);
-            ensure!(!twice, "two backings are {}: name one of them", place.name);
+        let backings = backings.iter().map(|name| Self::new(name));
+        let backings: Vec<Self> = backings.collect::<Result<_>>()?;
+        for (at, backing) in backings.iter().enumerate() {
+            let twice = backings[..at]
+                .iter()
+                .any(|other| other.name == backing.name);
+            ensure!(
+                !twice,
+                "two backings are {}: name one of them",
+                backing.name
+            );
         }
-        Ok(places)
+        Ok(backings)
     }
 
     /// `tmpfs`, or a directory on the file system to use.
@@ -114,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn place_in_a_directory_that_is_not_there_is_refused() {
-        let error = Place::new("/nonexistent").err().expect("not there");
+    fn backing_in_a_directory_that_is_not_there_is_refused() {
+        let error = BackingDir::new("/nonexistent").err().expect("not there");
         assert!(error.to_string().contains("/nonexistent"), "{error}");
     }
 }
