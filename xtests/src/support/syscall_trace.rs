@@ -71,7 +71,8 @@ impl SyscallTrace {
             .args(["--string-limit", HEADER, "--output"])
             .arg(&log)
             .args(["--attach", &server.to_string()])
-            .stdin(Stdio::null());
+            .stdin(Stdio::null())
+            .stderr(Stdio::null());
         let trace = Self {
             strace: command.spawn().context("strace")?,
             log,
@@ -173,12 +174,16 @@ fn parse(text: &str, devices: &[String]) -> Vec<Served> {
             _other => {
                 if let Some(request) = serving.get_mut(tid)
                     && !NOT_COUNTED.contains(&name)
+                    // The standard library of a debug build asks before each close(2).
+                    && !arguments.contains("F_GETFD")
                 {
                     request.calls.push(name.to_owned());
                 }
             }
         }
     }
+    // Answered, and the thread not yet back at its read(2).
+    served.extend(serving.into_values());
     served
 }
 
@@ -220,6 +225,7 @@ mod tests {
 8 statx(9, "", 0, 0, {}) = 0
 7 writev(5, [{}], 2) = 144
 8 writev(5, [{}], 2) = 120
+7 fcntl(21, F_GETFD) = 0x1 (flags FD_CLOEXEC)
 7 close(21) = 0
 7 read(5,  <unfinished ...>
 8 read(5, 0x7f, 100) = -1 ENODEV (No such device)

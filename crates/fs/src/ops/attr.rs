@@ -227,7 +227,8 @@ impl Passthrough {
         }
         let fd = self.open_inode(inode, libc::O_WRONLY | libc::O_NONBLOCK)?;
         if let (Some(caller), None) = (&set.caller, set.fh) {
-            self.check_still_open_to(caller, inode, &fd, Wanted::WRITE)?;
+            let stat = || killpriv::mode_and_owner(&fd);
+            self.check_still_open_to(caller, inode, stat, Wanted::WRITE)?;
         }
         self.backing.truncate(fd.as_fd(), size)
     }

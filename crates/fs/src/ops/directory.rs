@@ -94,11 +94,9 @@ impl Passthrough {
             if found.is_dot() || !self.has_room_for_listed(is_first) {
                 return Ok(emit(found, None));
             }
-            let entry = match self.lookup_listed(&handle.fd, found.name) {
-                Ok(entry) => {
-                    self.sub_mounts.is_present(&inode, found.name);
-                    entry
-                }
+            // A known inode is listed under its nodeid.
+            let entry = match self.lookup_listed(&inode, &handle.fd, found.name, found.ino) {
+                Ok(entry) => entry,
                 // Removed since it was listed.
                 Err(Errno::ENOENT) => return Ok(false),
                 Err(_shown_by_stat) => {
