@@ -22,6 +22,7 @@ pub mod scratch;
 mod shutdown_wait;
 pub mod skip;
 pub mod stdout;
+pub mod syscall_trace;
 pub mod user;
 pub mod wait;
 

@@ -49,6 +49,7 @@ mod forget_wait;
 mod handle_table;
 mod host_locks;
 mod inode;
+mod name_hints;
 mod negotiated;
 mod notifier;
 mod ops;

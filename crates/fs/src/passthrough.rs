@@ -29,6 +29,7 @@ use crate::inode::limit::InodeLimit;
 use crate::inode::mount_fd::MountFds;
 use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
+use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
 use crate::parked::Parked;
@@ -56,6 +57,8 @@ pub struct Passthrough {
     pub(crate) config: Config,
     pub(crate) backing: Arc<dyn Backing>,
     pub(crate) inodes: InodeTable,
+    /// None where a name cannot be looked at without opening it.
+    pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
     pub(crate) write_groups: WriteGroups,
     pub(crate) locks: HostLocks,
@@ -130,6 +133,7 @@ impl Passthrough {
         let pressure = fd_limit.inode_limit(&config);
         let pressure = pressure.map(|limit| Arc::new(InodeLimit::new(limit)));
         Ok(Self {
+            name_hints: NameHints::of(&source),
             inodes: InodeTable::new(key_of(&stat), InodeRef::Fd(source)),
             config,
             backing,

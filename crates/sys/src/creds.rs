@@ -1,17 +1,22 @@
 //! Acting for a caller: the file system credentials and the umask of the calling thread.
 //!
 //! Invariant: whatever a guard changed is back when the guard is dropped, on the same thread (the
-//! guards are not `Send`). Why not create as root and chown: quota, setgid directories and the
+//! guards are not `Send`). The umask stays, and is set by all that makes files. Why not leave the ids as well:
+//! SOURCE on NFS or FUSE would be asked in the last caller's name for what the server does in its own.
+//! Why not create as root and chown: quota, setgid directories and the
 //! order in which others see the file would be wrong in between.
 
+use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
+use std::thread::LocalKey;
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::stat::Mode;
 use nix::unistd::{Gid, Uid};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// Keeps a guard on the thread that made it.
 type NotSend = PhantomData<*const ()>;
@@ -47,18 +52,17 @@ impl FsCreds {
     /// EOVERFLOW for an id that there is not in the daemon's user namespace: setfsuid(2) fails without a
     /// word, and the caller's work would be done as root. Else from capset(2). Everything is put back.
     pub fn assume(uid: u32, gid: u32, power: Power) -> io::Result<Self> {
-        let root = nix::unistd::geteuid().is_root();
         let mut guard = Self {
             changed: false,
             _thread: PhantomData,
         };
-        if !root || (uid == 0 && gid == 0) {
+        if (uid == 0 && gid == 0) || !is_root() {
             return Ok(guard);
         }
         guard.changed = true;
         set_fs_gid(gid)?;
         if uid != 0 {
-            let before = rustix::thread::capabilities(None)?;
+            let before = own_capabilities()?;
             set_fs_uid(uid)?;
             let dropped = match power {
                 Power::Keep => CapabilitySet::empty(),
@@ -73,23 +77,61 @@ impl FsCreds {
     }
 }
 
+/// Whether this process is root, which it is from its start to its end or never.
+fn is_root() -> bool {
+    static IS_ROOT: OnceLock<bool> = OnceLock::new();
+    *IS_ROOT.get_or_init(|| nix::unistd::geteuid().is_root())
+}
+
+/// The calling thread's capabilities outside of any guard, which nothing else changes once it serves: asked for
+/// before its first guard.
+fn own_capabilities() -> io::Result<CapabilitySets> {
+    thread_local! {
+        static OWN: Cell<Option<CapabilitySets>> = const { Cell::new(None) };
+    }
+    if let Some(own) = OWN.get() {
+        return Ok(own);
+    }
+    let own = rustix::thread::capabilities(None)?;
+    OWN.set(Some(own));
+    Ok(own)
+}
+
+/// An id that the calling thread has taken before: the user namespace has it, now as then.
+type Taken = LocalKey<Cell<Option<u32>>>;
+
+thread_local! {
+    static TAKEN_GID: Cell<Option<u32>> = const { Cell::new(None) };
+    static TAKEN_UID: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
 /// setfsgid(2) never fails: whether it did something is asked for by an id that is none.
 fn set_fs_gid(gid: u32) -> io::Result<()> {
     let wanted = Gid::from_raw(gid);
     nix::unistd::setfsgid(wanted);
-    taken(nix::unistd::setfsgid(Gid::from_raw(u32::MAX)) == wanted)
+    taken(&TAKEN_GID, gid, || {
+        nix::unistd::setfsgid(Gid::from_raw(u32::MAX)) == wanted
+    })
 }
 
 /// The same by setfsuid(2).
 fn set_fs_uid(uid: u32) -> io::Result<()> {
     let wanted = Uid::from_raw(uid);
     nix::unistd::setfsuid(wanted);
-    taken(nix::unistd::setfsuid(Uid::from_raw(u32::MAX)) == wanted)
+    taken(&TAKEN_UID, uid, || {
+        nix::unistd::setfsuid(Uid::from_raw(u32::MAX)) == wanted
+    })
 }
 
-fn taken(is_taken: bool) -> io::Result<()> {
-    match is_taken {
-        true => Ok(()),
+fn taken(before: &'static Taken, id: u32, is_taken: impl FnOnce() -> bool) -> io::Result<()> {
+    if before.get() == Some(id) {
+        return Ok(());
+    }
+    match is_taken() {
+        true => {
+            before.set(Some(id));
+            Ok(())
+        }
         false => Err(Errno::EOVERFLOW.into()),
     }
 }
@@ -104,42 +146,31 @@ impl Drop for FsCreds {
     }
 }
 
-/// The thread's umask is the caller's while this lives, so that the backing file system combines
-/// it with default ACLs as it would for the caller itself.
-#[derive(Debug)]
-pub struct Umask {
-    before: Mode,
-    _thread: NotSend,
-}
-
-impl Umask {
-    /// Sets the calling thread's umask (permission bits).
-    ///
-    /// The first use on a thread gives it a root, current directory and umask of its own
-    /// (unshare(2) with CLONE_FS, which needs no privilege).
-    ///
-    /// # Errors
-    /// From unshare(2).
-    pub fn assume(umask: u32) -> io::Result<Self> {
-        thread_local! {
-            static OWN_FS: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
-        }
-        if !OWN_FS.get() {
-            nix::sched::unshare(CloneFlags::CLONE_FS)?;
-            OWN_FS.set(true);
-        }
-        let before = nix::sys::stat::umask(Mode::from_bits_truncate(umask & 0o777));
-        Ok(Self {
-            before,
-            _thread: PhantomData,
-        })
+/// Sets the calling thread's umask (permission bits), so that the backing file system combines it with default
+/// ACLs as it would for the caller itself. It stays: each operation that makes a file sets its own, which is a
+/// system call only when another one was set last.
+///
+/// The first use on a thread gives it a root, current directory and umask of its own (unshare(2) with CLONE_FS,
+/// which needs no privilege).
+///
+/// # Errors
+/// From unshare(2).
+pub fn set_umask(umask: u32) -> io::Result<()> {
+    thread_local! {
+        /// None while the thread shares that of the process.
+        static OWN: Cell<Option<Mode>> = const { Cell::new(None) };
     }
-}
-
-impl Drop for Umask {
-    fn drop(&mut self) {
-        nix::sys::stat::umask(self.before);
+    let umask = Mode::from_bits_truncate(umask & 0o777);
+    let own = OWN.get();
+    if own == Some(umask) {
+        return Ok(());
     }
+    if own.is_none() {
+        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+    }
+    nix::sys::stat::umask(umask);
+    OWN.set(Some(umask));
+    Ok(())
 }
 
 #[cfg(test)]
@@ -155,10 +186,10 @@ mod tests {
         };
         let outside = probe();
         std::thread::spawn(move || {
-            let guard = Umask::assume(0o123).unwrap();
-            assert_eq!(probe(), Mode::from_bits_truncate(0o123));
-            drop(guard);
-            assert_eq!(probe(), outside);
+            for umask in [0o123, 0o123, 0o077] {
+                set_umask(umask).unwrap();
+                assert_eq!(probe(), Mode::from_bits_truncate(umask));
+            }
         })
         .join()
         .unwrap();

@@ -29,6 +29,13 @@ pub(crate) struct Watches {
     changed: Condvar,
 }
 
+/// A file as it was at `asked` or later.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Seen {
+    pub(crate) asked: Time,
+    pub(crate) stat: Statx,
+}
+
 /// What a new handle learns.
 #[derive(Debug)]
 pub(crate) struct Entered {
@@ -39,15 +46,14 @@ pub(crate) struct Entered {
 }
 
 impl Watches {
-    /// One more handle of `ino`, to be given back with [`Watches::release`]. `stat` is as it was at
-    /// `asked` or later.
-    pub(crate) fn enter(&self, ino: u64, asked: Time, stat: &Statx) -> Entered {
+    /// One more handle of `ino`, to be given back with [`Watches::release`].
+    pub(crate) fn enter(&self, ino: u64, Seen { asked, stat }: &Seen) -> Entered {
         let mut watches = self.watches.write();
         if let Some((watch, handles)) = watches.get_mut(&ino) {
             *handles += 1;
             let watch = Arc::clone(watch);
             drop(watches);
-            let external = watch.judge(asked, stat);
+            let external = watch.judge(*asked, stat);
             let keep = external.is_none();
             return Entered {
                 watch,

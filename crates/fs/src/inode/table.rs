@@ -10,8 +10,8 @@
 //! gets EIO (fuse_iget).
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
@@ -126,6 +126,28 @@ impl InodeTable {
         maps.by_ino.insert(ino, inode.clone());
         maps.by_key.insert(key, ino);
         inode
+    }
+
+    /// The inode with this nodeid and its key, if a descriptor holds it for as long as it is here. Not to be
+    /// upgraded: that could outlast the FORGET.
+    pub(crate) fn held(&self, ino: u64) -> Option<(InodeKey, Weak<Inode>)> {
+        let maps = self.maps.read();
+        let inode = maps.by_ino.get(&ino)?;
+        match inode.held {
+            InodeRef::Fd(_) => Some((inode.key, Arc::downgrade(inode))),
+            InodeRef::Handle { .. } => None,
+        }
+    }
+
+    /// Counts one more lookup of the inode `known`, unless the kernel has forgotten it.
+    pub(crate) fn look_up_again(&self, ino: u64, known: &Weak<Inode>) -> Option<Arc<Inode>> {
+        let maps = self.maps.read();
+        let inode = maps.by_ino.get(&ino)?;
+        if Arc::as_ptr(inode) != known.as_ptr() {
+            return None;
+        }
+        inode.nlookup.fetch_add(1, Ordering::Relaxed);
+        Some(Arc::clone(inode))
     }
 
     /// The number under which the client sees, or would see, the inode with this key.
@@ -245,6 +267,23 @@ mod tests {
         let table = table();
         assert_eq!(look_up(&table, key(1, 77)).ino, 77);
         assert_eq!(table.number_of(&key(1, 78)), 78);
+    }
+
+    /// A LOOKUP that finds an inode's number by name must not count for a later inode that was given it.
+    #[test]
+    fn look_up_again_of_a_forgotten_inode_counts_for_no_successor() {
+        let table = table();
+        let first = look_up(&table, key(1, 77));
+        let (found, known) = table.held(first.ino).unwrap();
+        assert_eq!(found, key(1, 77));
+        let again = table.look_up_again(first.ino, &known).unwrap();
+        assert_eq!(again.nlookup.load(Ordering::Relaxed), 2);
+        drop((first, again));
+        assert!(table.forget(77, 2).is_some());
+        let second = look_up(&table, key(1, 77));
+        assert!(table.look_up_again(77, &known).is_none());
+        assert_eq!(second.nlookup.load(Ordering::Relaxed), 1);
+        assert!(table.held(78).is_none());
     }
 
     #[test]

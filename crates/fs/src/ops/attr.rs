@@ -9,7 +9,6 @@ use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::attr::Attr;
 use crate::caller::Caller;
-use crate::caller::inspect::has_fsetid;
 use crate::coherence::external::{Sets, Time};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
@@ -131,12 +130,12 @@ impl Passthrough {
         if set.uid.is_some() || set.gid.is_some() {
             self.set_owner(inode, set)?;
         }
-        // fuser does not hand on FATTR_KILL_SUIDGID, so the caller is looked at.
-        if let Some(caller) = set.caller.filter(|caller| !has_fsetid(caller)) {
+        // fuser does not hand on FATTR_KILL_SUIDGID, so the file is looked at, and if it matters the caller.
+        if let Some(caller) = &set.caller {
             if set.size.is_some() {
-                self.kill(self.path_fd(inode)?, &caller)?;
+                self.kill_unless_privileged(self.path_fd(inode)?, caller)?;
             } else if set.is_empty() {
-                self.kill_if_permitted(self.path_fd(inode)?, &caller)?;
+                self.kill_if_permitted(self.path_fd(inode)?, caller)?;
             }
         }
         if let Some(size) = set.size {
@@ -194,14 +193,9 @@ impl Passthrough {
             return Err(Errno::EPERM);
         }
         rustix::fs::chownat(&fd, c"", uid, gid, flags).or_errno()?;
-        match set.caller.filter(|caller| !has_fsetid(caller)) {
-            Some(caller)
-                if inode.kind != FileKind::Directory
-                    && self.loses_plain_set_gid(&before, &caller) =>
-            {
-                killpriv::clear(&fd, u32::from(before.stx_mode))
-            }
-            _unchanged => Ok(()),
+        match &set.caller {
+            Some(caller) => self.kill_after_chown(&fd, &before, caller),
+            None => Ok(()),
         }
     }
 
@@ -233,7 +227,8 @@ impl Passthrough {
         }
         let fd = self.open_inode(inode, libc::O_WRONLY | libc::O_NONBLOCK)?;
         if let (Some(caller), None) = (&set.caller, set.fh) {
-            self.check_still_open_to(caller, inode, &fd, Wanted::WRITE)?;
+            let stat = || killpriv::mode_and_owner(&fd);
+            self.check_still_open_to(caller, inode, stat, Wanted::WRITE)?;
         }
         self.backing.truncate(fd.as_fd(), size)
     }

@@ -10,9 +10,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
-use thrufs_sys::creds::{FsCreds, Power, Umask};
+use thrufs_sys::creds::{FsCreds, Power, set_umask};
 
 use crate::caller::Caller;
+use crate::coherence::external::Time;
+use crate::coherence::open_files::Seen;
 use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
@@ -101,9 +103,11 @@ impl Passthrough {
         for _ in 0..ATTEMPTS {
             match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
-                    self.sub_mounts.is_present(&parent, new.name);
+                    let asked = Time::now();
                     let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
-                    let opened = self.opened(made.entry.ino, file, flags);
+                    self.note_present(&parent, new.name, &made.entry);
+                    let (ino, stat) = (made.entry.ino, made.entry.attr.stat);
+                    let opened = self.opened(ino, file, flags, Some(Seen { asked, stat }));
                     return Ok((made, opened));
                 }
                 // Made since the kernel looked, by way of SOURCE or another mount.
@@ -162,7 +166,7 @@ impl Passthrough {
 
 impl NewNode<'_> {
     fn as_caller<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        let _umask = Umask::assume(self.umask).or_errno()?;
+        set_umask(self.umask).or_errno()?;
         let _creds = FsCreds::assume(self.caller.uid, self.caller.gid, Power::Keep).or_errno()?;
         act()
     }

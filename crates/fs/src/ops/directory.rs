@@ -96,11 +96,9 @@ impl Passthrough {
             if found.is_dot() || !self.has_room_for_listed(is_first) {
                 return Ok(emit(found, None));
             }
-            let counted = match self.lookup_listed(&handle.fd, found.name) {
-                Ok(counted) => {
-                    self.sub_mounts.is_present(&inode, found.name);
-                    counted
-                }
+            // A known inode is listed under its nodeid.
+            let counted = match self.lookup_listed(&inode, &handle.fd, found.name, found.ino) {
+                Ok(counted) => counted,
                 // Removed since it was listed.
                 Err(Errno::ENOENT) => return Ok(false),
                 Err(_shown_by_stat) => {

@@ -8,6 +8,9 @@
 //! Why not let the backing file system see a thread without CAP_FSETID: that is three system calls
 //! more for each WRITE of an ordinary user, is bound to one thread, and decides about set-gid by the
 //! daemon's groups instead of the caller's. Here a WRITE pays one statx(2), and one of root nothing.
+//!
+//! What a caller has (CAP_FSETID, groups) is asked of another process, which costs more than the change
+//! itself: only about a file that has one of the bits, after the statx(2) that shows it.
 
 use std::os::fd::AsFd;
 
@@ -31,7 +34,7 @@ impl Passthrough {
     pub fn kill_suidgid(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
-        self.kill(&handle.fd, caller)
+        self.kill_if(&handle.fd, caller, |_| true)
     }
 
     /// Before FALLOCATE or COPY_FILE_RANGE into the file, which do not say what the caller lacks.
@@ -39,18 +42,30 @@ impl Passthrough {
     /// # Errors
     /// As [`Passthrough::kill_suidgid`].
     pub fn kill_suidgid_unless_privileged(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
-        if has_fsetid(caller) {
-            return Ok(());
-        }
-        self.kill_suidgid(ino, fh, caller)
+        self.check_writable()?;
+        let handle = self.handle(fh, ino)?;
+        self.kill_unless_privileged(&handle.fd, caller)
+    }
+
+    /// Removes from the regular file `fd` the bits that a write by `caller` removes.
+    pub(crate) fn kill_unless_privileged(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
+        self.kill_if(fd, caller, |_| !has_fsetid(caller))
     }
 
     /// Removes from the regular file `fd` the bits that a write by `caller`, which lacks CAP_FSETID,
-    /// removes.
-    pub(crate) fn kill(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
+    /// removes; `is_due` is asked about a file that has one of them.
+    fn kill_if(
+        &self,
+        fd: impl AsFd,
+        caller: &Caller,
+        is_due: impl FnOnce(&Statx) -> bool,
+    ) -> Result<()> {
         let stat = mode_and_owner(&fd)?;
         let mode = u32::from(stat.stx_mode);
-        if mode & (SET_UID | SET_GID) == 0 || FileKind::from_mode(mode) != FileKind::Regular {
+        if mode & (SET_UID | SET_GID) == 0
+            || FileKind::from_mode(mode) != FileKind::Regular
+            || !is_due(&stat)
+        {
             return Ok(());
         }
         if self.loses_plain_set_gid(&stat, caller) {
@@ -68,12 +83,13 @@ impl Passthrough {
     /// What the kernel wants of a SETATTR that sets nothing: `caller` is about to write past the daemon
     /// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file.
     pub(crate) fn kill_if_permitted(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
-        let stat = mode_and_owner(&fd)?;
-        let mode = u32::from(stat.stx_mode);
-        let may = caller.uid == stat.stx_uid
-            || mode & libc::S_IWOTH != 0
-            || mode & libc::S_IWGRP != 0 && self.is_member(&stat, caller);
-        if may { self.kill(fd, caller) } else { Ok(()) }
+        self.kill_if(fd, caller, |stat| {
+            let mode = u32::from(stat.stx_mode);
+            let may = caller.uid == stat.stx_uid
+                || mode & libc::S_IWOTH != 0
+                || mode & libc::S_IWGRP != 0 && self.is_member(stat, caller);
+            may && !has_fsetid(caller)
+        })
     }
 
     /// Whether the caller is in the file's group.
@@ -83,9 +99,27 @@ impl Passthrough {
 
     /// Set-gid without group execution stays for a member of the file's group alone, which the backing
     /// file system cannot judge.
-    pub(crate) fn loses_plain_set_gid(&self, stat: &Statx, caller: &Caller) -> bool {
-        let mode = u32::from(stat.stx_mode);
-        mode & SET_GID != 0 && mode & GROUP_EXEC == 0 && !self.is_member(stat, caller)
+    fn loses_plain_set_gid(&self, stat: &Statx, caller: &Caller) -> bool {
+        has_plain_set_gid(stat) && !self.is_member(stat, caller)
+    }
+
+    /// After a chown(2) by `caller` of the file `fd`, which was as `before`: the backing file system has
+    /// removed the other bits.
+    pub(crate) fn kill_after_chown(
+        &self,
+        fd: impl AsFd,
+        before: &Statx,
+        caller: &Caller,
+    ) -> Result<()> {
+        let mode = u32::from(before.stx_mode);
+        match FileKind::from_mode(mode) != FileKind::Directory
+            && has_plain_set_gid(before)
+            && !has_fsetid(caller)
+            && !self.is_member(before, caller)
+        {
+            true => clear(fd, mode),
+            false => Ok(()),
+        }
     }
 
     /// Supplementary groups of the caller, as groups on SOURCE. Empty when it cannot be seen.
@@ -96,8 +130,13 @@ impl Passthrough {
     }
 }
 
+fn has_plain_set_gid(stat: &Statx) -> bool {
+    let mode = u32::from(stat.stx_mode);
+    mode & SET_GID != 0 && mode & GROUP_EXEC == 0
+}
+
 /// Clears both bits of the file `fd`, an O_PATH descriptor or not, that has this mode.
-pub(crate) fn clear(fd: impl AsFd, mode: u32) -> Result<()> {
+fn clear(fd: impl AsFd, mode: u32) -> Result<()> {
     let mode = Mode::from_raw_mode(mode & 0o7777 & !(SET_UID | SET_GID));
     let link = crate::caller::proc::link(&fd);
     match rustix::fs::chmod(link, mode).or_errno() {

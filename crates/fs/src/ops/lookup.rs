@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
@@ -33,24 +34,64 @@ impl Passthrough {
         dir: impl AsFd,
         name: &OsStr,
     ) -> Result<CountedEntry<'_>> {
-        let found = self.lookup_at(dir, name);
-        match found {
-            Ok(_) => self.sub_mounts.is_present(parent, name),
+        let hints = self.name_hints.as_ref();
+        let guess = hints.map_or(0, |hints| hints.guess(parent.ino, name));
+        let found = self.lookup_at(parent, dir, name, guess);
+        match &found {
+            Ok(counted) => self.note_present(parent, name, &counted.entry),
             Err(Errno::ENOENT) => self.sub_mounts.is_absent(parent, name),
             Err(_) => {}
         }
         found
     }
 
-    /// The name is resolved once; all that follows is about the inode it stood for then.
-    fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<CountedEntry<'_>> {
-        self.enter(self.crossing.find(dir, &component(name)?)?)
+    /// The kernel is told what `name` in `parent` stands for.
+    pub(crate) fn note_present(&self, parent: &Inode, name: &OsStr, entry: &Entry) {
+        self.sub_mounts.is_present(parent, name);
+        if let Some(hints) = &self.name_hints {
+            hints.note(parent.ino, name, entry.ino);
+        }
+    }
+
+    /// The name is resolved once; all that follows is about the inode it stood for then, probably `guess`.
+    fn lookup_at(
+        &self,
+        parent: &Inode,
+        dir: impl AsFd,
+        name: &OsStr,
+        guess: u64,
+    ) -> Result<CountedEntry<'_>> {
+        let name = component(name)?;
+        match self.look_up_known(parent, &dir, &name, guess)? {
+            Some(entry) => Ok(entry),
+            None => self.enter(self.crossing.find(dir, &name)?),
+        }
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
-    pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<CountedEntry<'_>> {
-        self.take_in(self.crossing.find(dir, &component(name)?)?)
+    pub(crate) fn lookup_listed(
+        &self,
+        parent: &Inode,
+        dir: impl AsFd,
+        name: &OsStr,
+        guess: u64,
+    ) -> Result<CountedEntry<'_>> {
+        let known = component(name)?;
+        let found = match self.look_up_known(parent, &dir, &known, guess)? {
+            Some(counted) => counted,
+            None => self.take_in(self.crossing.find(dir, &known)?)?,
+        };
+        self.note_present(parent, name, &found.entry);
+        Ok(found)
+    }
+
+    /// How long the kernel may use a name of such an inode.
+    pub(crate) fn entry_timeout(&self, kind: FileKind) -> Duration {
+        match kind {
+            FileKind::Directory => self.config.timeouts.dir,
+            _other => self.config.timeouts.entry,
+        }
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
@@ -88,15 +129,10 @@ impl Passthrough {
         if let Some(pressure) = &self.pressure {
             pressure.note(self);
         }
-        let timeouts = &self.config.timeouts;
-        let entry_timeout = match kind {
-            FileKind::Directory => timeouts.dir,
-            _other => timeouts.entry,
-        };
         let entry = Entry {
             ino: inode.ino,
             attr,
-            entry_timeout,
+            entry_timeout: self.entry_timeout(kind),
         };
         Ok(CountedEntry { entry, lookup })
     }

@@ -7,11 +7,12 @@ use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::coherence::external::Time;
-use crate::coherence::open_files::Entered;
+use crate::coherence::open_files::Seen;
 use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::identity::statx;
+use crate::ops::killpriv::mode_and_owner;
 use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
 use crate::write_batch::WriteGroup;
@@ -61,8 +62,11 @@ impl Passthrough {
             }
             opened => opened?,
         };
-        self.check_still_open_to(caller, &inode, &file, Wanted::by_flags(flags))?;
-        Ok(self.opened(ino, file, flags))
+        let seen = self.see(&file);
+        // Once for both purposes.
+        let stat = || seen.map_or_else(|| mode_and_owner(&file), |seen| Ok(seen.stat));
+        self.check_still_open_to(caller, &inode, stat, Wanted::by_flags(flags))?;
+        Ok(self.opened(ino, file, flags, seen))
     }
 
     /// The flags for the backing file of a file that a client opens with `flags`.
@@ -80,9 +84,10 @@ impl Passthrough {
         kept
     }
 
-    /// Takes in a file that was just opened.
-    pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32) -> Opened {
-        let entered = self.watch_foreign(ino, &file);
+    /// Takes in a file that was just opened, and was `seen` since.
+    pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32, seen: Option<Seen>) -> Opened {
+        let watched = seen.filter(|_| self.config.watch_period().is_some());
+        let entered = watched.map(|seen| self.watches.enter(ino, &seen));
         let keep_cache = match self.config.cache {
             CachePolicy::Always => true,
             CachePolicy::Auto => entered.as_ref().is_some_and(|entered| entered.keep),
@@ -114,13 +119,13 @@ impl Passthrough {
         }
     }
 
-    /// Begins to tell external changes of a file that was just opened, where that is done. A file that
+    /// Looks at a file that was just opened, where its external changes are told from then on. One that
     /// cannot be looked at has none: the kernel drops what it cached, as at each OPEN without.
-    fn watch_foreign(&self, ino: u64, file: &OwnedFd) -> Option<Entered> {
+    fn see(&self, file: &OwnedFd) -> Option<Seen> {
         self.config.watch_period()?;
         let asked = Time::now();
         let stat = statx(file).ok()?;
-        Some(self.watches.enter(ino, asked, &stat))
+        Some(Seen { asked, stat })
     }
 
     /// Those that WRITEs by a new handle are joined with, if any.
@@ -162,7 +167,7 @@ impl Passthrough {
         self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
-        self.check_still_open_to(caller, &inode, &fd, Wanted::READ)?;
+        self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::new(()));
         let fh = self.handles.insert(Handle { ino, fd, kind });
         let keep_cache = match self.config.cache {

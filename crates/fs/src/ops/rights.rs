@@ -14,8 +14,6 @@
 //! looked up for each request, and cannot be for a caller in another process namespace. What is left
 //! to the kernel's cache is in the README ("What the kernel checks, and when").
 
-use std::os::fd::AsFd;
-
 use rustix::fs::Statx;
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
@@ -25,7 +23,6 @@ use crate::caller::inspect::has_over;
 use crate::coherence::invalidate::InvalRange;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::{Inode, ROOT_INO};
-use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::Passthrough;
 
 /// The capabilities that open a file against its mode.
@@ -112,7 +109,7 @@ impl Passthrough {
         }
     }
 
-    /// Whether the file behind `fd` may be used as the kernel has found that `caller` may.
+    /// Whether a file may be used as the kernel has found that `caller` may. `stat` looks at what was opened.
     ///
     /// # Errors
     /// EACCES when its mode or owner has changed since the kernel knows it, and does not let the caller.
@@ -121,13 +118,13 @@ impl Passthrough {
         &self,
         caller: &Caller,
         inode: &Inode,
-        fd: impl AsFd,
+        stat: impl FnOnce() -> Result<Statx>,
         wanted: Wanted,
     ) -> Result<()> {
         if caller.uid == 0 {
             return Ok(());
         }
-        let stat = mode_and_owner(fd)?;
+        let stat = stat()?;
         if inode.is_known(&stat) {
             return Ok(());
         }

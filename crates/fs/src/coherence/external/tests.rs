@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::*;
-use crate::coherence::open_files::Watches;
+use crate::coherence::open_files::{Seen, Watches};
 
 struct Watched {
     file: File,
@@ -36,6 +36,13 @@ impl Watched {
 
     fn look(&self) -> Option<ExternalChange> {
         self.watch.look(&self.file)
+    }
+}
+
+fn seen(file: &File) -> Seen {
+    Seen {
+        asked: Time::now(),
+        stat: statx(file).unwrap(),
     }
 }
 
@@ -166,7 +173,7 @@ fn rounded_as_a_coarse_file_systems_time_is_no_later_than_what_it_keeps() {
 fn enter_by_a_second_handle_keeps_the_cache_unless_somebody_else_changed_the_file() {
     let it = Watched::new();
     let watches = Watches::default();
-    let enter = || watches.enter(7, Time::now(), &statx(&it.file).unwrap());
+    let enter = || watches.enter(7, &seen(&it.file));
     let first = enter();
     assert!(
         !first.keep,
@@ -197,7 +204,7 @@ fn serve_looks_while_files_are_open_and_ends_when_it_is_told() {
             rounds.recv_timeout(Duration::from_millis(50)).is_err(),
             "nothing is open"
         );
-        watches.enter(7, Time::now(), &statx(&it.file).unwrap());
+        watches.enter(7, &seen(&it.file));
         rounds.recv_timeout(limit).unwrap();
         rounds.recv_timeout(limit).unwrap();
         watches.stop();
