@@ -52,6 +52,7 @@ impl Running {
             device: self.attached.device().to_owned(),
             pid,
             server_pid: pid,
+            transport: self.serving.transport(),
             started: Instant::now(),
             source_view,
         }

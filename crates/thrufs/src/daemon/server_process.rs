@@ -150,7 +150,7 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Answers, &[])?;
         let mut serving = Serving::start(fs, watch, connection, plan, serve.lets_go)?;
         serving.log(&plan.source, &serve.mountpoint);
-        let reporter = reporter(&serve, serving.fs(), source_view);
+        let reporter = reporter(&serve, &serving, source_view);
         if let Some(listener) = status {
             let askers = match serve.in_user_namespace {
                 true => Askers::LetIn,
@@ -167,14 +167,15 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
     })
 }
 
-fn reporter(serve: &Serve, fs: &Arc<Passthrough>, source_view: SourceView) -> Reporter {
+fn reporter(serve: &Serve, serving: &Serving, source_view: SourceView) -> Reporter {
     Reporter {
-        fs: Arc::clone(fs),
+        fs: Arc::clone(serving.fs()),
         source: serve.source.to_string_lossy().into_owned(),
         mountpoint: serve.mountpoint.to_string_lossy().into_owned(),
         device: serve.device.clone(),
         pid: serve.pid,
         server_pid: serve.server_pid,
+        transport: serving.transport(),
         started: Instant::now(),
         source_view,
     }

@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::daemon::source_state::{SourceState, SourceView};
+use crate::options::process::Transport;
 
 /// After which a scrape is taken for blocked.
 const SOON: Duration = Duration::from_secs(60);
@@ -82,6 +83,7 @@ async fn served(mountpoint: &str) -> SocketAddr {
         device: "0:1".to_owned(),
         pid: 1,
         server_pid: 1,
+        transport: Transport::default(),
         started: Instant::now(),
         source_view: SourceView::new(SourceState::default),
     };

@@ -10,6 +10,7 @@ use super::super::find;
 use super::super::report::Status;
 use super::*;
 use crate::daemon::source_state::{SourceState, SourceView};
+use crate::options::process::Transport;
 
 fn reporter(source: &Path, device: &str) -> Reporter {
     let directory: OwnedFd = File::open(source).unwrap().into();
@@ -20,6 +21,7 @@ fn reporter(source: &Path, device: &str) -> Reporter {
         device: device.to_owned(),
         pid: std::process::id(),
         server_pid: std::process::id(),
+        transport: Transport::default(),
         started: Instant::now(),
         source_view: SourceView::new(SourceState::default),
     }
