@@ -6,6 +6,7 @@
 //! Why not fuser alone: it loses INTERRUPT and several fields of requests, reports a refused answer to
 //! nothing, and each request wakes the thread that has slept longest.
 
+mod allowed;
 mod attributes;
 mod convert;
 mod data;
@@ -24,30 +25,19 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use thrufs_fs::{Errno, Passthrough, SendEntry, SendInval};
-use thrufs_transport::dev_fuse::{DevFuse, RequestBuffer};
+use thrufs_transport::dev_fuse::{self, DevFuse, RequestBuffer};
 use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InHeader, InitIn, InitOut};
 use thrufs_wire::{Dialect, Reply, Request, decode};
 
 use crate::init::{Agreed, Offer, negotiate};
 use crate::notify;
+pub use allowed::Allowed;
 use server::Server;
 
 /// The oldest protocol that is decoded: Linux 5.4.
 const OLDEST_MINOR: u32 = 31;
 /// Until INIT has agreed on a size.
 const BEFORE_INIT: u32 = 4096;
-
-/// Which users' requests are served. The kernel lets in nobody else's unless the mount has
-/// `allow_other`; the server checks what the kernel has no option for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Allowed {
-    /// Every user that the kernel lets in.
-    All,
-    /// The user of this process.
-    Owner,
-    /// The user of this process, and root.
-    OwnerAndRoot,
-}
 
 /// A connection after INIT.
 #[derive(Debug)]
@@ -104,7 +94,7 @@ impl DevFuseSession {
         };
         let minor = arg.minor.min(FUSE_KERNEL_MINOR_VERSION);
         device.send(&Reply::Init(answer(minor, &agreed)).encode(header.unique))?;
-        let max_write = agreed.negotiated.max_write;
+        let max_write = agreed.negotiated.max_write_asked;
         let dialect = Dialect::new(minor, agreed.capabilities);
         fs.set_negotiated(agreed.negotiated);
         let server = Arc::new(Server::new(fs, Arc::clone(&device), dialect, allowed));
@@ -125,38 +115,17 @@ impl DevFuseSession {
         notify::entry(Arc::clone(&self.device))
     }
 
-    /// Serves until the connection ends, with `threads` threads.
+    /// Serves until the connection ends, with at most `threads` threads at a time.
     ///
     /// # Errors
-    /// Reading failed ([`DevFuse::receive`]), or there can be no thread.
+    /// Those of [`dev_fuse::serve`].
     pub fn run(self, threads: usize) -> io::Result<()> {
-        let started: Vec<_> = (0..threads)
-            .map(|number| {
-                let (device, server) = (Arc::clone(&self.device), Arc::clone(&self.server));
-                let max_write = self.max_write;
-                std::thread::Builder::new()
-                    .name(format!("session-{number}"))
-                    .spawn(move || serve(&device, &server, max_write))
-            })
-            .collect::<io::Result<_>>()?;
-        let mut result = Ok(());
-        for thread in started {
-            let ended = thread.join();
-            let ended =
-                ended.unwrap_or_else(|_| Err(io::Error::other("a session thread panicked")));
-            result = result.and(ended);
-        }
+        let server = Arc::clone(&self.server);
+        let handle = Arc::new(move |message: &[u8]| server.serve(message));
+        let result = dev_fuse::serve(&self.device, self.max_write, threads, handle);
         self.server.stop();
         result
     }
-}
-
-fn serve(device: &DevFuse, server: &Arc<Server>, max_write: u32) -> io::Result<()> {
-    let mut buffer = RequestBuffer::for_max_write(max_write);
-    while let Some(message) = device.receive(&mut buffer)? {
-        server.serve(message);
-    }
-    Ok(())
 }
 
 /// The first message of a connection.
@@ -180,8 +149,11 @@ fn receive_init(device: &DevFuse, buffer: &mut RequestBuffer) -> io::Result<(InH
 
 fn answer(minor: u32, agreed: &Agreed) -> InitOut {
     let negotiated = &agreed.negotiated;
+    // What was asked for, whatever limit the sysctl shows by now: the kernel has noted its own at the
+    // mount, and obeys that one. Its buffers are checked against this value (`fuse_dev_do_read`).
+    let max_write = negotiated.max_write_asked;
     // A READ is as large as read-ahead makes it.
-    let largest = negotiated.max_write.max(negotiated.max_readahead);
+    let largest = max_write.max(negotiated.max_readahead);
     let max_pages = u64::from(largest).div_ceil(rustix::param::page_size() as u64);
     InitOut {
         major: FUSE_KERNEL_VERSION,
@@ -190,7 +162,7 @@ fn answer(minor: u32, agreed: &Agreed) -> InitOut {
         max_background: agreed.max_background,
         // The kernel's own share: 3/4.
         congestion_threshold: agreed.max_background / 4 * 3,
-        max_write: negotiated.max_write,
+        max_write,
         time_gran: agreed.time_gran,
         max_pages: u16::try_from(max_pages).unwrap_or(u16::MAX),
         max_stack_depth: agreed.max_stack_depth,

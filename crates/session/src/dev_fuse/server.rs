@@ -13,7 +13,7 @@ use thrufs_wire::abi::{InHeader, IoctlFlags};
 use thrufs_wire::request::DecodeError;
 use thrufs_wire::{Dialect, Message, Reply as Answer, Request, decode};
 
-use super::Allowed;
+use super::allowed::Allowed;
 use super::interrupts::Interrupts;
 use super::reply::Reply;
 use crate::backing_ids::BackingIds;
@@ -121,16 +121,9 @@ impl Server {
         self.fs().park(opcode, decoded.header.uid, Box::new(serve));
     }
 
-    /// Allow_root, which the kernel has no option for. Requests that the kernel makes for itself have
-    /// no user, and are served.
+    /// Requests that the kernel makes for itself have no user, and are served.
     fn is_allowed(&self, header: &InHeader, request: &Request<'_>) -> bool {
-        let is_owner = header.uid == self.owner;
-        let is_allowed = match self.allowed {
-            Allowed::All => true,
-            Allowed::Owner => is_owner,
-            Allowed::OwnerAndRoot => is_owner || header.uid == 0,
-        };
-        is_allowed
+        self.allowed.is(header.uid, self.owner)
             || matches!(
                 request,
                 Request::Destroy

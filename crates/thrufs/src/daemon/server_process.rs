@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount, Passthrough};
+use thrufs_fs::{Covered, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 
 use thrufs_sys::fuse_device;
 
-use super::DevFuse;
+use super::connection::DevFuse;
 
 /// A backing file that the kernel holds until this is dropped. Files that are open through it keep it.
 #[derive(Debug)]
@@ -41,5 +41,23 @@ impl Drop for BackingId {
             // Refused only after an abort, which has ended all ids.
             let _gone = fuse_device::close_backing(device.as_fd(), self.id);
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::File;
+
+    use nix::errno::Errno;
+
+    use super::*;
+
+    #[test]
+    fn open_of_what_is_no_fuse_device_is_an_error() {
+        let null = Arc::new(DevFuse::new(File::open("/dev/null").unwrap().into()));
+        let file = File::open("/proc/self/exe").unwrap();
+        let refused = BackingId::open(&null, file.as_fd()).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(Errno::ENOTTY as i32));
     }
 }
