@@ -59,7 +59,7 @@ pub fn cache_mode() -> String {
 }
 
 /// The option for this run's transport, if it is not the default; for each `thrufs mount` of a test.
-pub fn transport() -> Option<String> {
+pub fn transport_option() -> Option<String> {
     let transport = std::env::var(TRANSPORT).ok()?;
     Some(format!("--transport={transport}"))
 }
@@ -303,7 +303,7 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     if !options.iter().any(|option| option.starts_with("--cache")) {
         command.arg(format!("--cache={}", cache_mode()));
     }
-    command.args(transport());
+    command.args(transport_option());
     command.args(options).arg(source).arg(dir);
     Ok(command)
 }

@@ -156,6 +156,12 @@ impl Server {
             // Decoding has refused it.
             return;
         };
+        tracing::trace!(
+            unique = header.unique,
+            "{} of inode {}",
+            opcode.name().trim_start_matches("FUSE_"),
+            header.nodeid
+        );
         let call = Call {
             by: Requester::from(header),
             ino: header.nodeid,
