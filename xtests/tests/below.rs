@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case};
 
@@ -272,7 +272,10 @@ fn umount_of_source_right_after_thrufs_umount_succeeds() -> Outcome {
                 let dir = scratch.mountpoint();
                 let _leftover = Leftover(dir.clone());
                 let mut mount = Command::new(thrufs()?);
-                mount.arg("mount").arg(format!("--sandbox={sandbox}"));
+                mount
+                    .arg("mount")
+                    .args(transport_option())
+                    .arg(format!("--sandbox={sandbox}"));
                 succeed(mount.args([scratch.source(), dir.clone()]))?;
                 succeed(Command::new(thrufs()?).arg("umount").arg(&dir))?;
                 umount2(&scratch.source(), MntFlags::empty()).context("umount of SOURCE")?;

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
-use xtests::support::mount::{Leftover, is_native, thrufs};
+use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, User, case, missing, on_mount};
@@ -159,6 +159,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     let mut command = Command::new(program);
     command
         .args(["mount", "-f", "--log-level=error"])
+        .args(transport_option())
         .args(options)
         .args([scratch.source(), scratch.mountpoint()]);
     let done = output(&mut command)?;

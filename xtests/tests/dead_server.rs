@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::succeed;
-use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
@@ -223,7 +223,11 @@ fn unmount_with_another_mount_made_at_once_is_no_death() -> Outcome {
                 })
             };
             succeed(next("umount")?.arg(m.dir()))?;
-            succeed(next("mount")?.args([&m.source(""), m.dir()]))?;
+            succeed(
+                next("mount")?
+                    .args(transport_option())
+                    .args([&m.source(""), m.dir()]),
+            )?;
             let code = m.wait_for_daemon()?;
             ensure!(code == 0, "round {round}: exit code {code}\n{}", m.log());
             ensure!(m.log().contains("was unmounted"), "{}", m.log());
@@ -297,7 +301,10 @@ fn system_log(scratch: &Scratch) -> Result<UnixDatagram> {
 fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcome {
     let dir = scratch.mountpoint();
     let mut mount = Command::new(thrufs()?);
-    mount.args(["mount", "--log-level=debug"]).args(options);
+    mount
+        .args(["mount", "--log-level=debug"])
+        .args(transport_option())
+        .args(options);
     succeed(mount.args([&scratch.source(), &dir]))?;
     let mut status = Command::new(thrufs()?);
     let status = succeed(status.args(["status", "--json"]).arg(&dir))?;

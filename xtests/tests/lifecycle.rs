@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, said, succeed};
-use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
@@ -166,7 +166,12 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
         let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
             let mut mount = Command::new(thrufs()?);
-            succeed(mount.arg("mount").args([s.source(), s.mountpoint()]))?;
+            succeed(
+                mount
+                    .arg("mount")
+                    .args(transport_option())
+                    .args([s.source(), s.mountpoint()]),
+            )?;
             ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
             succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
             ensure!(
@@ -311,7 +316,10 @@ fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
         let mut mount = Command::new(thrufs()?);
-        mount.env("NOTIFY_SOCKET", &path).args(["mount", "-f"]);
+        mount
+            .env("NOTIFY_SOCKET", &path)
+            .args(["mount", "-f"])
+            .args(transport_option());
         let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
         let ready = next();
         let answer = std::fs::read(s.mountpoint().join("f"));

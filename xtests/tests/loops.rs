@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use xtests::support::command::{output, said_on_stderr, succeed};
-use xtests::support::mount::{Leftover, is_native, thrufs};
+use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, Scratch, case, missing};
@@ -39,7 +39,13 @@ struct Mounted(PathBuf);
 impl Mounted {
     fn new(source: &Path, dir: &Path, options: &[&str]) -> Result<Self> {
         let mut mount = Command::new(thrufs()?);
-        succeed(mount.arg("mount").args(options).args([source, dir]))?;
+        succeed(
+            mount
+                .arg("mount")
+                .args(transport_option())
+                .args(options)
+                .args([source, dir]),
+        )?;
         Ok(Self(dir.to_owned()))
     }
 

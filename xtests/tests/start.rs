@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
 use xtests::support::process::{has_open, state};
 use xtests::support::random::Random;
@@ -34,7 +34,7 @@ const SHAPES: [&[&str]; 3] = [
 
 fn mount(s: &Scratch, options: &[&str]) -> Result<Command> {
     let mut command = Command::new(thrufs()?);
-    command.arg("mount").args(options);
+    command.arg("mount").args(transport_option()).args(options);
     command.args([s.source(), s.mountpoint()]);
     command.stdin(Stdio::null());
     Ok(command)
@@ -320,7 +320,7 @@ fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
             ensure!(!is_mounted(&s.mountpoint()), "{options:?}: still mounted");
             let mut text = String::new();
             log.read_to_string(&mut text)?;
-            ensure!(text.contains(" WRITE fh "), "{options:?}: {text}");
+            ensure!(text.contains(" WRITE "), "{options:?}: {text}");
         }
         Ok(())
     })
@@ -404,7 +404,14 @@ fn mount_over_files_warns_that_they_are_hidden() -> Outcome {
         let (s, _leftover) = unmounted()?;
         let warns = |options: &[&str], on: &Path| -> Result<bool> {
             let mut mount = Command::new(thrufs()?);
-            let mounted = output(mount.arg("mount").args(options).arg(s.source()).arg(on))?;
+            let mounted = output(
+                mount
+                    .arg("mount")
+                    .args(transport_option())
+                    .args(options)
+                    .arg(s.source())
+                    .arg(on),
+            )?;
             let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
             ensure!(mounted.status.success(), "{said}");
             succeed(Command::new(thrufs()?).arg("umount").arg(on))?;

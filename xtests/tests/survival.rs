@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{
@@ -36,6 +36,7 @@ fn remount_over(source: &Path, dir: &Path) -> Outcome {
     succeed(
         Command::new(thrufs()?)
             .args(["mount", "--replace-dead", "--nonempty"])
+            .args(transport_option())
             .args([source, dir]),
     )?;
     ensure!(std::fs::read(dir.join("f"))? == b"content");
@@ -162,6 +163,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
         let mut second = Command::new(thrufs()?);
         let mut second = second
             .args(["mount", "-f", "--nonempty"])
+            .args(transport_option())
             .args([&first.source(""), &dir])
             .spawn()?;
         let lines = || -> Result<usize> {

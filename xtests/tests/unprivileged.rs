@@ -23,7 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, said_on_stderr, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs, transport_option};
 use xtests::support::mount_table::mount_table;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
@@ -168,7 +168,7 @@ impl<'a> Machine<'a> {
     /// `thrufs mount` by the user, in the background.
     fn mount(&self, options: &[&str]) -> Result<(Output, Detached)> {
         let mut command = self.by_user(self.program());
-        command.arg("mount").args(options);
+        command.arg("mount").args(transport_option()).args(options);
         if !options.iter().any(|option| option.starts_with("--cache")) {
             command.arg(format!("--cache={}", cache_mode()));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thrufs_fs::{Errno, LockRequest, Opcode, Passthrough, Result};
 
-use crate::lock_waiters::{Answer, LockWaiters};
+use crate::lock_waiters::{Answer, IsInterrupted, LockWaiters};
 use crate::panics;
 
 /// A file system, and the callers that wait for its locks.
@@ -71,7 +71,12 @@ impl Dispatch {
     }
 
     /// Answers when the lock is taken, cannot be taken at all, or the caller has a signal.
-    pub(crate) fn wait_for_lock(&self, request: LockRequest, answer: Answer) {
+    pub(crate) fn wait_for_lock(
+        &self,
+        request: LockRequest,
+        is_interrupted: IsInterrupted,
+        answer: Answer,
+    ) {
         let fs = Arc::clone(&self.fs);
         let counted = move |outcome: Result<()>| {
             if outcome.is_err() {
@@ -79,13 +84,20 @@ impl Dispatch {
             }
             answer(outcome);
         };
-        self.lock_waiters.wait(&self.fs, request, Box::new(counted));
+        let answer = Box::new(counted);
+        self.lock_waiters
+            .wait(&self.fs, request, is_interrupted, answer);
+    }
+
+    /// The session has ended: nothing waits for a lock any more.
+    pub(crate) fn stop(&self) {
+        self.lock_waiters.stop();
     }
 }
 
 impl Drop for Dispatch {
     fn drop(&mut self) {
-        self.lock_waiters.stop();
+        self.stop();
     }
 }
 

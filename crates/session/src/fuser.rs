@@ -4,7 +4,7 @@
 //! Invariant: every request is answered exactly once, also when an operation panics (EIO).
 
 mod convert;
-mod ids;
+mod init;
 mod requests;
 
 use std::ffi::OsStr;
@@ -27,6 +27,7 @@ use thrufs_fs::{
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
+use crate::ids;
 use convert::{file_type, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
@@ -158,7 +159,12 @@ impl FuseAdapter {
 
     /// Attributes with the ids that the client is shown.
     fn file_attr(&self, attr: &Attr) -> FileAttr {
-        ids::file_attr(&self.fs().config().ids, attr)
+        let (plain, maps) = (convert::file_attr(attr), &self.fs().config().ids);
+        FileAttr {
+            uid: maps.uid.to_guest(plain.uid),
+            gid: maps.gid.to_guest(plain.gid),
+            ..plain
+        }
     }
 
     fn attr_timeout(&self) -> Duration {

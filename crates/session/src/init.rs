@@ -1,10 +1,10 @@
-//! INIT: every value that is negotiated with the kernel, with its reason, in one place.
+//! INIT: every value that is negotiated with the kernel, with its reason, in one place, for all
+//! transports.
 
 use std::io;
-use std::time::Duration;
 
-use ::fuser::{InitFlags, KernelConfig};
 use thrufs_fs::{CachePolicy, Config, KernelPassthrough, Locks, Negotiated, PosixAcl};
+use thrufs_wire::InitFlags;
 
 /// Requests that the kernel may have under way in the background (readahead, asynchronous direct
 /// I/O, FORGET). The kernel's default of 12 starves more than a few readers.
@@ -115,25 +115,39 @@ fn wishes(config: &Config) -> Vec<Wish> {
     ]
 }
 
-/// Tells the kernel what this mount wants.
-pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Result<Negotiated> {
+/// What the kernel offers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offer {
+    pub(crate) abi: (u32, u32),
+    pub(crate) capabilities: InitFlags,
+    /// The largest that is allowed: the answer can only lower it, which never pays.
+    pub(crate) max_readahead: u32,
+}
+
+/// What this mount answers.
+#[derive(Clone, Debug)]
+pub(crate) struct Agreed {
+    /// Granted out of the offer, with those that every mount has.
+    pub(crate) capabilities: InitFlags,
+    pub(crate) max_background: u16,
+    /// The kernel looks at it only when FUSE_PASSTHROUGH is granted.
+    pub(crate) max_stack_depth: u32,
+    /// Times are the backing file system's own; finer than it keeps does no harm.
+    pub(crate) time_gran: u32,
+    pub(crate) negotiated: Negotiated,
+}
+
+/// Chooses out of the kernel's offer what this mount wants.
+///
+/// # Errors
+/// The kernel lacks what an option needs.
+pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
     let max_pages_limit = max_pages_limit();
-    let page_size = rustix::param::page_size() as u64;
-    let max_write_asked = config.max_write;
-    kernel.set_max_write(max_write_asked).map_err(|nearest| {
-        io::Error::other(format!(
-            "--max-write={max_write_asked}: the nearest size is {nearest}"
-        ))
-    })?;
-    let limit = u32::try_from(max_pages_limit * page_size).unwrap_or(u32::MAX);
-    let _previous = kernel.set_max_background(MAX_BACKGROUND);
-    // The kernel looks at it only when FUSE_PASSTHROUGH is granted.
-    let _previous = kernel.set_max_stack_depth(MAX_STACK_DEPTH);
-    // Times are the backing file system's own; finer than it keeps does no harm.
-    let _previous = kernel.set_time_granularity(Duration::from_nanos(1));
-    // Always on in fuser: ASYNC_READ, BIG_WRITES and, where the kernel has it, MAX_PAGES.
+    let limit = max_pages_limit * rustix::param::page_size() as u64;
+    let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
-    let mut granted: Vec<String> = names(always | InitFlags::FUSE_MAX_PAGES);
+    let mut capabilities = always | InitFlags::FUSE_MAX_PAGES;
+    let mut granted = names(capabilities);
     let mut refused = Vec::new();
     for Wish {
         flag,
@@ -144,42 +158,101 @@ pub(crate) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
         if !wanted {
             continue;
         }
-        match kernel.add_capabilities(flag) {
-            Ok(()) => granted.extend(names(flag)),
-            Err(_missing) => match required_by {
-                Some((option, remedy)) => {
-                    return Err(io::Error::other(format!(
-                        "this kernel does not offer {}, which {option} needs; {remedy}",
-                        names(flag).join(" ")
-                    )));
-                }
-                None => refused.extend(names(flag)),
-            },
+        if offer.capabilities.contains(flag) {
+            capabilities |= flag;
+            granted.extend(names(flag));
+        } else if let Some((option, remedy)) = required_by {
+            return Err(io::Error::other(format!(
+                "this kernel does not offer {}, which {option} needs; {remedy}",
+                names(flag).join(" ")
+            )));
+        } else {
+            refused.extend(names(flag));
         }
     }
-    let abi = kernel.kernel_abi();
-    // The largest is what the kernel proposes; fuser can only lower it, which never pays.
-    let max_readahead = kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX);
-    Ok(Negotiated {
-        kernel_abi: (abi.0, abi.1),
-        max_write_asked,
-        max_write: max_write_asked.min(limit),
+    let negotiated = Negotiated {
+        kernel_abi: offer.abi,
+        max_write_asked: config.max_write,
+        max_write: config.max_write.min(limit),
         max_pages_limit,
-        max_readahead,
+        max_readahead: offer.max_readahead,
         max_background: MAX_BACKGROUND,
         granted,
         refused,
+    };
+    tracing::info!(
+        max_write = negotiated.max_write,
+        max_write_asked = negotiated.max_write_asked,
+        capabilities = negotiated.granted.join(" "),
+        "INIT"
+    );
+    // The upper half of the word counts only beside this one.
+    let granted = (capabilities | InitFlags::FUSE_INIT_EXT) & offer.capabilities;
+    Ok(Agreed {
+        capabilities: granted,
+        max_background: MAX_BACKGROUND,
+        max_stack_depth: MAX_STACK_DEPTH,
+        time_gran: 1,
+        negotiated,
     })
 }
 
 fn names(flags: InitFlags) -> Vec<String> {
-    flags
-        .iter_names()
-        .map(|(name, _)| name.to_owned())
-        .collect()
+    flags.names().map(str::to_owned).collect()
 }
 
 /// Pages that this kernel allows in one request.
 fn max_pages_limit() -> u64 {
     thrufs_fs::max_pages_limit().unwrap_or(DEFAULT_MAX_PAGES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(capabilities: InitFlags) -> Offer {
+        Offer {
+            abi: (7, 45),
+            capabilities,
+            max_readahead: 1 << 17,
+        }
+    }
+
+    #[test]
+    fn negotiate_grants_nothing_that_is_not_offered() {
+        let offered = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_PARALLEL_DIROPS;
+        let agreed = negotiate(&Config::default(), &offer(offered)).unwrap();
+        assert_eq!(agreed.capabilities, offered);
+        assert!(agreed.negotiated.has("FUSE_PARALLEL_DIROPS"));
+        let refused = &agreed.negotiated.refused;
+        assert!(refused.contains(&"FUSE_HANDLE_KILLPRIV_V2".to_owned()));
+    }
+
+    #[test]
+    fn negotiate_grants_of_all_offers_only_what_the_mount_wants() {
+        let all = InitFlags::from_bits_retain(!0);
+        let agreed = negotiate(&Config::default(), &offer(all)).unwrap();
+        assert!(agreed.capabilities.contains(InitFlags::FUSE_INIT_EXT));
+        for never in [
+            InitFlags::FUSE_WRITEBACK_CACHE,
+            InitFlags::FUSE_SETXATTR_EXT,
+            InitFlags::FUSE_OVER_IO_URING,
+        ] {
+            assert!(!agreed.capabilities.intersects(never), "{never:?}");
+        }
+    }
+
+    #[test]
+    fn negotiate_without_what_an_option_needs_names_option_and_remedy() {
+        let config = Config {
+            writeback: true,
+            ..Config::default()
+        };
+        let error = negotiate(&config, &offer(InitFlags::empty())).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("--writeback") && text.contains("leave it out"),
+            "{text}"
+        );
+    }
 }

@@ -3,26 +3,30 @@
 //!
 //! # One request
 //! ```text
-//! fuser/requests.rs  decodes fuser's arguments and encodes the answer: translates, decides nothing
+//! dev_fuse/          decodes the kernel's messages and encodes the answers: translates, decides nothing
+//! fuser/             the same with fuser's arguments and replies
 //! dispatch.rs        counts, times, opens the span, catches panics; calls the operation in thrufs-fs
 //! after_reply.rs     what a failed, short or direct WRITE, or an external change that a reply shows,
 //!                    asks of the kernel's cache, and whether before or after the reply
 //! ```
-//! Only [`FuseAdapter`] and its private modules know fuser; another transport would be another such
-//! module over the same [`dispatch::Dispatch`].
+//! Two transports serve over the same [`dispatch::Dispatch`]: [`DevFuseSession`] by our own loop on
+//! /dev/fuse, and [`FuseAdapter`], whose private modules alone know fuser.
 //!
 //! What fuser cannot carry is listed in [`UNSUPPORTED`].
 
 mod after_reply;
 mod backing_ids;
+mod dev_fuse;
 mod dispatch;
 mod fuser;
+mod ids;
 mod init;
 mod lock_waiters;
 mod notify;
 mod panics;
 mod unsupported;
 
+pub use dev_fuse::{Allowed, DevFuseSession};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};

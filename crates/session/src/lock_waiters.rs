@@ -1,26 +1,30 @@
 //! Requests that wait for a lock (SETLKW, flock(2)), so that no session thread blocks on one.
 //!
 //! One thread, running while there is a waiter: it retries each lock when one is released through this
-//! mount, and at intervals for those that host processes hold. fuser does not hand on INTERRUPT, and a
-//! caller whose request was read cannot even be killed, so the thread also polls the caller's pending
-//! signals and answers EINTR (which the kernel restarts as for a local lock). Why not a blocking
-//! F_OFD_SETLKW in a thread each: unbounded threads, which only a signal of ours could free.
+//! mount, and at intervals for those that host processes hold. A caller whose request was read cannot even
+//! be killed, so the thread also asks whether the caller has a signal, and answers EINTR (which the kernel
+//! restarts as for a local lock): by INTERRUPT, or, since fuser does not hand that on, by the caller's
+//! pending signals. Why not a blocking F_OFD_SETLKW in a thread each: unbounded threads, which only a
+//! signal of ours could free.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use thrufs_fs::{Errno, LockRequest, LockWait, Passthrough, Result, is_interrupted};
+use thrufs_fs::{Errno, LockRequest, LockWait, Passthrough, Result};
 
 /// Longest time until a lock that a host process released, or a signal, is noticed.
 const INTERVAL: Duration = Duration::from_millis(50);
 
 /// Called once with the outcome.
 pub(crate) type Answer = Box<dyn FnOnce(Result<()>) + Send>;
+/// Whether the caller has a signal.
+pub(crate) type IsInterrupted = Box<dyn Fn() -> bool + Send>;
 
 struct Waiter {
     request: LockRequest,
+    is_interrupted: IsInterrupted,
     answer: Answer,
 }
 
@@ -37,9 +41,14 @@ impl LockWaiters {
         self: &Arc<Self>,
         fs: &Arc<Passthrough>,
         request: LockRequest,
+        is_interrupted: IsInterrupted,
         answer: Answer,
     ) {
-        let waiter = Waiter { request, answer };
+        let waiter = Waiter {
+            request,
+            is_interrupted,
+            answer,
+        };
         let mut waiting = self.waiting.lock();
         match waiting.as_mut() {
             Some(list) => list.push(waiter),
@@ -91,7 +100,7 @@ impl Waiter {
     /// Tries again; returns itself if there is still reason to wait.
     fn advance(self, fs: &Passthrough) -> Option<Self> {
         let outcome = match fs.try_setlk(&self.request) {
-            Ok(LockWait::Busy) if is_interrupted(self.request.caller.pid) => Err(Errno::EINTR),
+            Ok(LockWait::Busy) if (self.is_interrupted)() => Err(Errno::EINTR),
             Ok(LockWait::Busy) => return Some(self),
             Ok(LockWait::Done) => Ok(()),
             Err(error) => Err(error),

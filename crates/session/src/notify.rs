@@ -1,64 +1,126 @@
-//! Notifications that fuser 0.18 does not have, as the bytes that go to the device.
+//! Notifications as functions that the file system calls, over a descriptor of the connection.
 //!
-//! Like fuser's own notifications, these are never sent from a session thread.
+//! Invariant: never called from a session thread: the kernel waits in them for locks that requests under
+//! way may hold. fuser has senders of its own for the first two ([`crate::send_inval`]).
 
+use std::ffi::{CString, OsStr};
 use std::fs::File;
-use std::io::Write;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
-use thrufs_fs::{Negotiated, SendEpoch, SendPrune};
+use thrufs_fs::{Negotiated, SendEntry, SendEpoch, SendInval, SendPrune};
+use thrufs_transport::dev_fuse::DevFuse;
+use thrufs_wire::abi::InvalEntryFlags;
+use thrufs_wire::{Dialect, InitFlags, Notification};
 
-const FUSE_NOTIFY_INC_EPOCH: u32 = 8;
-const FUSE_NOTIFY_PRUNE: u32 = 9;
-/// Version of the protocol that has it (Linux 6.16).
-const INC_EPOCH_SINCE: (u32, u32) = (7, 44);
-/// The same (Linux 6.18).
-const PRUNE_SINCE: (u32, u32) = (7, 45);
-/// Bytes of struct fuse_out_header.
-const HEADER_SIZE: usize = 16;
+/// NOTIFY_INVAL_INODE.
+pub(crate) fn inval(device: Arc<DevFuse>) -> SendInval {
+    Box::new(move |nodeid, offset, len| {
+        let of = Notification::InvalInode {
+            nodeid,
+            offset,
+            len,
+        };
+        unless_unknown(send(&device, &of))
+    })
+}
 
-/// struct fuse_out_header, with the code in place of an error and no request, and what follows it.
-fn message(code: u32, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(HEADER_SIZE + body.len()).expect("a batch is some KiB");
-    let mut bytes = Vec::with_capacity(HEADER_SIZE + body.len());
-    bytes.extend(length.to_ne_bytes());
-    bytes.extend(code.to_ne_bytes());
-    bytes.extend(0_u64.to_ne_bytes());
-    bytes.extend_from_slice(body);
-    bytes
+/// NOTIFY_INVAL_ENTRY.
+pub(crate) fn entry(device: Arc<DevFuse>) -> SendEntry {
+    Box::new(move |parent, name: &OsStr| {
+        let name = CString::new(name.as_bytes())?;
+        let of = Notification::InvalEntry {
+            parent,
+            name: &name,
+            flags: InvalEntryFlags::empty(),
+        };
+        unless_unknown(send(&device, &of))
+    })
 }
 
 /// The sender on `device`, a descriptor of the connection; none where the kernel does not have it.
 pub fn send_epoch(device: File, negotiated: &Negotiated) -> Option<SendEpoch> {
-    let message = message(FUSE_NOTIFY_INC_EPOCH, &[]);
-    let send = move || (&device).write_all(&message);
-    (negotiated.kernel_abi >= INC_EPOCH_SINCE).then(|| Box::new(send) as SendEpoch)
+    let device = DevFuse::new(device.into());
+    let is_known = Notification::IncEpoch.is_known(dialect(negotiated));
+    let notify = move || send(&device, &Notification::IncEpoch);
+    is_known.then(|| Box::new(notify) as SendEpoch)
 }
 
 /// As [`send_epoch`].
 pub fn send_prune(device: File, negotiated: &Negotiated) -> Option<SendPrune> {
-    let send = move |inodes: &[u64]| {
-        // struct fuse_notify_prune_out, and the numbers.
-        let count = u32::try_from(inodes.len()).expect("a batch is some hundred");
-        let mut body = count.to_ne_bytes().to_vec();
-        body.extend([0; 12]);
-        body.extend(inodes.iter().flat_map(|ino| ino.to_ne_bytes()));
-        (&device).write_all(&message(FUSE_NOTIFY_PRUNE, &body))
-    };
-    (negotiated.kernel_abi >= PRUNE_SINCE).then(|| Box::new(send) as SendPrune)
+    let device = DevFuse::new(device.into());
+    let is_known = Notification::Prune { nodeids: &[] }.is_known(dialect(negotiated));
+    let notify = move |nodeids: &[u64]| send(&device, &Notification::Prune { nodeids });
+    is_known.then(|| Box::new(notify) as SendPrune)
+}
+
+/// What the kernel knows depends on its version alone here.
+fn dialect(negotiated: &Negotiated) -> Dialect {
+    Dialect::new(negotiated.kernel_abi.1, InitFlags::empty())
+}
+
+fn send(device: &DevFuse, notification: &Notification<'_>) -> io::Result<()> {
+    let message = notification.encode().map_err(io::Error::other)?;
+    device.send(&message)
+}
+
+/// An inode or a name that the kernel has forgotten needs no invalidation.
+fn unless_unknown(sent: io::Result<()>) -> io::Result<()> {
+    match sent {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
     use super::*;
 
+    fn negotiated(minor: u32) -> Negotiated {
+        Negotiated {
+            kernel_abi: (7, minor),
+            max_write_asked: 4096,
+            max_write: 4096,
+            max_pages_limit: 256,
+            max_readahead: 4096,
+            max_background: 64,
+            granted: Vec::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    fn pair() -> (File, OwnedFd) {
+        let kind = SockType::SeqPacket;
+        let (kernel, server) =
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (kernel.into(), server)
+    }
+
     #[test]
-    fn message_begins_with_its_length_and_code() {
-        let bytes = message(9, &[7; 8]);
-        assert_eq!(bytes.len(), 24);
-        assert_eq!(
-            bytes[..8],
-            [24_u32.to_ne_bytes(), 9_u32.to_ne_bytes()].concat()
-        );
-        assert_eq!(bytes[8..], [[0; 8], [7; 8]].concat());
+    fn send_prune_is_one_message_with_count_and_numbers() {
+        let (mut kernel, server) = pair();
+        let send = send_prune(server.into(), &negotiated(45)).unwrap();
+        send(&[7, 9]).unwrap();
+        let mut bytes = [0; 100];
+        let len = kernel.read(&mut bytes).unwrap();
+        let words: Vec<u32> = bytes[..len]
+            .chunks(4)
+            .map(|word| u32::from_ne_bytes(word.try_into().unwrap()))
+            .collect();
+        assert_eq!(words, [48, 9, 0, 0, 2, 0, 0, 0, 7, 0, 9, 0]);
+    }
+
+    #[test]
+    fn send_to_a_kernel_without_the_notification_is_none() {
+        let device = || File::from(pair().1);
+        assert!(send_epoch(device(), &negotiated(43)).is_none());
+        assert!(send_epoch(device(), &negotiated(44)).is_some());
+        assert!(send_prune(device(), &negotiated(44)).is_none());
     }
 }

@@ -1,7 +1,7 @@
 //! Panics on session threads: which of them were answered, and what to do about those that were not.
 //!
 //! Invariant: no caller hangs because a thread that served it is gone. A panic in an operation is
-//! caught and answered with EIO ([`crate::FuseAdapter`]). But fuser takes a request apart before it
+//! caught and answered with EIO, by every transport. But fuser takes a request apart before it
 //! calls us, and panics where a message contradicts itself (a WRITE whose size is not that of its data,
 //! a time that does not fit): that thread ends in silence, its request is never answered, and the
 //! others serve on. That panic cannot be caught here, only observed, so the session's owner is notified
@@ -10,8 +10,8 @@
 use std::cell::Cell;
 use std::panic::PanicHookInfo;
 
-/// Session threads are called `fuser-N` by fuser.
-const SESSION_THREADS: &str = "fuser-";
+/// Session threads are called `fuser-N` by fuser, and `session-N` by our own loop.
+const SESSION_THREADS: [&str; 2] = ["fuser-", "session-"];
 
 thread_local! {
     static IN_OPERATION: Cell<bool> = const { Cell::new(false) };
@@ -35,7 +35,7 @@ pub fn on_session_panic(act: impl Fn(Panicked) + Send + Sync + 'static) {
         let thread = std::thread::current();
         if thread
             .name()
-            .is_some_and(|name| name.starts_with(SESSION_THREADS))
+            .is_some_and(|name| SESSION_THREADS.iter().any(|of| name.starts_with(of)))
         {
             act(if IN_OPERATION.get() {
                 Panicked::InOperation

@@ -1,4 +1,7 @@
 //! What fuser 0.18 cannot carry, and what happens instead. The README's table is this one.
+//!
+//! Our own transport on /dev/fuse serves COPY_FILE_RANGE_64 and INTERRUPT of a wait for a lock; the rest holds
+//! for it too, as not implemented yet.
 
 /// One thing that a mount cannot do.
 #[derive(Clone, Copy, Debug)]

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 
 use mutate::{Random, mutated};
 use parking_lot::{Mutex, MutexGuard};
-use script::{FIX_LENGTH, Played, message, play, record};
+use script::{BY_DEVICE, FIX_LENGTH, Played, message, play, record};
 use seeds::{
     BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN, READ, SETATTR, Script, WRITE, longs,
     range, setattr, setattr_owner, words,
@@ -60,11 +60,22 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Plays a script that must leave the session able to serve to the end.
+/// The same script by the other transport.
+fn by_device(script: &[u8]) -> Vec<u8> {
+    let mut script = script.to_owned();
+    if let Some(choice) = script.first_mut() {
+        *choice ^= BY_DEVICE;
+    }
+    script
+}
+
+/// Plays a script that must leave the session able to serve to the end, by both transports.
 fn served(script: &Script) -> Played {
     let _alone = alone();
     let played = play(&script.0);
     assert!(!played.lost_a_thread, "{played:?}");
+    let other = play(&by_device(&script.0));
+    assert_eq!(other.messages, played.messages, "{other:?}");
     played
 }
 
@@ -88,6 +99,7 @@ fn message_of_the_corpus_is_answered_or_ends_the_session() {
     let _alone = alone();
     for script in corpus() {
         play(&script);
+        play(&by_device(&script));
     }
 }
 
@@ -104,7 +116,10 @@ fn message_after_mutation_is_answered_or_ends_the_session() {
         if seed == count / 3 {
             memory = resident_kib();
         }
-        let script = mutated(&seeds, &mut Random::new(seed));
+        let mut script = mutated(&seeds, &mut Random::new(seed));
+        if seed % 2 == 0 {
+            script = by_device(&script);
+        }
         let played = std::panic::catch_unwind(|| play(&script));
         let played = played.unwrap_or_else(|_| panic!("mutation {seed}: {script:x?}"));
         messages += played.messages;

@@ -7,6 +7,7 @@ pub mod confine;
 pub mod creds;
 pub mod file_handle;
 pub mod fork;
+pub mod fuse_device;
 pub mod ioctl;
 pub mod mapped_io;
 pub mod mapping;

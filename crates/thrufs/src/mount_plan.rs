@@ -22,7 +22,7 @@ use crate::options::MountArgs;
 use crate::options::files::FileOptions;
 use crate::options::mapping::MappingOptions;
 use crate::options::option_list::OptionList;
-use crate::options::process::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, ProcessOptions};
+use crate::options::process::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, ProcessOptions, Transport};
 use crate::options::virtiofsd::virtiofsd_hint;
 use crate::sandbox::capabilities::Needs;
 use crate::sandbox::plan::{Sandbox, SandboxPlan};
@@ -32,6 +32,7 @@ use crate::sandbox::plan::{Sandbox, SandboxPlan};
 pub(crate) struct SessionOptions {
     pub(crate) threads: usize,
     pub(crate) clone_fd: bool,
+    pub(crate) transport: Transport,
     pub(crate) access: Access,
 }
 
@@ -151,6 +152,7 @@ fn usage_error(message: &str) -> clap::Error {
 fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
     set_flags(&args, &mut options)?;
     contradictions::check(&args.files, is_root)?;
+    contradictions::check_process(&args.process)?;
     args.mapping.check(&args.files)?;
     let config = config(&args.files, &args.mapping)?;
     let warnings = warnings(&args, &options, is_root);
@@ -182,6 +184,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
         session: SessionOptions {
             threads,
             clone_fd: args.process.clone_fd,
+            transport: args.process.transport,
             access,
         },
         log: log_options(&args.process),

@@ -23,6 +23,8 @@ use super::wait::{wait_for, wait_until};
 
 /// Variable with the cache mode of this run of the tier: never, auto or always.
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
+/// Variable with the transport of this run of the tier: fuser or device.
+pub const TRANSPORT: &str = "THRUFS_TEST_TRANSPORT";
 /// Variable that says `native` to run the tests on SOURCE itself.
 pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
@@ -54,6 +56,12 @@ pub const STRANGE_NAMES: &[&[u8]] = &[
 /// The cache mode of this run.
 pub fn cache_mode() -> String {
     std::env::var(CACHE).unwrap_or_else(|_| "auto".to_owned())
+}
+
+/// The option for this run's transport, if it is not the default; for each `thrufs mount` of a test.
+pub fn transport_option() -> Option<String> {
+    let transport = std::env::var(TRANSPORT).ok()?;
+    Some(format!("--transport={transport}"))
 }
 
 /// Whether the tests run on SOURCE itself.
@@ -306,6 +314,7 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     if !options.iter().any(|option| option.starts_with("--cache")) {
         command.arg(format!("--cache={}", cache_mode()));
     }
+    command.args(transport_option());
     command.args(options).arg(source).arg(dir);
     Ok(command)
 }

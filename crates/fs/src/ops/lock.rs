@@ -16,6 +16,11 @@ impl Passthrough {
         self.locks.wait_released(timeout);
     }
 
+    /// Ends [`Passthrough::wait_lock_released`] early: a request that waits for a lock was interrupted.
+    pub fn wake_lock_waiters(&self) {
+        self.locks.released.notify_all();
+    }
+
     /// The lock that is in the way of `request`, as kind, range and process; none if it is free.
     ///
     /// # Errors

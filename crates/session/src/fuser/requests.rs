@@ -16,26 +16,21 @@ use ::fuser::{
 
 use thrufs_fs::{
     CountedLookup, Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteRequest,
+    is_interrupted,
 };
 
 use super::convert::{file_type, fuser_errno, number_only, set_time};
 use super::{
-    FuseAdapter, Lock, NO_GENERATION, directory_flags, ids, place, reply_empty, reply_written,
+    FuseAdapter, Lock, NO_GENERATION, directory_flags, init, place, reply_empty, reply_written,
     reply_xattr,
 };
 use crate::after_reply;
 use crate::dispatch::Requester;
-use crate::init::negotiate;
+use crate::ids;
 
 impl Filesystem for FuseAdapter {
     fn init(&mut self, _req: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        let negotiated = negotiate(self.fs().config(), config)?;
-        tracing::info!(
-            max_write = negotiated.max_write,
-            max_write_asked = negotiated.max_write_asked,
-            capabilities = negotiated.granted.join(" "),
-            "INIT"
-        );
+        let negotiated = init::negotiate(self.fs().config(), config)?;
         self.fs().set_negotiated(negotiated);
         Ok(())
     }
@@ -565,7 +560,9 @@ impl Filesystem for FuseAdapter {
             Ok(None) => reply.ok(),
             Ok(Some(request)) => {
                 let answer = move |outcome| reply_empty(outcome, reply);
-                self.dispatch.wait_for_lock(request, Box::new(answer));
+                let is_interrupted = move || is_interrupted(request.caller.pid);
+                self.dispatch
+                    .wait_for_lock(request, Box::new(is_interrupted), Box::new(answer));
             }
             Err(error) => reply.error(fuser_errno(error)),
         }

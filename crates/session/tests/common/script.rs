@@ -26,7 +26,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair
 use thrufs_fs::{
     Backing, Config, Errno, HostBacking, Locks, Passthrough, Position, PosixAcl, Result, Span,
 };
-use thrufs_session::{FuseAdapter, Panicked, on_session_panic};
+use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, on_session_panic};
 
 /// The header's length is made the message's, and its ids are made this process's.
 pub(crate) const FIX_LENGTH: u8 = 1;
@@ -36,6 +36,9 @@ pub(crate) const FIX_ROOT: u8 = 2;
 pub(crate) const FIX_NODE: u8 = 4;
 /// The first word of the body is made the handle that was answered last.
 pub(crate) const FIX_HANDLE: u8 = 8;
+
+/// In a script's first byte: by our own transport, and not by fuser.
+pub(crate) const BY_DEVICE: u8 = 16;
 
 const HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
@@ -293,7 +296,7 @@ pub(crate) fn play(script: &[u8]) -> Played {
         .map_or((0, script), |(c, rest)| (*c, rest));
     let source = tempfile::tempdir().unwrap();
     std::fs::write(source.path().join("f"), "content").unwrap();
-    let mut kernel = start(source.path(), config(choice));
+    let mut kernel = start(source.path(), choice);
     let ended = kernel.1;
     let mut played = 0;
     for (kind, message) in messages(script) {
@@ -313,21 +316,38 @@ pub(crate) fn play(script: &[u8]) -> Played {
         panics,
         "an operation panicked"
     );
+    let lost_a_thread = LOST.load(Ordering::SeqCst) > lost;
+    assert!(
+        !lost_a_thread || choice & BY_DEVICE == 0,
+        "our own transport lost a thread"
+    );
     Played {
         messages: played,
-        lost_a_thread: LOST.load(Ordering::SeqCst) > lost,
+        lost_a_thread,
         answers,
     }
 }
 
+/// A session after INIT; how it ends is the transport's word for it.
+fn session(fs: Arc<Passthrough>, theirs: OwnedFd, by_device: bool) -> Box<dyn FnOnce() + Send> {
+    if by_device {
+        let session = DevFuseSession::handshake(fs, theirs, Allowed::All).unwrap();
+        return Box::new(|| drop(session.run(2)));
+    }
+    let (acl, settings) = (fuser::SessionACL::All, fuser::Config::default());
+    let adapter = FuseAdapter::new(fs);
+    let session = fuser::Session::from_fd(adapter, theirs, acl, settings).unwrap();
+    Box::new(|| drop(session.run()))
+}
+
 /// A session on `source` that has had its INIT, and how it will end.
-fn start(source: &std::path::Path, config: Config) -> (Kernel, mpsc::Receiver<()>) {
+fn start(source: &std::path::Path, choice: u8) -> (Kernel, mpsc::Receiver<()>) {
     let fd = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
         .open(source)
         .unwrap();
-    let fs = Passthrough::with_backing(fd.into(), config, Arc::new(Bounded)).unwrap();
+    let fs = Passthrough::with_backing(fd.into(), config(choice), Arc::new(Bounded)).unwrap();
     let (mut socket, theirs) = pair();
     let init: Vec<u8> = [7_u32, 45, 1 << 17, u32::MAX, 0]
         .iter()
@@ -336,15 +356,13 @@ fn start(source: &std::path::Path, config: Config) -> (Kernel, mpsc::Receiver<()
     socket
         .write_all(&message(INIT, 0, 1, &[&init[..], &[0; 44]].concat()))
         .unwrap();
-    let (acl, settings) = (fuser::SessionACL::All, fuser::Config::default());
-    let adapter = FuseAdapter::new(Arc::new(fs));
-    let session = fuser::Session::from_fd(adapter, theirs, acl, settings).unwrap();
+    let run = session(Arc::new(fs), theirs, choice & BY_DEVICE != 0);
     assert!(socket.read(&mut [0; 4096]).unwrap() > OUT_HEADER, "INIT");
     let (sender, receiver) = mpsc::channel();
     let ended = Arc::new(AtomicBool::new(false));
     let over = Arc::clone(&ended);
     std::thread::spawn(move || {
-        let _result = session.run();
+        run();
         over.store(true, Ordering::SeqCst);
         sender.send(())
     });

@@ -46,6 +46,7 @@ impl Running {
     pub(crate) fn reporter(&self, source: &Path, source_view: SourceView) -> Reporter {
         let mountpoint = self.attached.mountpoint();
         Reporter::new(self.fs(), source, mountpoint, self.device(), source_view)
+            .by_transport(self.serving.transport())
     }
 
     /// See [`Serving::fs`].

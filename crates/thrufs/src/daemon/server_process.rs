@@ -150,7 +150,8 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         serving.log(&plan.source, &serve.mountpoint);
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
         let reporter = Reporter::new(serving.fs(), source, mountpoint, &serve.device, source_view)
-            .of_processes(serve.pid, serve.server_pid);
+            .of_processes(serve.pid, serve.server_pid)
+            .by_transport(serving.transport());
         if let Some(listener) = status {
             let askers = match serve.in_user_namespace {
                 true => Askers::LetIn,

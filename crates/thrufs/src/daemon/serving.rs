@@ -11,13 +11,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use fuser::SessionACL;
-use thrufs_fs::{FaultyBacking, LetGo, Negotiated, Notify, Passthrough, Watch, Watching};
-use thrufs_session::{FuseAdapter, Panicked};
+use thrufs_fs::{
+    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, SendEntry, SendInval, Watch, Watching,
+};
+use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked};
 use tokio::sync::oneshot;
 
 use super::shortfall;
 use crate::mount::options::Access;
 use crate::mount_plan::MountPlan;
+use crate::options::process::Transport;
 
 /// The file system of `plan` on `source` (O_PATH).
 pub(crate) fn file_system(source: OwnedFd, plan: &MountPlan) -> anyhow::Result<Arc<Passthrough>> {
@@ -59,6 +62,7 @@ pub(crate) const LOST_THREAD: &str =
 #[derive(Debug)]
 pub(crate) struct Serving {
     fs: Arc<Passthrough>,
+    transport: Transport,
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
@@ -73,11 +77,9 @@ impl Serving {
         lets_go: bool,
     ) -> anyhow::Result<Self> {
         let device = duplicate(&connection)?;
-        let (acl, config) = session_config(plan);
-        let adapter = FuseAdapter::new(Arc::clone(&fs));
-        let session = fuser::Session::from_fd(adapter, connection, acl, config)
+        let session = Session::handshake(&fs, connection, plan)
             .context("INIT, the handshake with the kernel")?;
-        fs.start_invalidating(thrufs_session::send_inval(session.notifier()))
+        fs.start_invalidating(session.send_inval())
             .context("start the thread that invalidates the kernel's cache")?;
         fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
@@ -89,7 +91,7 @@ impl Serving {
         fs.start_pruning(send_prune()?)
             .context("bound the number of inodes")?;
         if lets_go && let Some(prune) = send_prune()? {
-            let entry = thrufs_session::send_entry(session.notifier());
+            let entry = session.send_entry();
             fs.start_letting_go(LetGo { prune, entry })
                 .context("start the thread that lets mounts below SOURCE go")?;
         }
@@ -97,10 +99,11 @@ impl Serving {
         let watching = watching.transpose()?;
         let (sender, ended) = oneshot::channel();
         let served = Arc::clone(&fs);
+        let threads = plan.session.threads;
         std::thread::Builder::new()
             .name("session".to_owned())
             .spawn(move || {
-                let result = at_unmount(session.run());
+                let result = at_unmount(session.run(threads));
                 // With its sender, the last user of the connection beside the mount goes.
                 served.stop_notifying();
                 drop(watching);
@@ -108,7 +111,12 @@ impl Serving {
                 let _ = sender.send(result);
             })
             .context("start the session's thread")?;
-        Ok(Self { fs, ended })
+        let transport = plan.session.transport;
+        Ok(Self {
+            fs,
+            transport,
+            ended,
+        })
     }
 
     /// Says what is served, and what was negotiated.
@@ -130,6 +138,11 @@ impl Serving {
         &self.fs
     }
 
+    /// How requests come from the kernel.
+    pub(crate) fn transport(&self) -> Transport {
+        self.transport
+    }
+
     /// Waits until the session ends by itself: by an unmount (`Ok`), or by a failure.
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
         match (&mut self.ended).await {
@@ -141,7 +154,7 @@ impl Serving {
 
 /// An unmount is no failure. A thread that has just taken a request when the connection goes, often
 /// the RELEASE of a file that was closed the moment before, is told ECONNABORTED; only those that wait
-/// are told ENODEV, which fuser knows (fuse_dev_do_read).
+/// are told ENODEV, which both transports know (fuse_dev_do_read).
 fn at_unmount(ended: io::Result<()>) -> io::Result<()> {
     match ended {
         Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
@@ -152,12 +165,12 @@ fn at_unmount(ended: io::Result<()>) -> io::Result<()> {
 fn start_watching(
     watch: Watch,
     fs: &Arc<Passthrough>,
-    session: &fuser::Session<FuseAdapter>,
+    session: &Session,
     device: File,
 ) -> anyhow::Result<Watching> {
     let notify = Notify {
-        inode: thrufs_session::send_inval(session.notifier()),
-        entry: thrufs_session::send_entry(session.notifier()),
+        inode: session.send_inval(),
+        entry: session.send_entry(),
         epoch: thrufs_session::send_epoch(device, negotiated(fs)?),
     };
     watch
@@ -174,20 +187,66 @@ fn negotiated(fs: &Passthrough) -> anyhow::Result<&Negotiated> {
     fs.negotiated().context("a session without INIT")
 }
 
-fn session_config(plan: &MountPlan) -> (SessionACL, fuser::Config) {
-    let acl = match plan.session.access {
+/// A connection after INIT, by one of the transports.
+enum Session {
+    Fuser(fuser::Session<FuseAdapter>),
+    DevFuse(DevFuseSession),
+}
+
+impl Session {
+    fn handshake(fs: &Arc<Passthrough>, connection: OwnedFd, plan: &MountPlan) -> io::Result<Self> {
+        let (fs, allowed) = (Arc::clone(fs), allowed(plan));
+        match plan.session.transport {
+            Transport::Fuser => {
+                let mut config = fuser::Config::default();
+                config.acl = match allowed {
+                    Allowed::All => SessionACL::All,
+                    Allowed::Owner => SessionACL::Owner,
+                    Allowed::OwnerAndRoot => SessionACL::RootAndOwner,
+                };
+                config.n_threads = Some(plan.session.threads);
+                config.clone_fd = plan.session.clone_fd;
+                let (adapter, acl) = (FuseAdapter::new(fs), config.acl);
+                fuser::Session::from_fd(adapter, connection, acl, config).map(Self::Fuser)
+            }
+            Transport::Device => {
+                DevFuseSession::handshake(fs, connection, allowed).map(Self::DevFuse)
+            }
+        }
+    }
+
+    fn send_inval(&self) -> SendInval {
+        match self {
+            Self::Fuser(session) => thrufs_session::send_inval(session.notifier()),
+            Self::DevFuse(session) => session.send_inval(),
+        }
+    }
+
+    fn send_entry(&self) -> SendEntry {
+        match self {
+            Self::Fuser(session) => thrufs_session::send_entry(session.notifier()),
+            Self::DevFuse(session) => session.send_entry(),
+        }
+    }
+
+    /// Serves until the connection ends. fuser has the number of threads in its configuration.
+    fn run(self, threads: usize) -> io::Result<()> {
+        match self {
+            Self::Fuser(session) => session.run(),
+            Self::DevFuse(session) => session.run(threads),
+        }
+    }
+}
+
+fn allowed(plan: &MountPlan) -> Allowed {
+    match plan.session.access {
         // The session compares with its own user, which has another number in a user namespace
         // with maps; the kernel refuses every other user anyway.
-        Access::Owner if plan.sandbox.has_map() => SessionACL::All,
-        Access::Owner => SessionACL::Owner,
-        Access::OwnerAndRoot => SessionACL::RootAndOwner,
-        Access::AllUsers => SessionACL::All,
-    };
-    let mut config = fuser::Config::default();
-    config.acl = acl;
-    config.n_threads = Some(plan.session.threads);
-    config.clone_fd = plan.session.clone_fd;
-    (acl, config)
+        Access::Owner if plan.sandbox.has_map() => Allowed::All,
+        Access::Owner => Allowed::Owner,
+        Access::OwnerAndRoot => Allowed::OwnerAndRoot,
+        Access::AllUsers => Allowed::All,
+    }
 }
 
 #[cfg(test)]

@@ -224,6 +224,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::source_state::SourceState;
+    use crate::options::process::Transport;
 
     fn buckets(of: &[(u64, u64)]) -> Vec<Bucket> {
         of.iter()
@@ -247,6 +248,7 @@ mod tests {
             mountpoint: "/m".to_owned(),
             device: "0:1".to_owned(),
             uptime_seconds: 1.5,
+            transport: Transport::default(),
             source_state: SourceState::default(),
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {

@@ -3,6 +3,19 @@
 use thrufs_fs::{Durability, KernelPassthrough, Locks};
 
 use crate::options::files::FileOptions;
+use crate::options::process::{ProcessOptions, Transport};
+
+/// How the daemon runs.
+pub(super) fn check_process(process: &ProcessOptions) -> Result<(), String> {
+    if process.clone_fd && process.transport == Transport::Device {
+        return Err(
+            "--clone-fd is for --transport=fuser: --transport=device needs one descriptor, leave \
+             --clone-fd out"
+                .to_owned(),
+        );
+    }
+    Ok(())
+}
 
 /// The ways to serve data that exclude each other, and what they need.
 pub(super) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {

@@ -1,7 +1,9 @@
 //! The options that say how the daemon runs and logs.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::values::{Choices, choice};
@@ -47,7 +49,34 @@ pub(crate) struct ProcessOptions {
     /// Give each session thread its own /dev/fuse descriptor
     #[arg(long)]
     pub(crate) clone_fd: bool,
+    /// How requests come from the kernel: by the fuser library, or by a loop of thrufs's own on
+    /// /dev/fuse
+    #[arg(long, value_name = "HOW", default_value = "fuser", value_parser = choice(TRANSPORTS))]
+    pub(crate) transport: Transport,
 }
+
+/// How requests come from the kernel.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Transport {
+    /// By the fuser library.
+    #[default]
+    Fuser,
+    /// By our own loop on /dev/fuse.
+    Device,
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fuser => "fuser",
+            Self::Device => "device",
+        })
+    }
+}
+
+const TRANSPORTS: Choices<Transport> =
+    &[("fuser", Transport::Fuser), ("device", Transport::Device)];
 
 const LEVELS: Choices<LevelFilter> = &[
     ("off", LevelFilter::OFF),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 
 use crate::daemon::source_state::{SourceState, SourceView};
+use crate::options::process::Transport;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;
@@ -30,6 +31,8 @@ pub(crate) struct Status {
     /// Device of the mounted file system, as `major:minor`.
     pub(crate) device: String,
     pub(crate) uptime_seconds: f64,
+    #[serde(default)]
+    pub(crate) transport: Transport,
     /// What became of SOURCE.
     #[serde(default)]
     pub(crate) source_state: SourceState,
@@ -46,6 +49,7 @@ pub(crate) struct Reporter {
     pub(crate) device: String,
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
+    pub(crate) transport: Transport,
     pub(crate) started: Instant,
     pub(crate) source_view: SourceView,
 }
@@ -67,6 +71,7 @@ impl Reporter {
             device: device.to_owned(),
             pid,
             server_pid: pid,
+            transport: Transport::default(),
             started: Instant::now(),
             source_view,
         }
@@ -81,6 +86,11 @@ impl Reporter {
         }
     }
 
+    /// The same, where messages come by `transport`.
+    pub(crate) fn by_transport(self, transport: Transport) -> Self {
+        Self { transport, ..self }
+    }
+
     /// The mount now.
     pub(crate) fn status(&self) -> io::Result<Status> {
         Ok(Status {
@@ -91,6 +101,7 @@ impl Reporter {
             source: self.source.clone(),
             mountpoint: self.mountpoint.clone(),
             device: self.device.clone(),
+            transport: self.transport,
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             source_state: self.source_view.now(),
             snapshot: self.fs.snapshot()?,

@@ -163,6 +163,7 @@ fn head(status: &Status) -> Vec<String> {
             "kernel holds    {} inodes, {} open handles; {} requests in flight",
             snapshot.inodes, snapshot.handles, snapshot.in_flight
         ),
+        format!("transport       {}", status.transport),
     ]
 }
 

@@ -1,14 +1,12 @@
 //! Users and groups, where requests come in and replies go out: the one place at which
 //! `--translate-uid` and `--translate-gid` act. EPERM for an id that is forbidden.
 
-use ::fuser::FileAttr;
-use thrufs_fs::{Attr, Caller, Errno, IdMaps, Result};
+use thrufs_fs::{Caller, Errno, IdMaps, Result};
 
-use super::convert;
 use crate::dispatch::Requester;
 
-/// Who asks, as it is on SOURCE.
-pub(super) fn caller(maps: &IdMaps, by: Requester) -> Result<Caller> {
+/// The caller, with its ids on SOURCE.
+pub(crate) fn caller(maps: &IdMaps, by: Requester) -> Result<Caller> {
     Ok(Caller {
         uid: maps.uid.to_host(by.uid).ok_or(Errno::EPERM)?,
         gid: maps.gid.to_host(by.gid).ok_or(Errno::EPERM)?,
@@ -17,7 +15,7 @@ pub(super) fn caller(maps: &IdMaps, by: Requester) -> Result<Caller> {
 }
 
 /// The owner that SETATTR sets, as it is on SOURCE.
-pub(super) fn owner(
+pub(crate) fn owner(
     maps: &IdMaps,
     uid: Option<u32>,
     gid: Option<u32>,
@@ -25,14 +23,4 @@ pub(super) fn owner(
     let uid = uid.map(|uid| maps.uid.to_host(uid).ok_or(Errno::EPERM));
     let gid = gid.map(|gid| maps.gid.to_host(gid).ok_or(Errno::EPERM));
     Ok((uid.transpose()?, gid.transpose()?))
-}
-
-/// Attributes as the client is to see them.
-pub(super) fn file_attr(maps: &IdMaps, attr: &Attr) -> FileAttr {
-    let plain = convert::file_attr(attr);
-    FileAttr {
-        uid: maps.uid.to_guest(plain.uid),
-        gid: maps.gid.to_guest(plain.gid),
-        ..plain
-    }
 }

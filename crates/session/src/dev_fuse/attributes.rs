@@ -1,0 +1,102 @@
+//! Requests about an inode's attributes: GETATTR, SETATTR, ACCESS, extended attributes; and STATFS.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use thrufs_fs::{Attr, Opcode, Result, SetAttr};
+use thrufs_wire::Reply as Answer;
+use thrufs_wire::abi::{AttrOut, SetattrIn, StatfsOut};
+
+use super::convert::{self, os};
+use super::reply::Reply;
+use super::server::{Call, Server};
+use crate::{after_reply, ids};
+
+impl Server {
+    pub(super) fn getattr(self: &Arc<Self>, call: Call, fh: Option<u64>) {
+        let ino = call.ino;
+        let found = self.run(Opcode::GetAttr, call.by, ino, |fs| fs.getattr(ino, fh));
+        self.reply_attr(found, call.reply);
+    }
+
+    pub(super) fn setattr(self: &Arc<Self>, call: Call, arg: &SetattrIn) {
+        let set = self.run(Opcode::SetAttr, call.by, call.ino, |fs| {
+            let (uid, gid) = ids::owner(&fs.config().ids, arg.uid(), arg.gid())?;
+            let set = SetAttr {
+                mode: arg.mode(),
+                uid,
+                gid,
+                size: arg.size(),
+                atime: arg.atime().map(convert::set_time).transpose()?,
+                mtime: arg.mtime().map(convert::set_time).transpose()?,
+                fh: arg.handle(),
+                caller: Some(self.caller(call.by)?),
+            };
+            fs.setattr(call.ino, &set)
+        });
+        self.reply_attr(set, call.reply);
+    }
+
+    fn reply_attr(self: &Arc<Self>, found: Result<Attr>, reply: Reply) {
+        let attr = match found {
+            Ok(attr) => attr,
+            Err(error) => return reply.error(error),
+        };
+        let fs = Arc::clone(self.fs());
+        after_reply::answer_attr(self.fs(), attr, move |attr| {
+            let config = fs.config();
+            let attr = convert::attr(&config.ids, &attr);
+            let answer = Answer::Attr(AttrOut::new(attr, config.timeouts.attr));
+            reply.send(&answer).gives_nothing();
+        });
+    }
+
+    pub(super) fn access(&self, call: Call, mask: u32) {
+        let done = self.run(Opcode::Access, call.by, call.ino, |fs| {
+            fs.access(call.ino, mask, &self.caller(call.by)?)
+        });
+        call.reply.done(done).gives_nothing();
+    }
+
+    pub(super) fn statfs(&self, call: Call) {
+        let ino = call.ino;
+        match self.run(Opcode::StatFs, call.by, ino, |fs| fs.statfs(ino)) {
+            Ok(stat) => {
+                let st = convert::statfs(&stat);
+                let answer = Answer::Statfs(StatfsOut { st });
+                call.reply.send(&answer).gives_nothing();
+            }
+            Err(error) => call.reply.error(error),
+        }
+    }
+
+    pub(super) fn setxattr(&self, call: Call, name: &CStr, value: &[u8], flags: u32) {
+        let flags = flags.cast_signed();
+        let done = self.run(Opcode::SetXattr, call.by, call.ino, |fs| {
+            fs.setxattr(call.ino, os(name), value, flags, &self.caller(call.by)?)
+        });
+        call.reply.done(done).gives_nothing();
+    }
+
+    pub(super) fn getxattr(&self, call: Call, name: &CStr, size: u32) {
+        if name == c"security.capability" {
+            self.fs().stats().count_capability_getxattr();
+        }
+        let (ino, name) = (call.ino, os(name));
+        let value = self.run(Opcode::GetXattr, call.by, ino, |fs| fs.getxattr(ino, name));
+        call.reply.xattr(value, size);
+    }
+
+    pub(super) fn listxattr(&self, call: Call, size: u32) {
+        let ino = call.ino;
+        let names = self.run(Opcode::ListXattr, call.by, ino, |fs| fs.listxattr(ino));
+        call.reply.xattr(names, size);
+    }
+
+    pub(super) fn removexattr(&self, call: Call, name: &CStr) {
+        let done = self.run(Opcode::RemoveXattr, call.by, call.ino, |fs| {
+            fs.removexattr(call.ino, os(name), &self.caller(call.by)?)
+        });
+        call.reply.done(done).gives_nothing();
+    }
+}

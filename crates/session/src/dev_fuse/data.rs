@@ -1,0 +1,125 @@
+//! Requests about the content of an open file: READ, WRITE, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL.
+
+use thrufs_fs::{Errno, Opcode, ReadRequest, Result, WriteRequest};
+use thrufs_wire::Reply as Answer;
+use thrufs_wire::abi::{
+    CopyFileRangeIn, CopyFileRangeOut, FallocateIn, IoctlIn, IoctlOut, LseekIn, LseekOut, ReadIn,
+    WriteIn,
+};
+
+use super::server::{Call, Server};
+use crate::after_reply;
+use crate::dispatch::Requester;
+
+impl Server {
+    pub(super) fn read(&self, call: Call, arg: &ReadIn) {
+        let Call { by, ino, reply } = call;
+        let request = ReadRequest {
+            ino,
+            fh: arg.fh,
+            offset: arg.offset,
+            size: arg.size as usize,
+            flags: arg.flags.cast_signed(),
+        };
+        let target = (ino, arg.fh, arg.offset, u64::from(arg.size));
+        let mut reply = Some(reply);
+        let done = self.run(Opcode::Read, by, target, |fs| {
+            fs.read_with(&request, |data| {
+                if let Some(reply) = reply.take() {
+                    reply.data(Ok(data));
+                }
+            })
+        });
+        if let (Err(error), Some(reply)) = (done, reply) {
+            reply.error(error);
+        }
+    }
+
+    /// `data` is none where the message has less than the request says, which decoding refuses.
+    pub(super) fn write(&self, call: Call, arg: &WriteIn, data: Option<&[u8]>) {
+        let Call { by, ino, reply } = call;
+        let Some(data) = data else {
+            return reply.error(Errno::EINVAL);
+        };
+        let request = WriteRequest {
+            ino,
+            fh: arg.fh,
+            offset: arg.offset,
+            data,
+            flags: arg.flags.cast_signed(),
+            from_cache: arg.is_writeback(),
+        };
+        let target = (ino, arg.fh, arg.offset, data.len() as u64);
+        let done = self.run(Opcode::Write, by, target, |fs| {
+            if arg.kills_suidgid() {
+                fs.kill_suidgid(ino, arg.fh, &self.caller(by)?)?;
+            }
+            fs.write(&request)
+        });
+        after_reply::answer_write(self.fs(), &request, done, |done| reply.written(done));
+    }
+
+    pub(super) fn fallocate(&self, call: Call, arg: &FallocateIn) {
+        let Call { by, ino, reply } = call;
+        let target = (ino, arg.fh, arg.offset, arg.length);
+        let done = self.run(Opcode::Fallocate, by, target, |fs| {
+            fs.kill_suidgid_unless_privileged(ino, arg.fh, &self.caller(by)?)?;
+            fs.fallocate(ino, arg.fh, arg.offset, arg.length, arg.mode)
+        });
+        reply.done(done).gives_nothing();
+    }
+
+    pub(super) fn lseek(&self, call: Call, arg: &LseekIn) {
+        let (offset, whence) = (arg.offset.cast_signed(), arg.whence.cast_signed());
+        let found = self.run(Opcode::Lseek, call.by, (call.ino, arg.fh), |fs| {
+            fs.lseek(call.ino, arg.fh, offset, whence)
+        });
+        match found {
+            Ok(offset) => {
+                let answer = Answer::Lseek(LseekOut { offset });
+                call.reply.send(&answer).gives_nothing();
+            }
+            Err(error) => call.reply.error(error),
+        }
+    }
+
+    pub(super) fn copy_file_range(&self, call: Call, arg: &CopyFileRangeIn) {
+        let copied = self.copied(call.by, call.ino, arg);
+        call.reply.written(copied);
+    }
+
+    pub(super) fn copy_file_range_64(&self, call: Call, arg: &CopyFileRangeIn) {
+        match self.copied(call.by, call.ino, arg) {
+            Ok(count) => {
+                let copied = CopyFileRangeOut::new(count as u64);
+                let answer = Answer::CopyFileRange(copied);
+                call.reply.send(&answer).gives_nothing();
+            }
+            Err(error) => call.reply.error(error),
+        }
+    }
+
+    fn copied(&self, by: Requester, ino: u64, arg: &CopyFileRangeIn) -> Result<usize> {
+        let from = (ino, arg.fh_in, arg.off_in);
+        let to = (arg.nodeid_out, arg.fh_out, arg.off_out);
+        let target = (to.0, to.1, to.2, arg.len);
+        self.run(Opcode::CopyFileRange, by, target, |fs| {
+            fs.kill_suidgid_unless_privileged(to.0, to.1, &self.caller(by)?)?;
+            fs.copy_file_range(from, to, arg.len)
+        })
+    }
+
+    pub(super) fn ioctl(&self, call: Call, arg: &IoctlIn, data: &[u8]) {
+        let done = self.run(Opcode::Ioctl, call.by, (call.ino, arg.fh), |fs| {
+            fs.ioctl(call.ino, arg.fh, arg.cmd, data, &self.caller(call.by)?)
+        });
+        match done {
+            Ok(output) => {
+                let room = output.len().min(arg.out_size as usize);
+                let answer = Answer::Ioctl(IoctlOut::default(), &output[..room]);
+                call.reply.send(&answer).gives_nothing();
+            }
+            Err(error) => call.reply.error(error),
+        }
+    }
+}

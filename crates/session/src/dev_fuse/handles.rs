@@ -1,0 +1,125 @@
+//! Requests that open and close files: OPEN, CREATE, FLUSH, RELEASE, FSYNC.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use thrufs_fs::{Entry, Errno, KernelPassthrough, Opcode, Opened, Result};
+use thrufs_transport::dev_fuse::BackingId;
+use thrufs_wire::Reply as Answer;
+use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
+
+use super::convert;
+use super::names::NO_GENERATION;
+use super::reply::Sent;
+use super::server::{Call, Server};
+use crate::after_reply;
+
+impl Server {
+    pub(super) fn open(&self, call: Call, flags: u32) {
+        let Call { by, ino, reply } = call;
+        let opened = self.run(Opcode::Open, by, ino, |fs| {
+            fs.open(ino, flags.cast_signed(), &self.caller(by)?)
+        });
+        let answer = opened.and_then(|opened| self.open_out(ino, &opened));
+        match answer {
+            Ok(open) => {
+                let sent = reply.send(&Answer::Open(open));
+                sent.or_else(|| self.close(ino, open.fh));
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    pub(super) fn create(&self, call: Call, arg: &CreateIn, name: &CStr) {
+        let Call { by, ino, reply } = call;
+        let made = self.run(Opcode::Create, by, ino, |fs| {
+            let new = self.new_node(by, ino, name, (arg.mode, arg.umask))?;
+            fs.create(&new, arg.flags.cast_signed())
+        });
+        let (entry, opened) = match made {
+            Ok(made) => made,
+            Err(error) => return reply.error(error),
+        };
+        let open = match self.open_out(entry.entry().ino, &opened) {
+            Ok(open) => open,
+            Err(error) => return reply.error(error),
+        };
+        let sent = reply.send(&Answer::Create(self.entry_out(entry.entry()), open));
+        match sent {
+            Sent::Taken => drop(entry.into_entry()),
+            Sent::Refused => self.close(entry.entry().ino, open.fh),
+        }
+    }
+
+    /// An entry that is answered at once, whatever the kernel has cached of the file.
+    pub(super) fn entry_out(&self, entry: &Entry) -> EntryOut {
+        let timeout = after_reply::timeout(self.fs(), entry);
+        let attr = convert::attr(&self.fs().config().ids, &entry.attr);
+        EntryOut::new(entry.ino, NO_GENERATION, attr, timeout, timeout)
+    }
+
+    /// The answer to an OPEN. After an error the file is closed again.
+    fn open_out(&self, ino: u64, opened: &Opened) -> Result<OpenOut> {
+        let fh = opened.fh;
+        Ok(match self.backing_id(ino, opened)? {
+            // Beside this flag the kernel takes none of those about its cache: open(2) would fail
+            // with EIO.
+            Some(id) => OpenOut {
+                fh,
+                open_flags: OpenOutFlags::FOPEN_PASSTHROUGH,
+                backing_id: id.as_raw(),
+            },
+            None => OpenOut {
+                fh,
+                open_flags: convert::file_flags(opened),
+                backing_id: 0,
+            },
+        })
+    }
+
+    /// The backing id for a file that was just opened, if the kernel gets one.
+    fn backing_id(&self, ino: u64, opened: &Opened) -> Result<Option<Arc<BackingId>>> {
+        if !opened.passthrough {
+            return Ok(None);
+        }
+        let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
+        let found = self.backing_ids.open(ino, fallback, || {
+            self.fs()
+                .with_backing_file(ino, opened.fh, |file| BackingId::open(&self.device, file))?
+        });
+        found.map_err(|error| {
+            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
+            self.fs().release(ino, opened.fh);
+            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+        })
+    }
+
+    fn close(&self, ino: u64, fh: u64) {
+        self.backing_ids.release(ino);
+        self.fs().release(ino, fh);
+    }
+
+    pub(super) fn release(&self, call: Call, fh: u64) {
+        let done = self.run(Opcode::Release, call.by, (call.ino, fh), |_fs| {
+            self.close(call.ino, fh);
+            Ok(())
+        });
+        call.reply.done(done).gives_nothing();
+    }
+
+    pub(super) fn flush(&self, call: Call, arg: &FlushIn) {
+        let done = self.run(Opcode::Flush, call.by, (call.ino, arg.fh), |fs| {
+            fs.flush(call.ino, arg.fh, arg.lock_owner)
+        });
+        call.reply.done(done).gives_nothing();
+    }
+
+    /// FSYNC and FSYNCDIR.
+    pub(super) fn fsync(&self, call: Call, opcode: Opcode, arg: &FsyncIn) {
+        let datasync = arg.fsync_flags.contains(FsyncFlags::FUSE_FSYNC_FDATASYNC);
+        let done = self.run(opcode, call.by, (call.ino, arg.fh), |fs| {
+            fs.fsync(call.ino, arg.fh, datasync)
+        });
+        call.reply.done(done).gives_nothing();
+    }
+}

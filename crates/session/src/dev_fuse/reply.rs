@@ -1,0 +1,149 @@
+//! The answer that a request is owed.
+//!
+//! Invariant: exactly one answer a request. Sending consumes the [`Reply`]; one that is dropped, by a
+//! panic or by a mistake, answers EIO.
+
+use std::io;
+use std::sync::Arc;
+
+use thrufs_fs::{Errno, Result};
+use thrufs_transport::dev_fuse::DevFuse;
+use thrufs_wire::abi::{GetxattrOut, WriteOut};
+use thrufs_wire::{Opcode, Reply as Answer};
+
+/// What came of sending an answer.
+#[must_use = "what a refused answer gave out has to be taken back"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The kernel took it.
+    Taken,
+    /// The kernel refused it: nothing waits for it any more, and what it gave out is not held.
+    Refused,
+}
+
+impl Sent {
+    /// An answer that gave out nothing.
+    pub(super) fn gives_nothing(self) {}
+
+    /// Takes back what the answer gave out, if it was refused.
+    pub(super) fn or_else(self, take_back: impl FnOnce()) {
+        if self == Self::Refused {
+            take_back();
+        }
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Reply {
+    device: Arc<DevFuse>,
+    unique: u64,
+    opcode: Opcode,
+    is_owed: bool,
+}
+
+impl Reply {
+    pub(super) fn new(device: &Arc<DevFuse>, unique: u64, opcode: Opcode) -> Self {
+        Self {
+            device: Arc::clone(device),
+            unique,
+            opcode,
+            is_owed: true,
+        }
+    }
+
+    /// Sends the answer.
+    pub(super) fn send(mut self, answer: &Answer<'_>) -> Sent {
+        debug_assert!(
+            answer.answers(self.opcode),
+            "{answer:?} to {:?}",
+            self.opcode
+        );
+        self.is_owed = false;
+        match self.deliver(answer) {
+            Ok(()) => Sent::Taken,
+            Err(error) => {
+                // ENOENT: the request was ended meanwhile, by an abort or with its caller.
+                let (opcode, unique) = (self.opcode.name(), self.unique);
+                if error.kind() == io::ErrorKind::NotFound {
+                    tracing::debug!(opcode, unique, "nothing waits for the answer any more");
+                } else {
+                    tracing::error!(opcode, unique, %error, "the kernel refuses an answer");
+                }
+                Sent::Refused
+            }
+        }
+    }
+
+    fn deliver(&self, answer: &Answer<'_>) -> io::Result<()> {
+        self.device.send(&answer.encode(self.unique))
+    }
+
+    /// EMFILE is about the server's table of descriptors; to the caller it would be about its own.
+    pub(super) fn error(self, error: Errno) {
+        let seen = match error {
+            Errno::EMFILE => Errno::ENFILE,
+            other => other,
+        };
+        self.send(&Answer::Error(seen)).gives_nothing();
+    }
+
+    /// Success without data, or the error.
+    pub(super) fn done(self, done: Result<()>) -> Sent {
+        match done {
+            Ok(()) => self.send(&Answer::Empty),
+            Err(error) => {
+                self.error(error);
+                Sent::Taken
+            }
+        }
+    }
+
+    /// Bytes, or the error.
+    pub(super) fn data(self, data: Result<&[u8]>) {
+        match data {
+            Ok(data) => self.send(&Answer::Data(data)).gives_nothing(),
+            Err(error) => self.error(error),
+        }
+    }
+
+    /// How much was written or copied, or the error.
+    pub(super) fn written(self, done: Result<usize>) {
+        match done {
+            // At most what the request asked for, in 32 bits, or what the operation bounds.
+            Ok(count) => {
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                let answer = Answer::Write(WriteOut::new(count));
+                self.send(&answer).gives_nothing();
+            }
+            Err(error) => self.error(error),
+        }
+    }
+
+    /// A value or a list of which `size` bytes were asked for; 0 asks for its size.
+    pub(super) fn xattr(self, value: Result<Vec<u8>>, size: u32) {
+        match value {
+            Ok(value) if size == 0 => {
+                let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
+                let answer = Answer::XattrSize(GetxattrOut::new(len));
+                self.send(&answer).gives_nothing();
+            }
+            Ok(value) if value.len() > size as usize => self.error(Errno::ERANGE),
+            Ok(value) => self.data(Ok(&value)),
+            Err(error) => self.error(error),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.is_owed {
+            return;
+        }
+        // After the end of the connection nothing waits, and dropping is what the end consists of.
+        if self.deliver(&Answer::Error(Errno::EIO)).is_ok() {
+            let (opcode, unique) = (self.opcode.name(), self.unique);
+            tracing::error!(opcode, unique, "a request got no answer but EIO: a bug");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The descriptor.
+//!
+//! Invariant: a message is taken whole or not at all, in both directions (`fuse_dev_do_read` and
+//! `fuse_dev_do_write`), so several threads use one descriptor without a lock. The descriptor may as
+//! well be a SOCK_SEQPACKET socket, which keeps messages apart in the same way: tests play the kernel.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use thrufs_wire::Encoded;
+
+use super::buffer::RequestBuffer;
+
+/// A connection to the kernel.
+#[derive(Debug)]
+pub struct DevFuse {
+    fd: OwnedFd,
+}
+
+impl DevFuse {
+    /// The connection of a mount whose descriptor this is.
+    pub fn new(fd: OwnedFd) -> Self {
+        Self { fd }
+    }
+
+    /// Waits for the next message; none when the connection has ended, by an unmount or otherwise.
+    ///
+    /// ENOENT (a request that was interrupted while the kernel copied it), EINTR and EAGAIN are no
+    /// messages, and are waited over.
+    ///
+    /// # Errors
+    /// ECONNABORTED where the connection ended while the kernel copied a message; EINVAL for a buffer
+    /// smaller than INIT's `max_write` and the headers (`fuse_dev_do_read`).
+    pub fn receive<'b>(&self, buffer: &'b mut RequestBuffer) -> io::Result<Option<&'b [u8]>> {
+        let len = loop {
+            match rustix::io::read(&self.fd, buffer.space()) {
+                // Only a socket ends like this.
+                Ok(0) | Err(Errno::NODEV) => return Ok(None),
+                Ok(len) => break len,
+                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(Some(buffer.message(len)))
+    }
+
+    /// Whether there is a message within `timeout`, or the connection has ended.
+    pub fn wait_readable(&self, timeout: Duration) -> bool {
+        let mut fds = [PollFd::new(&self.fd, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).ok();
+        poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Sends an answer or a notification.
+    ///
+    /// # Errors
+    /// ENOENT: to an answer, that the kernel waits for it no longer; to a notification, that it does
+    /// not know the inode or the name. EINVAL: the message is not one that belongs there.
+    pub fn send(&self, message: &Encoded<'_>) -> io::Result<()> {
+        loop {
+            match rustix::io::writev(&self.fd, &message.io_slices()) {
+                Ok(_whole) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl AsFd for DevFuse {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::File;
+    use std::io::{Read, Write};
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use thrufs_wire::Reply;
+
+    use super::*;
+
+    fn pair() -> (File, DevFuse) {
+        let kind = SockType::SeqPacket;
+        let (kernel, server) =
+            socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        (kernel.into(), DevFuse::new(server))
+    }
+
+    #[test]
+    fn receive_gives_each_message_whole_and_none_at_the_end() {
+        let (mut kernel, server) = pair();
+        let mut buffer = RequestBuffer::for_max_write(4096);
+        for message in [[1; 40].as_slice(), &[2; 100]] {
+            kernel.write_all(message).unwrap();
+            let received = server.receive(&mut buffer).unwrap();
+            assert_eq!(received, Some(message));
+        }
+        drop(kernel);
+        assert_eq!(server.receive(&mut buffer).unwrap(), None);
+    }
+
+    #[test]
+    fn send_puts_the_parts_together() {
+        let (mut kernel, server) = pair();
+        server.send(&Reply::Data(b"content").encode(7)).unwrap();
+        let mut bytes = [0; 100];
+        assert_eq!(kernel.read(&mut bytes).unwrap(), 16 + 7);
+        assert_eq!(bytes[8..16], 7_u64.to_ne_bytes());
+        assert_eq!(&bytes[16..23], b"content");
+    }
+}

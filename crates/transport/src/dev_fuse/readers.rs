@@ -1,0 +1,479 @@
+//! Which threads read: as few as keep up, so that one client is served by one warm thread, and as many as
+//! the limit when requests wait for SOURCE.
+//!
+//! A reader reads a message, serves it, and reads the next. One more reads when every reader has been at
+//! one request for long and the kernel has more ([`Readers::watch`]), or when a reader finds messages
+//! waiting several times in a row ([`Pace`]). One stops when it has had to wait for each of its last
+//! messages. Of the threads that do not read, the one that stopped last is the next to read; one that is
+//! not needed for long ends.
+//!
+//! Invariant: until the connection ends there is a reader, and a request that waits for another message
+//! (FORGET, or one on the mount itself) meets one within the time of [`STUCK`], up to the limit of threads.
+//!
+//! Why not let all threads wait in read(2): the kernel wakes the one that has waited longest
+//! (`fuse_dev_do_read`), whose caches are the coldest.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::buffer::RequestBuffer;
+use super::connection::DevFuse;
+use super::pace::{Pace, Verdict};
+
+/// A request that lasts longer may be waiting, for SOURCE or for another request.
+const STUCK: Duration = Duration::from_micros(200);
+/// Between two looks at the readers, while they have work.
+const TICK: Duration = Duration::from_micros(300);
+/// Between two looks while all threads are at a request, or nothing more has come.
+const LONG_TICK: Duration = Duration::from_millis(20);
+/// Looks without a new request after which there are none until the next one.
+const QUIET: u32 = 32;
+/// How long a thread waits to be needed.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// Serves one message.
+pub type Handler = Arc<dyn Fn(&[u8]) + Send + Sync>;
+
+/// Serves all messages of `device` until the connection ends, with at most `most` threads at a time; the
+/// calling thread watches them. WRITEs have at most `max_write` bytes. `handle` must not panic.
+///
+/// # Errors
+/// There can be no thread; reading failed ([`DevFuse::receive`]).
+pub fn serve(
+    device: &Arc<DevFuse>,
+    max_write: u32,
+    most: usize,
+    handle: Handler,
+) -> io::Result<()> {
+    Arc::new(Readers::new(device, max_write, most, handle)).serve()
+}
+
+struct Readers {
+    device: Arc<DevFuse>,
+    max_write: u32,
+    most: usize,
+    handle: Handler,
+    /// A leaf lock, which nobody holds across a system call but a thread's start.
+    state: Mutex<State>,
+    /// Whether the watcher looks at intervals; otherwise the next request wakes it.
+    is_watched: AtomicBool,
+    watcher: Thread,
+    started: Instant,
+}
+
+#[derive(Default)]
+struct State {
+    members: Vec<(Arc<Member>, JoinHandle<()>)>,
+    /// Those that do not read, in the order in which they stopped.
+    idle: Vec<(Arc<Member>, Thread)>,
+    readers: usize,
+    started: usize,
+    /// The connection has ended.
+    result: Option<io::Result<()>>,
+}
+
+/// A thread.
+#[derive(Debug)]
+struct Member {
+    reads: AtomicBool,
+    /// When its request began, in nanoseconds; 0 while it reads.
+    since: AtomicU64,
+    served: AtomicU64,
+}
+
+impl Readers {
+    /// The calling thread is the one that will watch.
+    fn new(device: &Arc<DevFuse>, max_write: u32, most: usize, handle: Handler) -> Self {
+        Self {
+            device: Arc::clone(device),
+            max_write,
+            most: most.max(1),
+            handle,
+            state: Mutex::default(),
+            is_watched: AtomicBool::new(true),
+            watcher: std::thread::current(),
+            started: Instant::now(),
+        }
+    }
+
+    fn serve(self: &Arc<Self>) -> io::Result<()> {
+        self.add(&mut self.state.lock())?;
+        self.watch();
+        let ended = std::mem::take(&mut *self.state.lock());
+        for (_member, thread) in ended.members {
+            if thread.join().is_err() {
+                return Err(io::Error::other("a session thread panicked"));
+            }
+        }
+        ended.result.unwrap_or(Ok(()))
+    }
+
+    fn now(&self) -> u64 {
+        // 0 means none; a u64 has nanoseconds for 584 years.
+        self.started.elapsed().as_nanos() as u64 + 1
+    }
+
+    /// One more reader: the thread that stopped last, or a new one. False if all are at work.
+    fn add(self: &Arc<Self>, state: &mut State) -> io::Result<bool> {
+        if let Some((member, thread)) = state.idle.pop() {
+            member.reads.store(true, Ordering::Release);
+            thread.unpark();
+        } else if state.members.len() < self.most {
+            let member = Arc::new(Member {
+                reads: AtomicBool::new(true),
+                since: AtomicU64::new(0),
+                served: AtomicU64::new(0),
+            });
+            let (this, me) = (Arc::clone(self), Arc::clone(&member));
+            let thread = std::thread::Builder::new()
+                .name(format!("session-{}", state.started))
+                .spawn(move || this.work(&me))?;
+            state.started += 1;
+            state.members.push((member, thread));
+        } else {
+            return Ok(false);
+        }
+        state.readers += 1;
+        Ok(true)
+    }
+
+    /// As [`Self::add`]; without another thread those that there are do all the work.
+    fn try_add(self: &Arc<Self>) -> bool {
+        let mut state = self.state.lock();
+        if state.result.is_some() {
+            return false;
+        }
+        self.add(&mut state).unwrap_or(false)
+    }
+
+    /// Stops reading, unless no other thread reads.
+    fn stop(&self, me: &Member) {
+        let mut state = self.state.lock();
+        if state.readers > 1 {
+            state.readers -= 1;
+            me.reads.store(false, Ordering::Release);
+        }
+    }
+
+    /// The life of a thread.
+    fn work(self: &Arc<Self>, me: &Arc<Member>) {
+        let mut buffer = RequestBuffer::for_max_write(self.max_write);
+        let mut pace = Pace::default();
+        while me.reads.load(Ordering::Acquire) || self.is_needed(me) {
+            let before = self.now();
+            let message = match self.device.receive(&mut buffer) {
+                Ok(Some(message)) => message,
+                Ok(None) => return self.end(Ok(())),
+                Err(error) => return self.end(Err(error)),
+            };
+            let began = self.now();
+            // Before `is_watched`: either the watcher sees this request, or this thread wakes it.
+            me.since.store(began, Ordering::SeqCst);
+            self.wake_watcher();
+            match pace.after_read(began - before, message.len()) {
+                Verdict::More => {
+                    self.try_add();
+                }
+                Verdict::Fewer => self.stop(me),
+                Verdict::Enough => {}
+            }
+            (self.handle)(message);
+            let served = me.served.load(Ordering::Relaxed) + 1;
+            me.served.store(served, Ordering::Relaxed);
+            me.since.store(0, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits to read again; false if this thread has not been needed for long, or no longer is.
+    fn is_needed(&self, me: &Arc<Member>) -> bool {
+        let until = Instant::now() + IDLE;
+        let mut state = self.state.lock();
+        state.idle.push((Arc::clone(me), std::thread::current()));
+        loop {
+            if me.reads.load(Ordering::Acquire) {
+                return true;
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if state.result.is_some() {
+                return false;
+            }
+            if left.is_zero() {
+                state.idle.retain(|(idle, _)| !Arc::ptr_eq(idle, me));
+                state.members.retain(|(member, _)| !Arc::ptr_eq(member, me));
+                return false;
+            }
+            drop(state);
+            std::thread::park_timeout(left);
+            state = self.state.lock();
+        }
+    }
+
+    /// The connection has ended; what was told first counts.
+    fn end(&self, result: io::Result<()>) {
+        let mut state = self.state.lock();
+        state.result.get_or_insert(result);
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        for (_member, thread) in idle {
+            thread.unpark();
+        }
+        self.watcher.unpark();
+    }
+
+    fn wake_watcher(&self) {
+        if !self.is_watched.load(Ordering::SeqCst) && !self.is_watched.swap(true, Ordering::SeqCst)
+        {
+            self.watcher.unpark();
+        }
+    }
+
+    /// Adds readers while those that there are wait; returns when the connection has ended.
+    fn watch(self: &Arc<Self>) {
+        let (mut quiet, mut served) = (0, 0);
+        loop {
+            let seen = self.look();
+            match seen {
+                Seen::Ended => return,
+                Seen::Stuck => self.help(),
+                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
+            }
+            quiet = match seen {
+                Seen::Waiting(now) if now == served => quiet + 1,
+                Seen::Working(now) | Seen::Waiting(now) => {
+                    served = now;
+                    0
+                }
+                Seen::Stuck | Seen::Ended => 0,
+            };
+            if quiet < QUIET && self.most > 1 {
+                continue;
+            }
+            self.is_watched.store(false, Ordering::SeqCst);
+            // A request may have come between the last look and this.
+            match self.look() {
+                Seen::Ended => return,
+                Seen::Waiting(_) => std::thread::park(),
+                Seen::Working(_) | Seen::Stuck if self.most == 1 => std::thread::park(),
+                Seen::Working(_) | Seen::Stuck => {}
+            }
+            self.is_watched.store(true, Ordering::SeqCst);
+            quiet = 0;
+        }
+    }
+
+    fn look(&self) -> Seen {
+        let (now, stuck) = (self.now(), STUCK.as_nanos() as u64);
+        let state = self.state.lock();
+        if state.result.is_some() {
+            return Seen::Ended;
+        }
+        let (mut served, mut works, mut all_stuck) = (0, false, true);
+        for (member, _thread) in &state.members {
+            served += member.served.load(Ordering::Relaxed);
+            if !member.reads.load(Ordering::Acquire) {
+                continue;
+            }
+            match member.since.load(Ordering::SeqCst) {
+                0 => all_stuck = false,
+                since => {
+                    works = true;
+                    all_stuck &= now.saturating_sub(since) > stuck;
+                }
+            }
+        }
+        match (all_stuck, works) {
+            (true, _) => Seen::Stuck,
+            (false, true) => Seen::Working(served),
+            (false, false) => Seen::Waiting(served),
+        }
+    }
+
+    /// Every reader is at a request for long: adds one as soon as there is a message for it.
+    fn help(self: &Arc<Self>) {
+        match self.device.wait_readable(LONG_TICK) {
+            true if self.try_add() => {}
+            // All threads are at work, or the connection has ended.
+            true => std::thread::park_timeout(TICK),
+            false => {}
+        }
+    }
+}
+
+/// What the readers do.
+#[derive(Clone, Copy, Debug)]
+enum Seen {
+    /// The connection has ended.
+    Ended,
+    /// All have been at one request for long.
+    Stuck,
+    /// Some are at a request; how many have been served.
+    Working(u64),
+    /// All wait for the next message; how many have been served.
+    Waiting(u64),
+}
+
+impl fmt::Debug for Readers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Readers")
+            .field("device", &self.device)
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use std::fs::File;
+    use std::io::Write;
+    use std::sync::Barrier;
+    use std::sync::mpsc::{Receiver, channel};
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(60);
+
+    /// Serves with `most` threads until the kernel's end is dropped.
+    struct Serving {
+        kernel: File,
+        readers: Arc<Readers>,
+        session: JoinHandle<io::Result<()>>,
+    }
+
+    impl Serving {
+        fn new(most: usize, handle: Handler) -> Self {
+            let kind = SockType::SeqPacket;
+            let (kernel, server) =
+                socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+            let device = Arc::new(DevFuse::new(server));
+            let (sender, receiver) = channel();
+            let session = std::thread::spawn(move || {
+                let readers = Arc::new(Readers::new(&device, 4096, most, handle));
+                sender.send(Arc::clone(&readers)).unwrap();
+                readers.serve()
+            });
+            Self {
+                kernel: kernel.into(),
+                readers: receiver.recv_timeout(DEADLINE).unwrap(),
+                session,
+            }
+        }
+
+        fn send(&mut self, number: u8) {
+            self.kernel.write_all(&[number; 40]).unwrap();
+        }
+
+        fn wait_for_quiet(&self) {
+            let until = Instant::now() + DEADLINE;
+            while self.readers.is_watched.load(Ordering::SeqCst) {
+                assert!(Instant::now() < until, "the watcher never rests");
+                std::thread::yield_now();
+            }
+        }
+
+        fn end(self) {
+            drop(self.kernel);
+            self.session.join().unwrap().unwrap();
+        }
+    }
+
+    /// A handler that reports each message's first byte.
+    fn reporting() -> (Handler, Receiver<u8>) {
+        let (sender, receiver) = channel();
+        let handle = move |message: &[u8]| sender.send(message[0]).unwrap();
+        (Arc::new(handle), receiver)
+    }
+
+    #[test]
+    fn serve_of_one_after_another_takes_one_thread() {
+        let threads = Arc::new(Mutex::new(std::collections::HashSet::new()));
+        let seen = Arc::clone(&threads);
+        let (report, served) = reporting();
+        let handle = move |message: &[u8]| {
+            seen.lock().insert(std::thread::current().id());
+            report(message);
+        };
+        let mut session = Serving::new(1, Arc::new(handle));
+        for number in 0..100 {
+            session.send(number);
+            assert_eq!(served.recv_timeout(DEADLINE), Ok(number));
+        }
+        session.end();
+        assert_eq!(threads.lock().len(), 1);
+    }
+
+    /// As many requests at a time as there are threads, each of which ends only when all have begun: also
+    /// what a request does that waits for a FORGET.
+    #[test]
+    fn serve_of_requests_that_wait_for_each_other_takes_all_threads() {
+        const THREADS: u8 = 4;
+        let (report, served) = reporting();
+        let all = Barrier::new(usize::from(THREADS));
+        let handle = move |message: &[u8]| {
+            all.wait();
+            report(message);
+        };
+        let mut session = Serving::new(usize::from(THREADS), Arc::new(handle));
+        for _round in 0..3 {
+            for number in 0..THREADS {
+                session.send(number);
+            }
+            for _each in 0..THREADS {
+                served.recv_timeout(DEADLINE).expect("all are served");
+            }
+        }
+        session.end();
+    }
+
+    /// After a pause nothing looks at the readers, until the next request.
+    #[test]
+    fn serve_after_a_pause_still_adds_a_reader() {
+        let (report, served) = reporting();
+        let (release, wait) = channel();
+        let wait = Mutex::new(wait);
+        let handle = move |message: &[u8]| {
+            if message[0] == 1 {
+                wait.lock().recv_timeout(DEADLINE).unwrap();
+            }
+            report(message);
+        };
+        let mut session = Serving::new(2, Arc::new(handle));
+        for _round in 0..3 {
+            session.wait_for_quiet();
+            session.send(1);
+            session.send(2);
+            assert_eq!(served.recv_timeout(DEADLINE), Ok(2));
+            release.send(()).unwrap();
+            assert_eq!(served.recv_timeout(DEADLINE), Ok(1));
+        }
+        session.end();
+    }
+
+    #[test]
+    fn serve_ends_while_a_thread_is_idle() {
+        let (report, served) = reporting();
+        let both = Arc::new(Barrier::new(2));
+        let handle = move |message: &[u8]| {
+            if message[0] == 0 {
+                both.wait();
+            }
+            report(message);
+        };
+        let mut session = Serving::new(2, Arc::new(handle));
+        for number in [0, 0, 1, 2, 3] {
+            session.send(number);
+        }
+        for _each in 0..5 {
+            served.recv_timeout(DEADLINE).unwrap();
+        }
+        session.end();
+    }
+}

@@ -1,0 +1,6 @@
+//! How messages come from the kernel and go to it. A transport moves bytes: it decodes nothing, answers
+//! nothing, and knows no file system.
+//!
+//! [`dev_fuse`]: read(2) and writev(2) on /dev/fuse, which needs nothing but the descriptor of a mount.
+
+pub mod dev_fuse;
