@@ -4,7 +4,7 @@
 
 use anyhow::{Context, Result, anyhow};
 use rustix::fs::{Gid, Uid};
-use thrufs_sys::creds::Umask;
+use thrufs_sys::creds::set_umask;
 
 /// A user and its groups; the numbers need not exist in /etc/passwd.
 #[derive(Clone, Debug)]
@@ -48,9 +48,7 @@ impl User {
         let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
         rustix::thread::set_thread_res_gid(gid, gid, gid).context("setresgid")?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).context("setresuid")?;
-        // For the rest of this thread's life.
-        std::mem::forget(Umask::assume(self.umask).context("unshare(CLONE_FS)")?);
-        Ok(())
+        set_umask(self.umask).context("unshare(CLONE_FS)")
     }
 
     /// Runs `action` with these credentials (the caller is root).
