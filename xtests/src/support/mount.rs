@@ -303,7 +303,12 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     if !options.iter().any(|option| option.starts_with("--cache")) {
         command.arg(format!("--cache={}", cache_mode()));
     }
-    command.args(transport_option());
+    if !options
+        .iter()
+        .any(|option| option.starts_with("--transport"))
+    {
+        command.args(transport_option());
+    }
     command.args(options).arg(source).arg(dir);
     Ok(command)
 }
