@@ -64,6 +64,13 @@ pub fn transport_option() -> Option<String> {
     Some(format!("--transport={transport}"))
 }
 
+/// `thrufs mount` by this run's transport.
+pub fn mount_command() -> Result<Command> {
+    let mut command = Command::new(thrufs()?);
+    command.arg("mount").args(transport_option());
+    Ok(command)
+}
+
 /// Whether the tests run on SOURCE itself.
 pub fn is_native() -> bool {
     std::env::var(ON).is_ok_and(|on| on == "native")

@@ -60,7 +60,7 @@ struct Readers {
     max_write: u32,
     most: usize,
     handle: Handler,
-    /// A leaf lock, which nobody holds across a system call but a thread's start.
+    /// A leaf lock, held across no system call but a thread's start.
     state: Mutex<State>,
     /// Whether the watcher looks at intervals; otherwise the next request wakes it.
     is_watched: AtomicBool,
@@ -243,11 +243,6 @@ impl Readers {
         let (mut quiet, mut served) = (0, 0);
         loop {
             let seen = self.look();
-            match seen {
-                Seen::Ended => return,
-                Seen::Stuck => self.help(),
-                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
-            }
             quiet = match seen {
                 Seen::Waiting(now) if now == served => quiet + 1,
                 Seen::Working(now) | Seen::Waiting(now) => {
@@ -256,20 +251,28 @@ impl Readers {
                 }
                 Seen::Stuck | Seen::Ended => 0,
             };
-            if quiet < QUIET && self.most > 1 {
-                continue;
-            }
-            self.is_watched.store(false, Ordering::SeqCst);
-            // A request may have come between the last look and this.
-            match self.look() {
+            match seen {
                 Seen::Ended => return,
-                Seen::Waiting(_) => std::thread::park(),
-                Seen::Working(_) | Seen::Stuck if self.most == 1 => std::thread::park(),
-                Seen::Working(_) | Seen::Stuck => {}
+                // There can be no other: nothing is to be seen but the end.
+                _one_thread if self.most == 1 => std::thread::park(),
+                Seen::Stuck => self.help(),
+                Seen::Waiting(_) if quiet >= QUIET => {
+                    self.rest();
+                    quiet = 0;
+                }
+                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
             }
-            self.is_watched.store(true, Ordering::SeqCst);
-            quiet = 0;
         }
+    }
+
+    /// Waits for the next request, or the end.
+    fn rest(&self) {
+        self.is_watched.store(false, Ordering::SeqCst);
+        // A request may have come between the last look and this.
+        if let Seen::Waiting(_) = self.look() {
+            std::thread::park();
+        }
+        self.is_watched.store(true, Ordering::SeqCst);
     }
 
     fn look(&self) -> Seen {
@@ -303,8 +306,8 @@ impl Readers {
     fn help(self: &Arc<Self>) {
         match self.device.wait_readable(LONG_TICK) {
             true if self.try_add() => {}
-            // All threads are at work, or the connection has ended.
-            true => std::thread::park_timeout(TICK),
+            // All threads are at work, and each reads again when it is done; or the connection has ended.
+            true => std::thread::park_timeout(LONG_TICK),
             false => {}
         }
     }
