@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::succeed;
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{Leftover, mount_command, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
@@ -300,11 +300,8 @@ fn system_log(scratch: &Scratch) -> Result<UnixDatagram> {
 
 fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcome {
     let dir = scratch.mountpoint();
-    let mut mount = Command::new(thrufs()?);
-    mount
-        .args(["mount", "--log-level=debug"])
-        .args(transport_option())
-        .args(options);
+    let mut mount = mount_command()?;
+    mount.arg("--log-level=debug").args(options);
     succeed(mount.args([&scratch.source(), &dir]))?;
     let mut status = Command::new(thrufs()?);
     let status = succeed(status.args(["status", "--json"]).arg(&dir))?;

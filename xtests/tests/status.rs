@@ -88,6 +88,25 @@ fn status_text(dir: &Path) -> Result<Vec<u8>> {
 }
 
 #[test]
+fn status_shows_by_which_transport_the_mount_is_served() -> Outcome {
+    for transport in ["fuser", "device"] {
+        on_mount(&[&format!("--transport={transport}")], |m| {
+            m.require_mount()?;
+            wait_for_socket(m.dir())?;
+            std::fs::write(m.path("f"), "content")?;
+            ensure!(std::fs::read(m.path("f"))? == b"content");
+            let status = json(m.dir())?;
+            ensure!(status["transport"] == transport, "{status}");
+            let text = String::from_utf8(status_text(m.dir())?)?;
+            let line = format!("transport       {transport}");
+            ensure!(text.lines().any(|shown| shown == line), "{text}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
 fn status_of_a_path_in_the_mount_finds_the_mount() -> Outcome {
     on_mount(&[], |m| {
         m.require_mount()?;

@@ -64,6 +64,13 @@ pub fn transport_option() -> Option<String> {
     Some(format!("--transport={transport}"))
 }
 
+/// `thrufs mount` by this run's transport.
+pub fn mount_command() -> Result<Command> {
+    let mut command = Command::new(thrufs()?);
+    command.arg("mount").args(transport_option());
+    Ok(command)
+}
+
 /// Whether the tests run on SOURCE itself.
 pub fn is_native() -> bool {
     std::env::var(ON).is_ok_and(|on| on == "native")
@@ -314,7 +321,12 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     if !options.iter().any(|option| option.starts_with("--cache")) {
         command.arg(format!("--cache={}", cache_mode()));
     }
-    command.args(transport_option());
+    if !options
+        .iter()
+        .any(|option| option.starts_with("--transport"))
+    {
+        command.args(transport_option());
+    }
     command.args(options).arg(source).arg(dir);
     Ok(command)
 }

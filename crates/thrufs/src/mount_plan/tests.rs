@@ -165,6 +165,15 @@ fn parse_of_each_cache_policy_brings_its_timeouts() {
 }
 
 #[test]
+fn parse_of_a_transport_is_fuser_unless_said_and_excludes_clone_fd() {
+    assert_eq!(plan(&[]).session.transport, Transport::Fuser);
+    let device = plan(&["--transport=device"]);
+    assert_eq!(device.session.transport, Transport::Device);
+    let refused = refusal(&["--transport=device", "--clone-fd"]);
+    assert!(refused.contains("leave --clone-fd out"), "{refused}");
+}
+
+#[test]
 fn parse_of_each_other_option_reaches_the_request() {
     assert!(plan(&["-o", "nonempty"]).nonempty && !plan(&[]).nonempty);
     assert_eq!(plan(&["--thread-pool-size=7"]).session.threads, 7);

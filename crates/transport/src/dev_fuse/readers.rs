@@ -51,7 +51,8 @@ pub fn serve(
     most: usize,
     handle: Handler,
 ) -> io::Result<()> {
-    Arc::new(Readers::new(device, max_write, most, handle)).serve()
+    let readers = Readers::new(device, max_write, most, handle);
+    Arc::new(readers).serve()
 }
 
 struct Readers {
@@ -59,10 +60,12 @@ struct Readers {
     max_write: u32,
     most: usize,
     handle: Handler,
-    /// A leaf lock, which nobody holds across a system call but a thread's start.
+    /// A leaf lock, held across no system call but a thread's start.
     state: Mutex<State>,
     /// Whether the watcher looks at intervals; otherwise the next request wakes it.
     is_watched: AtomicBool,
+    /// [`IDLE`].
+    idle: Duration,
     watcher: Thread,
     started: Instant,
 }
@@ -97,6 +100,7 @@ impl Readers {
             handle,
             state: Mutex::default(),
             is_watched: AtomicBool::new(true),
+            idle: IDLE,
             watcher: std::thread::current(),
             started: Instant::now(),
         }
@@ -105,13 +109,14 @@ impl Readers {
     fn serve(self: &Arc<Self>) -> io::Result<()> {
         self.add(&mut self.state.lock())?;
         self.watch();
-        let ended = std::mem::take(&mut *self.state.lock());
-        for (_member, thread) in ended.members {
+        // That the connection has ended stays in the state, for the threads that are idle.
+        let members = std::mem::take(&mut self.state.lock().members);
+        for (_member, thread) in members {
             if thread.join().is_err() {
                 return Err(io::Error::other("a session thread panicked"));
             }
         }
-        ended.result.unwrap_or(Ok(()))
+        self.state.lock().result.take().unwrap_or(Ok(()))
     }
 
     fn now(&self) -> u64 {
@@ -192,7 +197,7 @@ impl Readers {
 
     /// Waits to read again; false if this thread has not been needed for long, or no longer is.
     fn is_needed(&self, me: &Arc<Member>) -> bool {
-        let until = Instant::now() + IDLE;
+        let until = Instant::now() + self.idle;
         let mut state = self.state.lock();
         state.idle.push((Arc::clone(me), std::thread::current()));
         loop {
@@ -238,11 +243,6 @@ impl Readers {
         let (mut quiet, mut served) = (0, 0);
         loop {
             let seen = self.look();
-            match seen {
-                Seen::Ended => return,
-                Seen::Stuck => self.help(),
-                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
-            }
             quiet = match seen {
                 Seen::Waiting(now) if now == served => quiet + 1,
                 Seen::Working(now) | Seen::Waiting(now) => {
@@ -251,20 +251,28 @@ impl Readers {
                 }
                 Seen::Stuck | Seen::Ended => 0,
             };
-            if quiet < QUIET && self.most > 1 {
-                continue;
-            }
-            self.is_watched.store(false, Ordering::SeqCst);
-            // A request may have come between the last look and this.
-            match self.look() {
+            match seen {
                 Seen::Ended => return,
-                Seen::Waiting(_) => std::thread::park(),
-                Seen::Working(_) | Seen::Stuck if self.most == 1 => std::thread::park(),
-                Seen::Working(_) | Seen::Stuck => {}
+                // There can be no other: nothing is to be seen but the end.
+                _one_thread if self.most == 1 => std::thread::park(),
+                Seen::Stuck => self.help(),
+                Seen::Waiting(_) if quiet >= QUIET => {
+                    self.rest();
+                    quiet = 0;
+                }
+                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
             }
-            self.is_watched.store(true, Ordering::SeqCst);
-            quiet = 0;
         }
+    }
+
+    /// Waits for the next request, or the end.
+    fn rest(&self) {
+        self.is_watched.store(false, Ordering::SeqCst);
+        // A request may have come between the last look and this.
+        if let Seen::Waiting(_) = self.look() {
+            std::thread::park();
+        }
+        self.is_watched.store(true, Ordering::SeqCst);
     }
 
     fn look(&self) -> Seen {
@@ -298,8 +306,8 @@ impl Readers {
     fn help(self: &Arc<Self>) {
         match self.device.wait_readable(LONG_TICK) {
             true if self.try_add() => {}
-            // All threads are at work, or the connection has ended.
-            true => std::thread::park_timeout(TICK),
+            // All threads are at work, and each reads again when it is done; or the connection has ended.
+            true => std::thread::park_timeout(LONG_TICK),
             false => {}
         }
     }
@@ -356,7 +364,12 @@ mod tests {
             let device = Arc::new(DevFuse::new(server));
             let (sender, receiver) = channel();
             let session = std::thread::spawn(move || {
-                let readers = Arc::new(Readers::new(&device, 4096, most, handle));
+                let readers = Readers {
+                    // Longer than any test.
+                    idle: 100 * DEADLINE,
+                    ..Readers::new(&device, 4096, most, handle)
+                };
+                let readers = Arc::new(readers);
                 sender.send(Arc::clone(&readers)).unwrap();
                 readers.serve()
             });
@@ -381,6 +394,11 @@ mod tests {
 
         fn end(self) {
             drop(self.kernel);
+            let until = Instant::now() + DEADLINE;
+            while !self.session.is_finished() {
+                assert!(Instant::now() < until, "the session never ends");
+                std::thread::yield_now();
+            }
             self.session.join().unwrap().unwrap();
         }
     }
@@ -457,6 +475,7 @@ mod tests {
         session.end();
     }
 
+    /// The session ended ten seconds late: an idle thread did not learn of the end.
     #[test]
     fn serve_ends_while_a_thread_is_idle() {
         let (report, served) = reporting();
@@ -468,10 +487,17 @@ mod tests {
             report(message);
         };
         let mut session = Serving::new(2, Arc::new(handle));
-        for number in [0, 0, 1, 2, 3] {
+        for number in [0, 0] {
             session.send(number);
         }
-        for _each in 0..5 {
+        for _each in 0..2 {
+            served.recv_timeout(DEADLINE).unwrap();
+        }
+        // Each of the two waits for its messages, until one of them stops.
+        let until = Instant::now() + DEADLINE;
+        while session.readers.state.lock().idle.is_empty() {
+            assert!(Instant::now() < until, "no thread becomes idle");
+            session.send(1);
             served.recv_timeout(DEADLINE).unwrap();
         }
         session.end();
