@@ -323,7 +323,10 @@ fn reply_xattr(value: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
 }
 
 fn file_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
+    let mut flags = match opened.no_flush {
+        true => FopenFlags::FOPEN_NOFLUSH,
+        false => FopenFlags::empty(),
+    };
     if opened.direct_io {
         // Writers of one file need not wait for each other: the backing file orders them.
         flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::caller::Caller;
 use crate::coherence::external::Time;
 use crate::coherence::open_files::Seen;
-use crate::config::{CachePolicy, Durability, KernelPassthrough, WriteJoining};
+use crate::config::{CachePolicy, Durability, KernelPassthrough, Locks, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::identity::statx;
@@ -28,6 +28,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// The kernel gets the backing file, for READ and WRITE past the daemon.
     pub passthrough: bool,
+    /// Nothing waits for a FLUSH at close(2) (FOPEN_NOFLUSH).
+    pub no_flush: bool,
 }
 
 /// Flags of open(2) that mean something to the backing file.
@@ -116,7 +118,19 @@ impl Passthrough {
             direct_io: self.config.cache.is_direct(),
             keep_cache,
             passthrough: self.may_pass_through(),
+            no_flush: self.needs_no_flush(flags),
         }
+    }
+
+    /// Whether close(2) of a file opened with `flags` has nothing to tell. A file open for writing may have an
+    /// error to report, or have been mapped and stored to: before FLUSH the kernel sends what was. One open for
+    /// reading alone can be neither; but with locks on SOURCE its close drops the POSIX locks of its owner.
+    fn needs_no_flush(&self, flags: i32) -> bool {
+        flags & libc::O_ACCMODE == libc::O_RDONLY
+            && match self.config.locks {
+                Locks::Local => true,
+                Locks::Host => false,
+            }
     }
 
     /// Looks at a file that was just opened, where its external changes are told from then on. One that
@@ -179,6 +193,7 @@ impl Passthrough {
             direct_io: false,
             keep_cache,
             passthrough: false,
+            no_flush: false,
         })
     }
 
