@@ -96,14 +96,17 @@ pub(super) fn statfs(stat: &StatVfs) -> Kstatfs {
 }
 
 pub(super) fn file_flags(opened: &Opened) -> OpenOutFlags {
+    let mut flags = match opened.no_flush {
+        true => OpenOutFlags::FOPEN_NOFLUSH,
+        false => OpenOutFlags::empty(),
+    };
     if opened.direct_io {
         // Writers of one file need not wait for each other: the backing file orders them.
-        OpenOutFlags::FOPEN_DIRECT_IO | OpenOutFlags::FOPEN_PARALLEL_DIRECT_WRITES
+        flags |= OpenOutFlags::FOPEN_DIRECT_IO | OpenOutFlags::FOPEN_PARALLEL_DIRECT_WRITES;
     } else if opened.keep_cache {
-        OpenOutFlags::FOPEN_KEEP_CACHE
-    } else {
-        OpenOutFlags::empty()
+        flags |= OpenOutFlags::FOPEN_KEEP_CACHE;
     }
+    flags
 }
 
 pub(super) fn directory_flags(opened: &Opened) -> OpenOutFlags {
