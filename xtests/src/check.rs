@@ -26,20 +26,20 @@ use crate::support::interrupt::Interrupt;
 use crate::support::skip::missing;
 use stages::{STAGES, Stage};
 
-/// So many of the slowest tests are named at the end.
+/// How many of the slowest tests the summary names.
 const SLOWEST: usize = 10;
 
 /// Arguments of `xtests check`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
-    /// Run just this stage, or those whose names begin so: `mount` is the tier in all its modes
+    /// Run only this stage, or all whose names begin with it: `mount` is the tier in all its modes
     /// (may be given several times).
     #[arg(long, value_name = "NAME")]
     stage: Vec<String>,
-    /// Leave out a stage (`kernel`) that may not be over so many minutes after the start.
+    /// Leave out a stage (`kernel`) that may not end within so many minutes of the start.
     #[arg(long, value_name = "NUMBER")]
     minutes: Option<u64>,
-    /// List the stages and end.
+    /// List the stages and exit.
     #[arg(long)]
     list: bool,
 }

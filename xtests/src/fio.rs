@@ -1,9 +1,8 @@
 //! `xtests fio`: the jobs of `fio-jobs` on thrufs, on its peers and on the native directory, side
 //! by side, as a report with pictures.
 //!
-//! Invariant: nothing is compared that was not measured in the same session, in turns, on the same
-//! files ([`plan`], [`one_run`]); and no number is shown without its spread and without whether
-//! others used the machine meanwhile ([`load`]).
+//! Invariant: results are compared only within one session: measured in turns, on the same files
+//! ([`plan`], [`one_run`]); and every number comes with its spread and with the load of other processes ([`load`]).
 
 mod compare;
 mod configs;
@@ -29,15 +28,15 @@ mod state;
 mod stats;
 mod summary;
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use xtests::install;
+use anyhow::{Result, ensure};
+use xtests::support::install;
 use xtests::support::interrupt::Interrupt;
 use xtests::support::mount::BIN;
+use xtests::support::stdout::print;
 
 use configs::{Binary, Kind};
 use session::Session;
@@ -108,7 +107,6 @@ struct What {
     list: bool,
 }
 
-/// The subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(Subcommand::Compare(args)) = &args.command {
         return compare::run(args);
@@ -157,15 +155,7 @@ fn list() -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// To standard output; a reader that has seen enough is no error.
-fn print(text: &str) -> Result<()> {
-    match std::io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.context("cannot write to standard output"),
-    }
-}
-
-/// The plan that the command line asks for, checked so far as that goes without running anything.
+/// The plan of the command line, checked as far as possible without running anything.
 fn plan_of(what: &What) -> Result<Plan> {
     let all = jobs::load(&jobs::directory())?;
     let mut sets = what.set.clone();
@@ -174,12 +164,12 @@ fn plan_of(what: &What) -> Result<Plan> {
     } else if what.jobs.is_empty() && sets.is_empty() {
         sets.push("matrix".to_owned());
     }
-    let jobs = jobs::select(&all, &what.jobs, &sets)?;
+    let jobs = sets::select(&all, &what.jobs, &sets)?;
     let configs = configs::parse(&what.configs, &what.binary, &what.against)?;
     let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
     let baseline = match names.contains(&what.baseline.as_str()) {
         true => what.baseline.clone(),
-        // Only what somebody typed is worth an error.
+        // Only a name from the command line is worth an error.
         false if what.baseline == "native" => names[0].to_owned(),
         false => {
             let remedy = "--baseline is one of --configs";
@@ -227,7 +217,7 @@ fn plan_of(what: &What) -> Result<Plan> {
     Ok(plan)
 }
 
-/// This checkout's thrufs, if it is to be measured and no other was named.
+/// This checkout's thrufs, if the session measures it and names no other.
 fn build(plan: &Plan) -> Result<()> {
     let configs = configs::parse(&plan.configs, &plan.binaries, &plan.against)?;
     let wanted = configs
@@ -266,7 +256,7 @@ mod tests {
         let runs = plan.rounds * plan.backings.len() * plan.jobs.len() * configs.len();
         let runtime = Duration::from_secs(plan.runtime_seconds.into());
         let time = plan::estimate(runs, runtime);
-        // Building and unmounting need some of it as well.
+        // Building and unmounting need some of it too.
         assert!(time < Duration::from_secs(285), "{time:?}");
     }
 

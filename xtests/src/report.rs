@@ -14,13 +14,13 @@ pub struct Entry {
 /// The verdicts of a stage or of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// Names of what passed.
+    /// Names of passed tests.
     pub passed: Vec<String>,
-    /// What failed.
+    /// Failed tests.
     pub failed: Vec<Entry>,
-    /// What was not tried.
+    /// Tests that were not tried.
     pub skipped: Vec<Entry>,
-    /// Seconds, of those tests (or test binaries) of which they are known.
+    /// Seconds of the tests (or test binaries) that reported them.
     pub times: Vec<(String, f64)>,
 }
 
@@ -65,7 +65,7 @@ impl Report {
         self.times.extend(other.times);
     }
 
-    /// The `most` that took longest.
+    /// The `most` slowest tests.
     pub fn slowest(&self, most: usize) -> Vec<(String, f64)> {
         let mut times = self.times.clone();
         times.sort_by(|a, b| b.1.total_cmp(&a.1));

@@ -1,38 +1,39 @@
 //! `xtests suite NAME`: other people's test suites on a mount, one module per suite.
 //!
-//! A suite runs natively first and then on each place asked for; only what a place does worse than
-//! the native directory is a failure. What it may do worse is data (`xtests/suites/expect.toml`, a
-//! sentence each), and a test that passes although it is listed fails the run, so that the list
-//! cannot grow old. Peers are shown beside and never fail a run: they are not ours to repair.
+//! A suite runs natively first and then on each requested place; only results worse than native are
+//! failures. Accepted ones are data (`xtests/suites/expect.toml`, a sentence each), and a listed
+//! test that passes fails the run, so that the list stays current. Peers are shown beside and never
+//! fail a run: they are not ours to repair.
 
 mod dbench;
 mod expect;
 mod fio_verify;
 pub mod fsx;
+mod options;
 mod pjdfstest;
-pub mod place;
 mod sandbox;
 mod stress_ng;
 mod table;
+pub mod tested_fs;
 mod trinity;
 mod verdicts;
 mod xfstests;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use crate::install;
 use crate::report::Report;
+use crate::support::install;
 use crate::support::interrupt::{Interrupt, not_interrupted};
 use crate::support::mount::{ALLOW_MMAP, BIN};
 use crate::support::peers::Kind;
 use crate::support::scratch::Backing;
 use crate::support::skip::Missing;
-use place::Place;
+pub use options::Options;
 use table::Table;
+use tested_fs::TestedFs;
 pub use verdicts::{Verdict, Verdicts};
 
 /// Which suite.
@@ -81,8 +82,8 @@ impl Name {
         }
     }
 
-    /// Whether tests of it fail on good file systems too. Of the others a native failure is a fault
-    /// of the suite's set-up, which must not pass for what thrufs is measured by.
+    /// Whether some of its tests fail on good file systems too. For the other suites a native
+    /// failure is a fault of the set-up, which must not count against thrufs.
     fn may_fail_natively(self) -> bool {
         matches!(self, Self::Pjdfstest | Self::Xfstests | Self::StressNg)
     }
@@ -101,7 +102,7 @@ impl Name {
         }
     }
 
-    fn run(self, place: &Place, options: &Options) -> Result<Verdicts> {
+    fn run(self, place: &TestedFs, options: &Options) -> Result<Verdicts> {
         let limit = options.limit();
         match self {
             Self::Pjdfstest => place.visit(Backing::Here, limit, options, pjdfstest::run),
@@ -130,81 +131,6 @@ impl Name {
     }
 }
 
-/// How a suite is run; what is not given is each suite's own.
-#[derive(clap::Args, Clone, Debug, Default)]
-pub struct Options {
-    /// An option for `thrufs mount` (may be given several times): `--with=--cache=never`.
-    #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
-    with: Vec<String>,
-    /// A built checkout of xfstests.
-    #[arg(long, value_name = "DIR")]
-    dir: Option<PathBuf>,
-    /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60, or 5
-    /// with --quick).
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(5..))]
-    seconds: Option<u64>,
-    /// How many operations fsx does in each cache mode (default: 100,000, or 5,000 with --quick).
-    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
-    operations: Option<u64>,
-    /// The least that says something, for `suite all --peers`.
-    #[arg(long)]
-    quick: bool,
-    /// Only these tests of xfstests, instead of the selection.
-    #[arg(long, value_name = "generic/NNN", value_delimiter = ',')]
-    test: Vec<String>,
-}
-
-impl Options {
-    /// For suites that do as many operations as they are told to.
-    pub fn counting(operations: u64) -> Self {
-        Self {
-            operations: Some(operations),
-            ..Self::default()
-        }
-    }
-
-    /// For suites that run as long as they are told to.
-    pub fn lasting(seconds: u64) -> Self {
-        Self {
-            seconds: Some(seconds),
-            ..Self::default()
-        }
-    }
-
-    /// With this checkout of xfstests, if there is one.
-    pub fn with_checkout(dir: Option<PathBuf>) -> Self {
-        Self {
-            dir,
-            ..Self::default()
-        }
-    }
-
-    fn seconds(&self) -> u64 {
-        self.seconds.unwrap_or(if self.quick { 5 } else { 60 })
-    }
-
-    fn operations(&self) -> u64 {
-        self.operations
-            .unwrap_or(if self.quick { 5_000 } else { 100_000 })
-    }
-
-    /// When a mount is taken for hung.
-    fn limit(&self) -> Duration {
-        Duration::from_secs(600 + 2 * self.seconds())
-    }
-
-    /// With another option of `thrufs mount`, which those of the user override.
-    fn and_with(&self, option: &str) -> Self {
-        let mut options = self.clone();
-        options.with.insert(0, option.to_owned());
-        options
-    }
-
-    fn says_cache_mode(&self) -> bool {
-        self.with.iter().any(|option| option.starts_with("--cache"))
-    }
-}
-
 /// Arguments of `xtests suite`.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -214,7 +140,7 @@ pub struct Args {
     /// Where: thrufs (a scratch mount), native, a peer's name, or a directory of any mount; may be
     /// given several times. The default is the comparison of thrufs with native.
     #[arg(long, value_name = "PLACE")]
-    on: Vec<Place>,
+    on: Vec<TestedFs>,
     /// Compare with the peers as well: passthrough_ll, passthrough_hp in its modes, bindfs.
     #[arg(long)]
     peers: bool,
@@ -258,15 +184,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     })
 }
 
-/// Native first, for everything else is compared with it.
-fn places(args: &Args) -> Vec<Place> {
-    let mut places = vec![Place::Native];
+/// Native first, since everything else is compared with it.
+fn places(args: &Args) -> Vec<TestedFs> {
+    let mut places = vec![TestedFs::Native];
     places.extend(args.on.iter().cloned());
     if args.on.is_empty() {
-        places.push(Place::Thrufs);
+        places.push(TestedFs::Thrufs);
     }
     if args.peers {
-        places.extend(Kind::ALL.map(Place::Peer));
+        places.extend(Kind::ALL.map(TestedFs::Peer));
     }
     let mut seen = Vec::new();
     for place in places {
@@ -279,22 +205,17 @@ fn places(args: &Args) -> Vec<Place> {
 
 /// A stage of `xtests check`: the suite on a scratch mount of thrufs, against native.
 pub fn check(name: Name, options: &Options, report: &mut Report) -> Result<()> {
-    let places = [Place::Native, Place::Thrufs];
-    report.merge(run_suite(
-        name,
-        &places,
-        options,
-        None,
-        &mut Table::default(),
-    ));
+    let places = [TestedFs::Native, TestedFs::Thrufs];
+    let table = &mut Table::default();
+    report.merge(run_suite(name, &places, options, None, table));
     Ok(())
 }
 
-/// Runs one suite in all places that it comes to before `end`; what is missing makes a skip by the
-/// suite's or the place's name.
+/// Runs one suite in all places that it reaches before `end`; a missing thing skips the suite or
+/// the place, by name.
 fn run_suite(
     name: Name,
-    places: &[Place],
+    places: &[TestedFs],
     options: &Options,
     end: Option<Instant>,
     table: &mut Table,
@@ -324,7 +245,7 @@ fn run_suite(
             Ok(verdicts) => verdicts,
             Err(error) => {
                 match (place, error.downcast_ref::<Missing>()) {
-                    (Place::Peer(_), None) => report.skip(shown, format!("{error:#}")),
+                    (TestedFs::Peer(_), None) => report.skip(shown, format!("{error:#}")),
                     _ => report.record(&shown, Err(error)),
                 }
                 continue;
@@ -332,7 +253,7 @@ fn run_suite(
         };
         table.add(suite, place, &verdicts, native.as_ref());
         match place {
-            Place::Native => {
+            TestedFs::Native => {
                 if !name.may_fail_natively() {
                     expect::judge(
                         &format!("{suite} natively"),
@@ -344,19 +265,19 @@ fn run_suite(
                 }
                 native = Some(verdicts);
             }
-            Place::Thrufs | Place::Dir(_) => {
+            TestedFs::Thrufs | TestedFs::Dir(_) => {
                 let expected = expect::of(suite, options);
                 expect::judge(suite, &verdicts, native.as_ref(), &expected, &mut report);
             }
-            Place::Peer(_) => {}
+            TestedFs::Peer(_) => {}
         }
     }
     report
 }
 
-/// The mounts of thrufs are of what this checkout builds, unless THRUFS_BIN names another.
-fn build_thrufs(places: &[Place]) -> Result<()> {
-    if !places.contains(&Place::Thrufs) || std::env::var_os(BIN).is_some() {
+/// Mounts use the thrufs that this checkout builds, unless THRUFS_BIN names another.
+fn build_thrufs(places: &[TestedFs]) -> Result<()> {
+    if !places.contains(&TestedFs::Thrufs) || std::env::var_os(BIN).is_some() {
         return Ok(());
     }
     install::thrufs().map(|_| ())
@@ -368,7 +289,7 @@ mod tests {
 
     #[test]
     fn run_suite_after_the_end_skips_every_place_by_name() {
-        let places = [Place::Native, Place::Dir("/".into())];
+        let places = [TestedFs::Native, TestedFs::Dir("/".into())];
         let (options, end) = (Options::default(), Some(Instant::now()));
         let report = run_suite(Name::All, &places, &options, end, &mut Table::default());
         let skipped: Vec<&str> = report.skipped.iter().map(|one| one.name.as_str()).collect();

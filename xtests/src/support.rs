@@ -5,19 +5,22 @@
 //! suites and checks of the binary use the same mounts.
 
 pub mod command;
-mod ending;
+pub mod daemon_fixture;
+pub mod install;
 pub mod interrupt;
 pub mod kernel_log;
 pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
+pub mod mount_table;
 pub mod peers;
 pub mod process;
 pub mod random;
 pub mod request_trace;
 pub mod scratch;
-pub mod served;
+mod shutdown_wait;
 pub mod skip;
+pub mod stdout;
 pub mod user;
 pub mod wait;
 

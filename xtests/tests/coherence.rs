@@ -1,5 +1,5 @@
-//! Two mounts of one SOURCE with `--cache=never` agree with each other after every operation; and what is
-//! cached agrees with what was written past the cache.
+//! Two mounts of one SOURCE with `--cache=never` agree with each other after every operation; and
+//! cached content agrees with writes past the cache.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -87,8 +87,9 @@ fn names_made_on_one_mount_exist_on_the_other_at_once() -> Outcome {
     })
 }
 
-/// Up to Linux 7.2 the kernel drops what it cached before an asynchronous direct write alone, not after it
-/// as well: what a READ in between brings into the cache is older than the write (xfstests generic/451).
+/// Up to Linux 7.2 the kernel drops cached pages before an asynchronous direct write alone, not
+/// after it as well: a READ in between brings content into the cache that is older than the write
+/// (xfstests generic/451).
 #[test]
 fn read_during_an_asynchronous_direct_write_leaves_nothing_older_than_it_in_the_cache() -> Outcome {
     for cache in ["--cache=auto", "--cache=always"] {

@@ -1,4 +1,4 @@
-//! How far the serving process is shut in, as /proc shows it, and as an attempt to get out finds it.
+//! How tight the serving process's sandbox is, as /proc shows it, and as a break-out attempt finds it.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,9 +12,10 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::install::BREAK_OUT;
 use xtests::support::command::output;
-use xtests::support::mount::{Leftover, is_mounted, is_native, thrufs};
+use xtests::support::install::BREAK_OUT;
+use xtests::support::mount::{Leftover, is_native, thrufs};
+use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, User, case, missing, on_mount};
 
@@ -23,10 +24,10 @@ const SOON: Duration = Duration::from_secs(10);
 const KEPT: &[u32] = &[0, 1, 3, 4, 6, 7, 9, 27, 31];
 const DAC_READ_SEARCH: u32 = 2;
 const SYS_ADMIN: u32 = 21;
-/// How many ways out are tried.
+/// Number of break-out attempts.
 const ATTEMPTS: usize = 18;
 
-/// What a server keeps, and `also`. Where SOURCE is a whole file system it opens files by their handles.
+/// The capabilities of a server, and `also`. Where SOURCE is a whole file system it opens files by their handles.
 fn kept(source: &Scratch, also: &[u32]) -> Vec<u32> {
     let mut kept = [KEPT, also].concat();
     if source.is_whole() {
@@ -59,7 +60,7 @@ fn namespace(pid: Pid, kind: &str) -> Result<PathBuf> {
     std::fs::read_link(&path).context(path)
 }
 
-/// What each thread of a serving process holds.
+/// Privileges of each thread of a serving process.
 fn check_privileges(pid: Pid, kept: &[u32]) -> Outcome {
     for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
         let tid = task?.file_name().to_string_lossy().parse()?;
@@ -90,9 +91,9 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
         let ours = Pid::this();
         for kind in ["mnt", "pid", "net", "ipc"] {
             let same = namespace(pid, kind)? == namespace(ours, kind)?;
-            ensure!(!same, "the {kind} namespace is that of everybody");
+            ensure!(!same, "the {kind} namespace is the host's");
         }
-        // Its root is SOURCE, and there is nothing else in its mount namespace.
+        // Its root is SOURCE, and its mount namespace has nothing else.
         ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
         let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
@@ -134,7 +135,7 @@ fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
     })
 }
 
-/// Runs the attempts in the daemon itself; returns what it said, by line. SOURCE is a directory: of a
+/// Runs the attempts in the daemon itself; returns its output, by line. SOURCE is a directory: of a
 /// whole file system every file may be opened by its handle, and none of them is outside.
 fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     if is_native() {
@@ -149,7 +150,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     }
     let scratch = Scratch::with(Backing::Here, Layout::Below)?;
     let _leftover = Leftover(scratch.mountpoint());
-    // One more descriptor than anybody expects, on the root, as a careless parent would leave it.
+    // One unexpected descriptor, on the root, as a careless parent would leave it.
     let root = File::open("/")?;
     nix::fcntl::fcntl(
         &root,
@@ -163,7 +164,7 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     let done = output(&mut command)?;
     ensure!(!is_mounted(&scratch.mountpoint()), "the mount is left");
     let said = String::from_utf8_lossy(&done.stderr);
-    // The log puts the time and the level in front of what the server says.
+    // The log puts time and level before the server's message.
     let text = |line: &str| {
         line.split_once("ERROR ")
             .map_or(line, |(_, text)| text)
@@ -172,8 +173,8 @@ fn break_out(options: &[&str]) -> Result<(bool, Vec<String>)> {
     Ok((done.status.success(), said.lines().map(text).collect()))
 }
 
-/// All attempts in a sandbox without the filter, which would end the server at the first: each wall holds
-/// alone. `open` are those that it does not stop; each of the others must be held.
+/// All attempts in a sandbox without the filter, which would end the server at the first: each wall
+/// holds alone. The sandbox does not stop those of `open`; it must stop all others.
 fn check_walls(sandbox: &str, open: &[&str]) -> Outcome {
     let option = format!("--sandbox={sandbox}");
     let (_, lines) = break_out(&["--break-out=all", "--seccomp=none", &option])?;
@@ -190,13 +191,13 @@ fn check_walls(sandbox: &str, open: &[&str]) -> Outcome {
 
 #[test]
 fn break_out_of_the_namespaces_finds_nothing_outside() -> Outcome {
-    // What a new user namespace gives is of use nowhere; the filter refuses it.
+    // Privileges in a new user namespace are useless outside; the filter refuses the call.
     case(|| check_walls("namespace", &["user-namespace"]))
 }
 
 #[test]
 fn break_out_of_the_chroot_finds_no_file_outside() -> Outcome {
-    // Of processes and networks there are those of the machine; the filter keeps from both.
+    // Processes and networks are the machine's; the filter blocks the calls on both.
     case(|| check_walls("chroot", &["signal", "network"]))
 }
 
@@ -265,8 +266,8 @@ fn supervisor_killed_takes_the_server_along() -> Outcome {
     })
 }
 
-/// A mount made below SOURCE later is served, as without a sandbox, where SOURCE's mount is shared (as
-/// systemd makes all of them).
+/// A mount made below SOURCE later is served, as without a sandbox, where SOURCE's mount is shared
+/// (systemd makes all mounts shared).
 #[test]
 fn mount_made_below_source_later_shows_up() -> Outcome {
     case(|| {

@@ -1,5 +1,5 @@
-//! Creation happens as the caller: owner, group, setgid directories, umask and default ACLs are
-//! what the native file system would give, for every way to make a name.
+//! Creation happens as the caller: owner, group, setgid directories, umask and default ACLs are as
+//! on the native file system, for every way to make a name.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -44,7 +44,7 @@ fn make_all(dir: &Path, mode: u32) -> Result<()> {
     Ok(())
 }
 
-/// `(name, uid, gid, mode)` of each, as SOURCE has it.
+/// `(name, uid, gid, mode)` of each, on SOURCE.
 fn made(m: &Mount, dir: &str) -> Result<Vec<(String, u32, u32, u32)>> {
     let mut all = Vec::new();
     for name in ["file", "dir", "fifo", "node", "link"] {

@@ -224,7 +224,7 @@ fn write_with_o_direct_and_o_sync_reaches_source() -> Outcome {
     })
 }
 
-/// One mode on a file of 64 KiB of data; the result must be what SOURCE itself gives.
+/// One mode on a file of 64 KiB of data; the result must equal SOURCE's own.
 fn fallocate_like_native(
     m: &xtests::support::Mount,
     mode: FallocateFlags,
@@ -238,11 +238,11 @@ fn fallocate_like_native(
         .read(true)
         .write(true)
         .open(m.source("native"))?;
-    // Warm cache: it must not survive a change of the range.
+    // A warm cache, which must not survive a change of the range.
     ensure!(std::fs::read(m.path("f"))? == data);
     let expected = fallocate(&native, mode, range.0, range.1);
     let got = fallocate(&file, mode, range.0, range.1);
-    // FUSE's kernel side knows only these modes and refuses others by itself.
+    // FUSE's kernel side knows only these modes and refuses others itself.
     let known = FallocateFlags::KEEP_SIZE | FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE;
     if !known.contains(mode) && got == Err(Errno::OPNOTSUPP) {
         return Ok(());

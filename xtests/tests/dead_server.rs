@@ -18,7 +18,8 @@ use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use xtests::support::command::succeed;
-use xtests::support::mount::{Leftover, is_mounted, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 

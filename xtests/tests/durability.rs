@@ -1,5 +1,5 @@
-//! `--durability=dsync` at a real mount: a WRITE is answered after a flush that began after it, many
-//! that wait share one, and what a flush could not make durable is an error for all that it was for.
+//! `--durability=dsync` on a real mount: a WRITE is answered after a flush that began after it,
+//! waiting WRITEs share one, and a failed flush is an error for every WRITE that it was for.
 
 use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -13,10 +13,10 @@ use xtests::support::{Mount, Outcome, on_mount};
 
 const BLOCK: usize = 4096;
 const WRITERS: usize = 16;
-/// What a flush takes at least in these tests: much longer than for sixteen WRITEs to arrive.
+/// Duration of a flush in these tests: much longer than sixteen WRITEs need to arrive.
 const FLUSH: Duration = Duration::from_millis(200);
 
-/// A mount whose flushes take long, without client cache and with a thread for each writer.
+/// A mount with slow flushes, without client cache and with a thread for each writer.
 fn on_slow(faults: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
     let delay = format!("--fault=flush:delay={}", FLUSH.as_millis());
     let mut options = vec![
@@ -53,7 +53,7 @@ fn prepared(m: &Mount) -> Result<File> {
     Ok(options.read(true).write(true).open(m.path("f"))?)
 }
 
-/// Sixteen write(2) at the same time, to a block each; what each returned.
+/// Sixteen write(2) at the same time, to a block each; their results.
 fn write_at_once(file: &File) -> Vec<std::io::Result<usize>> {
     let together = Barrier::new(WRITERS);
     std::thread::scope(|scope| {
@@ -111,7 +111,7 @@ fn write_without_joining_has_a_flush_each() -> Outcome {
 
 #[test]
 fn flush_that_fails_is_an_error_for_every_write_that_it_was_for() -> Outcome {
-    // The first flush is for the WRITE that came first, alone.
+    // The first flush serves the WRITE that came first, alone.
     on_slow(&["--fault=flush:nth=2:EIO"], |m| {
         let file = prepared(m)?;
         let results = write_at_once(&file);
@@ -128,7 +128,7 @@ fn flush_that_fails_is_an_error_for_every_write_that_it_was_for() -> Outcome {
             "{} WRITEs failed; {flushes} flushes passed",
             errnos.len()
         );
-        // It is over with that.
+        // The second flush serves all others.
         ensure!(file.write_at(&block(3), 0)? == BLOCK);
         Ok(())
     })

@@ -1,5 +1,4 @@
-//! What is asked of a daemon when clients have used up its descriptors: they must not keep from the
-//! operator why nothing goes on.
+//! A daemon whose descriptors clients have used up: the operator can still find out why nothing works.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -16,7 +15,7 @@ const SOON: Duration = Duration::from_secs(30);
 /// More than the daemon has descriptors.
 const FILES: usize = 600;
 
-/// Takes all that a client can get: open files, and inodes that are referred to.
+/// Takes everything that a client can get: open files, and referenced inodes.
 fn take_all(m: &Mount) -> Result<(Vec<File>, Vec<OwnedFd>)> {
     for index in 0..FILES {
         File::create(m.source(&format!("f{index}")))?;
@@ -54,7 +53,7 @@ fn scrape(m: &Mount) -> Result<String> {
     Ok(answer)
 }
 
-/// Twice each, since what was kept in reserve must be there again.
+/// Twice each, since the reserve must be there again.
 fn answers(options: &[&str]) -> Outcome {
     let options = [&["--rlimit-nofile=256", "--metrics=0"], options].concat();
     on_mount(&options, |m| {

@@ -1,5 +1,5 @@
 //! A WRITE that fails or is short: the application gets the exact errno or count, the backing file
-//! has exactly what was acknowledged, and afterwards read(2) and mappings show the backing file.
+//! has exactly the acknowledged bytes, and afterwards read(2) and mappings show the backing file.
 //! Byte for byte against an oracle: the old content with the acknowledged bytes of the new one.
 
 use std::fs::File;
@@ -22,9 +22,9 @@ use xtests::support::{
 };
 
 const PAGE: usize = 4096;
-/// Largest WRITE of the tests that want several of one write(2).
+/// Largest WRITE of the tests in which one write(2) becomes several.
 const MAX_WRITE: usize = 4 * PAGE;
-/// The notification follows the reply; it need not be there when write(2) returns.
+/// The notification follows the reply, and may come after write(2) has returned.
 const SOON: Duration = Duration::from_secs(10);
 
 fn open(path: &Path, flags: i32) -> Result<File> {
@@ -50,7 +50,7 @@ fn map(file: &File, len: usize) -> Result<SharedMapping> {
     })
 }
 
-/// What one write(2) came to, as pwrite(2) says.
+/// The result of one write(2), as pwrite(2) reports it.
 fn write_once(file: &File, data: &[u8], offset: usize) -> std::result::Result<usize, i32> {
     file.write_at(data, offset as u64)
         .map_err(|error| error.raw_os_error().unwrap_or(0))
@@ -108,7 +108,7 @@ struct Shape {
     mapped: bool,
 }
 
-/// Runs `shape` with `fault` in its `nth` WRITE, of which `done` bytes are to arrive.
+/// Runs `shape` with `fault` in its `nth` WRITE, of which `done` bytes arrive.
 fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) -> Outcome {
     let fault = format!("--fault=write:nth={nth}:{fault}");
     let max_write = format!("--max-write={MAX_WRITE}");
@@ -144,7 +144,7 @@ fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) ->
             expected[at..at + 6].copy_from_slice(b"stored");
             check_views(m, &file, Some(mapping), &expected)?;
         }
-        // The file is none the worse: the rest can be written.
+        // The file stays writable: the rest can be written.
         let rest = &new[arrived..];
         let at = shape.offset + arrived;
         file.write_all_at(rest, at as u64)?;
@@ -235,7 +235,7 @@ fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
 
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
-    // The kernel keeps the pages of a failed write-back, clean, with stores that no file has.
+    // The kernel keeps the pages of a failed writeback clean, with stores that no file has.
     on_mount(&["--fault=write:nth=1:EIO", ALLOW_MMAP], |m| {
         m.require_mount()?;
         let expected = content(1, 4 * PAGE);
@@ -251,7 +251,7 @@ fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome
 
 #[test]
 fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
-    // The kernel does not look at the count that answers a WRITE of its own pages.
+    // The kernel ignores the count in the answer to a WRITE of its own pages.
     let options = [
         "--fault=write:nth=1:short=10",
         "--fault=write:nth=2:ENOSPC",
@@ -272,14 +272,13 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
     })
 }
 
-/// Writes until `full` (ENOSPC or EDQUOT) says that it is enough, and a bit on; then compares every
-/// byte, and again after half of it is cut off. `make_room` is for a file system that cannot even
-/// truncate when it is full.
+/// Writes until `full` (ENOSPC or EDQUOT), and a bit on; then compares every byte, and again after
+/// truncating to half. `make_room` is for a file system that cannot even truncate when it is full.
 fn fill(m: &Mount, sync: i32, full: Errno, make_room: impl FnOnce() -> Outcome) -> Outcome {
     let file = open(&m.path("f"), sync)?;
     let mut expected = Vec::new();
     let mut refused = 0;
-    // Sizes that end within pages, more than a WRITE, and at pages.
+    // Sizes that end within pages, beyond a WRITE, and at pages.
     for (round, len) in [100_000, 70_001, 65_536, 4096, 1]
         .iter()
         .cycle()

@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use xtests::install;
 use xtests::support::command::{output, wait_for_exit};
-use xtests::support::mount::{BIN, cache_mode, is_native, mount_table, thrufs};
+use xtests::support::install;
+use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
+use xtests::support::mount_table::mount_table;
 use xtests::support::skip::{Outcome, case, missing};
 use xtests::support::wait::wait_until;
 
@@ -76,7 +77,7 @@ fn fio_session_on_two_configurations_writes_a_report_with_figures() -> Outcome {
             );
         }
         let thrufs = &runs_of(&report, "thrufs")[0]["measured"];
-        // One WRITE for each write(2) of 64 KiB, and the daemon works for it.
+        // One WRITE for each write(2) of 64 KiB, and CPU time of the daemon.
         ensure!(
             thrufs["requests"]["write"] == thrufs["written"]["operations"],
             "{thrufs}"
@@ -103,7 +104,7 @@ fn fio_session_interrupted_keeps_what_is_done_and_can_be_resumed() -> Outcome {
         let out = scratch.path().join("out");
         let mut command = xtests_fio(&["randwrite-psync:4k", "--configs", "thrufs"])?;
         command.args(["--rounds=3", "--runtime=1", "--backing=tmpfs", "--out"]);
-        // Its mounts are told from those of other tests by the directory they are in.
+        // The directory tells its mounts from those of other tests.
         command.arg(&out).env("TMPDIR", scratch.path());
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let mut session = command.spawn()?;
@@ -155,7 +156,7 @@ fn fio_session_without_fio_names_the_package() -> Outcome {
     once(|| {
         let scratch = tempfile::tempdir()?;
         let mut command = xtests_fio(&["seqwrite-psync:64k", "--configs", "native", "--out"])?;
-        // Neither fio nor apt-get is there.
+        // Without fio and apt-get.
         command
             .arg(scratch.path().join("out"))
             .env("PATH", scratch.path());

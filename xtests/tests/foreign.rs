@@ -1,11 +1,11 @@
 //! Changes under SOURCE while a file is open through a mount with `--cache=auto`: they show within
-//! the timeout, whoever sees the new mtime reads the new bytes, and what the mount itself writes is
-//! never taken for one.
+//! the timeout, a reader that sees the new mtime reads the new bytes, and the mount's own writes
+//! never count as such changes.
 //!
 //! The story of the first two tests: with FUSE_AUTO_INVAL_DATA the kernel dropped a file's pages when
 //! GETATTR showed the mtime of an earlier WRITE, also the page that a WRITE under way had just
-//! filled; whoever touched it through a mapping fetched the bytes of before, which then stayed
-//! after write(2) had returned. An open(2) by somebody else did the same. The random reproducer
+//! filled; a fault through a mapping fetched the older bytes, which then stayed
+//! after write(2) had returned. An open(2) by another process did the same. The random reproducer
 //! found it, in each run of five minutes.
 
 use std::fs::File;
@@ -46,13 +46,13 @@ fn byte(file: &File, at: usize) -> Result<u8> {
     Ok(byte[0])
 }
 
-/// Runs `meanwhile` while a write(2) to the first page is under way that follows one to the last page.
+/// Runs `meanwhile` during a write(2) to the first page that follows one to the last page.
 fn check_write_under_way(meanwhile: fn(&Mount, &File) -> Outcome) -> Outcome {
     let slow = format!("--fault=write:range=0+{PAGE}:delay=1500");
     on_mount(&[AUTO, &slow], |m| {
         m.require_mount()?;
         let (file, mapping) = warm(m)?;
-        // SOURCE has another mtime from now on, and the kernel is to ask for it.
+        // Sets another mtime on SOURCE, and lets the kernel's attributes expire.
         let last = (PAGES - 1) * PAGE;
         file.write_all_at(&[b'B'; PAGE], last as u64)?;
         std::thread::scope(|s| -> Outcome {
@@ -98,7 +98,7 @@ fn change_under_source_shows_in_an_open_file_without_stat() -> Outcome {
     on_mount(&[AUTO], |m| {
         let (file, mapping) = warm(m)?;
         change(m, 5, b'x')?;
-        // The mapping first: nothing but the daemon's own look can bring it.
+        // The mapping first: only the daemon's own check can bring the change there.
         wait_until("the mapping to show the change", SOON, || {
             Ok(mapping.read(5..6)? == [b'x'])
         })?;
@@ -145,8 +145,7 @@ fn change_under_source_between_two_writes_of_the_mount_shows() -> Outcome {
     })
 }
 
-/// Until changes get a later time than those until now: within one tick of the clock they cannot
-/// always be told apart.
+/// Until a change gets a later time than all before: within one tick of the clock they may be equal.
 fn wait_for_tick() -> Outcome {
     let now = clock_gettime(ClockId::CLOCK_REALTIME)?;
     wait_until("the next tick", SOON, || {

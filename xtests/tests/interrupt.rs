@@ -1,7 +1,7 @@
-//! What `xtests suite` and `xtests check` leave when a signal ends them, and that two runs do not meet.
+//! What a signal to `xtests suite` or `xtests check` leaves behind, and that two runs do not collide.
 //!
-//! The suite is xfstests, which mounts by itself and needs namespaces and loop devices. Scripts stand for its
-//! checkout, and for the cargo that a stage of the check runs.
+//! The suite is xfstests, which mounts itself and needs namespaces and loop devices. Scripts stand
+//! in for its checkout, and for the cargo that a stage of the check runs.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -19,7 +19,7 @@ use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, case, missing};
 
 const SOON: Duration = Duration::from_secs(120);
-/// What the suite's tests call; none of it is called here.
+/// Programs of the suite's tests; none of them is called here.
 const NOT_CALLED: &[&str] = &[
     "xfs_io", "setfacl", "getfattr", "bc", "gawk", "killall", "quota", "setcap", "perl",
 ];
@@ -52,7 +52,7 @@ echo $$ >"$MEET/pid.$RUN"
 sleep 100000
 "#;
 
-/// A stage of the check whose tests mount, and do not end.
+/// A stage of the check whose tests mount, and never end.
 const CARGO: &str = r#"#!/bin/bash
 mkdir "$TMPDIR/scratch"
 mount -t tmpfs tmpfs "$TMPDIR/scratch"
@@ -62,7 +62,7 @@ echo $$ >"$MEET/pid.$RUN"
 wait
 "#;
 
-/// A checkout, programs that are said to be there, and a place for temporary files.
+/// A checkout, stand-ins for programs, and a place for temporary files.
 struct Machine {
     own: TempDir,
 }
@@ -141,7 +141,7 @@ impl Machine {
         wait_until("the suite to run", SOON, || Ok(pid.exists()))
     }
 
-    /// Those on the images of a test, whose files have no path here, and those of the suite.
+    /// Loop devices on the images of a test, whose files have no path here, and on those of the suite.
     fn loop_devices(&self) -> Result<Vec<String>> {
         let images = self.path("checkout/meet/images");
         let images = std::fs::read_to_string(images).unwrap_or_default();
@@ -185,7 +185,7 @@ impl Machine {
         Ok(found)
     }
 
-    /// Whatever is still there of a run.
+    /// Everything that is left of a run.
     fn left(&self) -> Result<Vec<String>> {
         let place = self.path("").to_string_lossy().into_owned();
         let mut left = Vec::new();
@@ -225,7 +225,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// Fifteen tests failed that did not when the other run was over.
+/// Fifteen tests failed that passed after the other run was over.
 #[test]
 fn xfstests_twice_at_the_same_time_do_not_share_tmp() -> Outcome {
     case(|| {
@@ -266,21 +266,21 @@ fn ended_by(signal: Signal) -> Outcome {
     end(&machine, run, signal)
 }
 
-/// Ends xtests, and waits for all of it to be gone.
+/// Ends xtests, and waits for everything of it to be gone.
 fn end(machine: &Machine, mut run: Child, signal: Signal) -> Outcome {
     kill(Pid::from_raw(i32::try_from(run.id())?), signal)?;
     let status = wait_for_exit(&mut run, "xtests to end", SOON)?;
     ensure!(!status.success(), "{status}");
     let text = said(&run.wait_with_output()?);
     ensure!(text.contains("ended by a signal"), "{text}");
-    // Of a process that is killed its files are closed a moment later.
+    // The files of a killed process are closed a moment later.
     let gone = wait_until("all of it to be gone", SOON, || {
         Ok(machine.left()?.is_empty())
     });
     gone.with_context(|| format!("{:#?}\n{text}", machine.left()))
 }
 
-/// It went on for an hour, with an ext4 on a loop device that nobody unmounted.
+/// The suite went on for an hour, with an ext4 on a loop device that stayed mounted.
 #[test]
 fn xfstests_ended_by_sigterm_leaves_no_process_no_mount_and_no_loop_device() -> Outcome {
     case(|| ended_by(Signal::SIGTERM))
@@ -291,7 +291,7 @@ fn xfstests_ended_by_sigint_leaves_no_process_no_mount_and_no_loop_device() -> O
     case(|| ended_by(Signal::SIGINT))
 }
 
-/// The tests went on, and what they had mounted stayed when they were ended in turn.
+/// The tests went on, and their mounts stayed when they were ended in turn.
 #[test]
 fn check_ended_by_sigterm_leaves_no_process_and_no_mount() -> Outcome {
     case(|| {

@@ -1,4 +1,4 @@
-//! `xtests kernel` on a tree that is no kernel: what it leaves running and on the disk.
+//! `xtests kernel` on a tree that is no kernel: processes and files that it leaves.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,13 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::install::find;
+use xtests::support::install::find;
 use xtests::support::wait::wait_for;
 use xtests::support::{Outcome, case, missing};
 
 const SOON: Duration = Duration::from_secs(60);
 
-/// Makes a tree whose "kernel" is never built to the end, and says by whom it is not.
+/// Makes a tree whose "kernel" never finishes building, and which names the process that builds.
 fn tree(dir: &Path) -> Result<PathBuf> {
     let tree = dir.join("tree");
     std::fs::create_dir_all(tree.join("arch/um"))?;
@@ -72,7 +72,7 @@ fn needs_make() -> Result<()> {
     }
 }
 
-/// make and its compilers went on for minutes, on all processors, when xtests had been ended by SIGTERM.
+/// make and its compilers went on for minutes, on all processors, after SIGTERM to xtests.
 #[test]
 fn build_that_is_terminated_leaves_neither_make_nor_compiler() -> Outcome {
     case(|| {
@@ -90,7 +90,7 @@ fn build_that_is_terminated_leaves_neither_make_nor_compiler() -> Outcome {
     })
 }
 
-/// A second build in one lab waited for the first without a word.
+/// A second build in one lab waited for the first silently.
 #[test]
 fn build_in_a_lab_that_is_in_use_says_that_it_waits() -> Outcome {
     case(|| {

@@ -1,5 +1,5 @@
-//! Set-uid, set-gid and security.capability go exactly when they go on SOURCE, and the kernel asks
-//! for security.capability once in a while, not before every write.
+//! Set-uid, set-gid and security.capability are removed exactly when SOURCE's file system removes
+//! them, and the kernel asks for security.capability once in a while, not before every write.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -27,7 +27,7 @@ const FILES: [(u32, bool); 7] = [
     (0o4777, true),
 ];
 
-/// None is root.
+/// No user is root here.
 fn callers() -> [Option<User>; 6] {
     [
         None,
@@ -87,7 +87,7 @@ const OPERATIONS: &[Operation] = &[
     }),
 ];
 
-/// What a caller sees: whether it worked, and what is left of the privileges.
+/// The caller's view: success, and the remaining privileges.
 fn outcome(
     (path, source): (&Path, &Path),
     (mode, has_capability): (u32, bool),
@@ -165,7 +165,7 @@ fn change_of_a_privileged_file_under_kernel_passthrough_leaves_what_it_leaves_na
 }
 
 /// chown(-1, -1) reaches a FUSE server as a request that sets nothing, so it must not become a way
-/// to take the bits from a file that the caller may neither write nor own.
+/// to remove the bits from a file that the caller may neither write nor owns.
 #[test]
 fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
     on_mount(&["--xattr"], |m| {
@@ -179,8 +179,8 @@ fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
     })
 }
 
-/// The kernel asked before each write(2) once extended attributes were served: 4 KiB writes took
-/// twice as long.
+/// The kernel once asked before each write(2) when extended attributes were served: 4 KiB writes
+/// took twice as long.
 #[test]
 fn write_with_xattr_on_sends_no_getxattr() -> Outcome {
     on_mount(&["--xattr", "--attr-timeout=60"], |m| {

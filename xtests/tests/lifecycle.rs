@@ -10,7 +10,8 @@ use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, is_mounted, mount_line, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
@@ -53,9 +54,9 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
     })
 }
 
-/// After a failed WRITE a thread of the daemon waits, uninterruptibly, for a folio that a READ holds
-/// locked. A daemon that just ended would wait for that for ever: the READ is answered by nobody, and
-/// the connection does not end while one of its threads is in the kernel with it.
+/// After a failed WRITE a thread of the daemon waits, uninterruptibly, for a folio that a READ
+/// holds locked. A daemon that just ended would wait for ever: the READ is never answered, and the
+/// connection does not end while one of its threads is in the kernel with it.
 #[test]
 fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
     case(|| {
@@ -85,7 +86,7 @@ fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
         let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
         kill(m.pid()?, Signal::SIGTERM)?;
         let code = m.wait_for_daemon().inspect_err(|_| {
-            // A daemon that hangs is not to outlive the test.
+            // A hung daemon must not outlive the test.
             let _aborted = std::fs::write(&abort, "1");
         })?;
         ensure!(code == 0, "exit code {code}\n{}", m.log());
@@ -123,7 +124,7 @@ fn umount_of_a_busy_mount_is_refused_and_serves_on() -> Outcome {
 #[test]
 fn umount_by_each_program_ends_the_daemon() -> Outcome {
     case(|| {
-        // A forced unmount aborts the connection before it takes the mount away.
+        // A forced unmount aborts the connection before it removes the mount.
         let programs: [&[&str]; 4] = [
             &["umount"],
             &["umount", "-f"],
@@ -299,8 +300,8 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
     })
 }
 
-/// What systemd's Type=notify waits for: READY=1 when INIT is done and the mount answers, STOPPING=1 when
-/// it ends.
+/// The messages of systemd's Type=notify: READY=1 when INIT is done and the mount answers,
+/// STOPPING=1 when the daemon ends.
 #[test]
 fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
     case(|| {

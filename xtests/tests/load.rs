@@ -1,5 +1,4 @@
-//! Mixed random load for a while: what the daemon holds does not grow. (What goes wrong meanwhile is
-//! survival.rs's.)
+//! Mixed random load for a while: the daemon's resources do not grow. (survival.rs has the faults.)
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +13,7 @@ use xtests::support::{Backing, Mount, Outcome, case, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// One operation of the mix; what others removed meanwhile is no failure.
+/// One operation of the mix; a name that others removed meanwhile is no failure.
 fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
     let name = |random: &mut Random| dir.join(format!("n{}", random.below(60)));
     let (path, other) = (name(random), name(random));
@@ -49,8 +48,7 @@ fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
     }
 }
 
-/// Removes what [`operate`] has left: how many files that is, is chance, and a file that is known may cost the
-/// daemon a descriptor.
+/// Removes the files of [`operate`]: their number is chance, and a known file may cost the daemon a descriptor.
 fn clear(dir: &Path) -> Outcome {
     for entry in std::fs::read_dir(dir)? {
         let path = entry?.path();
@@ -62,7 +60,7 @@ fn clear(dir: &Path) -> Outcome {
     Ok(())
 }
 
-/// Mixed random load, and what the daemon holds after a fifth of it and at the end.
+/// Mixed random load, and the daemon's resources after a fifth of it and at the end.
 fn load(m: &Mount, time: Duration) -> Outcome {
     const WORKERS: u64 = 4;
     m.require_mount()?;
@@ -97,7 +95,7 @@ fn load(m: &Mount, time: Duration) -> Outcome {
         memory_now < memory + (8 << 20),
         "{memory} bytes became {memory_now}"
     );
-    // RELEASE comes when the kernel gets to it.
+    // The kernel sends RELEASE later.
     wait_until("descriptors as before", SOON, || {
         Ok(m.daemon_descriptors()? <= open + 8)
     })

@@ -27,7 +27,7 @@ fn held(kind: Kind, extra: &[&str], file: &Path) -> Result<LockHolder> {
     Ok(holder)
 }
 
-/// What another process gets that tries the lock on `file`.
+/// The result of another process that tries the lock on `file`.
 fn attempt(kind: Kind, extra: &[&str], file: &Path) -> Result<String> {
     let mut other = holder(kind, extra, file)?;
     let word = other.says()?;
@@ -51,7 +51,7 @@ fn wait_for_blocked(waiter: &LockHolder) -> Outcome {
     )
 }
 
-/// Has one process lock a new file, wherever locks are kept and with each of `kinds`, and runs `body`.
+/// Lets one process lock a new file, wherever locks are kept and with each of `kinds`, and runs `body`.
 fn with_held(
     kinds: &[Kind],
     extra: &[&str],

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, ino, on_backing, on_mount};
 
@@ -37,7 +37,7 @@ fn storm(m: &Mount) -> Outcome {
             while !stop.load(Ordering::Relaxed) {
                 for dir in ["d0", "d1", "d2"] {
                     for entry in std::fs::read_dir(m.path(dir))? {
-                        // It may be gone by now; any other error is one.
+                        // The name may be gone by now; any other error is a failure.
                         match entry?.path().symlink_metadata() {
                             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
                                 Err(error)?;
@@ -69,14 +69,14 @@ fn forget_after_a_storm_of_lookups_leaves_no_inode_behind() -> Outcome {
         if xtests::support::mount::is_native() {
             return Ok(());
         }
-        // Each inode that is known costs a descriptor with these options: so they can be counted.
+        // With these options each known inode costs a descriptor, which makes them countable.
         m.drop_caches()?;
         let names = ["a", "b", "c"];
-        // Held, the kernel forgets none, whoever drops the caches; and there is no OPEN.
+        // While held, the kernel forgets none, even when the caches are dropped; and there is no OPEN.
         let mut held = Vec::new();
         for name in names {
             std::fs::write(m.path(name), "x")?;
-            held.push(Place::open(&m.path(name))?);
+            held.push(MountPath::open(&m.path(name))?);
         }
         let known = m.daemon_descriptors()?;
         drop(held);

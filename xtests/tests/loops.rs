@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, abort, is_mounted, is_native, thrufs};
+use xtests::support::mount::{Leftover, is_native, thrufs};
+use xtests::support::mount_table::{abort, is_mounted};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, Scratch, case, missing};
 
@@ -42,7 +43,7 @@ impl Mounted {
         Ok(Self(dir.to_owned()))
     }
 
-    /// By the operator, who may have to wait for whoever has just looked.
+    /// By the operator, who may have to wait while another process holds the mount busy.
     fn unmount(self) -> Outcome {
         wait_until(
             &format!("{} not to be busy", self.0.display()),

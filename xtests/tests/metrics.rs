@@ -1,4 +1,4 @@
-//! `--metrics`: what a Prometheus server would be told of a mount.
+//! `--metrics`: a mount's metrics, as a Prometheus server reads them.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::output;
-use xtests::support::mount::{is_mounted, thrufs};
+use xtests::support::mount::thrufs;
+use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
-/// Where the daemon says that they are.
+/// The address that the daemon logs.
 fn address(m: &Mount) -> Result<SocketAddr> {
     wait_for("the daemon to name the address", SOON, || {
         let log = m.log();
@@ -41,7 +42,7 @@ fn get_as(address: SocketAddr, path: &str, accept: &str) -> Result<String> {
     Ok(answer)
 }
 
-/// The body of what is served in this format.
+/// The body in this format.
 fn scrape(address: SocketAddr, accept: &str) -> Result<String> {
     let answer = get_as(address, "/metrics", accept)?;
     let (header, body) = answer.split_once("\r\n\r\n").context("no body")?;
@@ -107,8 +108,8 @@ fn metrics_clients_that_say_nothing_leave_the_mount_and_scrapers_alone() -> Outc
     })
 }
 
-/// Parses standard input with the reference implementations, which are strict about histograms, units and
-/// the end, and prints what it has understood.
+/// Parses standard input with the reference implementations, which are strict about histograms,
+/// units and the end, and prints the parsed metrics.
 const PARSE: &str = "
 import sys
 format, text = sys.argv[1], sys.stdin.read()
@@ -121,7 +122,7 @@ for family in text_string_to_metric_families(text):
         print(family.type, sample.name, dict(sample.labels), sample.value)
 ";
 
-/// Runs a program with `input`, and returns what it prints.
+/// Runs a program with `input`, and returns its output.
 fn feed(program: &mut Command, input: &str) -> Result<String> {
     let piped = program
         .stdin(Stdio::piped())
@@ -167,7 +168,7 @@ fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
             }
         }
         // Also checks that names and units are as Prometheus recommends.
-        if let Some(promtool) = xtests::install::find("promtool") {
+        if let Some(promtool) = xtests::support::install::find("promtool") {
             let text = scrape(address, PROMETHEUS)?;
             let lint = feed(Command::new(promtool).args(["check", "metrics"]), &text)?;
             ensure!(lint.trim().is_empty(), "{lint}");
@@ -188,7 +189,7 @@ fn metrics_of_the_process_are_those_of_the_server() -> Outcome {
         let boot = boot.lines().find_map(|line| line.strip_prefix("btime "));
         let started = boot.context("btime")?.parse::<f64>()?
             + ticks as f64 / rustix::param::clock_ticks_per_second() as f64;
-        // The boot's time is told in whole seconds.
+        // The boot time has a resolution of one second.
         let said = value(&text, "process_start_time_seconds")?;
         ensure!((said - started).abs() <= 2.0, "{said}, not {started}");
         let open = m.daemon_descriptors()? as f64;

@@ -1,4 +1,4 @@
-//! STATFS, ACCESS, FLUSH, FSYNC and IOCTL, and a mount that may not write.
+//! STATFS, ACCESS, FLUSH, FSYNC and IOCTL, and a read-only mount.
 
 use std::fs::File;
 use std::io::Write;
@@ -14,7 +14,7 @@ use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
 
-/// For what happens by itself, and soon.
+/// Deadline of asynchronous effects.
 const TICK: Duration = Duration::from_secs(10);
 
 #[test]
@@ -106,8 +106,8 @@ fn ioctl_getflags_and_setflags_reach_source() -> Outcome {
     })
 }
 
-/// xfstests generic/277: the kernel does not expect an IOCTL to change attributes, and went on
-/// showing the change time from before for as long as it was allowed to keep attributes.
+/// xfstests generic/277: the kernel does not expect an IOCTL to change attributes, and showed the
+/// old change time for as long as it was allowed to cache attributes.
 #[test]
 fn ioctl_setflags_change_time_is_seen_before_the_attribute_timeout() -> Outcome {
     on_mount(&["--cache=always", "--attr-timeout=1000"], |m| {

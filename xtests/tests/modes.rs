@@ -15,7 +15,7 @@ use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount}
 const PAGE: usize = 4096;
 const MAX_PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
 
-/// Page-aligned bytes: a buffer that is not takes one page more in a direct write.
+/// Page-aligned bytes: an unaligned buffer takes one page more in a direct write.
 struct Aligned {
     room: Vec<u8>,
     start: usize,
@@ -77,7 +77,7 @@ fn write_with_one_page_writes_is_a_request_a_page() -> Outcome {
         needs_mount(m)?;
         let file = sized(m, "f", 1 << 20)?;
         // Not a constant: while its pages are not in memory the kernel copies up to the next page
-        // of the buffer, sends that, and goes on: 31 WRITEs.
+        // of the buffer, sends that, and continues: 31 WRITEs.
         let count = requests_of(m, &file, &vec![6; 65536], 0)?;
         ensure!(count == 16, "64 KiB: {count} WRITEs");
         Ok(())
@@ -133,7 +133,7 @@ fn write_under_kernel_passthrough_reaches_source_past_the_daemon() -> Outcome {
     Ok(())
 }
 
-/// A SOURCE that the kernel cannot pass through: overlayfs, which is stacked already.
+/// A SOURCE that does not support kernel passthrough: overlayfs, which is stacked already.
 fn on_overlay(option: &str) -> Result<Mount> {
     let scratch = Scratch::new(Backing::Tmpfs)?;
     let layers = scratch.path().join("layers");

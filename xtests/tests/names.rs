@@ -215,7 +215,7 @@ fn symlink_of_any_text_reads_back_exactly() -> Outcome {
 fn mknod_of_devices_and_fifos_never_opens_them_in_the_daemon() -> Outcome {
     on_mount(&[], |m| {
         let mode = Mode::from_raw_mode(0o600);
-        // A FIFO without a writer would block whoever opens it; device 0:0 gives ENXIO.
+        // A FIFO without a writer would block its opener; device 0:0 gives ENXIO.
         mknodat(CWD, m.path("fifo"), FileType::Fifo, mode, 0)?;
         mknodat(CWD, m.path("char"), FileType::CharacterDevice, mode, 0)?;
         mknodat(

@@ -15,12 +15,12 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat, 
 use rustix::fs::{XattrFlags, mkdirat, renameat_with, symlinkat, unlinkat};
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case, on_mount};
 
-/// At least so long, and until both sides have done enough: on a busy machine that takes longer.
+/// At least so long, and until both sides have done enough: a busy machine takes longer.
 const LASTING: Duration = Duration::from_secs(2);
 const LONGEST: Duration = Duration::from_secs(60);
 const SWAPS: u64 = 1000;
 const READS: u64 = 500;
-const CANARY: &[u8] = b"CANARY: nobody may read or change this";
+const CANARY: &[u8] = b"CANARY: must not be read or changed";
 
 /// Everything that an access from outside could change.
 fn snapshot(dir: &Path, into: &mut Vec<String>) -> Result<()> {
@@ -86,7 +86,7 @@ fn attack(source: &Path, canary: &Path, stop: &AtomicBool, swaps: &AtomicU64) ->
     Ok(())
 }
 
-/// A directory of the mount reached without any symlink.
+/// A directory of the mount, reached without any symlink.
 fn directory(top: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
     openat2(
@@ -98,7 +98,7 @@ fn directory(top: BorrowedFd<'_>, path: &str) -> rustix::io::Result<OwnedFd> {
     )
 }
 
-/// One of everything below a held directory. Errors are the attacker's doing; data is checked.
+/// One of everything below a held directory. The attacker causes errors; data is checked.
 fn work(dir: BorrowedFd<'_>, reads: &AtomicU64) -> Outcome {
     let mode = Mode::from_raw_mode(0o644);
     let nofollow = OFlags::NOFOLLOW;

@@ -1,5 +1,5 @@
-//! SOURCE and MOUNTPOINT under every name that mkdir(1) takes: paths are bytes, in the mount table they are
-//! escaped, and none of them is text.
+//! SOURCE and MOUNTPOINT under every name that mkdir(1) takes: paths are bytes, escaped in the
+//! mount table, and never text.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;

@@ -1,9 +1,10 @@
-//! The peers that thrufs is compared with: each mounts, writes through, and goes.
+//! The peers that thrufs is compared with: each mounts, writes through, and ends.
 
 use std::fs;
 
 use anyhow::{Result, ensure};
-use xtests::support::mount::{is_mounted, is_native, mount_line};
+use xtests::support::mount::is_native;
+use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::peers::{Kind, Peer};
 use xtests::support::skip::{Outcome, case, missing};
 use xtests::support::{Backing, Scratch};

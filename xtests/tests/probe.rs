@@ -4,7 +4,7 @@
 use std::process::Command;
 
 use serde_json::Value;
-use xtests::support::mount::mount_table;
+use xtests::support::mount_table::mount_table;
 
 #[test]
 fn probe_running_kernel_answers_every_question_and_cleans_up() {
@@ -22,7 +22,7 @@ fn probe_running_kernel_answers_every_question_and_cleans_up() {
         row.and_then(|row| row["answer"].as_str())
             .unwrap_or_else(|| panic!("{id}: {json:#}"))
     };
-    // What the measured kernels from 6.1 to 7.2 have in common.
+    // Common to the measured kernels from 6.1 to 7.2.
     let kernel = json["kernel"].as_str().expect("a release");
     if kernel.starts_with("6.") {
         let expected = [

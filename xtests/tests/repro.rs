@@ -1,7 +1,6 @@
 //! The reproducer against servers that are wrong on purpose, on any kernel: a deadlock is found,
-//! shown with its stack and freed, wrong bytes are told, and a slow server is not called a deadlock. And
-//! against thrufs, where what a kernel is known to lose is no news.
-//! Needs root and /dev/fuse.
+//! shown with its stack and freed, wrong bytes are reported, and a slow server is not called a
+//! deadlock. And against thrufs, where the kernel's known losses fail nothing. Needs root and /dev/fuse.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -9,10 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
-use xtests::support::mount::mount_table;
+use xtests::support::mount_table::mount_table;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
-/// A misbehaving server on a mount of its own. It unmounts when its input ends, thus on drop.
+/// A misbehaving server on a mount of its own. Unmounts when its input ends, thus on drop.
 struct Server {
     child: Child,
     directory: tempfile::TempDir,
@@ -130,8 +129,9 @@ fn expect_known(dir: &Path, arguments: &[&str]) -> (Option<i32>, Value) {
     (output.status.code(), json)
 }
 
-/// R9: since Linux 6.17 an append loses bytes when the file's last page is written back meanwhile, by any
-/// cached mount. What is known fails nothing, but a kernel that has it mended does, until known.toml says so.
+/// R9: since Linux 6.17 an append loses bytes when the file's last page is written back meanwhile,
+/// by any cached mount. A known defect fails nothing, but a kernel that has it fixed does, until
+/// known.toml says so.
 #[test]
 fn repro_append_beside_store_through_the_page_cache_is_what_the_kernel_is_known_for() -> Outcome {
     case(|| {

@@ -1,5 +1,5 @@
-//! The start of a daemon as its starter sees it: what it keeps, what an interruption leaves, what it
-//! says, and a log that is not read.
+//! The start of a daemon as its starter sees it: inherited descriptors, interruptions, messages,
+//! and a log that nothing reads.
 
 use std::fs::{DirBuilder, File};
 use std::io::Read;
@@ -15,7 +15,8 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
 use xtests::support::process::{has_open, state};
 use xtests::support::random::Random;
 use xtests::support::wait::{wait_for, wait_until};
@@ -24,7 +25,7 @@ use xtests::support::{Outcome, Scratch, case, missing, unmounted};
 const SOON: Duration = Duration::from_secs(30);
 /// How often a start is interrupted; THRUFS_INTERRUPTIONS for more.
 const INTERRUPTIONS: usize = 24;
-/// The ways in which a daemon is one process or two.
+/// The ways to run as one process or two.
 const SHAPES: [&[&str]; 3] = [
     &[],
     &["--sandbox=none"],
@@ -72,7 +73,7 @@ fn mount_in_the_background_keeps_no_descriptor_of_its_starter() -> Outcome {
             let mount = mount(&s, options)?;
             let mut flock = Command::new("flock");
             flock.arg(&lock).arg(mount.get_program());
-            // It returns when the program has ended and both pipes have.
+            // Returns when the program has ended and both pipes have.
             succeed(flock.args(mount.get_args()))?;
             Flock::lock(File::open(&lock)?, FlockArg::LockExclusiveNonblock)
                 .map_err(|(_, errno)| errno)
@@ -118,8 +119,8 @@ fn mount_in_the_foreground_keeps_nothing_beyond_the_standard_streams() -> Outcom
     })
 }
 
-/// A start that is interrupted at `after` from its beginning: the signal goes to the process alone, or
-/// to its group as ^C does. Returns whether it was mounted.
+/// A start that is interrupted after `after`: the signal goes to the process alone, or to its group
+/// as ^C does. Returns whether the mount appeared.
 fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Result<bool> {
     let mut start = mount(s, &[])?
         .process_group(0)
@@ -134,7 +135,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
         kill(pid, signal)?;
     }
     let status = wait_for_exit(&mut start, "the start to end", SOON)?;
-    // At once: what is left when the starter has ended is left.
+    // At once: whatever is left when the starter has ended stays.
     let mounted = is_mounted(&s.mountpoint());
     let mut said = String::new();
     start
@@ -172,7 +173,7 @@ fn start_interrupted_at_any_moment_leaves_a_mount_only_if_it_succeeds() -> Outco
         let mut mounted = 0;
         for number in 0..tries {
             let signal = signals[number % signals.len()];
-            // A little beyond the usual time: the last moment is one of the moments.
+            // A little beyond the usual time, so that the last moment is among the moments.
             let limit = usual.as_micros() * 5 / 4;
             let after = random.below(usize::try_from(limit)?);
             let after = Duration::from_micros(u64::try_from(after)?);
@@ -234,7 +235,7 @@ fn start_interrupted_while_the_daemon_mounts_says_that_nothing_is_mounted() -> O
     })
 }
 
-/// Nothing can be told then, but the daemon notices that its starter is gone.
+/// The starter cannot report anything then, but the daemon notices that its starter is gone.
 #[test]
 fn start_killed_while_the_daemon_mounts_leaves_no_mount() -> Outcome {
     case(|| {
@@ -248,7 +249,7 @@ fn start_killed_while_the_daemon_mounts_leaves_no_mount() -> Outcome {
     })
 }
 
-/// systemd took a daemon for failed that it had stopped while it started.
+/// systemd recorded a daemon as failed that it had stopped during its start.
 #[test]
 fn daemon_with_sigterm_while_it_starts_exits_0_and_leaves_no_mount() -> Outcome {
     case(|| {
@@ -263,7 +264,7 @@ fn daemon_with_sigterm_while_it_starts_exits_0_and_leaves_no_mount() -> Outcome 
     })
 }
 
-/// As nohup(1) and a shell's background job have it.
+/// As nohup(1) and a shell's background job do.
 #[test]
 fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
     case(|| {
@@ -276,7 +277,7 @@ fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
             .args(mount.get_args());
         let mut start = shell.stdin(Stdio::null()).spawn()?;
         let (pid, program) = (pid(&start)?, std::fs::canonicalize(thrufs()?)?);
-        // From the time when the shell has gone for as long as the start takes.
+        // For as long as the start takes after the shell has ended.
         let status = wait_for("the start to end", SOON, || {
             if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program) {
                 kill(pid, Signal::SIGHUP)?;
@@ -288,7 +289,7 @@ fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
     })
 }
 
-/// Writes 100 MiB through the mount, in a thread: a mount that does not answer holds its caller.
+/// Writes 100 MiB through the mount, in a thread: a mount that does not answer blocks its caller.
 fn write_a_lot(dir: &Path) -> Outcome {
     const LIMIT: Duration = Duration::from_secs(300);
     let (sender, done) = mpsc::channel();
@@ -309,7 +310,7 @@ fn write_a_lot(dir: &Path) -> Outcome {
     }
 }
 
-/// A log that was not read stopped the mount: a full pipe, or ^S on the terminal.
+/// A log without a reader stopped the mount: a full pipe, or ^S on the terminal.
 #[test]
 fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
     case(|| {
@@ -355,7 +356,7 @@ fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
         ensure!(status.success(), "{status}");
         let mut log = String::new();
         reader.read_to_string(&mut log)?;
-        // Of the supervisor and of the server.
+        // The supervisor's and the server's.
         for wanted in [
             "<6>serving in --sandbox",
             "<6>INIT: protocol",

@@ -10,7 +10,8 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use xtests::support::command::{output, wait_for_exit};
-use xtests::support::mount::{mount_line, thrufs};
+use xtests::support::mount::thrufs;
+use xtests::support::mount_table::mount_line;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
 

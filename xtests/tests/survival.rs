@@ -1,5 +1,5 @@
-//! What goes wrong around a mount: the daemon is killed or stopped, the connection aborted, SOURCE goes
-//! away, fills up or fails, signals rain. Whoever uses the mount gets an error or an answer, and the
+//! Faults around a mount: the daemon is killed or stopped, the connection aborted, SOURCE goes
+//! away, fills up or fails, signals rain. A user of the mount gets an error or an answer, and the
 //! mount point can be used again.
 
 use std::fs::File;
@@ -13,7 +13,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, abort, is_mounted, mount_line, mount_table, thrufs};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
@@ -23,7 +24,7 @@ use xtests::support::{
 const SOON: Duration = Duration::from_secs(10);
 const REQUEST_TIMEOUT: &str = "/proc/sys/fs/fuse/default_request_timeout";
 
-/// Mounts in the background with `--replace-dead`, asks, and unmounts.
+/// Mounts in the background with `--replace-dead`, reads, and unmounts.
 fn remount(source: &Path, dir: &Path) -> Outcome {
     remount_over(source, dir)?;
     ensure!(!is_mounted(dir), "something is still mounted");
@@ -41,7 +42,7 @@ fn remount_over(source: &Path, dir: &Path) -> Outcome {
     unmount(dir)
 }
 
-/// Of another test's child a moment may pass between fork and exec, in which it has our files open.
+/// A child of another test has our files open for a moment between fork and exec.
 fn unmount(dir: &Path) -> Outcome {
     wait_until(&format!("{} not to be busy", dir.display()), SOON, || {
         let done = output(Command::new(thrufs()?).arg("umount").arg(dir))?;
@@ -51,7 +52,7 @@ fn unmount(dir: &Path) -> Outcome {
     })
 }
 
-/// Of a daemon that is two processes the one that serves dies a moment after the other.
+/// If the daemon is two processes, the one that serves dies a moment after the other.
 fn wait_for_dead(dir: &Path) -> Outcome {
     use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
     wait_until("the connection to be gone", SOON, || {
@@ -183,7 +184,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
     })
 }
 
-/// A daemon whose connection was aborted fails, says why, and leaves its mount where it is.
+/// A daemon whose connection was aborted fails, logs the reason, and leaves its mount.
 fn check_given_up(m: &mut Mount, why: &str) -> Outcome {
     let code = m.wait_for_daemon()?;
     let log = m.log();
@@ -226,7 +227,7 @@ fn request_without_an_answer_for_the_timeout_ends_the_mount() -> Outcome {
         wait_until("the sysctl to be put back", SOON, || {
             Ok(std::fs::read_to_string(REQUEST_TIMEOUT)? == before)
         })?;
-        // The kernel looks every 15 seconds.
+        // The kernel checks every 15 seconds.
         let error = errno(std::fs::write(m.path("new"), "never answered"));
         ensure!(error == Some(libc::ECONNABORTED), "{error:?}");
         check_given_up(&mut m, "--request-timeout=15")?;
@@ -273,7 +274,7 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
             "{error:?}"
         );
         if m.scratch().is_whole() {
-            // What is mounted cannot be removed.
+            // A mount point cannot be removed.
             return Ok(());
         }
         // Everything below SOURCE, and SOURCE itself.
@@ -290,7 +291,7 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
 #[test]
 fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
     on_whole(Backing::Tmpfs, &[], |m| {
-        // What was written stays open on SOURCE until RELEASE, which comes after close(2) has returned.
+        // A written file stays open on SOURCE until RELEASE, which comes after close(2) has returned.
         let remount = |options: &str| {
             wait_until("no file of SOURCE to be open for writing", SOON, || {
                 let mut mount = Command::new("mount");
@@ -345,7 +346,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         m.drop_caches()?;
         let read = errno(open.read_exact_at(&mut vec![0; 8 << 20], 0));
         ensure!(read == Some(libc::EIO), "{read:?}");
-        // The mount itself answers still.
+        // The mount itself still answers.
         ensure!(std::fs::metadata(m.dir())?.is_dir());
         file.set_len(size)?;
         Ok(())
@@ -391,13 +392,13 @@ fn signals_without_number_disturb_no_request() -> Outcome {
     })
 }
 
-/// As a suspended machine, or a container that is paused.
+/// As in a suspended machine, or a paused container.
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
     on_mount(&[], |m| {
         m.require_mount()?;
         std::fs::write(m.path("f"), "content")?;
-        // A directory each: in one the kernel would make the second wait for the first.
+        // A directory each: the kernel would make the second wait for the first in a common one.
         std::fs::create_dir(m.path("d"))?;
         m.drop_caches()?;
         let (path, other) = (m.path("f"), m.path("d/g"));
@@ -416,7 +417,7 @@ fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
     })
 }
 
-/// What must be the same after as before: mounts, connections, processes called thrufs.
+/// State that must be the same before and after: mounts, connections, processes called thrufs.
 fn traces() -> Result<(usize, usize, usize)> {
     let mounts = mount_table("/proc/self/mountinfo")?;
     let connections = std::fs::read_dir("/sys/fs/fuse/connections").map_or(0, Iterator::count);

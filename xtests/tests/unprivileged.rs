@@ -1,10 +1,9 @@
-//! Mounts by a user: through fusermount3, shut in as /proc shows it, and with a clear error where the
-//! machine does not let a user mount.
+//! Mounts by a user: through fusermount3, sandboxed as /proc shows it, and with a clear error where
+//! the machine does not let a user mount.
 //!
-//! Invariant: the machine stays as it is. The user, /etc/fuse.conf and the mode of /dev/fuse are those
-//! of a mount namespace that the test's thread makes for itself; what is mounted there is seen nowhere
-//! else, and goes with it. Not the machine's own users, which may be few: fusermount3 wants one that has
-//! a name.
+//! Invariant: the machine stays as it is. The user, /etc/fuse.conf and the mode of /dev/fuse belong
+//! to a mount namespace that the test's thread makes for itself; its mounts are seen nowhere else,
+//! and end with it. Not the machine's own users, which may be few: fusermount3 requires a user with a name.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -24,12 +23,13 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{STRANGE_NAMES, cache_mode, mount_table, thrufs};
+use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs};
+use xtests::support::mount_table::mount_table;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, Scratch, User, case, missing, unmounted};
 
 const SOON: Duration = Duration::from_secs(10);
-/// Of nobody else.
+/// An id without any other owner.
 const USER: u32 = 54_321;
 const NAME: &str = "thrufs-test";
 /// The first of the ids that the user may give to namespaces.
@@ -38,11 +38,11 @@ const OF_UIDS: &str = "--uid-map=:0:200000:65536:";
 const OF_GIDS: &str = "--gid-map=:0:200000:65536:";
 const NOTHING: Option<&str> = None;
 
-/// A machine of a user's, seen by this thread and the programs that it starts.
+/// A user's machine, seen by this thread and the programs that it starts.
 struct Machine<'a> {
-    /// Whose end is to come outside, where nothing is mounted in it.
+    /// Must end outside, where nothing is mounted in it.
     scratch: &'a Scratch,
-    /// A tmpfs with what differs from the machine around it.
+    /// A tmpfs with the differences to the machine around it.
     own: PathBuf,
 }
 
@@ -73,7 +73,7 @@ impl<'a> Machine<'a> {
         mount(NOTHING, "/", NOTHING, private, NOTHING).context("a private mount namespace")?;
         let own = scratch.path().join("own");
         std::fs::create_dir(&own)?;
-        // Not in the scratch directory itself: devices may not be opened where that is.
+        // Not in the scratch directory itself, where devices may not be opened.
         let tmpfs = Some("tmpfs");
         mount(tmpfs, &own, tmpfs, MsFlags::empty(), Some("mode=0755"))?;
         let machine = Self { scratch, own };
@@ -86,7 +86,7 @@ impl<'a> Machine<'a> {
             &format!("{users}{NAME}:x:{USER}:{USER}::/:/bin/sh\n"),
         )?;
         machine.replace("/etc/fuse.conf", "")?;
-        // Where it is built a user may have no way to.
+        // The user may have no access to the build directory.
         let program = machine.program();
         File::create(&program)?;
         bind(&thrufs()?, &program)?;
@@ -99,7 +99,7 @@ impl<'a> Machine<'a> {
         Ok(machine)
     }
 
-    /// Gives the machine a device of its own that everybody may open.
+    /// Gives the machine a device of its own that all users may open.
     fn make_device(&self, name: &str, number: u64) -> Outcome {
         let device = self.own.join(name);
         mknod(&device, SFlag::S_IFCHR, Mode::empty(), number)
@@ -128,7 +128,7 @@ impl<'a> Machine<'a> {
         )?)
     }
 
-    /// Leaves no fusermount3 where anybody looks for it.
+    /// Leaves no fusermount3 on the search path.
     fn remove_helper(&self) -> Outcome {
         let path = std::env::var_os("PATH").unwrap_or_default();
         let fixed = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -187,7 +187,7 @@ impl<'a> Machine<'a> {
         Ok((Server(pid), detached))
     }
 
-    /// What the mount with these options is refused with.
+    /// The error of a mount with these options.
     fn refused(&self, options: &[&str]) -> Result<String> {
         let (refused, _detached) = self.mount(options)?;
         let text = said(&refused);
@@ -197,7 +197,7 @@ impl<'a> Machine<'a> {
         Ok(text)
     }
 
-    /// The mount, as this thread's mount namespace has it.
+    /// The mount, in this thread's mount namespace.
     fn line(&self) -> Result<Option<String>> {
         let table = mount_table("/proc/thread-self/mountinfo")?;
         let point = format!(" {} ", self.mountpoint().display());
@@ -224,7 +224,7 @@ struct Detached(PathBuf);
 
 impl Drop for Detached {
     fn drop(&mut self) {
-        // It fails where nothing is mounted, which is what is wanted.
+        // Fails if nothing is mounted, which is the aim.
         let _nothing = umount2(&self.0, MntFlags::MNT_DETACH);
     }
 }
@@ -242,7 +242,7 @@ impl Server {
         Ok(own != std::fs::read_link(Path::new("/proc/thread-self/ns").join(kind))?)
     }
 
-    /// The lines of its status, after a look at what is the same in each sandbox.
+    /// The lines of its status, after a check of those that are the same in each sandbox.
     fn check_status(&self) -> Result<HashMap<String, String>> {
         let text = std::fs::read_to_string(self.path("status"))?;
         let pairs = text.lines().filter_map(|line| line.split_once(':'));
@@ -265,7 +265,7 @@ impl Server {
     }
 }
 
-/// What a user does in the mount, and what is found in SOURCE of it.
+/// A user's operations in the mount, and their result in SOURCE.
 fn work(machine: &Machine<'_>) -> Outcome {
     let (dir, source) = (machine.mountpoint(), machine.source());
     User::new(USER, USER).act(|| {
@@ -275,14 +275,14 @@ fn work(machine: &Machine<'_>) -> Outcome {
         std::fs::rename(dir.join("d/new"), dir.join("g"))?;
         ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
-        // The user is no root for having a daemon.
+        // Having a daemon makes the user no root.
         let error = chown(dir.join("g"), Some(0), Some(0)).expect_err("root only may");
         ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
     ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
     ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
-    // Nobody else, root included, is let in.
+    // No other user, root included, is let in.
     let error = std::fs::read(dir.join("f")).expect_err("root is let in");
     ensure!(error.kind() == ErrorKind::PermissionDenied, "{error}");
     Ok(())
@@ -336,8 +336,8 @@ fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     )))
 }
 
-/// What root of a user namespace does in it: mounts, asks, works, unmounts. The mount and its daemon are
-/// in that namespace alone, so nothing may be left there.
+/// Root of a user namespace mounts, queries, works, unmounts. The mount and its daemon are in that
+/// namespace alone, so nothing may be left there.
 const BY_ROOT_INSIDE: &str = r#"
 set -e
 trap '"$1" umount --lazy "$3" 2>/dev/null || true' EXIT
@@ -389,7 +389,7 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
                 "{text}"
             );
             ensure!(machine.source().join("made").metadata()?.uid() == USER);
-            // Of the user that root inside is outside; empty once the daemon has ended.
+            // The outer user of root inside; empty once the daemon has ended.
             ensure!(
                 directory.metadata()?.uid() == USER,
                 "{}",
@@ -419,7 +419,7 @@ fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
         for kind in ["user", "mnt", "pid", "net", "ipc"] {
             ensure!(
                 server.has_own_namespace(kind)?,
-                "the {kind} namespace is everybody's"
+                "the {kind} namespace is the host's"
             );
         }
         let nspid = &status["NSpid"];
@@ -460,7 +460,7 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         ensure!(text.contains("add the line `user_allow_other`"), "{text}");
         machine.replace("/etc/fuse.conf", "user_allow_other\n")?;
         let (server, _detached) = machine.mounted(&["--allow-other"])?;
-        // By root, and by somebody else.
+        // By root, and by another user.
         let file = machine.mountpoint().join("f");
         ensure!(std::fs::read(&file)? == b"content");
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;

@@ -1,5 +1,5 @@
-//! `--watch`: with `--cache=always` the kernel asks for nothing twice for a day, and yet shows what others
-//! change under SOURCE.
+//! `--watch`: with `--cache=always` the kernel does not revalidate for a day, and yet shows other
+//! processes' changes under SOURCE.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -17,7 +17,7 @@ use xtests::support::{Backing, Mount, Outcome, Scratch, User, case, missing, on_
 const SOON: Duration = Duration::from_secs(10);
 const OPTIONS: &[&str] = &["--cache=always", "--watch", "--log-level=debug"];
 
-/// A mount on a file system of its own, so that no other test's changes are events here.
+/// A mount on a file system of its own, whose events come from this test alone.
 fn watched(backing: Backing, body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
     on_backing(backing, OPTIONS, |m| {
         m.require_mount()?;
@@ -145,7 +145,7 @@ fn file_replaced_on_source_shows() -> Outcome {
     })
 }
 
-/// A notification for each WRITE would be a storm, and would empty the cache that `always` is for.
+/// A notification for each WRITE would be a storm, and would empty the cache of `always`.
 #[test]
 fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
     watched(Backing::Tmpfs, |m| {
@@ -156,10 +156,10 @@ fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
             std::fs::rename(&path, m.path("moved"))?;
             std::fs::remove_file(m.path("moved"))?;
         }
-        // What the thread reads it reads in order: after this one, all before are dealt with.
+        // The thread reads in order: after this event, all earlier ones are handled.
         std::fs::write(m.path("last"), "before")?;
         shows(m, "last", "before")?;
-        // Of what the kernel forgets (drop_caches) it need not be told.
+        // Forgotten inodes (drop_caches) need no notification.
         let _known = File::open(m.path("last"))?;
         std::fs::write(m.source("last"), "after")?;
         shows(m, "last", "after")?;
@@ -170,8 +170,8 @@ fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
     })
 }
 
-/// While the daemon stands still the kernel's queue of events overflows: what changed then is known to
-/// nobody, so everything is dropped.
+/// While the daemon is stopped the kernel's queue of events overflows: the changes of that time are
+/// unknown, so everything is invalidated.
 #[test]
 fn more_changes_than_the_queue_holds_show_all_the_same() -> Outcome {
     watched(Backing::Tmpfs, |m| {
@@ -202,7 +202,7 @@ fn more_changes_than_the_queue_holds_show_all_the_same() -> Outcome {
     })
 }
 
-/// Fills the queue, and only then makes the changes that are looked for.
+/// Fills the queue, and only then makes the changes that the test checks.
 fn flood(m: &Mount, events: usize) -> Outcome {
     std::fs::create_dir(m.source("flood"))?;
     for index in 0..events {

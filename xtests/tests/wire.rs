@@ -1,5 +1,5 @@
-//! thrufs-wire against the kernel itself: a small file system that is served by it alone. Every
-//! operation is decoded as the kernel sends it, and the kernel takes every answer and notification.
+//! thrufs-wire against the kernel itself: it alone serves a small file system. Every operation is
+//! decoded as the kernel sends it, and the kernel accepts every answer and notification.
 //!
 //! With THRUFS_RECORD=FOLDER the messages become files there: the corpus of crates/wire.
 
@@ -34,15 +34,15 @@ use server::{ROOT_GROUP, Server, Shared, record};
 const DEADLINE: Duration = Duration::from_secs(20);
 
 /// A mount of the server. Dropping it unmounts.
-struct Served {
+struct DaemonFixture {
     scratch: Scratch,
     dialect: &'static str,
     shared: Arc<Mutex<Shared>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Served {
-    /// Mounts a file system of `kind`, on `device` if that needs one.
+impl DaemonFixture {
+    /// Mounts a file system of `kind`, on `device` if the kind needs one.
     fn new(dialect: &'static str, granted: InitFlags, kind: &str, device: &str) -> Result<Self> {
         let scratch = Scratch::new(Backing::Here)?;
         let fuse = File::options().read(true).write(true).open("/dev/fuse");
@@ -79,7 +79,7 @@ impl Served {
         self.scratch.mountpoint().join(name)
     }
 
-    /// Does what must make the kernel send `opcode`, and keeps the message under `name`.
+    /// Makes the kernel send `opcode`, and stores the message under `name`.
     fn step<T>(&self, name: &str, opcode: Opcode, action: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut shared = self.shared.lock();
         (shared.wanted, shared.kept) = (Some(opcode), None);
@@ -105,7 +105,7 @@ impl Served {
         Ok(())
     }
 
-    /// Unmounts, ends the server, and gives what went wrong.
+    /// Unmounts, ends the server, and returns the faults.
     fn finish(mut self) -> Result<Arc<Mutex<Shared>>> {
         self.scratch.unmount_last()?;
         let thread = self.thread.take().context("runs")?;
@@ -116,11 +116,11 @@ impl Served {
     }
 }
 
-impl Drop for Served {
+impl Drop for DaemonFixture {
     fn drop(&mut self) {
         if self.thread.is_some() {
             // Whatever still waits for an answer gets an error.
-            xtests::support::mount::abort(&self.scratch.mountpoint());
+            xtests::support::mount_table::abort(&self.scratch.mountpoint());
         }
     }
 }
@@ -145,7 +145,7 @@ fn extended() -> InitFlags {
         | InitFlags::FUSE_HAS_RESEND
 }
 
-fn names(at: &Served) -> Outcome {
+fn names(at: &DaemonFixture) -> Outcome {
     let (dir, file) = (at.path("dir"), at.path("file"));
     // The kernel does not know the root's group before.
     ensure!(std::fs::metadata(at.path(""))?.gid() == ROOT_GROUP);
@@ -197,7 +197,7 @@ fn names(at: &Served) -> Outcome {
     Ok(())
 }
 
-fn attributes(at: &Served) -> Outcome {
+fn attributes(at: &DaemonFixture) -> Outcome {
     let file = at.path("file");
     at.step("setattr-mode", Opcode::Setattr, || {
         Ok(std::fs::set_permissions(
@@ -258,7 +258,7 @@ fn attributes(at: &Served) -> Outcome {
     xattrs(at, &file)
 }
 
-fn access_and_sizes(at: &Served, file: &Path) -> Outcome {
+fn access_and_sizes(at: &DaemonFixture, file: &Path) -> Outcome {
     at.step("access", Opcode::Access, || {
         let access = Access::READ_OK | Access::WRITE_OK;
         Ok(rustix::fs::accessat(CWD, file, access, AtFlags::empty())?)
@@ -275,7 +275,7 @@ fn access_and_sizes(at: &Served, file: &Path) -> Outcome {
     Ok(())
 }
 
-fn xattrs(at: &Served, file: &Path) -> Outcome {
+fn xattrs(at: &DaemonFixture, file: &Path) -> Outcome {
     at.step("setxattr", Opcode::Setxattr, || {
         let flags = XattrFlags::CREATE;
         Ok(rustix::fs::setxattr(file, "user.name", b"value", flags)?)
@@ -303,7 +303,7 @@ fn xattrs(at: &Served, file: &Path) -> Outcome {
     })
 }
 
-fn data(at: &Served) -> Outcome {
+fn data(at: &DaemonFixture) -> Outcome {
     let path = at.path("data");
     std::fs::write(&path, b"")?;
     let file = at.step("open", Opcode::Open, || {
@@ -318,7 +318,7 @@ fn data(at: &Served) -> Outcome {
     })?;
     at.step("fsync", Opcode::Fsync, || Ok(file.sync_all()?))?;
     at.step("fdatasync", Opcode::Fsync, || Ok(file.sync_data()?))?;
-    // Opening again drops what is cached.
+    // A second open drops the cache.
     drop(File::open(&path)?);
     let mut read = vec![0; 5000];
     at.step("read", Opcode::Read, || {
@@ -360,7 +360,7 @@ fn data(at: &Served) -> Outcome {
     })
 }
 
-fn ioctl_and_poll(at: &Served, file: &File, path: &Path) -> Outcome {
+fn ioctl_and_poll(at: &DaemonFixture, file: &File, path: &Path) -> Outcome {
     let flags = at.step("ioctl", Opcode::Ioctl, || {
         succeed(Command::new("lsattr").arg("-d").arg(path))
     })?;
@@ -391,7 +391,7 @@ fn ioctl_and_poll(at: &Served, file: &File, path: &Path) -> Outcome {
     Ok(())
 }
 
-fn directories(at: &Served) -> Outcome {
+fn directories(at: &DaemonFixture) -> Outcome {
     let root = at.path("");
     let (name, opcode) = if at.dialect == "extended" {
         ("readdirplus", Opcode::Readdirplus)
@@ -416,7 +416,7 @@ fn directories(at: &Served) -> Outcome {
     })
 }
 
-fn locks(at: &Served) -> Outcome {
+fn locks(at: &DaemonFixture) -> Outcome {
     let file = File::options()
         .read(true)
         .write(true)
@@ -436,7 +436,7 @@ fn locks(at: &Served) -> Outcome {
     })?;
     at.step("getlk", Opcode::Getlk, || {
         let mut asked = range(libc::F_RDLCK);
-        // By an owner of its own: that of an open file description.
+        // With an owner of its own: that of an open file description.
         fcntl(&file, FcntlArg::F_OFD_GETLK(&mut asked))?;
         ensure!((asked.l_start, asked.l_len) == (10, 20), "{asked:?}");
         Ok(())
@@ -451,7 +451,7 @@ fn locks(at: &Served) -> Outcome {
     })
 }
 
-fn notifications(at: &Served) -> Outcome {
+fn notifications(at: &DaemonFixture) -> Outcome {
     let path = at.path("data");
     let file = File::open(&path)?;
     let read = |len: usize| -> Result<Vec<u8>> {
@@ -486,7 +486,7 @@ fn notifications(at: &Served) -> Outcome {
 }
 
 /// A signal to a process that waits for a READ.
-fn interrupts(at: &Served) -> Outcome {
+fn interrupts(at: &DaemonFixture) -> Outcome {
     let slow = at.path("slow");
     std::fs::write(&slow, b"never seen")?;
     let mut cat = at.step("read-slow", Opcode::Read, || {
@@ -505,7 +505,7 @@ fn interrupts(at: &Served) -> Outcome {
 }
 
 /// A LOOKUP that the server drops once.
-fn resends(at: &Served) -> Outcome {
+fn resends(at: &DaemonFixture) -> Outcome {
     let looked_up = at.step("lookup-resent", Opcode::Lookup, || {
         Ok(std::fs::metadata(at.path("again")))
     })?;
@@ -514,7 +514,7 @@ fn resends(at: &Served) -> Outcome {
     Ok(())
 }
 
-impl Served {
+impl DaemonFixture {
     /// The agreed minor version.
     fn minor(&self) -> u32 {
         self.shared.lock().init.map_or(0, |init| init.minor.min(46))
@@ -524,7 +524,7 @@ impl Served {
 #[test]
 fn wire_with_nothing_granted_serves_the_kernel() -> Outcome {
     case(|| {
-        let at = Served::new("plain", plain(), "fuse.xtests-wire", "wire")?;
+        let at = DaemonFixture::new("plain", plain(), "fuse.xtests-wire", "wire")?;
         names(&at)?;
         attributes(&at)?;
         data(&at)?;
@@ -539,7 +539,7 @@ fn wire_with_nothing_granted_serves_the_kernel() -> Outcome {
 #[test]
 fn wire_with_everything_granted_serves_the_kernel() -> Outcome {
     case(|| {
-        let at = Served::new("extended", extended(), "fuse.xtests-wire", "wire")?;
+        let at = DaemonFixture::new("extended", extended(), "fuse.xtests-wire", "wire")?;
         names(&at)?;
         attributes(&at)?;
         data(&at)?;
@@ -571,7 +571,7 @@ fn wire_on_a_block_device_serves_the_kernel() -> Outcome {
 }
 
 fn on_block_device(device: &str) -> Outcome {
-    let at = Served::new("block", extended(), "fuseblk", device)?;
+    let at = DaemonFixture::new("block", extended(), "fuseblk", device)?;
     let path = at.path("file");
     std::fs::write(&path, vec![1; 5000])?;
     at.step("bmap", Opcode::Bmap, || {

@@ -2,7 +2,7 @@
 
 use rustix::fs::Statx;
 
-use crate::coherence::external::Foreign;
+use crate::coherence::external::ExternalChange;
 use crate::inode::identity::FileKind;
 
 /// What GETATTR and LOOKUP report.
@@ -14,7 +14,7 @@ pub struct Attr {
     pub stat: Statx,
     /// Somebody else has changed the file, and the kernel must drop what it cached of it before it
     /// is told.
-    pub foreign: Option<Foreign>,
+    pub external: Option<ExternalChange>,
 }
 
 impl Attr {

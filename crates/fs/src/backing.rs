@@ -11,7 +11,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
 
 use crate::error::{Errno, IntoErrno, Result};
-use crate::stats::{note_flush, note_pwritev2};
+use crate::stats::noted::{note_flush, note_pwritev2};
 
 /// Where a write goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

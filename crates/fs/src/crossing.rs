@@ -15,13 +15,13 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, StatxFlags};
 
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::Inode;
 use crate::inode::identity::{key_of, statx};
-use crate::passthrough::Passthrough;
 
 const FLAGS: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 /// Of statx(2); rustix has no name for it.
@@ -96,9 +96,15 @@ fn place_of(directory: impl AsFd) -> Result<(u64, u64)> {
     Ok((key.dev, key.ino))
 }
 
-impl Passthrough {
-    /// From now on its own mount, and others that lead back, are not entered. The first call counts.
-    pub fn set_own_mount(&self, own: OwnMount) {
+/// Names of SOURCE, opened without entering mounts that lead back.
+#[derive(Debug, Default)]
+pub(crate) struct Crossing {
+    own_mount: OnceLock<OwnMount>,
+}
+
+impl Crossing {
+    /// The first call counts.
+    pub(crate) fn set_own_mount(&self, own: OwnMount) {
         let _first = self.own_mount.set(own);
     }
 

@@ -10,7 +10,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::coherence::external::Watch;
+use crate::coherence::external::ChangeTracker;
 use crate::error::{Errno, Result};
 use crate::inode::Inode;
 use crate::write_batch::WriteGroup;
@@ -44,8 +44,8 @@ pub(crate) struct OpenFile {
     pub(crate) syncs_metadata: bool,
     /// Those that this handle's WRITEs are joined with; none if they are not.
     pub(crate) group: Option<Arc<WriteGroup>>,
-    /// Tells foreign changes of the file; none if nobody does.
-    pub(crate) watch: Option<Arc<Watch>>,
+    /// Tells external changes of the file; none if nobody does.
+    pub(crate) watch: Option<Arc<ChangeTracker>>,
     /// The file itself; none if the kernel has forgotten it already.
     pub(crate) inode: Option<Arc<Inode>>,
 }

@@ -26,7 +26,7 @@ pub const ROOT_INO: u64 = 1;
 
 /// What keeps hold of an inode.
 #[derive(Debug)]
-pub(crate) enum Held {
+pub(crate) enum InodeRef {
     /// An O_PATH descriptor: keeps the inode itself alive, costs a descriptor.
     Fd(OwnedFd),
     /// A file handle: costs memory only; the inode may be gone when it is opened (ESTALE).
@@ -36,7 +36,7 @@ pub(crate) enum Held {
     },
 }
 
-impl Held {
+impl InodeRef {
     /// Whether `other`, which has the same [`InodeKey`], is another inode that was given the
     /// number again. A descriptor keeps the number from being given away.
     pub(crate) fn is_successor(&self, other: &Self) -> bool {
@@ -95,7 +95,7 @@ pub(crate) struct Inode {
     pub(crate) ino: u64,
     pub(crate) key: InodeKey,
     pub(crate) kind: FileKind,
-    pub(crate) held: Held,
+    pub(crate) held: InodeRef,
     /// A leaf lock, held for no system call. Nothing, if the inode is held by a descriptor.
     kept: Mutex<Kept>,
     /// Lookups that the kernel has not yet forgotten. Changed under the table's lock only: raised
@@ -148,7 +148,7 @@ impl AsFd for PathFd<'_> {
 
 impl Inode {
     /// One that the kernel has looked up once.
-    pub(crate) fn new(ino: u64, key: InodeKey, kind: FileKind, held: Held) -> Self {
+    pub(crate) fn new(ino: u64, key: InodeKey, kind: FileKind, held: InodeRef) -> Self {
         Self {
             ino,
             key,
@@ -196,8 +196,8 @@ impl Inode {
     /// ESTALE when it is gone.
     pub(crate) fn path_fd(&self) -> Result<PathFd<'_>> {
         match &self.held {
-            Held::Fd(fd) => Ok(PathFd::Borrowed(fd.as_fd())),
-            Held::Handle { mount, fid } => match self.kept() {
+            InodeRef::Fd(fd) => Ok(PathFd::Borrowed(fd.as_fd())),
+            InodeRef::Handle { mount, fid } => match self.kept() {
                 Some(fd) => Ok(PathFd::Shared(fd)),
                 None => open_handle(mount, fid, libc::O_PATH).map(PathFd::Owned),
             },
@@ -210,9 +210,9 @@ impl Inode {
     /// ESTALE when it is gone.
     pub(crate) fn fd_to_pin(&self) -> Result<Option<Arc<OwnedFd>>> {
         match (&self.held, self.kept()) {
-            (Held::Fd(_), _) => Ok(None),
-            (Held::Handle { .. }, Some(fd)) => Ok(Some(fd)),
-            (Held::Handle { mount, fid }, None) => {
+            (InodeRef::Fd(_), _) => Ok(None),
+            (InodeRef::Handle { .. }, Some(fd)) => Ok(Some(fd)),
+            (InodeRef::Handle { mount, fid }, None) => {
                 let fd = open_handle(mount, fid, libc::O_PATH)?;
                 Ok(Some(Arc::new(fd)))
             }

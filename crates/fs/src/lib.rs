@@ -33,8 +33,10 @@
 //! none is taken while another is held. The one exception is a directory handle's position, held
 //! across getdents64(2) and the look-ups of READDIRPLUS.
 
+mod aside;
 mod attr;
 mod backing;
+mod buffer;
 mod caller;
 mod coherence;
 mod config;
@@ -45,6 +47,7 @@ mod fault;
 mod fd_limit;
 mod forget_wait;
 mod handle_table;
+mod host_locks;
 mod inode;
 mod negotiated;
 mod notifier;
@@ -64,7 +67,7 @@ pub use backing::{Backing, HostBacking, Position, Span};
 pub use caller::inspect::{is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};
-pub use coherence::external::Foreign;
+pub use coherence::external::ExternalChange;
 pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
@@ -73,13 +76,13 @@ pub use config::{
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
+pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
-    DirEntry, LockKind, LockRange, LockRequest, LockWait, NewNode, Opened, Place, ReadRequest,
-    SetAttr, SetTime, WriteRequest,
+    DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr, SetTime, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};

@@ -6,18 +6,17 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::passthrough::Passthrough;
 use crate::stats::Opcode;
 
 /// A request waits no longer. Where the kernel uses all that it knows, the thread that asks it to forget
 /// says so before (`inode/limit.rs`).
-const LONGEST: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Default)]
@@ -36,11 +35,12 @@ struct Requests {
     waiting: VecDeque<Request>,
 }
 
-struct Request {
-    opcode: Opcode,
-    uid: u32,
-    until: Instant,
-    serve: Box<dyn FnOnce() + Send>,
+/// One that waits.
+pub(crate) struct Request {
+    pub(crate) opcode: Opcode,
+    pub(crate) uid: u32,
+    pub(crate) until: Instant,
+    pub(crate) serve: Box<dyn FnOnce() + Send>,
 }
 
 impl fmt::Debug for Parked {
@@ -52,17 +52,19 @@ impl fmt::Debug for Parked {
 }
 
 impl Parked {
-    /// Starts the thread that serves them.
+    /// Starts the thread that serves them; `has_to_wait` says of a request whether it does still.
     ///
     /// # Errors
     /// When there can be no thread.
-    pub(crate) fn start(self: &Arc<Self>, fs: &Arc<Passthrough>) -> io::Result<()> {
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        has_to_wait: impl Fn(Opcode, u32) -> bool + Send + 'static,
+    ) -> io::Result<()> {
         self.requests.lock().is_running = true;
-        // Weak: the thread must not keep the file system, and all it has open, alive.
-        let (parked, fs) = (Arc::clone(self), Arc::downgrade(fs));
+        let parked = Arc::clone(self);
         std::thread::Builder::new()
             .name("thrufs-parked".into())
-            .spawn(move || parked.serve(&fs))
+            .spawn(move || parked.serve(has_to_wait))
             .map(drop)
             .inspect_err(|_| self.stop())
     }
@@ -83,7 +85,8 @@ impl Parked {
         }
     }
 
-    fn push(&self, request: Request) {
+    /// Serves `request` when it has not to wait any more.
+    pub(crate) fn push(&self, request: Request) {
         let mut requests = self.requests.lock();
         if !requests.is_running {
             drop(requests);
@@ -95,15 +98,13 @@ impl Parked {
         self.changed.notify_all();
     }
 
-    fn serve(&self, fs: &Weak<Passthrough>) {
+    fn serve(&self, has_to_wait: impl Fn(Opcode, u32) -> bool) {
         let mut requests = self.requests.lock();
         while requests.is_running {
             fence(Ordering::SeqCst);
             let now = Instant::now();
             let may_go = |request: &Request| {
-                let fs = fs.upgrade();
-                now >= request.until
-                    || fs.is_none_or(|fs| !fs.waits_for_inode(request.opcode, request.uid))
+                now >= request.until || !has_to_wait(request.opcode, request.uid)
             };
             let next = requests.waiting.iter().position(may_go);
             match next.and_then(|next| requests.waiting.remove(next)) {
@@ -130,23 +131,6 @@ impl Parked {
     }
 }
 
-impl Passthrough {
-    /// Calls `serve`, which serves a request of user `uid` and answers it, when it has a descriptor for an
-    /// inode, or none can be hoped for ([`Passthrough::has_to_wait`]).
-    pub fn park(&self, opcode: Opcode, uid: u32, serve: Box<dyn FnOnce() + Send>) {
-        if let Some(pressure) = &self.pressure {
-            pressure.note(self);
-        }
-        let until = Instant::now() + LONGEST;
-        self.parked.push(Request {
-            opcode,
-            uid,
-            until,
-            serve,
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -155,8 +139,9 @@ mod tests {
 
     use super::*;
     use crate::config::{Config, InodeFileHandles};
-    use crate::fd_limit::Room;
+    use crate::fd_limit::FdLimit;
     use crate::inode::ROOT_INO;
+    use crate::passthrough::Passthrough;
 
     /// Serves the files f0 to f299 with a descriptor for each inode and a limit of 256, all looked up that can be.
     /// The kernel forgets nothing of itself.
@@ -169,7 +154,7 @@ mod tests {
         };
         let top = File::open(source.path()).unwrap();
         let mut fs = Passthrough::new(top.into(), config).unwrap();
-        fs.room = Room::of(256, 0);
+        fs.fd_limit = FdLimit::of(256, 0);
         let mut known = Vec::new();
         for index in 0..300 {
             let name = format!("f{index}");

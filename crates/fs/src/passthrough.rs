@@ -10,33 +10,34 @@ use std::time::Duration;
 use rustix::fs::{Mode, OFlags};
 use thrufs_sys::file_handle::FileHandle;
 
+use crate::aside::Aside;
 use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
-use crate::coherence::external::{Foreign, Time};
-use crate::coherence::invalidate::{Invalidations, Stale};
+use crate::coherence::external::{ExternalChange, Time};
+use crate::coherence::invalidate::{InvalRange, Invalidations};
 use crate::coherence::open_files::Watches;
 use crate::config::{Config, InodeFileHandles};
 use crate::create_retry::CreateRetries;
-use crate::crossing::OwnMount;
+use crate::crossing::Crossing;
 use crate::error::{Errno, IntoErrno, Result};
-use crate::fd_limit::Room;
+use crate::fd_limit::FdLimit;
 use crate::forget_wait::ForgetWait;
 use crate::handle_table::{Handle, HandleTable};
+use crate::host_locks::HostLocks;
 use crate::inode::identity::{FileKind, key_of, statx};
-use crate::inode::limit::InodePressure;
+use crate::inode::limit::InodeLimit;
 use crate::inode::mount_fd::MountFds;
 use crate::inode::table::InodeTable;
-use crate::inode::{Held, Inode, PathFd, open_handle};
+use crate::inode::{Inode, InodeRef, PathFd, open_handle};
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
-use crate::ops::lock::HostLocks;
 use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
-use crate::removed::{Aside, Removed};
+use crate::removed::Removed;
 use crate::resolve::{decimal, reopen_in};
 use crate::stats::Stats;
 use crate::submounts::SubMounts;
-use crate::write_batch::WriteGroups;
+use crate::write_batch::groups::WriteGroups;
 
 /// What LOOKUP and the creating operations answer.
 #[derive(Clone, Debug)]
@@ -63,15 +64,15 @@ pub struct Passthrough {
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) watches: Arc<Watches>,
     /// None where nothing bounds the number of inodes.
-    pub(crate) pressure: Option<Arc<InodePressure>>,
+    pub(crate) pressure: Option<Arc<InodeLimit>>,
     pub(crate) negotiated: OnceLock<Negotiated>,
     pub(crate) mounts: MountFds,
-    pub(crate) room: Room,
+    pub(crate) fd_limit: FdLimit,
     pub(crate) recent: Arc<RecentFds>,
     pub(crate) removed: Removed,
     pub(crate) forgets: Arc<ForgetWait>,
     pub(crate) parked: Arc<Parked>,
-    pub(crate) own_mount: OnceLock<OwnMount>,
+    pub(crate) crossing: Crossing,
     pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
@@ -122,14 +123,14 @@ impl Passthrough {
         };
         let proc_self_fd = crate::caller::proc::self_fd()?;
         crate::caller::proc::own()?;
-        let room = Room::of_this_process();
-        config.readdirplus &= room.is_enough_for_readdirplus(&config);
+        let fd_limit = FdLimit::of_this_process();
+        config.readdirplus &= fd_limit.is_enough_for_readdirplus(&config);
         let forgets = Arc::default();
         let aside = Aside::new(&forgets);
-        let pressure = room.inode_limit(&config);
-        let pressure = pressure.map(|limit| Arc::new(InodePressure::new(limit)));
+        let pressure = fd_limit.inode_limit(&config);
+        let pressure = pressure.map(|limit| Arc::new(InodeLimit::new(limit)));
         Ok(Self {
-            inodes: InodeTable::new(key_of(&stat), Held::Fd(source)),
+            inodes: InodeTable::new(key_of(&stat), InodeRef::Fd(source)),
             config,
             backing,
             handles: HandleTable::default(),
@@ -143,13 +144,13 @@ impl Passthrough {
             negotiated: OnceLock::new(),
             mounts,
             proc_self_fd: Arc::new(proc_self_fd),
-            recent: Arc::new(RecentFds::new(room.recent(), KEPT, Arc::clone(&aside))),
-            removed: Removed::new(room.pins(), aside),
+            recent: Arc::new(RecentFds::new(fd_limit.recent(), KEPT, Arc::clone(&aside))),
+            removed: Removed::new(fd_limit.pins(), aside),
             forgets,
             parked: Arc::default(),
-            own_mount: OnceLock::new(),
+            crossing: Crossing::default(),
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
-            room,
+            fd_limit,
         })
     }
 
@@ -202,7 +203,7 @@ impl Passthrough {
             }
         };
         std::thread::Builder::new()
-            .name("thrufs-foreign".into())
+            .name("thrufs-external".into())
             .spawn(move || watches.serve(period, round))
             .map(|_detached| ())
             .inspect_err(|_| self.stop_notifying())
@@ -220,33 +221,33 @@ impl Passthrough {
                 let watch = handle.file().and_then(|file| file.watch.as_ref());
                 // Once for all handles of a file.
                 if let Some(watch) = watch.filter(|watch| watch.is_due(began)) {
-                    self.drop_cached(handle.ino, watch.look(&handle.fd));
+                    self.invalidate_file(handle.ino, watch.look(&handle.fd));
                 }
             });
         }
     }
 
     /// Has the kernel drop soon what it cached of a file that somebody else has changed.
-    pub(crate) fn drop_cached(&self, ino: u64, foreign: Option<Foreign>) {
-        if let Some(foreign) = foreign {
-            self.drop_cached_then(ino, foreign, || ());
+    pub(crate) fn invalidate_file(&self, ino: u64, external: Option<ExternalChange>) {
+        if let Some(external) = external {
+            self.invalidate_file_then(ino, external, || ());
         }
     }
 
     /// The same; calls `then` when it has.
-    pub fn drop_cached_then(
+    pub fn invalidate_file_then(
         &self,
         ino: u64,
-        foreign: Foreign,
+        external: ExternalChange,
         then: impl FnOnce() + Send + 'static,
     ) {
         tracing::debug!(ino, "changed under SOURCE");
         let done = move || {
-            foreign.dropped();
+            external.dropped();
             then();
         };
         self.invalidations
-            .push_then(ino, Stale::WHOLE, Box::new(done));
+            .push_then(ino, InvalRange::WHOLE, Box::new(done));
     }
 
     /// So many threads take requests from now on, and keep what they look up for a moment.
@@ -316,7 +317,7 @@ impl Passthrough {
             FileKind::Fifo | FileKind::Socket => return Err(Errno::ENXIO),
             FileKind::CharDevice | FileKind::BlockDevice => return Err(Errno::ENXIO),
         }
-        if let (Held::Handle { mount, fid }, None) = (&inode.held, inode.kept()) {
+        if let (InodeRef::Handle { mount, fid }, None) = (&inode.held, inode.kept()) {
             match open_handle(mount, fid, flags) {
                 Err(Errno::ESTALE) => {}
                 opened => return opened,

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use crate::aside::Aside;
 use crate::inode::Inode;
-use crate::removed::Aside;
 
 /// How long a descriptor stays: longer than a busy machine takes from a LOOKUP to the request after it.
 pub(crate) const KEPT: Duration = Duration::from_millis(500);

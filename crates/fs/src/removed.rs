@@ -16,74 +16,34 @@
 //! READDIRPLUSes that bring in an inode. (What the LOOKUP of a revalidation brings in, it forgets at once.)
 
 use std::collections::HashMap;
-use std::ffi::CStr;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, StatxFlags};
 
-use crate::error::{Errno, IntoErrno, Result};
-use crate::forget_wait::ForgetWait;
-use crate::inode::identity::{FileKind, key_of};
-use crate::inode::{Inode, PinCount};
-use crate::passthrough::Passthrough;
+use crate::aside::Aside;
+use crate::inode::PinCount;
 
 /// A FORGET comes this long after the removal, on a machine however busy; later, and the client uses
 /// the inode.
-const FORGET_IS_DUE: Duration = Duration::from_secs(3);
-/// A request that found SOURCE full tries again after this, if something was forgotten meanwhile.
-const STEP: Duration = Duration::from_millis(5);
-/// An UNLINK waits as long for one of too many pinned inodes.
-const PIN_WAIT: Duration = Duration::from_millis(100);
+pub(crate) const FORGET_IS_DUE: Duration = Duration::from_secs(3);
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Removed {
     /// Pinned inodes at most.
-    most: usize,
+    pub(crate) most: usize,
     pinned: Arc<AtomicUsize>,
     /// Since when, by nodeid: its removal, or the RELEASE of a handle after that. A leaf lock.
-    since: Mutex<HashMap<u64, Instant>>,
+    pub(crate) since: Mutex<HashMap<u64, Instant>>,
     /// How many there are: each FORGET asks.
-    count: AtomicUsize,
+    pub(crate) count: AtomicUsize,
     /// How often the kernel has forgotten one.
     freed: AtomicU64,
-    aside: Arc<Aside>,
+    pub(crate) aside: Arc<Aside>,
     /// The operator has been told once.
-    told: AtomicBool,
-}
-
-/// Work on a file that no request of the file's own waits for: by the daemon's own threads, or for another
-/// file's request.
-#[derive(Debug, Default)]
-pub(crate) struct Aside {
-    running: AtomicUsize,
-    /// How often it has ended.
-    ended: AtomicU64,
-    forgets: Arc<ForgetWait>,
-}
-
-impl Aside {
-    /// Whose end `forgets` is told of.
-    pub(crate) fn new(forgets: &Arc<ForgetWait>) -> Arc<Self> {
-        Arc::new(Self {
-            forgets: Arc::clone(forgets),
-            ..Self::default()
-        })
-    }
-
-    /// Runs `work`: the file that it has open may be removed, released and forgotten meanwhile, and takes
-    /// its space until `work` has closed it.
-    pub(crate) fn run(&self, work: impl FnOnce()) {
-        self.running.fetch_add(1, Ordering::SeqCst);
-        work();
-        self.ended.fetch_add(1, Ordering::SeqCst);
-        self.running.fetch_sub(1, Ordering::SeqCst);
-        self.forgets.notify();
-    }
+    pub(crate) told: AtomicBool,
 }
 
 impl Removed {
@@ -105,17 +65,17 @@ impl Removed {
         self.pinned.load(Ordering::Relaxed)
     }
 
-    fn admit(&self) -> Option<PinCount> {
+    pub(crate) fn admit(&self) -> Option<PinCount> {
         PinCount::one_more(&self.pinned, self.most)
     }
 
-    fn insert(&self, ino: u64) {
+    pub(crate) fn insert(&self, ino: u64) {
         let mut since = self.since.lock();
         since.insert(ino, Instant::now());
         self.count.store(since.len(), Ordering::Relaxed);
     }
 
-    fn remove(&self, ino: u64) -> bool {
+    pub(crate) fn remove(&self, ino: u64) -> bool {
         if self.count.load(Ordering::Relaxed) == 0 {
             return false;
         }
@@ -135,314 +95,24 @@ impl Removed {
     }
 
     /// The kernel has forgotten `ino`, and nothing is open for it any more.
-    fn forgotten(&self, ino: u64) {
+    pub(crate) fn forgotten(&self, ino: u64) {
         if self.remove(ino) {
             self.freed.fetch_add(1, Ordering::SeqCst);
         }
     }
 
     /// Changes when space on SOURCE may have become free.
-    fn freed(&self) -> u64 {
+    pub(crate) fn freed(&self) -> u64 {
         let ended = self.aside.ended.load(Ordering::SeqCst);
         self.freed.load(Ordering::SeqCst).wrapping_add(ended)
     }
 
     /// Whether there is one whose FORGET is due, or a file is open for a moment.
-    fn is_any_due(&self) -> bool {
+    pub(crate) fn is_any_due(&self) -> bool {
         if self.aside.running.load(Ordering::SeqCst) > 0 {
             return true;
         }
         let since = self.since.lock();
         since.values().any(|since| since.elapsed() < FORGET_IS_DUE)
-    }
-}
-
-impl Passthrough {
-    /// Calls `remove`, which takes `name` in `dir` away if it succeeds.
-    ///
-    /// # Errors
-    /// Of `remove`.
-    pub(crate) fn removing(
-        &self,
-        dir: impl AsFd,
-        name: &CStr,
-        remove: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let Some((inode, is_last)) = self.known_by_name(dir, name) else {
-            return remove();
-        };
-        if !is_last {
-            return self.removing_one_of_several(&inode, remove);
-        }
-        // The file that the kernel knows may be gone, and another one have its inode number.
-        let fd = inode.fd_to_pin().ok().flatten();
-        let pinned = self.pin(&inode, fd.clone());
-        let removed = remove();
-        match removed {
-            Ok(()) => {
-                self.keep_for_setattr(&inode, fd);
-                self.note_removed(&inode);
-            }
-            Err(_) if pinned => inode.let_go(),
-            Err(_) => {}
-        }
-        removed
-    }
-
-    /// A link count above one may be of names that are all being removed now.
-    fn removing_one_of_several(
-        &self,
-        inode: &Arc<Inode>,
-        remove: impl FnOnce() -> Result<()>,
-    ) -> Result<()> {
-        let to_pin = inode.fd_to_pin();
-        remove()?;
-        let Ok(to_pin) = to_pin else { return Ok(()) };
-        let stat = match &to_pin {
-            Some(fd) => rustix::fs::fstat(fd).or_errno(),
-            None => inode
-                .path_fd()
-                .and_then(|fd| rustix::fs::fstat(fd).or_errno()),
-        };
-        if stat.is_ok_and(|stat| stat.st_nlink == 0) {
-            self.pin(inode, to_pin.clone());
-            self.keep_for_setattr(inode, to_pin);
-            self.note_removed(inode);
-        }
-        Ok(())
-    }
-
-    /// With the writeback cache, unlink(2) sends the times of what it has removed (fuse_entry_unlinked), and the
-    /// next syncfs(2) on the mount, of whatever caller, has the error of that SETATTR.
-    fn keep_for_setattr(&self, inode: &Arc<Inode>, fd: Option<Arc<OwnedFd>>) {
-        if let Some(fd) = fd.filter(|_| self.config.writeback && !inode.is_pinned()) {
-            self.recent.keep(inode, fd);
-        }
-    }
-
-    /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
-    fn known_by_name(&self, dir: impl AsFd, name: &CStr) -> Option<(Arc<Inode>, bool)> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW
-            | AtFlags::NO_AUTOMOUNT
-            // The name may be that of a mount point, MOUNTPOINT itself say, which may not be asked.
-            | AtFlags::STATX_DONT_SYNC;
-        let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
-        // What is wrong with the name, its removal will say.
-        let stat = rustix::fs::statx(dir, name, flags, mask).ok()?;
-        let inode = self.inodes.known(&key_of(&stat))?;
-        // Some file systems count no links of directories.
-        let is_last = inode.kind == FileKind::Directory || stat.stx_nlink <= 1;
-        Some((inode, is_last))
-    }
-
-    /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
-    pub(crate) fn pin(&self, inode: &Inode, fd: Option<Arc<OwnedFd>>) -> bool {
-        let Some(fd) = fd.filter(|_| !inode.is_pinned()) else {
-            return false;
-        };
-        let count = self.removed.admit().or_else(|| self.wait_for_pin());
-        count.map(|count| inode.pin(fd, count)).is_some()
-    }
-
-    /// Too many inodes are pinned: waits until one of them is forgotten.
-    fn wait_for_pin(&self) -> Option<PinCount> {
-        let removed = &self.removed;
-        let is_room = || removed.pinned() < removed.most;
-        if let Some(waiting) = self.forgets.enter() {
-            // In vain if clients use all of them.
-            let done = || is_room() || !removed.is_any_due();
-            waiting.until(Instant::now() + PIN_WAIT, done);
-        }
-        let count = removed.admit();
-        if count.is_none() && !removed.told.swap(true, Ordering::Relaxed) {
-            tracing::warn!(
-                "clients use {} files that were removed, all that --rlimit-nofile leaves room for: further \
-                 ones are gone for a client that has no descriptor of open(2) on them (ESTALE)",
-                removed.pinned()
-            );
-        }
-        count
-    }
-
-    fn note_removed(&self, inode: &Arc<Inode>) {
-        self.removed.insert(inode.ino);
-        // No kernel sends the FORGET before it has the reply, but a client may be hostile.
-        let known = self.inodes.get(inode.ino);
-        if !known.is_some_and(|known| Arc::ptr_eq(&known, inode)) {
-            self.removed.remove(inode.ino);
-        }
-    }
-
-    /// The kernel gives back `count` lookups of `ino`.
-    pub fn forget(&self, ino: u64, count: u64) {
-        let Some(inode) = self.inodes.forget(ino, count) else {
-            return;
-        };
-        inode.let_go();
-        self.sub_mounts.forgotten(&inode);
-        drop(inode);
-        self.removed.forgotten(ino);
-        if let Some(pressure) = &self.pressure {
-            pressure.forgotten();
-        }
-        self.forgets.notify();
-        self.parked.notify();
-    }
-
-    /// As [`Aside::run`].
-    pub(crate) fn look_aside(&self, look: impl FnOnce()) {
-        self.removed.aside.run(look);
-    }
-
-    /// Runs `act`, again if it fails for want of space that removed inodes occupy until their FORGETs come.
-    ///
-    /// # Errors
-    /// Of `act`.
-    pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
-        let before = self.removed.freed();
-        match act() {
-            Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
-            done => done,
-        }
-    }
-
-    fn when_freed<T>(
-        &self,
-        mut seen: u64,
-        mut full: Errno,
-        mut act: impl FnMut() -> Result<T>,
-    ) -> Result<T> {
-        let removed = &self.removed;
-        let deadline = Instant::now() + FORGET_IS_DUE;
-        let freed = || removed.freed();
-        let waiting = self.forgets.enter();
-        // Also if none is due: the RELEASE that makes one due may be under way.
-        let mut is_worth_a_step = removed.count.load(Ordering::Relaxed) > 0;
-        loop {
-            if let Some(waiting) = &waiting {
-                let step = Instant::now() + STEP;
-                match is_worth_a_step {
-                    true => waiting.until(step, || freed() != seen),
-                    false => waiting.until(step, || !removed.is_any_due()),
-                };
-                is_worth_a_step = false;
-            }
-            let now = freed();
-            if now != seen {
-                seen = now;
-                match act() {
-                    Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
-                    done => return done,
-                }
-            } else if waiting.is_none() || !removed.is_any_due() {
-                return Err(full);
-            }
-            if Instant::now() >= deadline {
-                return Err(full);
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::OsStr;
-    use std::fs::File;
-
-    use super::*;
-    use crate::caller::Caller;
-    use crate::config::{Config, InodeFileHandles};
-    use crate::inode::ROOT_INO;
-    use crate::ops::{Place, SetAttr, SetTime};
-
-    /// Serves f0 to f3, all looked up; two may be pinned.
-    fn serve() -> Option<(tempfile::TempDir, Passthrough, Vec<u64>)> {
-        let source = tempfile::tempdir().unwrap();
-        let top = File::open(source.path()).unwrap();
-        let mut fs = Passthrough::new(top.into(), Config::default()).unwrap();
-        fs.removed = Removed::new(2, Arc::default());
-        let look_up = |index| {
-            let name = format!("f{index}");
-            File::create(source.path().join(&name)).unwrap();
-            fs.lookup(ROOT_INO, OsStr::new(&name)).unwrap().ino
-        };
-        let inodes = (0..4).map(look_up).collect();
-        let has_handles = fs.config.inode_file_handles != InodeFileHandles::Never;
-        has_handles.then_some((source, fs, inodes))
-    }
-
-    fn unlink(fs: &Passthrough, name: &str) {
-        let name = OsStr::new(name);
-        let parent = ROOT_INO;
-        fs.unlink(Place { parent, name }, &Caller::ROOT).unwrap();
-    }
-
-    #[test]
-    fn removal_of_more_known_files_than_can_be_pinned_succeeds() {
-        let Some((_source, fs, inodes)) = serve() else {
-            return;
-        };
-        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
-        let pinned = |ino: &u64| fs.inode(*ino).unwrap().is_pinned();
-        assert!(pinned(&inodes[0]) && pinned(&inodes[1]) && !pinned(&inodes[2]));
-        assert!(fs.removed.told.load(Ordering::Relaxed));
-        fs.forget(inodes[0], 1);
-        unlink(&fs, "f3");
-        assert!(pinned(&inodes[3]));
-        inodes[1..].iter().for_each(|ino| fs.forget(*ino, 1));
-        assert_eq!((fs.removed.pinned(), fs.removed.since.lock().len()), (0, 0));
-    }
-
-    #[test]
-    fn removal_of_too_many_files_waits_for_forgets_before_it_goes_without_a_pin() {
-        let Some((_source, fs, inodes)) = serve() else {
-            return;
-        };
-        fs.start_serving(2).unwrap();
-        ["f0", "f1"].iter().for_each(|name| unlink(&fs, name));
-        std::thread::scope(|scope| {
-            scope.spawn(|| fs.forget(inodes[0], 1));
-            while !fs.inode(inodes[2]).unwrap().is_pinned() {
-                let inode = fs.inode(inodes[2]).unwrap();
-                fs.pin(&inode, inode.fd_to_pin().unwrap());
-            }
-        });
-        assert_eq!(fs.removed.pinned(), 2);
-        fs.stop_notifying();
-    }
-
-    /// unlink(2) of a file that there was no room to pin was followed by a SETATTR that was ESTALE, and syncfs(2) on
-    /// the mount failed with that.
-    #[test]
-    fn setattr_of_the_times_of_a_file_removed_without_a_pin_succeeds_with_the_writeback_cache() {
-        let Some((_source, mut fs, inodes)) = serve() else {
-            return;
-        };
-        fs.config.writeback = true;
-        fs.start_serving(2).unwrap();
-        ["f0", "f1", "f2"].iter().for_each(|name| unlink(&fs, name));
-        assert!(!fs.inode(inodes[2]).unwrap().is_pinned());
-        let times = SetAttr {
-            mtime: Some(SetTime::Now),
-            ..SetAttr::default()
-        };
-        assert_eq!(fs.setattr(inodes[2], &times).map(drop), Ok(()));
-        fs.stop_notifying();
-    }
-
-    /// The RELEASE of a removed file that was open for long makes its FORGET due.
-    #[test]
-    fn released_makes_a_forget_due_again() {
-        let removed = Removed::new(2, Arc::default());
-        removed.insert(7);
-        let long_ago = Instant::now().checked_sub(2 * FORGET_IS_DUE).unwrap();
-        removed.since.lock().insert(7, long_ago);
-        assert!(!removed.is_any_due());
-        removed.released(8);
-        assert!(!removed.is_any_due());
-        removed.released(7);
-        assert!(removed.is_any_due());
-        removed.forgotten(7);
-        assert!(!removed.is_any_due());
     }
 }

@@ -6,9 +6,10 @@
 //! atomic nevertheless, since more threads than blocks share them.
 
 mod histogram;
+pub(crate) mod noted;
+mod opcode;
 mod snapshot;
 
-use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -17,37 +18,8 @@ use parking_lot::Mutex;
 
 pub use histogram::{Bucket, Histogram};
 use histogram::{LATENCIES, Live, SIZES};
+pub use opcode::Opcode;
 pub use snapshot::{OpcodeCounts, Process, Snapshot, Writes};
-
-macro_rules! opcodes {
-    ($($variant:ident $name:literal,)*) => {
-        /// The requests that are served, by the kernel's names (linux/fuse.h).
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        #[allow(missing_docs, reason = "each is the FUSE opcode of that name")]
-        pub enum Opcode { $($variant,)* }
-
-        impl Opcode {
-            /// All of them.
-            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
-
-            /// The kernel's name, without `FUSE_`.
-            pub fn name(self) -> &'static str {
-                match self { $(Self::$variant => $name,)* }
-            }
-        }
-    };
-}
-
-opcodes! {
-    Lookup "LOOKUP", Forget "FORGET", BatchForget "BATCH_FORGET", GetAttr "GETATTR",
-    SetAttr "SETATTR", ReadLink "READLINK", Symlink "SYMLINK", MkNod "MKNOD", MkDir "MKDIR",
-    Unlink "UNLINK", RmDir "RMDIR", Rename "RENAME", Link "LINK", Open "OPEN", Create "CREATE",
-    Read "READ", Write "WRITE", StatFs "STATFS", Flush "FLUSH", Release "RELEASE", Fsync "FSYNC",
-    OpenDir "OPENDIR", ReadDir "READDIR", ReadDirPlus "READDIRPLUS", ReleaseDir "RELEASEDIR",
-    FsyncDir "FSYNCDIR", SetXattr "SETXATTR", GetXattr "GETXATTR", ListXattr "LISTXATTR",
-    RemoveXattr "REMOVEXATTR", Access "ACCESS", GetLk "GETLK", SetLk "SETLK",
-    Fallocate "FALLOCATE", Lseek "LSEEK", CopyFileRange "COPY_FILE_RANGE", Ioctl "IOCTL",
-}
 
 /// Blocks of counters; one is made when a thread first counts. More than session threads pay.
 const BLOCKS: usize = 64;
@@ -74,21 +46,6 @@ impl Drop for Slot {
 
 thread_local! {
     static SLOT: Slot = Slot::take();
-    /// pwritev2(2) calls that this thread made and that no [`Stats`] has counted yet.
-    static PWRITEV2: Cell<u64> = const { Cell::new(0) };
-    /// The same of flushes for WRITEs.
-    static FLUSHES: Cell<u64> = const { Cell::new(0) };
-}
-
-/// Notes one pwritev2(2): by who makes the call and knows no [`Stats`]. It is counted when the
-/// operation that this thread serves ends.
-pub(crate) fn note_pwritev2() {
-    PWRITEV2.set(PWRITEV2.get() + 1);
-}
-
-/// Notes one call that makes WRITEs durable, counted likewise.
-pub(crate) fn note_flush() {
-    FLUSHES.set(FLUSHES.get() + 1);
 }
 
 #[derive(Debug, Default)]
@@ -259,11 +216,10 @@ impl Stats {
 
 /// Takes over what [`note_pwritev2`] and [`note_flush`] noted on this thread.
 fn count_noted(block: &Block) {
-    let calls = PWRITEV2.take();
+    let (calls, flushes) = noted::take();
     if calls > 0 {
         block.pwritev2.fetch_add(calls, Ordering::Relaxed);
     }
-    let flushes = FLUSHES.take();
     if flushes > 0 {
         block.flushes.fetch_add(flushes, Ordering::Relaxed);
     }
@@ -284,7 +240,7 @@ mod tests {
                         for request in 0..500 {
                             let began = stats.begin(Opcode::Write);
                             stats.count_write_size(4096);
-                            note_pwritev2();
+                            noted::note_pwritev2();
                             stats.count_written(10);
                             if (request + thread) % 5 == 0 {
                                 stats.count_error(Opcode::Write);

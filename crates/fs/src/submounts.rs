@@ -23,7 +23,6 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use crate::inode::Inode;
 use crate::notifier::{SendEntry, SendPrune};
-use crate::passthrough::Passthrough;
 use absent::Absent;
 
 /// So long nothing on a mount is asked for before it is let go.
@@ -111,6 +110,16 @@ impl SubMounts {
             woken: Mutex::new(false),
             changed: Condvar::new(),
         }
+    }
+
+    /// Whether mounts are let go.
+    pub(crate) fn is_running(&self) -> bool {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Whether `inode` is on another mount than SOURCE's own.
+    pub(crate) fn is_below(&self, inode: &Inode) -> bool {
+        inode.key.mnt_id != self.top
     }
 
     /// The mount that `inode` is on, if it is not SOURCE's own and something is known of it.
@@ -273,27 +282,5 @@ impl SubMount {
             std::thread::sleep(step);
             self.len() < than
         })
-    }
-}
-
-impl Passthrough {
-    /// How long a name that `parent` does not have may be taken for absent. On a mount that is let go the
-    /// kernel is to ask: a name that it is about to be told to drop may have come to be there.
-    pub fn negative_timeout(&self, parent: u64) -> Duration {
-        let timeout = self.config.timeouts.negative;
-        let is_running = self.sub_mounts.running.load(Ordering::Relaxed);
-        let parent = (is_running && !timeout.is_zero()).then(|| self.inodes.get(parent));
-        match parent.flatten() {
-            Some(parent) if parent.key.mnt_id != self.sub_mounts.top => Duration::ZERO,
-            _ => timeout,
-        }
-    }
-
-    /// From now on lets mounts below SOURCE go when they are idle.
-    ///
-    /// # Errors
-    /// When there can be no thread for it.
-    pub fn start_letting_go(&self, send: LetGo) -> io::Result<()> {
-        self.sub_mounts.start(send)
     }
 }

@@ -26,26 +26,11 @@
 
 mod flush_fds;
 mod gather;
-mod groups;
+pub(crate) mod groups;
 mod plan;
 mod queue;
 mod strategy;
-
-/// What [`queue`] is built on; its test puts loom's here.
-mod sync {
-    use std::sync::PoisonError;
-    pub(super) use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-    use std::time::Duration;
-
-    pub(super) fn wait_timeout<'a, T>(
-        condvar: &Condvar,
-        guard: MutexGuard<'a, T>,
-        limit: Duration,
-    ) -> MutexGuard<'a, T> {
-        let woken = condvar.wait_timeout(guard, limit);
-        woken.unwrap_or_else(PoisonError::into_inner).0
-    }
-}
+mod sync;
 
 use std::cell::Cell;
 use std::io::IoSlice;
@@ -58,7 +43,6 @@ use crate::error::{Errno, Result};
 use crate::stats::Stats;
 use flush_fds::FlushFds;
 use gather::Gather;
-pub(crate) use groups::WriteGroups;
 use plan::{Extent, calls};
 use queue::{Answer, Lead, Queue, Turn};
 use strategy::Strategy;

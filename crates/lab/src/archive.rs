@@ -1,18 +1,18 @@
 //! The package archive, reached through the machine's own apt configuration.
 //!
-//! Sources are in suites that the machine usually has not configured. The same mirror has them, so
-//! its address and keys are taken from apt (`apt-get indextargets`), and the other suites are looked at
-//! with lists, cache and source list of the lab's own. Invariant: the system's package lists and sources
+//! Sources are in suites that the machine usually has not configured. The same mirror has them: its
+//! address and keys come from apt (`apt-get indextargets`), and the other suites are read with
+//! lists, cache and source list of the lab's own. Invariant: the system's package lists and sources
 //! are never touched, and no archive is named here.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{run_captured, run_logged};
-use crate::source::Package;
 
-/// What an archive is asked for.
+/// What is asked of an archive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wanted {
     /// Binary packages (kernel sources come as such).
@@ -30,7 +30,7 @@ pub(crate) struct Archive {
 #[derive(Debug, PartialEq, Eq)]
 struct Site {
     address: String,
-    /// It has the suites for security updates, and no others.
+    /// Has the suites for security updates, and no others.
     security: bool,
     signed_by: Option<String>,
 }

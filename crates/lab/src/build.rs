@@ -18,12 +18,13 @@ use sha2::{Digest, Sha256};
 use crate::clean;
 use crate::config::Fragment;
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{missing, run_captured, run_logged, tied};
 use crate::progress::Progress;
 use crate::series::Series;
-use crate::source::{Package, Source, Tree, unpack_release};
+use crate::source::{Source, Tree, unpack_release};
 
-/// After how many lines of make's output progress is told.
+/// Lines of make's output per progress note.
 const LINES_PER_NOTE: usize = 100;
 /// In a build directory: the fragments that it was configured by.
 const STAMP: &str = ".lab-config";
@@ -41,16 +42,16 @@ pub struct Recipe {
     /// The configuration beyond the defaults: the architecture's for [`Kind::UserMode`], nothing at all
     /// for [`Kind::Bootable`].
     pub fragments: Vec<Fragment>,
-    /// Lines that make prints for a build from nothing, about; for progress.
+    /// About how many lines make prints for a build from nothing; for progress.
     pub steps: Option<usize>,
 }
 
 /// What a kernel is run by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// It is a program: User Mode Linux.
+    /// A program: User Mode Linux.
     UserMode,
-    /// It is an image for a machine, which QEMU is.
+    /// An image for a machine, which QEMU is.
     Bootable,
 }
 
@@ -70,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// What make is asked for, and where it leaves that.
+    /// The target of make, and where make leaves the product.
     fn product(self) -> (&'static str, &'static str) {
         match self {
             Self::UserMode => ("linux", "linux"),
@@ -84,13 +85,13 @@ impl Kind {
 pub struct Kernel {
     /// The executable or image.
     pub image: PathBuf,
-    /// Which of both.
+    /// Program or image.
     pub kind: Kind,
     /// The recipe's variant.
     pub variant: String,
     /// The source it was built from, with its version.
     pub source: String,
-    /// The unpacked package that it is from, where it has modules.
+    /// The unpacked package of a kernel with modules.
     pub package: Option<PathBuf>,
 }
 
@@ -101,7 +102,7 @@ pub struct Lab {
 }
 
 impl Lab {
-    /// Uses `dir`, which is made if need be, with `jobs` compilers at a time.
+    /// Uses `dir`, created if need be, with `jobs` compilers at a time.
     pub fn new(dir: &Path, jobs: usize) -> Result<Self> {
         std::fs::create_dir_all(dir).map_err(at(dir))?;
         Ok(Self {
@@ -121,14 +122,14 @@ impl Lab {
         Ok(source.provide(&self.dir, say)?.dir)
     }
 
-    /// The sources that a Debian source package was made from, unpacked. For programs to compare
-    /// with that the archive has as source only.
+    /// The sources that a Debian source package was made from, unpacked: for peers that the archive
+    /// has as source only.
     pub fn release(&self, package: &Package, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let _alone = self.lock(say)?;
         unpack_release(package, &self.dir, say)
     }
 
-    /// Builds what `recipe` asks for, or finds it built. `say` is told what takes time.
+    /// Builds what `recipe` asks for, or finds it built. `say` gets a line about each step that takes time.
     pub fn build(&self, recipe: &Recipe, say: &dyn Fn(&str)) -> Result<Kernel> {
         let _alone = self.lock(say)?;
         let tree = recipe.source.provide(&self.dir, say)?;
@@ -147,7 +148,7 @@ impl Lab {
             source: tree.name.clone(),
             package: None,
         };
-        // What is in a tree of the caller's is not known; make finds out quickly enough.
+        // The state of a caller's tree is unknown; make finds out quickly enough.
         if tree.ours && kernel.image.is_file() {
             return Ok(kernel);
         }
@@ -155,7 +156,10 @@ impl Lab {
             recipe.series.lay_over(&tree.dir, &tree.name)?;
         }
         let objects = self.objects(recipe, &tree, say)?;
-        let progress = Progress::new(recipe, &objects)?;
+        // Objects of another configuration are compiled again.
+        let is_reused = was_made_for(&objects, &wanted(&recipe.fragments));
+        let reused = is_reused.then_some(objects.as_path());
+        let progress = Progress::new(&recipe.variant, recipe.steps, reused)?;
         self.configure(recipe, &tree, &objects)?;
         self.make(recipe, &tree, &objects, (progress, say))?;
         let (_, product) = recipe.kind.product();
@@ -163,7 +167,7 @@ impl Lab {
         Ok(kernel)
     }
 
-    /// Removes what all builds and guests have left here; the number of bytes.
+    /// Removes what builds and guests have left here; returns the number of bytes.
     ///
     /// # Errors
     /// The directory has something in it that no lab makes, or cannot be removed.
@@ -229,7 +233,7 @@ impl Lab {
         let siblings = std::fs::read_dir(&all).map_err(at(&all))?;
         let siblings = siblings.filter_map(|entry| Some(entry.ok()?.path()));
         let built = siblings.filter(|dir| dir.join(product).is_file());
-        // Of another configuration few objects can be used.
+        // Few objects of another configuration can be reused.
         let wanted = wanted(&recipe.fragments);
         let Some(sibling) = built.max_by_key(|dir| was_made_for(dir, &wanted)) else {
             std::fs::create_dir(&objects).map_err(at(&objects))?;
@@ -270,7 +274,7 @@ impl Lab {
             "making the default configuration",
             &log,
         )?;
-        // Of two values for an option kconfig takes the later one.
+        // kconfig takes the later of two values for an option.
         let mut file = OpenOptions::new()
             .append(true)
             .open(&config)
@@ -308,7 +312,7 @@ impl Lab {
         let mut make = self.make_command(recipe, tree, objects);
         let (target, _) = recipe.kind.product();
         make.arg(format!("-j{}", self.jobs)).arg(target);
-        // By SIGTERM, which make hands on to its compilers.
+        // SIGTERM, which make passes on to its compilers.
         let mut make = tied(&make, "TERM")?;
         make.stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -343,7 +347,7 @@ impl Lab {
             .arg("-C")
             .arg(&tree.dir);
         make.arg(format!("O={}", objects.display()));
-        // What cargo or an outer make has set is not meant for the kernel.
+        // Variables of cargo or of an outer make are not meant for the kernel.
         make.env_remove("MAKEFLAGS")
             .env_remove("CFLAGS")
             .env_remove("LDFLAGS");
@@ -352,11 +356,11 @@ impl Lab {
 }
 
 /// Whether the objects in `dir` were configured by the fragments `wanted`.
-pub(crate) fn was_made_for(dir: &Path, wanted: &str) -> bool {
+fn was_made_for(dir: &Path, wanted: &str) -> bool {
     std::fs::read_to_string(dir.join(STAMP)).is_ok_and(|made_for| made_for == wanted)
 }
 
-pub(crate) fn wanted(fragments: &[Fragment]) -> String {
+fn wanted(fragments: &[Fragment]) -> String {
     let mut all = String::new();
     for fragment in fragments {
         all.push_str(&fragment.text);

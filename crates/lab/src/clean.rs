@@ -1,14 +1,14 @@
 //! Removing a lab from the disk.
 //!
-//! Invariant: nothing is removed from a directory in which there is anything that no lab makes, since `--lab` takes
-//! any path. Links are removed and not followed.
+//! Invariant: nothing is removed from a directory that holds anything no lab makes, since `--lab`
+//! takes any path. Links are removed and not followed.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result, at};
 
-/// All that is ever made in a lab's directory itself.
+/// Everything that a lab makes in its directory.
 const OURS: [&str; 13] = [
     "apt",
     "build",
@@ -48,7 +48,7 @@ pub(crate) fn contents(lab: &Path) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
-/// Removes a lab's directory with all that is in it; how many bytes that was.
+/// Removes a lab's directory with its content; returns the number of bytes.
 pub(crate) fn remove(lab: &Path) -> Result<u64> {
     let mut bytes = 0;
     for path in contents(lab)? {
@@ -58,7 +58,7 @@ pub(crate) fn remove(lab: &Path) -> Result<u64> {
     Ok(bytes)
 }
 
-/// What the file, or all in the directory, takes on the disk.
+/// Bytes that a file, or everything in a directory, takes on the disk.
 fn size(path: &Path) -> Result<u64> {
     let found = std::fs::symlink_metadata(path).map_err(at(path))?;
     let mut bytes = found.blocks() * 512;

@@ -1,8 +1,7 @@
-//! Configuration fragments: the values that are wanted, over the architecture's defaults.
+//! Configuration fragments: the values that a kernel must have, over the architecture's defaults.
 //!
-//! Invariant: a kernel is built only if its final configuration has every value that was asked for.
-//! kconfig drops values with unmet dependencies silently, and a detector that is not built in passes
-//! every test.
+//! Invariant: a kernel is built only if its final configuration has every requested value. kconfig
+//! drops values with unmet dependencies silently, and a detector that is not built in passes every test.
 
 use crate::error::{Error, Result};
 

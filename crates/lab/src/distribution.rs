@@ -6,8 +6,8 @@ use std::process::Command;
 use crate::archive::{Archive, Wanted};
 use crate::build::{Kernel, Kind, Lab};
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::run_logged;
-use crate::source::Package;
 
 impl Lab {
     /// The kernel of a `linux-image-*` package, downloaded unless it is there already.
@@ -38,7 +38,7 @@ impl Lab {
         Ok(kernel(image_in(&dir.join("boot"))?, package, dir))
     }
 
-    /// An image that somebody else has built.
+    /// A prebuilt image.
     pub fn image(path: &Path) -> Result<Kernel> {
         let image = std::fs::canonicalize(path).map_err(at(path))?;
         let source = image.display().to_string();

@@ -29,9 +29,9 @@ pub enum Error {
     /// A program ran and failed.
     #[error("{what} failed; its output is in {}:\n{tail}", log.display())]
     Step {
-        /// What was to be done.
+        /// The step.
         what: String,
-        /// All of its output.
+        /// The log with its whole output.
         log: PathBuf,
         /// The end of its output.
         tail: String,
@@ -45,7 +45,7 @@ pub enum Error {
         /// The package that was wanted.
         package: String,
     },
-    /// A kernel has neither built in nor as a module what is needed.
+    /// The kernel has a required feature neither built in nor as a module.
     #[error("the kernel in {} has no {name}, neither built in nor as a module", package.display())]
     Module {
         /// The module.
@@ -59,7 +59,7 @@ pub enum Error {
          For a kernel a tree can be given with --tree", log.display()
     )]
     NoPackage {
-        /// What fetching the lists came to.
+        /// Why the lists could not be fetched.
         log: PathBuf,
         /// The package that was wanted.
         package: String,
@@ -81,7 +81,7 @@ pub enum Error {
         /// What git said.
         reason: String,
     },
-    /// A requested configuration value is not what the kernel's configuration ended up with.
+    /// The kernel's configuration ended up without a requested value.
     #[error(
         "the kernel's configuration has {got} where {fragment} asks for {asked}: \
          a dependency is missing in the fragment, or this version has no such option"
@@ -94,7 +94,7 @@ pub enum Error {
         /// What the configuration says.
         got: String,
     },
-    /// The machine cannot give this kernel the files asked for.
+    /// The machine cannot give this kernel the requested files.
     #[error("{} cannot see the host's files: give it the files that it needs", image.display())]
     Root {
         /// The kernel's image.
@@ -106,7 +106,7 @@ pub enum Error {
         /// The kernel's image.
         image: PathBuf,
     },
-    /// The tree given has no kernel in it.
+    /// The given tree has no kernel in it.
     #[error("{} is no kernel source tree: it has no {missing}", tree.display())]
     NotATree {
         /// The tree.
@@ -114,7 +114,7 @@ pub enum Error {
         /// What it lacks.
         missing: &'static str,
     },
-    /// The directory to be removed has something else in it.
+    /// The directory to remove has something else in it.
     #[error("{} is not removed, since no lab has made {}: move that away, or name the lab's directory with --lab", dir.display(), foreign.display())]
     NotALab {
         /// The directory.
@@ -122,7 +122,7 @@ pub enum Error {
         /// What is not the lab's.
         foreign: PathBuf,
     },
-    /// Patches were asked for on a tree that is the caller's own.
+    /// Patches were requested on a tree of the caller's.
     #[error(
         "a series cannot be laid over {}, which is not the lab's: apply it there with `git am`, and \
          build the tree as it is", tree.display()
@@ -134,7 +134,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether the archive does not have what was asked for, rather than that something went wrong.
+    /// Whether the archive lacks the kernel, rather than something having gone wrong.
     pub fn is_lacking(&self) -> bool {
         matches!(self, Self::NoArchive { .. } | Self::NoPackage { .. })
     }

@@ -1,7 +1,7 @@
-//! The inside of a machine: what the first process does to run tests and to be understood.
+//! The inside of a machine: what the first process does to run tests and to report them.
 //!
-//! Invariant: nothing here touches the host's files. The root is read-only, and everything that can be
-//! written is a tmpfs of the guest's. A first process that returns would be a kernel panic, so
+//! Invariant: nothing here touches the host's files. The root is read-only, and every writable
+//! directory is a tmpfs of the guest's. A first process that returns would be a kernel panic, so
 //! [`power_off`] does not return.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,7 @@ use nix::mount::{MsFlags, mount};
 
 use crate::outcome::{END, Mark, START, VERDICT};
 
-/// Names the directory of the modules that are to be loaded, in the order of their names.
+/// Names the directory of the modules to load, in the order of their names.
 pub(crate) const MODULES: &str = "LAB_MODULES";
 
 /// What a first process has to mount: type, place, and whether it may be there already.
@@ -29,8 +29,8 @@ const MOUNTS: &[(&str, &str, bool)] = &[
 
 /// Prepares the guest. Only for the first process of one: on a host it would mount over its directories.
 ///
-/// What is mounted over /tmp and /run is the guest's own, except for the directories there in which this
-/// program and `keep` are (/tmp/clone for /tmp/clone/target/lab): these stay what they are on the host.
+/// The guest gets its own /tmp and /run, except for the directories there in which this program and
+/// `keep` are (/tmp/clone for /tmp/clone/target/lab): these stay what they are on the host.
 pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
     if std::process::id() != 1 {
         return Err(std::io::Error::other(
@@ -41,7 +41,7 @@ pub fn enter(keep: &[&Path]) -> std::io::Result<()> {
         load(Path::new(&modules))?;
     }
     for &(kind, place, may_be_there) in MOUNTS {
-        // /proc, which tells what this program is, comes first.
+        // /proc comes first: it tells which file this program is.
         let kept = match kind {
             "tmpfs" => {
                 let own = std::env::current_exe()?;
@@ -82,14 +82,14 @@ fn load(modules: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A directory of the host's that something is about to be mounted over.
+/// A directory of the host's that is about to be mounted over.
 struct Kept {
     path: PathBuf,
     held: File,
 }
 
 impl Kept {
-    /// The directories in `place` in which any of `paths` is.
+    /// The directories in `place` that hold any of `paths`.
     fn below<'a>(
         place: &Path,
         paths: impl Iterator<Item = &'a Path>,
@@ -119,17 +119,17 @@ impl Kept {
     }
 }
 
-/// `error` with what was being done to what.
+/// `error`, with the operation and the path.
 fn about(doing: &str, path: &Path, error: &std::io::Error) -> std::io::Error {
     std::io::Error::other(format!("{doing} {}: {error}", path.display()))
 }
 
-/// Says that a test begins.
+/// Reports that a test begins.
 pub fn start(test: &str) {
     say(&format!("{START}{test}"));
 }
 
-/// Says how a test ended; `detail` is cut to one line.
+/// Reports how a test ended; `detail` is cut to one line.
 pub fn verdict(test: &str, mark: Mark, detail: &str) {
     let detail = detail.replace('\n', "; ");
     say(&format!("{VERDICT}{test} {} {detail}", mark.word()));
@@ -141,7 +141,7 @@ pub fn show_blocked() -> std::io::Result<()> {
     std::fs::write("/proc/sysrq-trigger", "w")
 }
 
-/// Says that all is done, and ends the machine.
+/// Reports that all tests are done, and ends the machine.
 pub fn power_off() -> ! {
     say(END);
     if let Err(error) = std::fs::write("/proc/sysrq-trigger", "o") {
@@ -152,7 +152,7 @@ pub fn power_off() -> ! {
     }
 }
 
-/// A line to the console. Where that fails there is nobody to tell; the machine takes it for silence.
+/// Writes a line to the console. A failure cannot be reported; the machine reads it as silence.
 fn say(line: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}");

@@ -1,4 +1,4 @@
-//! A guest's files where it cannot see the host's: an initramfs made of programs of the host's.
+//! A guest's files where the host's are out of reach: an initramfs made of programs of the host's.
 //!
 //! Each program comes with the shared libraries that the host's dynamic linker finds for it, at the same
 //! paths, so that nothing has to be built twice.
@@ -69,7 +69,7 @@ fn relative(path: &Path) -> &Path {
     path.strip_prefix("/").unwrap_or(path)
 }
 
-/// What the dynamic linker loads for a program; nothing for a file that is none, or is static.
+/// What the dynamic linker loads for a program; nothing for any other file, and for a static program.
 fn libraries(program: &Path, log: &Path) -> Result<Vec<PathBuf>> {
     let mut start = [0; 4];
     let is_elf = File::open(program)
@@ -79,7 +79,7 @@ fn libraries(program: &Path, log: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut ldd = Command::new("ldd");
-    // It fails for a static program, which needs nothing.
+    // ldd fails for a static program, which needs nothing.
     let said =
         run_captured(ldd.arg(program), "asking for shared libraries", log).unwrap_or_default();
     Ok(parse(&said))

@@ -6,16 +6,19 @@
 //! the kernel itself complained about, and whether it got to the end. [`guest`] is the other side: what
 //! the first process inside does.
 //!
-//! Invariant: nothing outside of the lab's directory is written, neither by a build nor by a guest.
+//! Invariant: neither a build nor a guest writes anything outside of the lab's directory.
 //!
-//! User Mode Linux and not a hypervisor for what is built, because it is a plain program: it boots in a
-//! second, needs no privilege and no image, and works wherever a compiler does. A distribution's own
-//! kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an initramfs of programs of the host's.
+//! Kernels are built as User Mode Linux and not for a hypervisor, because it is a plain program: it
+//! boots in a second, needs no privilege and no image, and works wherever a compiler does. A
+//! distribution's own kernel ([`Lab::distribution`]) is no program; QEMU boots that, with an
+//! initramfs of programs of the host's.
 
 mod archive;
+mod boot;
 mod build;
 mod clean;
 mod config;
+mod console;
 mod distribution;
 mod error;
 pub mod guest;
@@ -23,6 +26,7 @@ mod initramfs;
 mod machine;
 mod modules;
 mod outcome;
+mod package;
 mod process;
 mod progress;
 mod qemu;
@@ -34,5 +38,6 @@ pub use config::Fragment;
 pub use error::{Error, Result};
 pub use machine::{Device, Machine, Root};
 pub use outcome::{End, Mark, Outcome, Report, Verdict};
+pub use package::Package;
 pub use series::Series;
-pub use source::{Package, Source};
+pub use source::Source;

@@ -1,5 +1,5 @@
-//! The modules that a distribution's kernel needs for what it is asked: found in its package, with those
-//! that they depend on, so that the first process can load them one after the other.
+//! The modules that a distribution's kernel needs for its tests: found in its package, with their
+//! dependencies, so that the first process can load them one after the other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -9,13 +9,13 @@ use std::process::Command;
 use crate::error::{Error, Result, at};
 use crate::process::missing;
 
-/// Where a package has them, before and after /usr was merged.
+/// Where a package has its modules, before and after /usr was merged.
 const PLACES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
-/// Begins the names that a module depends on, in the section that modinfo(8) shows.
+/// Begins the names of a module's dependencies, in the section that modinfo(8) shows.
 const DEPENDS: &[u8] = b"\0depends=";
 
-/// Unpacks the modules `names` and all that they depend on from `package`, an unpacked package, into
-/// `to`. Returns the files in the order of loading; what is built into the kernel has none.
+/// Unpacks the modules `names` and all their dependencies from `package`, an unpacked package, into
+/// `to`. Returns the files in the order of loading; a module that is built in has no file.
 pub(crate) fn gather(package: &Path, names: &[String], to: &Path) -> Result<Vec<PathBuf>> {
     match std::fs::remove_dir_all(to) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(at(to)(error)),
@@ -86,7 +86,7 @@ impl Gathering<'_> {
         for dependency in depends(&content) {
             self.add(&dependency)?;
         }
-        // By the number the first process knows the order.
+        // The number tells the first process the order.
         let numbered = format!("{:02}-{wanted}.ko", self.files.len());
         let numbered = self.to.join(numbered);
         std::fs::rename(&unpacked, &numbered).map_err(at(&unpacked))?;
@@ -95,7 +95,7 @@ impl Gathering<'_> {
     }
 }
 
-/// A module's name: that of its file, where `-` is as good as `_`, compressed or not.
+/// A module's name: its file's, where `-` is as good as `_`, compressed or not.
 fn name(path: &Path) -> Option<String> {
     let file = path.file_name()?.to_str()?;
     let (name, compression) = file.split_once(".ko")?;
@@ -122,7 +122,7 @@ fn unpack(packed: &Path, to: &Path) -> Result<()> {
     ))))
 }
 
-/// What a module says it depends on.
+/// A module's own list of its dependencies.
 fn depends(module: &[u8]) -> Vec<String> {
     let Some(start) = module
         .windows(DEPENDS.len())

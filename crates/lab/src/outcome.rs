@@ -1,23 +1,23 @@
 //! What a boot has shown, read from the guest's console.
 //!
-//! Invariant: silence is never success. A test without a verdict has none, a guest that did not say that
-//! it is done did not end well, and a complaint of the kernel is kept with the lines that follow it and
-//! with the test during which it came.
+//! Invariant: silence is never success. A test without a verdict has none, a guest that did not
+//! report its end did not end well, and a complaint of the kernel is kept with the lines that
+//! follow it and with the test that was running.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Begins a line of the guest's that is meant for the lab.
+/// Begins a line that the guest writes for the lab.
 pub(crate) const START: &str = "LAB-START ";
 /// Begins a verdict: test, mark, detail.
 pub(crate) const VERDICT: &str = "LAB-VERDICT ";
-/// Stands alone when the guest has done all it was asked.
+/// Stands alone when the guest has run all tests.
 pub(crate) const END: &str = "LAB-END";
 
 /// How many lines of a kernel's complaint are kept.
 const REPORT_LINES: usize = 400;
 
-/// What the kernel says when something is wrong with it.
+/// How the kernel reports that something is wrong with it.
 const COMPLAINTS: &[&str] = &[
     "Kernel panic",
     "BUG:",
@@ -40,7 +40,7 @@ pub enum Mark {
     Pass,
     /// Not as it should.
     Fail,
-    /// It lacked something.
+    /// The test lacked something.
     Skip,
 }
 
@@ -61,14 +61,14 @@ impl Mark {
     }
 }
 
-/// What the guest said of one test.
+/// What the guest reported of one test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
     /// The test's name.
     pub test: String,
     /// How it ended.
     pub mark: Mark,
-    /// What the test has to say, such as what it expected.
+    /// The test's own words, such as what it expected.
     pub detail: String,
 }
 
@@ -84,18 +84,18 @@ pub struct Report {
 /// How the guest ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It said that it was done, and powered off.
+    /// Reported its end, and powered off.
     Done,
-    /// It was stopped, at the deadline or when the caller asked for it.
+    /// Stopped, at the deadline or at the caller's request.
     Deadline,
-    /// It went away without having said that it was done.
+    /// Ended without a report.
     Died,
 }
 
 /// All of a boot.
 #[derive(Debug)]
 pub struct Outcome {
-    /// In the order in which they came.
+    /// In the order of the console.
     pub verdicts: Vec<Verdict>,
     /// The kernel's complaints.
     pub reports: Vec<Report>,
@@ -103,7 +103,7 @@ pub struct Outcome {
     pub end: End,
     /// The test that was running when it ended.
     pub running: Option<String>,
-    /// The whole console.
+    /// The file with the whole console.
     pub console: PathBuf,
     /// From the start to the end.
     pub took: Duration,
@@ -156,7 +156,7 @@ impl Reader {
     fn complaint(&mut self, line: &str) {
         let begins = COMPLAINTS.iter().any(|complaint| line.contains(complaint));
         match self.reports.last_mut() {
-            // A complaint that follows on another is one of its own, or what is known would hide what is new.
+            // A complaint that follows another is one of its own; else a known one would hide a new one.
             Some(report) if self.open && !begins && report.lines.len() < REPORT_LINES => {
                 report.lines.push(line.to_owned());
             }

@@ -11,11 +11,11 @@ use crate::error::{Error, Result, at};
 /// How much of a failed step's output goes into the error.
 const TAIL_LINES: usize = 25;
 
-/// The same command, whose process gets `signal` when the thread that spawns it ends: nothing goes on for a caller
-/// that has been killed. By setpriv(1), since prctl(2) in the child would need `unsafe`.
+/// The same command, whose process gets `signal` when the thread that spawns it ends, so that
+/// nothing outlives a killed caller. By setpriv(1), since prctl(2) in the child would need `unsafe`.
 pub(crate) fn tied(command: &Command, signal: &str) -> Result<Command> {
     let program = command.get_program();
-    // setpriv would say so in a log, and without the remedy.
+    // setpriv's own error would be in a log, and without the remedy.
     if !is_there(Path::new(program)) {
         return Err(missing(command, std::io::ErrorKind::NotFound.into()));
     }
@@ -32,10 +32,10 @@ pub(crate) fn tied(command: &Command, signal: &str) -> Result<Command> {
     Ok(tied)
 }
 
-/// Whether `program` is a path of a file, or the name of one on PATH.
+/// Whether `program` is the path of a file, or the name of one on PATH.
 fn is_there(program: &Path) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Joined to an absolute path a directory has no effect.
+    // Joining an absolute path drops the directory.
     std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
 }
 

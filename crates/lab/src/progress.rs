@@ -1,37 +1,34 @@
-//! How far a build is: of about how many lines that make prints.
+//! How far a build is: lines that make has printed, of about how many.
 //!
-//! The total is the recipe's, for a build from nothing, since make itself does not know it. Objects that are there
-//! already count as done; of a copy that only few files of will be compiled again the notes never come.
+//! The total comes from the recipe, for a build from nothing, since make itself does not know it.
+//! Existing objects count as done; for a copy of which few files are compiled again no note ever comes.
 
 use std::path::Path;
 
-use crate::build::{Recipe, wanted, was_made_for};
 use crate::error::{Result, at};
 
 pub(crate) struct Progress {
     variant: String,
-    /// Objects that were there.
+    /// Objects from an earlier build.
     there: usize,
     total: Option<usize>,
 }
 
 impl Progress {
-    /// Before the configuration in `objects` is changed.
-    pub(crate) fn new(recipe: &Recipe, objects: &Path) -> Result<Self> {
-        // Those of another configuration are compiled again.
-        let can_be_used = was_made_for(objects, &wanted(&recipe.fragments));
+    /// A build of `variant` that prints about `total` lines from nothing and reuses the objects in `reused`.
+    pub(crate) fn new(variant: &str, total: Option<usize>, reused: Option<&Path>) -> Result<Self> {
         Ok(Self {
-            variant: recipe.variant.clone(),
-            there: if can_be_used { count(objects)? } else { 0 },
-            total: recipe.steps,
+            variant: variant.to_owned(),
+            there: reused.map(count).transpose()?.unwrap_or(0),
+            total,
         })
     }
 
-    /// What is said after so many lines.
+    /// The note after so many lines.
     pub(crate) fn note(&self, lines: usize) -> String {
         let (variant, done) = (&self.variant, self.there + lines);
         match self.total {
-            // More than was expected: the total says nothing.
+            // More lines than expected: the total is wrong.
             Some(total) if done < total => {
                 let percent = done * 100 / total;
                 format!("{variant}: {done} steps of about {total} ({percent} percent)")

@@ -1,8 +1,9 @@
 //! QEMU as the machine, for kernels that are no programs.
 //!
-//! Where KVM is there but does not work (a nested guest on some hosts dies at its first instructions, or
-//! never comes to them) there is not a word, so a kernel is tried with it first, without anything of the
-//! guest's. Else QEMU's own translator runs it: some ten times slower, and it works everywhere.
+//! A KVM that exists but does not work (on some hosts a nested guest dies at its first
+//! instructions, or never reaches them) prints nothing, so the first kernel is tried with it,
+//! without the guest's files. Otherwise QEMU's own translator runs the kernel: some ten times
+//! slower, and everywhere.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +11,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::build::Kernel;
+use crate::console::run;
 use crate::error::{Result, at};
 use crate::guest::MODULES;
 use crate::initramfs;
@@ -18,15 +20,15 @@ use crate::modules;
 use crate::outcome::Outcome;
 
 const PROGRAM: &str = "qemu-system-x86_64";
-/// The accelerator that is always there.
+/// The accelerator that every host has.
 const TRANSLATOR: &str = "tcg";
-/// Its processor: all that it can translate but cmpxchg16b, which SLUB uses where it can. With it QEMU 7.2 leaves
-/// garbage in EFLAGS now and then, the flag for single steps among it: of 48 boots of Linux 6.12.95 with nothing
-/// else 23 ended in a double fault or an oops, of 48 without it none.
+/// The translator's processor: everything that it can translate but cmpxchg16b, which SLUB uses
+/// where it can. With it QEMU 7.2 leaves garbage in EFLAGS now and then, the single-step flag
+/// included: of 48 boots of Linux 6.12.95 alone 23 ended in a double fault or an oops, of 48 without it none.
 const TRANSLATED: &str = "max,-cx16";
-/// A kernel under a hypervisor that works speaks within a second, and without files it ends in the next.
+/// A kernel under a working hypervisor prints within a second, and without files it ends in the next.
 const TRIAL: Duration = Duration::from_secs(20);
-/// The first word of every kernel.
+/// How every kernel's console begins.
 const FIRST_WORD: &str = "Linux version ";
 
 pub(crate) fn boot(
@@ -52,17 +54,17 @@ pub(crate) fn boot(
         modules: (!modules.is_empty()).then(|| dir.join("modules")),
     };
     let command = command(machine, kernel, Some(&inside), accelerator);
-    machine.run(&command, dir, deadline)
+    run(&command, dir, deadline, &machine.stop)
 }
 
-/// What a guest finds inside.
+/// The guest's files.
 struct Inside<'a> {
     archive: &'a Path,
     /// Where its modules are, if there are any.
     modules: Option<PathBuf>,
 }
 
-/// Whether `kernel` runs under KVM here. Tried with the first one; the others are no different.
+/// Whether `kernel` runs under KVM here: tried with the first kernel, and taken for the others.
 fn has_kvm(kernel: &Kernel, dir: &Path) -> Result<bool> {
     static HAS_KVM: OnceLock<bool> = OnceLock::new();
     if let Some(known) = HAS_KVM.get() {
@@ -76,14 +78,15 @@ fn has_kvm(kernel: &Kernel, dir: &Path) -> Result<bool> {
     Ok(*HAS_KVM.get_or_init(|| has))
 }
 
-/// Whether a machine that has nothing but `kernel` says a word under KVM.
+/// Whether a machine with `kernel` alone prints anything under KVM.
 fn is_heard(kernel: &Kernel, dir: &Path) -> Result<bool> {
     std::fs::create_dir_all(dir).map_err(at(dir))?;
     let bare = Machine {
         memory: 256,
         ..Machine::default()
     };
-    let outcome = bare.run(&command(&bare, kernel, None, "kvm"), dir, TRIAL)?;
+    let command = command(&bare, kernel, None, "kvm");
+    let outcome = run(&command, dir, TRIAL, &bare.stop)?;
     let console = std::fs::read(&outcome.console).map_err(at(&outcome.console))?;
     Ok(String::from_utf8_lossy(&console).contains(FIRST_WORD))
 }
@@ -97,7 +100,7 @@ fn command(
     let mut words = vec!["console=ttyS0".to_owned(), "panic=-1".to_owned()];
     words.extend(machine.kernel_arguments.iter().cloned());
     if let Some(modules) = inside.and_then(|inside| inside.modules.as_ref()) {
-        // What the kernel does not know it puts into the first process's environment.
+        // The kernel puts unknown words into the first process's environment.
         words.push(format!("{MODULES}={}", modules.display()));
     }
     if let [program, arguments @ ..] = machine.init.as_slice() {
@@ -136,7 +139,7 @@ fn add_devices(command: &mut Command, machine: &Machine) {
     if machine.devices.is_empty() {
         return;
     }
-    // The process behind a device reads and writes the guest's memory.
+    // A device's process reads and writes the guest's memory.
     let size = machine.memory;
     let memory = format!("memory-backend-memfd,id=memory,size={size}M,share=on");
     command.args(["-object", &memory, "-machine", "memory-backend=memory"]);

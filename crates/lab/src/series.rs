@@ -1,10 +1,11 @@
 //! A patch series, and how it is laid over the lab's source tree.
 //!
-//! Invariant: the tree always is the pristine source with exactly one series over it, and a file whose
-//! content does not change keeps its time stamp, so that make builds only what differs between two
-//! variants. To that end the originals of all files that any series has ever touched are kept; the
-//! wanted content is made of them in a scratch directory, where a patch that does not apply does no harm.
-//! Not one tree per variant: make records absolute paths, so nothing could be shared between them.
+//! Invariant: the tree always is the pristine source with exactly one series over it, and a file
+//! whose content does not change keeps its time stamp, so that make builds only what differs
+//! between two variants. So the originals of all files that any series has ever touched are kept,
+//! and the patched content is made from them in a scratch directory, where a patch that does not
+//! apply does no harm. Not one tree per variant: make records absolute paths, so nothing could be
+//! shared between them.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ impl Series {
         self.patches.len()
     }
 
-    /// Whether there is anything to apply.
+    /// Whether it has no patches.
     pub fn is_empty(&self) -> bool {
         self.patches.is_empty()
     }
@@ -115,7 +116,7 @@ impl Series {
         Ok(file)
     }
 
-    /// Lays this series over `tree`, in the place of the one that is there.
+    /// Lays this series over `tree`, replacing the one that is there.
     pub(crate) fn lay_over(&self, tree: &Path, tree_name: &str) -> Result<()> {
         let originals = tree.join(".lab/originals");
         let scratch = tree.join(".lab/scratch");
@@ -125,7 +126,7 @@ impl Series {
         }
         let known = files_below(&originals)?;
         for path in &known {
-            // an empty original stands for "there was no such file"
+            // An empty original stands for "there was no such file".
             let content = read(&originals.join(path))?;
             if !content.is_empty() {
                 write(&scratch.join(path), &content)?;
@@ -221,7 +222,7 @@ fn write(path: &Path, content: &[u8]) -> Result<()> {
     std::fs::write(path, content).map_err(at(path))
 }
 
-/// Makes `to` like `from`, touching it only if it differs.
+/// Makes `to` like `from`; touches it only if they differ.
 fn sync(from: &Path, to: &Path) -> Result<()> {
     if !from.exists() {
         if to.exists() {

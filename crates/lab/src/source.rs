@@ -8,18 +8,8 @@ use std::process::{Command, Stdio};
 
 use crate::archive::{Archive, Wanted};
 use crate::error::{Error, Result, at};
+use crate::package::Package;
 use crate::process::{missing, run_logged};
-
-/// A Debian package with source in it: a binary one of the kind `linux-source-*`, or a source package.
-#[derive(Debug, Clone)]
-pub struct Package {
-    /// Its name, such as `linux-source-7.3`.
-    pub name: String,
-    /// The version that results were recorded with. Taken while the archive has it, or else the newest.
-    pub pinned: String,
-    /// The suites that may have it.
-    pub suites: Vec<String>,
-}
 
 /// A kernel's source.
 #[derive(Debug, Clone)]
@@ -30,7 +20,7 @@ pub enum Source {
     Tree(PathBuf),
 }
 
-/// A source that is there.
+/// A source on the disk.
 pub(crate) struct Tree {
     pub(crate) dir: PathBuf,
     /// What it is, for people and for the cache: package and version, or the path.
@@ -40,7 +30,7 @@ pub(crate) struct Tree {
 }
 
 impl Source {
-    /// Makes the source available; a package that is unpacked already is not asked for again.
+    /// Makes the source available; a package that is already unpacked is not requested again.
     pub(crate) fn provide(&self, lab: &Path, say: &dyn Fn(&str)) -> Result<Tree> {
         match self {
             Self::Tree(dir) => {
@@ -97,7 +87,7 @@ fn provide_package(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<
     })
 }
 
-/// The version to take; `say` hears it.
+/// Chooses the version and reports it to `say`.
 fn choose(archive: &Archive, package: &Package, say: &dyn Fn(&str)) -> Result<String> {
     let version = archive.choose(package)?;
     let (name, pinned) = (&package.name, &package.pinned);
@@ -109,8 +99,7 @@ fn choose(archive: &Archive, package: &Package, say: &dyn Fn(&str)) -> Result<St
     Ok(version)
 }
 
-/// Unpacks what the authors of a Debian source package released, without Debian's patches; a
-/// directory that is there already is not asked for again.
+/// Unpacks what the authors of a Debian source package released, without Debian's patches; once.
 pub(crate) fn unpack_release(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
     let releases = lab.join("release");
     let pinned = releases.join(format!("{}_{}", package.name, package.pinned));
@@ -140,9 +129,9 @@ pub(crate) fn unpack_release(package: &Package, lab: &Path, say: &dyn Fn(&str)) 
     Ok(dir)
 }
 
-/// An empty directory beside `dir`, to be renamed to it when it is complete.
+/// An empty directory beside `dir`, which gets its name when it is complete.
 fn empty_scratch(dir: &Path) -> Result<PathBuf> {
-    // Not with_extension: a version has dots of its own.
+    // Not with_extension: a version has dots too.
     let mut scratch = dir.as_os_str().to_owned();
     scratch.push(".unpacking");
     let scratch = PathBuf::from(scratch);

@@ -1,5 +1,5 @@
-//! A guest does not outlive the program that has booted it: SIGTERM once left machines running, each with a
-//! processor and a GiB of memory.
+//! A guest does not outlive the program that has booted it: SIGTERM once left machines running,
+//! each with a processor and a GiB of memory.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -31,7 +31,7 @@ fn has_ended(pid: i32) -> bool {
     stat.map_or(true, |stat| stat.contains(") Z "))
 }
 
-/// The program that is killed. Run by the test below, and nothing by itself.
+/// The program that is killed. The test below runs it; by itself it does nothing.
 #[test]
 #[ignore = "the other half of boot_of_a_program_that_is_terminated_leaves_no_guest"]
 fn boot_child() {

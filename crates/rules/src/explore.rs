@@ -1,4 +1,4 @@
-//! Exhaustive exploration of a protocol, and the trace that shows what is wrong with it.
+//! Exhaustive exploration of a protocol, and the trace of a fault.
 //!
 //! A model says which moves are possible in a state; this file visits every state that they reach.
 //! Safety and deadlock are stateright's breadth-first checker: with one thread its first
@@ -17,7 +17,7 @@ use stateright::{Checker, Model, Path, Property};
 
 pub(crate) use lasso::fair_endless_run;
 
-/// One step of one thread, as a kernel developer would say it, and the state after it.
+/// One step of one thread, in a kernel developer's words, and the state after it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Move<S> {
     pub(crate) thread: &'static str,
@@ -42,24 +42,24 @@ impl<S> Moves<S> {
 pub(crate) trait Protocol: Send + Sync + Sized + 'static {
     type State: Clone + Debug + Display + Hash + Eq + Send + Sync + 'static;
 
-    /// Where it starts; several states for several layouts.
+    /// Initial states; several for several layouts.
     fn init(&self) -> Vec<Self::State>;
 
     /// Every step that some thread can take now.
     fn moves(&self, state: &Self::State, moves: &mut Moves<Self::State>);
 
-    /// What is wrong with the state, if anything.
+    /// The fault of the state, if any.
     fn violated(&self, state: &Self::State) -> Option<&'static str>;
 
     /// Whether all threads may stop here. Anywhere else, no move means deadlock.
     fn finished(&self, state: &Self::State) -> bool;
 
-    /// Who waits for what, to end the trace of a deadlock with.
+    /// Which thread waits for what: the end of a deadlock's trace.
     fn waiting(&self, _state: &Self::State) -> Vec<String> {
         Vec::new()
     }
 
-    /// What must come about in every run in which each thread goes on: `None` if nothing need.
+    /// What every run must reach in which each thread goes on: `None` if nothing.
     fn reached(&self, _state: &Self::State) -> Option<bool> {
         None
     }
@@ -87,16 +87,16 @@ pub struct Line {
     pub state: String,
 }
 
-/// A counterexample: the steps that lead from the start to what must not be.
+/// A counterexample: the steps that lead from the start to the fault.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Trace {
     /// The state before the first line.
     pub start: String,
     /// The steps, in the order in which they happen.
     pub lines: Vec<Line>,
-    /// If the run never ends: the line from which it repeats.
+    /// For an endless run: the line from which it repeats.
     pub repeats_from: Option<usize>,
-    /// What is wrong after the last line.
+    /// The fault after the last line.
     pub wrong: String,
 }
 
@@ -152,7 +152,7 @@ pub struct Exploration {
     pub counterexample: Option<Trace>,
 }
 
-const HOLDS: &str = "invariant holds and nobody is stuck";
+const HOLDS: &str = "invariant holds and no thread is stuck";
 
 struct Checked<P>(P);
 
@@ -167,7 +167,7 @@ impl<P: Protocol> Checked<P> {
         }
         self.stuck(state)
             .then(|| match self.0.waiting(state).join(", ") {
-                waiting if waiting.is_empty() => "deadlock: nobody can take a step".to_owned(),
+                waiting if waiting.is_empty() => "deadlock: no thread can take a step".to_owned(),
                 waiting => format!("deadlock: {waiting}"),
             })
     }
@@ -249,8 +249,8 @@ fn line_of<S: Display>(step: Move<S>) -> Line {
 mod tests {
     use super::*;
 
-    /// Two threads that count to three; optionally the second waits at one for what never comes, or
-    /// steps to and fro.
+    /// Two threads that count to three; optionally the second waits at one for an event that never
+    /// comes, or steps to and fro.
     #[derive(Clone, Copy)]
     struct Toy {
         stuck: bool,

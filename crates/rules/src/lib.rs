@@ -1,12 +1,11 @@
 //! Executable specification of the FUSE write rules and of the page-lock protocols they rest on.
 //!
-//! Two things are stated here once, so that they can be run, checked, and compared with real
-//! kernels:
+//! Two things are stated here once, so that they can be run, checked, and compared with real kernels:
 //!
 //! - **the write rules**: [`plan()`] says which WRITEs one write(2) becomes under each
 //!   [`WriteRule`], in which order and size, what stays locked during each, which READs precede it,
 //!   and where user memory is faulted in. [`expected_writes`] is the same as `(offset, size)`
-//!   pairs, for whoever counts WRITEs at a server; [`apply`] also updates the cache, for sequences;
+//!   pairs, to compare with the WRITEs that a server counts; [`apply`] also updates the cache, for sequences;
 //!   [`table`] makes the tables;
 //! - **the protocols**: ten [`models`], each one file that states the question, where it was
 //!   asked, and the verdict, and then explores every state within its bounds: variants that must
@@ -20,8 +19,7 @@
 //!
 //! Every system discussed in five pieces of mailing list and commit history: (1) FUSE write path
 //! and `lock_page`, October 2020; (2) page lock handoff, August 2020; (3) commit 073861ed77b6; (4)
-//! `wait_on_page_writeback`, January 2021; (5) bookmarks, March 2022. "Not modelled" is said where
-//! it holds.
+//! `wait_on_page_writeback`, January 2021; (5) bookmarks, March 2022. "Not modelled" is said where it holds.
 //!
 //! | | proposed | by | merged | our verdict |
 //! |---|---|---|---|---|
@@ -64,7 +62,7 @@
 //!
 //! - **D leaves a hole for invalidation** (M1 `D-notify-any-time`, E and plain B' alike): an
 //!   uptodate page is unlocked while its WRITE is out. If the server invalidates it then, from any
-//!   thread, and somebody reads it before the WRITE is applied, the old bytes are uptodate in the
+//!   thread, and a reader reads it before the WRITE is applied, the old bytes are uptodate in the
 //!   cache after write(2) has returned. B' closes it if it records whole pages too, from the copy
 //!   on.
 //! - **B' can deadlock with itself** as hold-all does, if it faults in with its range in flight.

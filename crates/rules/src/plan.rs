@@ -70,7 +70,7 @@ pub fn apply(
 }
 
 /// Rule C reads the head only if the write has a partial tail as well. It decides by the whole
-/// write: when the head is filled, nobody knows yet whether the tail goes out with it.
+/// write: when the head is filled, it is not known yet whether the tail goes out with it.
 fn both_ends_partial(request: &Request, cache: &CacheState, limits: &Limits) -> bool {
     if request.is_empty() {
         return false;
@@ -92,8 +92,7 @@ struct Filling {
     bytes: u64,
     pages: u64,
     locked: Vec<Folio>,
-    /// A page that is not uptodate was copied into and unlocked: readers must be kept off (rule
-    /// B').
+    /// A page that is not uptodate was copied into and unlocked: readers must be kept off (rule B').
     partial_unlocked: bool,
 }
 

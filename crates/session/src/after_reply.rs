@@ -27,7 +27,7 @@ pub(crate) fn answer_write(
     }
     reply(done);
     if !is_whole {
-        fs.distrust(request);
+        fs.invalidate_after_failed_write(request);
     }
 }
 
@@ -38,16 +38,16 @@ pub(crate) fn answer_attr(
     mut attr: Attr,
     reply: impl FnOnce(Attr) + Send + 'static,
 ) {
-    match attr.foreign.take() {
+    match attr.external.take() {
         None => reply(attr),
-        Some(foreign) => fs.drop_cached_then(attr.ino, foreign, move || reply(attr)),
+        Some(external) => fs.invalidate_file_then(attr.ino, external, move || reply(attr)),
     }
 }
 
 /// How long the kernel may use the attributes and the name of an entry that is answered at once
 /// (CREATE, READDIRPLUS). With an external change it asks again at once, and [`answer_attr`] applies.
 pub(crate) fn timeout(fs: &Passthrough, entry: &Entry) -> Duration {
-    match entry.attr.foreign {
+    match entry.attr.external {
         // fuser has one timeout for the attributes and the name.
         None => fs.config().timeouts.attr.min(entry.entry_timeout),
         Some(_) => Duration::ZERO,

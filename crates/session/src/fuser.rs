@@ -19,8 +19,8 @@ use ::fuser::{
     Request,
 };
 use thrufs_fs::{
-    Attr, Caller, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest, NewNode,
-    Opcode, Opened, Passthrough, Place, ROOT_INO, Result, SendEntry, SendInval,
+    Attr, Caller, DirEntryRef, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest,
+    NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result, SendEntry, SendInval,
 };
 
 use crate::after_reply;
@@ -268,8 +268,8 @@ struct Lock {
     pid: u32,
 }
 
-fn place(parent: INodeNo, name: &OsStr) -> Place<'_> {
-    Place {
+fn place(parent: INodeNo, name: &OsStr) -> DirEntryRef<'_> {
+    DirEntryRef {
         parent: parent.0,
         name,
     }

@@ -142,11 +142,11 @@ fn read(path: &str) -> io::Result<Vec<MountEntry>> {
 /// A place in the tree, held without a request to its file system. Holding it keeps the mount
 /// busy, so it is to be dropped soon.
 #[derive(Debug)]
-pub struct Place {
+pub struct MountPath {
     fd: OwnedFd,
 }
 
-impl Place {
+impl MountPath {
     /// What `path` leads to now: the topmost mount, if something is mounted there.
     ///
     /// # Errors
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn place_of_the_root_is_in_the_table() {
-        let entry = Place::open(Path::new("/")).unwrap().entry().unwrap();
+        let entry = MountPath::open(Path::new("/")).unwrap().entry().unwrap();
         assert_eq!(entry.mount_point, Path::new("/"));
     }
 
@@ -280,7 +280,7 @@ mod tests {
         let real = dir.path().canonicalize().unwrap().join("real");
         std::fs::create_dir(&real).unwrap();
         std::os::unix::fs::symlink("real", dir.path().join("link")).unwrap();
-        let place = Place::open(&dir.path().join("link")).unwrap();
+        let place = MountPath::open(&dir.path().join("link")).unwrap();
         assert_eq!(place.path().unwrap(), real);
     }
 }

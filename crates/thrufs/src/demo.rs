@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 use tracing::level_filters::LevelFilter;
 
 pub(crate) use reproducer::{ReproduceArgs, reproduce};
@@ -106,7 +106,7 @@ fn plan_for(scratch: &Scratch) -> anyhow::Result<MountPlan> {
 
 /// If it cannot be known, it is taken for mounted, and nothing is deleted.
 fn is_mounted(directory: &Path, mountpoint: &Path) -> bool {
-    let mount_id = |path| Place::open(path).and_then(|place| place.mount_id());
+    let mount_id = |path| MountPath::open(path).and_then(|place| place.mount_id());
     match (mount_id(directory), mount_id(mountpoint)) {
         (Ok(outer), Ok(inner)) => outer != inner,
         _ => mountpoint.symlink_metadata().is_ok(),

@@ -12,7 +12,7 @@ use anyhow::{Context, anyhow, bail};
 use nix::errno::Errno;
 use nix::mount::MntFlags;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 
 use crate::mount::detach::detach_place;
 use crate::mount::fusermount;
@@ -39,7 +39,7 @@ pub(crate) struct UmountArgs {
 /// Unmounts the topmost mount at MOUNTPOINT.
 pub(crate) fn run(args: &UmountArgs) -> anyhow::Result<()> {
     let shown = args.mountpoint.display();
-    let place = Place::open(&args.mountpoint).map_err(|error| match error.kind() {
+    let place = MountPath::open(&args.mountpoint).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => anyhow!("{shown} does not exist"),
         _ => anyhow!("{shown}: {error}"),
     })?;

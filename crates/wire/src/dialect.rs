@@ -1,7 +1,7 @@
-//! What INIT settled, as far as it changes how later messages are read.
+//! The result of INIT, as far as it changes how later messages are read.
 
-use crate::InitFlags;
 use crate::abi::FUSE_KERNEL_MINOR_VERSION;
+use crate::init_flags::InitFlags;
 
 /// The agreed minor version and the granted capabilities. From Linux 5.4 (7.31) on, nothing else
 /// changes how messages look.
@@ -19,8 +19,8 @@ impl Dialect {
     /// Before INIT is answered: nothing is granted.
     pub const BEFORE_INIT: Self = Self::new(FUSE_KERNEL_MINOR_VERSION, InitFlags::empty());
 
-    /// `minor` is the smaller of the kernel's and the server's, `granted` what INIT was answered
-    /// with (of what the kernel had offered).
+    /// `minor` is the smaller of the kernel's and the server's, `granted` the capabilities in
+    /// INIT's answer (out of the kernel's offer).
     pub const fn new(minor: u32, granted: InitFlags) -> Self {
         Self { minor, granted }
     }
@@ -30,7 +30,7 @@ impl Dialect {
         self.minor
     }
 
-    /// What INIT was answered with.
+    /// The capabilities in INIT's answer.
     pub const fn granted(self) -> InitFlags {
         self.granted
     }

@@ -1,5 +1,5 @@
-//! A message to the kernel as it is written: a few hundred bytes of our own and what lies
-//! elsewhere, in order. Nothing is allocated and no data are copied.
+//! A message to the kernel: a few hundred bytes of head, then data in other memory, in order.
+//! Nothing is allocated and no data are copied.
 
 use std::io::IoSlice;
 use std::ops::Deref;
@@ -76,7 +76,7 @@ impl<'a> Encoded<'a> {
         self.data.into_iter().filter(|piece| !piece.is_empty())
     }
 
-    /// All of it, for one writev(2): the kernel takes a message only whole.
+    /// Everything, for one writev(2): the kernel takes a message only whole.
     pub fn io_slices(&self) -> IoSlices<'_> {
         let mut all = IoSlices {
             slices: [IoSlice::new(&[]); PIECES + 1],

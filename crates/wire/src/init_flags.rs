@@ -1,5 +1,5 @@
-//! What INIT negotiates: the capabilities that the kernel offers and the server takes, as one word
-//! of 64 bits under the kernel's names.
+//! What INIT negotiates: the capabilities that the kernel offers and the server accepts, as one
+//! word of 64 bits under the kernel's names.
 //!
 //! On the wire the word is two: bits 32 to 63 travel in `flags2`, which counts only where the lower
 //! half has FUSE_INIT_EXT. Both halves are read and written here and nowhere else.
@@ -64,7 +64,7 @@ flags! {
         FUSE_SETXATTR_EXT = 1 << 29,
         /// `flags2` is valid.
         FUSE_INIT_EXT = 1 << 30,
-        /// Never to be used.
+        /// Must not be used.
         FUSE_INIT_RESERVED = 1 << 31,
         /// Security contexts come with requests that create.
         FUSE_SECURITY_CTX = 1 << 32,
@@ -95,12 +95,12 @@ impl InitFlags {
         self.iter_names().map(|(name, _flag)| name)
     }
 
-    /// The flag with this name of the kernel's.
+    /// The flag with this kernel name.
     pub fn named(name: &str) -> Option<Self> {
         Self::from_name(name)
     }
 
-    /// The bits that are set and have no name here: what a newer kernel offers.
+    /// Set bits without a name here: a newer kernel's offer.
     pub fn unnamed(self) -> u64 {
         self.iter_names()
             .fold(self, |rest, (_name, flag)| rest.difference(flag))
@@ -129,7 +129,7 @@ impl InitFlags {
 }
 
 impl InitIn {
-    /// What the kernel offers.
+    /// The kernel's offer.
     pub fn capabilities(&self) -> InitFlags {
         InitFlags::from_halves(self.flags, self.flags2)
     }

@@ -23,6 +23,7 @@ pub mod abi;
 mod dialect;
 mod encoded;
 mod init_flags;
+pub mod kernel_names;
 pub mod notify;
 mod opcode;
 pub mod reply;

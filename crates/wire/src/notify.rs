@@ -1,8 +1,8 @@
-//! Notifications: what the server tells the kernel without being asked.
+//! Notifications: messages from the server that answer no request.
 //!
-//! On the wire a notification is an answer to nothing: `unique` is 0 and `error` its code. The
-//! kernel handles it within the write(2), and may wait for locks there; when a notification may be
-//! sent is the session's to know.
+//! On the wire a notification is an answer with `unique` 0 and its code as `error`. The kernel
+//! handles it within the write(2), and may wait for locks there; the session decides when a
+//! notification may be sent.
 
 use std::ffi::CStr;
 
@@ -12,8 +12,9 @@ use crate::abi::{
     InvalEntryFlags, NotifyDeleteOut, NotifyInvalEntryOut, NotifyInvalInodeOut,
     NotifyPollWakeupOut, NotifyPruneOut, NotifyRetrieveOut, NotifyStoreOut, OutHeader, numbers,
 };
+use crate::dialect::Dialect;
 use crate::encoded::{Encoded, bytes};
-use crate::{Dialect, InitFlags};
+use crate::init_flags::InitFlags;
 
 numbers! {
     /// `enum fuse_notify_code`.
@@ -30,10 +31,10 @@ numbers! {
     }
 }
 
-/// Something that the kernel is told.
+/// A message to the kernel without a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notification<'a> {
-    /// What POLL waits for may be ready.
+    /// The awaited events of POLL may be ready.
     Poll {
         /// `fuse_poll_in.kh`.
         kh: u64,
@@ -85,8 +86,7 @@ pub enum Notification<'a> {
         /// How much at most.
         size: u32,
     },
-    /// The kernel sends again what was read and not answered, with
-    /// [`crate::abi::FUSE_UNIQUE_RESEND`].
+    /// The kernel sends again what was read and not answered, with [`crate::abi::FUSE_UNIQUE_RESEND`].
     Resend,
     /// All names and listings that the kernel has cached are asked for again.
     IncEpoch,
@@ -118,8 +118,7 @@ impl<'a> Notification<'a> {
         }
     }
 
-    /// Whether the kernel knows it. An older one answers EINVAL, or, for FUSE_EXPIRE_ONLY, drops
-    /// the name.
+    /// Whether the kernel knows it. An older one answers EINVAL, or, for FUSE_EXPIRE_ONLY, drops the name.
     pub fn is_known(&self, dialect: Dialect) -> bool {
         match self {
             Self::InvalEntry { flags, .. } if !flags.is_empty() => {

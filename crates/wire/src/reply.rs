@@ -14,19 +14,19 @@ use nix::errno::Errno;
 
 pub use dir::{DirBuffer, NotAnEntry, Pushed};
 
-use crate::Opcode;
 use crate::abi::{
     AttrOut, BmapOut, CopyFileRangeOut, EntryOut, GetxattrOut, InitOut, IoctlFlags, IoctlIovec,
     IoctlOut, LkOut, LseekOut, OpenOut, OutHeader, PollOut, StatfsOut, StatxOut, WriteOut,
 };
 use crate::encoded::{Encoded, bytes};
+use crate::opcode::Opcode;
 
 /// An answer. What it does not name of a struct, as padding, is the struct's `Default`: zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reply<'a> {
     /// The operation failed. An interrupted one is [`Reply::INTERRUPTED`].
     Error(Errno),
-    /// It succeeded, and there is nothing to say.
+    /// Success without data.
     Empty,
     /// An inode under a name: one more lookup, unless its `nodeid` is 0.
     Entry(EntryOut),
@@ -116,8 +116,7 @@ impl<'a> Reply<'a> {
             Self::IoctlRetry(input, output) => [bytes(input), bytes(output)],
             _fixed => [&[], &[]],
         };
-        // More than a message can say was not asked for: the caller gets an error, as the kernel
-        // would make of it.
+        // More than a message can say was not asked for: the caller gets an error, as the kernel would make of it.
         Encoded::new(header, [first, second], data)
             .unwrap_or_else(|| Encoded::bare(unique, error_number(Errno::EIO)))
     }

@@ -1,13 +1,13 @@
 //! A message of the kernel's as a typed value.
 //!
-//! One variant for each operation of FUSE 7.46, with the kernel's own structs for its arguments
-//! and its strings as [`CStr`], ready for a system call. What is decoded was checked to the last
-//! byte: nothing is missing, nothing follows, no count or length contradicts the message. Which
-//! inode, handle or name it speaks of is the file system's to check.
+//! One variant for each operation of FUSE 7.46, with the kernel's own structs for its arguments and
+//! its strings as [`CStr`], ready for a system call. A decoded message was checked to the last
+//! byte: nothing is missing, nothing follows, no count or length contradicts the message. The file
+//! system checks inodes, handles and names.
 //!
-//! A message is decoded where it lies and nothing is allocated. The data of WRITE and NOTIFY_REPLY
-//! are a [`PayloadRange`]: they may lie in a pipe, in other pages or in a guest's memory, which
-//! must never become a slice.
+//! A message is decoded in place and nothing is allocated. The data of WRITE and NOTIFY_REPLY are a
+//! [`PayloadRange`]: they may lie in a pipe, in other pages or in a guest's memory, which must
+//! never become a slice.
 
 mod body;
 mod decode;
@@ -39,7 +39,7 @@ pub struct Message<'a> {
     pub request: Request<'a>,
 }
 
-/// Where in the message the data lie.
+/// The data's position in the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadRange {
     /// Bytes of the message before the data.

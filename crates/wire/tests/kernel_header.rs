@@ -9,7 +9,8 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, Field, Layout, layouts, values};
+use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, Field, Layout, layouts};
+use thrufs_wire::kernel_names::values;
 
 /// Variable that names a newer header than the installed one.
 const HEADER: &str = "THRUFS_FUSE_H";

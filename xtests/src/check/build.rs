@@ -4,9 +4,9 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::{output, succeed};
+use crate::support::install::{self, cargo};
 use crate::support::skip::missing;
 
 pub(super) fn fmt(report: &mut Report) -> Result<()> {
@@ -38,7 +38,7 @@ pub(super) fn rustdoc(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Uses a cargo-deny that is there; building it takes four minutes on two CPUs, too long for this.
+/// Uses an installed cargo-deny; building it takes four minutes on two CPUs, too long for this stage.
 pub(super) fn deny(report: &mut Report) -> Result<()> {
     if !output(&mut cargo(&["deny", "--version"])).is_ok_and(|output| output.status.success()) {
         return Err(missing("cargo-deny: `cargo install --locked cargo-deny`"));
@@ -55,7 +55,7 @@ pub(super) fn deny(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// Without arguments each binary says what it can do.
+/// Without arguments each binary explains itself.
 pub(super) fn help(report: &mut Report) -> Result<()> {
     install::thrufs()?;
     let binaries = [("xtests", "check"), ("thrufs", "mount")];

@@ -3,10 +3,10 @@
 //! libtest has no skip at run time: a test that skipped itself is in the skip log
 //! ([`crate::support::skip`]) and is moved from passed to skipped here.
 //!
-//! The mount tier has two settings that change how the daemon works, `--cache` and whether SOURCE is a
-//! whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet each value:
-//! `auto` with whole file systems, `never` and `always` with a directory unless a test asks for a file system.
-//! All six pairs would be six runs for few questions more.
+//! The mount tier has two settings that change how the daemon works: `--cache`, and whether SOURCE
+//! is a whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet
+//! each value: `auto` with whole file systems, `never` and `always` with a directory unless a test
+//! asks for a file system. All six pairs would be six runs for few more questions.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -16,15 +16,15 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::room::Room;
-use crate::install::{self, cargo};
 use crate::report::Report;
 use crate::support::command::tail;
+use crate::support::install::{self, cargo};
 use crate::support::interrupt::spawn;
 use crate::support::mount::{BIN, CACHE, ON};
 use crate::support::scratch::LAYOUT;
 use crate::support::skip::{SKIP_LOG, TIME_LOG};
 
-/// No stage may take longer: then coreutils' timeout ends it and what it started.
+/// Limit of a stage; then coreutils' timeout ends it with everything that it started.
 const LIMIT: &str = "900";
 
 pub(super) fn library(report: &mut Report) -> Result<()> {
@@ -60,7 +60,7 @@ fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Resul
     run(stage, &mut test, report)
 }
 
-/// Runs it under a time limit with all output in a log file, and records every test.
+/// Runs cargo under a time limit with its output in a log file, and records every test.
 fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     let directory = install::target().join("check");
     std::fs::create_dir_all(&directory)?;
@@ -102,11 +102,11 @@ fn run(stage: &str, cargo: &mut Command, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What tests tell beside libtest, as lines of `test<TAB>what`.
+/// What tests report beside libtest, as lines of `test<TAB>what`.
 struct Notes(PathBuf);
 
 impl Notes {
-    /// Makes the file anew.
+    /// Truncates the file.
     fn begin(path: PathBuf) -> Result<Self> {
         File::create(&path).with_context(|| path.display().to_string())?;
         Ok(Self(path))
@@ -157,7 +157,7 @@ fn running(line: &str) -> Option<&str> {
     Path::new(file).file_stem()?.to_str()
 }
 
-/// Seconds of each test that told them, and of each binary of which none did.
+/// Seconds of each test that reported them, and of each binary of which no test did.
 fn timed(stage: &str, output: &str, told: &HashMap<String, String>) -> Vec<(String, f64)> {
     let seconds = |text: &str| text.parse::<f64>().ok();
     let (mut binary, mut times, mut of_binary) = ("", Vec::new(), 0);

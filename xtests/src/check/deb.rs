@@ -1,17 +1,18 @@
 //! The stage `deb`: the Debian package is built, installed, used by mount(8), fstab and `thrufs`, and
 //! removed without a trace.
 //!
-//! Invariant: a package `thrufs` that is installed already is somebody's, and then nothing is touched.
+//! Invariant: a package `thrufs` that is installed already is in use, and then nothing is touched.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, succeed};
-use crate::support::mount::{Leftover, is_mounted, mount_line};
+use crate::support::install;
+use crate::support::mount::Leftover;
+use crate::support::mount_table::{is_mounted, mount_line};
 use crate::support::skip::missing;
 use crate::support::{Backing, Scratch};
 
@@ -54,7 +55,7 @@ struct Installed;
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        // Nothing is left to do when it is gone already.
+        // The package is already gone.
         let _purged = Command::new("dpkg").args(["--purge", PACKAGE]).output();
     }
 }
@@ -113,7 +114,7 @@ fn unit_is_valid() -> Result<()> {
             .arg(unit),
     )?;
     let said = String::from_utf8_lossy(&verify.stderr);
-    // It looks at all units that this one needs, and complains of theirs as well.
+    // systemd-analyze looks at all units that this one needs, and complains of those as well.
     let ours: Vec<&str> = said
         .lines()
         .filter(|line| line.contains("thrufs"))
@@ -129,7 +130,7 @@ fn scratch() -> Result<(Scratch, Leftover)> {
     Ok((scratch, leftover))
 }
 
-/// What `mount` mounts answers, has the right type, and goes by umount(8).
+/// A mount made by `mount` answers, has the right type, and can be unmounted by umount(8).
 fn mounts(arguments: &[&str]) -> Result<()> {
     let (s, _leftover) = scratch()?;
     let mut mount = Command::new("mount");
@@ -137,7 +138,7 @@ fn mounts(arguments: &[&str]) -> Result<()> {
     check_and_unmount(&s.mountpoint())
 }
 
-/// As /etc/fstab has it, in a file of our own.
+/// The line of /etc/fstab, in a file of our own.
 fn mounts_by_fstab() -> Result<()> {
     let (s, _leftover) = scratch()?;
     let (source, dir) = (s.source(), s.mountpoint());

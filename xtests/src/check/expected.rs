@@ -27,7 +27,7 @@ impl Skip {
     }
 }
 
-/// In CI, turns skips that are not listed into failures. Elsewhere a report stays as it is.
+/// In CI, turns unlisted skips into failures. Elsewhere the report stays as it is.
 pub(super) fn judge(report: Report) -> Report {
     if !std::env::var("CI").is_ok_and(|ci| ci == "true" || ci == "1") {
         return report;

@@ -1,8 +1,8 @@
-//! The stage that builds kernels, boots them, and takes each cell of the table for a test.
+//! The stage that builds kernels, boots them, and counts each cell of the table as a test.
 //!
-//! It runs `xtests kernel run`, as a user would: building takes long, and `timeout` can end a process with
-//! all it has started, which it does as well when this program is ended. A cell that is listed as failing and fails as listed counts as passed: the
-//! expectation is what is tested.
+//! Runs `xtests kernel run` as a user would: building takes long, and `timeout` can end a process
+//! with everything it has started, also when this program is ended. A cell that is listed as
+//! failing and fails as listed counts as passed: the expectation is what is tested.
 
 use std::path::Path;
 use std::time::Duration;
@@ -10,14 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde::Deserialize;
 
-use crate::install;
 use crate::report::Report;
 use crate::support::command::{output, tail};
-use crate::support::served::tied_to_us;
+use crate::support::daemon_fixture::tied_to_us;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// The first kernel from nothing took 944 seconds of CPU time, each of the other three 30, the
-/// machines 5 minutes beside the waiting for deadlocks that are to come.
+/// machines 5 minutes, plus the waiting for expected deadlocks.
 pub(super) const LIMIT: Duration = Duration::from_secs(35 * 60);
 /// Exit code of `xtests kernel`: the archive has no such kernel.
 const LACKS: i32 = 77;

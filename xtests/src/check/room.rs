@@ -1,7 +1,8 @@
-//! The temporary directory of a stage: what its tests make and mount is in it, and gone with it.
+//! The temporary directory of a stage: its tests make and mount everything in it, and it is removed
+//! with its content.
 //!
-//! Invariant: nothing is removed below what is still mounted. A test that is ended by a signal drops
-//! nothing, so the mounts of all of them are looked up in the mount table.
+//! Invariant: nothing is removed below a mount. A test that is ended by a signal drops nothing, so
+//! their mounts are looked up in the mount table.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -15,7 +16,7 @@ use thrufs_sys::mountinfo;
 pub(super) struct Room(Option<TempDir>);
 
 impl Room {
-    /// Makes it where temporary files are.
+    /// Creates it in the directory for temporary files.
     pub(super) fn new() -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("xtests-check-").tempdir();
         let dir = dir.context("cannot make a directory for the tests; set TMPDIR")?;
@@ -36,7 +37,7 @@ impl Drop for Room {
     }
 }
 
-/// Takes everything that is mounted below `path` out of the tree, last first.
+/// Unmounts everything below `path`, last first.
 fn unmount_below(path: &Path) -> Result<()> {
     for mount in mountinfo::all()?.iter().rev() {
         let point = &mount.mount_point;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::{build, cargo_tests, deb, kernels, suites, workloads};
-use crate::install;
 use crate::report::Report;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// Something a stage cannot do without.
@@ -16,7 +16,7 @@ pub(super) enum Need {
     Root,
     /// /dev/fuse.
     FuseDevice,
-    /// A Debian package: what it brings (a program, or a file by its path), and its name.
+    /// A Debian package: a program or file that it brings, and its name.
     Apt(&'static str, &'static str),
 }
 
@@ -33,14 +33,14 @@ pub(super) struct Stage {
 }
 
 impl Stage {
-    /// `mount` calls every stage `mount-…`.
+    /// `mount` selects every stage `mount-…`.
     pub(super) fn is_called(&self, name: &str) -> bool {
         self.name
             .strip_prefix(name)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
     }
 
-    /// After which it is ended, if it can be much longer than the others.
+    /// Time limit of a stage that can take much longer than the others.
     pub(super) fn longest(&self) -> Duration {
         match self.name {
             "kernel" => kernels::LIMIT,
@@ -234,7 +234,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
 ];
 
-/// Provides what a stage needs; what cannot be had is the error that skips it.
+/// Provides what a stage needs; the first thing that is unavailable is the error that skips it.
 pub(super) fn provide(stage: &Stage) -> Result<()> {
     let mut packages = Vec::new();
     for need in stage.needs {

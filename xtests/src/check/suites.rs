@@ -17,7 +17,7 @@ pub(super) fn fio_verify(report: &mut Report) -> Result<()> {
     check(Name::FioVerify, &Options::default(), report)
 }
 
-/// The least there is: a second for each stressor.
+/// The minimum: a second for each stressor.
 pub(super) fn stress_ng(report: &mut Report) -> Result<()> {
     check(Name::StressNg, &Options::lasting(5), report)
 }
@@ -30,7 +30,7 @@ pub(super) fn dbench(report: &mut Report) -> Result<()> {
     check(Name::Dbench, &Options::lasting(10), report)
 }
 
-/// Nobody can install it: its checkout is built by hand and named by a variable.
+/// Cannot be installed: its checkout is built by hand and named by a variable.
 pub(super) fn xfstests(report: &mut Report) -> Result<()> {
     let options = Options::with_checkout(std::env::var_os("THRUFS_XFSTESTS").map(Into::into));
     check(Name::Xfstests, &options, report)

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{XattrFlags, setxattr};
 
-/// Writes `files` small files below `top`; the same every time.
+/// Writes `files` small files below `top`; always the same.
 pub(super) fn make(top: &Path, files: usize) -> Result<()> {
     write(top, files, true)
 }
@@ -61,7 +61,7 @@ fn write(top: &Path, files: usize, attributes: bool) -> Result<()> {
     Ok(())
 }
 
-/// 32 bytes that tell the files apart.
+/// 32 bytes that differ from file to file.
 fn line(index: usize) -> String {
     format!("int f_{index:020}(void);\n")
 }

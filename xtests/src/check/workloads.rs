@@ -7,9 +7,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 
 use super::trees;
-use crate::install;
 use crate::report::Report;
 use crate::support::command::succeed;
+use crate::support::install;
 use crate::support::mount::{ALLOW_MMAP, BIN};
 use crate::support::{Backing, Mount};
 

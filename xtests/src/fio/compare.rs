@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use xtests::support::stdout::print;
 
 use super::record::Document;
 use super::stats::{Change, Spread, change};
@@ -27,14 +28,13 @@ pub(super) struct Args {
     all: bool,
 }
 
-/// The subcommand.
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (before, after) = (Document::read(&args.before)?, Document::read(&args.after)?);
-    super::print(&render(&before, &after, args.all))?;
+    print(&render(&before, &after, args.all))?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// A cell that both have.
+/// A cell of both reports.
 struct Pair<'a> {
     before: Cell<'a>,
     after: Cell<'a>,
@@ -68,7 +68,7 @@ fn render(before: &Document, after: &Document, all: bool) -> String {
     text + "\n"
 }
 
-/// What makes the two reports hard to compare.
+/// Differences that make the two reports hard to compare.
 fn differences(before: &Document, after: &Document) -> String {
     let mut text = String::new();
     let (a, b) = (&before.machine, &after.machine);

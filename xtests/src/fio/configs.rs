@@ -41,7 +41,7 @@ pub(super) enum Kind {
         binary: Option<PathBuf>,
         options: Vec<String>,
     },
-    /// Somebody else's passthrough.
+    /// A peer's passthrough.
     Peer(peers::Kind),
     /// A directory on a mount that is not ours.
     Against(PathBuf),

@@ -1,12 +1,12 @@
 //! A session whose runs are made in guests: the same jobs on several kernels, by several servers.
 //!
-//! A configuration is KERNEL/SERVER, and its ratios are to the same server on the baseline's kernel. Who
-//! can boot does that for us ([`Boot`]); here is what is asked of each guest, what becomes of the answers,
-//! and, in the guest, the run itself ([`measure`]).
+//! A configuration is KERNEL/SERVER, and its ratios are to the same server on the baseline's
+//! kernel. The caller boots ([`Boot`]); here are the tasks of each guest, the collection of the
+//! answers, and, in the guest, the run itself ([`measure`]).
 //!
-//! Invariants: a round boots every kernel once and asks it the same, in an order that is drawn; the baseline's
-//! kernel is among them twice, so that every table shows what comes of no difference; and the load that a run is told
-//! with is the host's during the whole boot, since a guest does not see it.
+//! Invariants: a round boots every kernel once and gives it the same tasks, in a random order; the
+//! baseline's kernel boots twice, so that every table shows how far equal kernels differ; and the
+//! load of a run is the host's during the whole boot, since a guest does not see it.
 
 mod order;
 
@@ -18,7 +18,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::interrupt::Interrupt;
 use xtests::support::random::Random;
 
@@ -28,20 +28,20 @@ use super::load::{Load, Snapshot};
 use super::one_run::{Bench, Done};
 use super::place::{Place, in_directory};
 use super::record::{Backing, Configuration, Document, Run};
-use super::{machine, names, program, reports, server};
+use super::{machine, names, program, reports, server, sets};
 
 pub(crate) use order::Task;
 use order::{Guest, guests};
 
-/// The server of a virtiofs device, a process of the host's. Every other one is a mode of thrufs.
+/// The server of a virtiofs device, a process of the host's. Every other server is a mode of thrufs.
 pub(crate) const VIRTIOFSD: &str = "virtiofsd";
-/// The backing that the guest's own files have, too.
+/// The backing of the guest's own files, too.
 const TMPFS: &str = "tmpfs";
 
-/// What is to be measured.
+/// What to measure.
 pub(crate) struct Wanted<'a> {
     pub(crate) jobs: &'a [String],
-    /// As they are called in the report.
+    /// Their names in the report.
     pub(crate) kernels: &'a [String],
     pub(crate) servers: &'a [String],
     /// What virtiofsd serves: tmpfs, or a directory on a disk.
@@ -53,7 +53,7 @@ pub(crate) struct Wanted<'a> {
     pub(crate) out: Option<&'a Path>,
 }
 
-/// What can be told of the configurations when everything is built.
+/// Facts about the configurations that are known once everything is built.
 pub(crate) struct Built {
     /// The kernels' sources, in their order.
     pub(crate) sources: Vec<String>,
@@ -63,24 +63,23 @@ pub(crate) struct Built {
 
 /// One guest.
 pub(crate) struct Boot<'a> {
-    /// Its place among the wanted kernels.
+    /// The kernel's index in the list.
     pub(crate) kernel: usize,
     /// What virtiofsd serves.
     pub(crate) source: &'a Path,
     pub(crate) tasks: &'a [Task],
-    /// Set when the guest has to be stopped.
+    /// Set to stop the guest.
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// What [`measure`] has said in the guest, or why it has said nothing.
+/// The line of [`measure`] in the guest, or why there is none.
 pub(crate) type Answer = std::result::Result<String, String>;
 
-/// See the module.
 pub(crate) struct Session {
     jobs: Vec<Job>,
-    /// As they are called in the report; the last one is the baseline again.
+    /// Their names in the report; the last one is the baseline again.
     kernels: Vec<String>,
-    /// The baseline's place among them.
+    /// The baseline's index in the list.
     baseline: usize,
     servers: Vec<String>,
     backings: Vec<String>,
@@ -89,11 +88,11 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Checks what is wanted, and that there is a fio.
+    /// Checks the request, and that fio is there.
     pub(crate) fn new(wanted: &Wanted<'_>) -> Result<Self> {
         let engines = program::provide()?;
         let all = jobs::load(&jobs::directory())?;
-        let jobs = jobs::select(&all, wanted.jobs, &[])?;
+        let jobs = sets::select(&all, wanted.jobs, &[])?;
         if let Some(job) = jobs.iter().find(|job| !engines.contains(&job.engine)) {
             anyhow::bail!("{}: this fio lacks the engine {}", job.name, job.engine);
         }
@@ -143,7 +142,7 @@ impl Session {
         })
     }
 
-    /// Has all guests booted by `boot`, which answers each task in its order.
+    /// Lets `boot` boot all guests; it answers each task in its order.
     pub(crate) fn run(
         &mut self,
         built: &Built,
@@ -154,9 +153,9 @@ impl Session {
         let names = places.iter().map(|place| place.name.clone());
         self.document.backings = names.map(|name| Backing { name }).collect();
         let work = in_directory(&std::env::temp_dir(), "xtests-fio-")?;
-        // Not before everything is built, which an interrupt ends at once.
+        // Not before everything is built: an interrupt ends building at once.
         let interrupt = Interrupt::watch()?;
-        // It runs nothing here; it lays out, and the guests find what they would lay out.
+        // The host lays out the files that the guests would otherwise lay out, and runs nothing.
         let mut bench = Bench {
             runtime_seconds: self.document.runtime_seconds,
             cold: false,
@@ -165,7 +164,7 @@ impl Session {
             laid_out: HashSet::new(),
         };
         let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-        // Not 0; what was drawn stands in the report, as the place of each run.
+        // Not 0; the report has the drawn order, as the place of each run.
         let seed = clock.map_or(1, |now| now.as_nanos() as u64 | 1);
         let rounds = self.rounds(&places, &mut Random(seed));
         let all = rounds.len();
@@ -186,7 +185,7 @@ impl Session {
                 stop: interrupt.flag(),
             });
             if interrupt.is_set() {
-                // Of a guest that was stopped there is no result.
+                // A guest that was stopped has no result.
                 return Ok(());
             }
             let load = before.until(&Snapshot::take(None)?);
@@ -210,7 +209,7 @@ impl Session {
         reports::write(self.document, &self.dir, remedy)
     }
 
-    /// The configurations, server by server, so that those which are compared stand beside each other.
+    /// The configurations, server by server, so that compared ones stand side by side.
     fn describe(&mut self, built: &Built) -> Result<()> {
         let machine = &mut self.document.machine;
         machine.kernel = format!("{}, guests of User Mode Linux on it", machine.kernel);
@@ -239,7 +238,7 @@ impl Session {
         Ok(())
     }
 
-    /// The built kernel of that place in the list.
+    /// The built kernel of this index.
     fn built(&self, kernel: usize) -> usize {
         if kernel + 1 == self.kernels.len() {
             self.baseline
@@ -341,7 +340,7 @@ fn check_servers(wanted: &Wanted<'_>) -> Result<()> {
     }
 }
 
-/// The kernel that ratios are to, with its place in the list.
+/// The kernel that ratios are to, with its index.
 fn baseline(wanted: &Wanted<'_>) -> Result<(usize, String)> {
     let kernels = wanted.kernels.iter().map(String::as_str);
     let Some(typed) = wanted.baseline else {
@@ -354,7 +353,7 @@ fn baseline(wanted: &Wanted<'_>) -> Result<(usize, String)> {
     Err(names::unknown("kernel", typed, kernels, remedy))
 }
 
-/// In a guest: where the job works.
+/// Where the job works, in a guest.
 pub(crate) enum On<'a> {
     /// The virtiofs device, mounted here.
     Virtiofs(&'a Path),
@@ -362,10 +361,10 @@ pub(crate) enum On<'a> {
     Thrufs(&'a str),
 }
 
-/// In a guest: measures, and says it in one line.
+/// Measures, and prints the result in one line; in a guest.
 pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<String> {
     let all = jobs::load(&jobs::directory())?;
-    let jobs = jobs::select(&all, &[job.to_owned()], &[])?;
+    let jobs = sets::select(&all, &[job.to_owned()], &[])?;
     ensure!(jobs.len() == 1, "{job} is {} jobs", jobs.len());
     let config = match on {
         On::Thrufs(name) => thrufs(name)?,
@@ -439,7 +438,7 @@ mod tests {
 
     #[test]
     fn backing_on_a_disk_without_virtiofsd_is_refused() {
-        let error = checked(&["thrufs"], "/var/tmp", None).expect_err("nobody serves it");
+        let error = checked(&["thrufs"], "/var/tmp", None).expect_err("no server for it");
         assert!(error.to_string().contains("--backing /var/tmp"), "{error}");
         assert!(checked(&["thrufs", "virtiofsd"], "/var/tmp", None).is_ok());
     }

@@ -1,4 +1,4 @@
-//! The result as one HTML file that needs nothing else: no network, no script, pictures inline.
+//! The result as one self-contained HTML file: no network, no script, pictures inline.
 
 use std::fmt::Write;
 
@@ -34,7 +34,6 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-/// The whole page.
 pub(super) fn render(document: &Document, pictures: &Pictures) -> String {
     let cells = cells(document);
     let title = format!("fio: {}", document.started);

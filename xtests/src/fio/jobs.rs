@@ -1,17 +1,14 @@
 //! The jobs: the files of `fio-jobs`, each section of which is one job `FILE:SECTION`.
 //!
 //! Invariant: every file opens with its question, the figure to read and what would be a
-//! regression; a file without one of them is refused, so that no number is ever shown that nobody
-//! can say the meaning of. Only what the runner must know is parsed; the rest is fio's.
+//! regression; a file without one of them is refused, so that every number has a meaning. Only what
+//! the runner must know is parsed; the rest is fio's.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-
-use super::names::unknown;
-use super::sets;
 
 /// Where a job's files come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,7 +59,6 @@ impl Figure {
 pub(super) struct Job {
     /// `FILE:SECTION`, without `.fio`.
     pub(super) name: String,
-    /// The file's name.
     pub(super) file: String,
     pub(super) section: String,
     pub(super) question: String,
@@ -77,7 +73,7 @@ pub(super) struct Job {
 
 /// The directory with the jobs.
 pub(super) fn directory() -> PathBuf {
-    xtests::install::root().join("fio-jobs")
+    xtests::support::install::root().join("fio-jobs")
 }
 
 /// All jobs, by file and in the order of their sections.
@@ -192,38 +188,6 @@ fn figure(engine: &str, rw: Option<&str>) -> Result<Figure> {
     }
 }
 
-/// The jobs that `words` (FILE or FILE:SECTION) and `sets` name, each once, in their order.
-pub(super) fn select(all: &[Job], words: &[String], chosen: &[String]) -> Result<Vec<Job>> {
-    let mut names: Vec<&str> = Vec::new();
-    for set in chosen {
-        names.extend(sets::jobs(set, all)?);
-    }
-    for word in words {
-        let word = word.trim_end_matches(".fio");
-        let found: Vec<&str> = all
-            .iter()
-            .filter(|job| job.name == word || job.file.trim_end_matches(".fio") == word)
-            .map(|job| job.name.as_str())
-            .collect();
-        if found.is_empty() {
-            let files = all.iter().map(|job| job.file.trim_end_matches(".fio"));
-            let known = all.iter().map(|job| job.name.as_str()).chain(files);
-            let known: std::collections::BTreeSet<&str> = known.collect();
-            return Err(unknown("job", word, known, "`xtests fio --list` names all"));
-        }
-        names.extend(found);
-    }
-    let mut selected: Vec<Job> = Vec::new();
-    for name in names {
-        if !selected.iter().any(|job| job.name == name) {
-            let job = all.iter().find(|job| job.name == name);
-            selected.push(job.with_context(|| format!("no job {name}"))?.clone());
-        }
-    }
-    ensure!(!selected.is_empty(), "no job is selected");
-    Ok(selected)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,24 +230,5 @@ mod tests {
             assert!(readme.contains(&row), "README.md has no row {row}");
         }
         assert!(jobs.len() > 80, "{} jobs", jobs.len());
-    }
-
-    #[test]
-    fn select_of_an_unknown_job_names_the_nearest() {
-        let jobs = parse("seqwrite-psync.fio", FILE).expect("a good file");
-        let error = select(&jobs, &["seqwrite-psink".to_owned()], &[]).expect_err("misspelt");
-        assert!(
-            error.to_string().contains("did you mean seqwrite-psync"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn select_of_a_file_and_one_of_its_sections_takes_each_once() {
-        let jobs = parse("a.fio", FILE).expect("a good file");
-        let words = ["a:64k".to_owned(), "a.fio".to_owned()];
-        let selected = select(&jobs, &words, &[]).expect("known");
-        let names: Vec<&str> = selected.iter().map(|job| job.name.as_str()).collect();
-        assert_eq!(names, ["a:64k", "a:4k"]);
     }
 }

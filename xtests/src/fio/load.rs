@@ -1,8 +1,8 @@
-//! Who used the CPUs during a run: fio, the daemon, the kernel's own threads, and others.
+//! The users of the CPUs during a run: fio, the daemon, the kernel's own threads, and others.
 //!
-//! Invariant: "others" is what all processes used that are neither ours nor the kernel's, those
-//! that ended meanwhile included, since their time is then their parent's. Not the machine's total
-//! less ours: the total is sampled by the timer tick, the processes' times are exact.
+//! Invariant: "others" are all processes that are neither ours nor the kernel's, ended ones
+//! included, since their time is then counted in their parent. Not the machine's total less ours:
+//! the timer tick samples the total, while the processes' times are exact.
 
 use std::fs;
 use std::time::Instant;
@@ -15,17 +15,17 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Load {
     /// From the first look to the second.
     pub(super) wall_seconds: f64,
-    /// The daemon, all its threads; none without one that we know.
+    /// The daemon with all its threads; none if the server is not a known process.
     pub(super) daemon_seconds: Option<f64>,
-    /// All CPUs, not idle.
+    /// All CPUs, without idle time.
     pub(super) machine_seconds: f64,
-    /// Processes beside fio, the daemon and ourselves.
+    /// Processes beside fio, the daemon and this one.
     pub(super) other_seconds: f64,
-    /// What the hypervisor gave to others.
+    /// Time that the hypervisor gave to other guests.
     pub(super) stolen_seconds: f64,
 }
 
-/// Others may use so much of one CPU before a run counts as disturbed.
+/// A run counts as disturbed if others use more than this part of one CPU.
 pub(super) const DISTURBED_ABOVE: f64 = 0.10;
 
 impl Load {
@@ -37,13 +37,12 @@ impl Load {
         (self.other_seconds + self.stolen_seconds) / self.wall_seconds
     }
 
-    /// Whether others used so much that the figure cannot be trusted.
+    /// Whether others used too much CPU to trust the figure.
     pub(super) fn is_disturbed(&self) -> bool {
         self.other() > DISTURBED_ABOVE
     }
 }
 
-/// One look.
 pub(super) struct Snapshot {
     at: Instant,
     daemon: Option<f64>,
@@ -55,17 +54,17 @@ pub(super) struct Snapshot {
 /// From proc(5): a kernel thread's flag.
 const PF_KTHREAD: u64 = 0x0020_0000;
 
-/// A process's line, as far as it matters.
+/// The needed part of a process's line.
 struct Process {
     is_kernel: bool,
-    /// Its own time and that of its children that it has waited for, in ticks.
+    /// Its own time and that of its reaped children, in ticks.
     ticks: u64,
-    /// Its own only.
+    /// Its own time only.
     own_ticks: u64,
 }
 
 impl Snapshot {
-    /// Now; `daemon` is the server under test.
+    /// Samples now; `daemon` is the server under test.
     pub(super) fn take(daemon: Option<u32>) -> Result<Self> {
         let tick = ticks_per_second()?;
         let ours = std::process::id();
@@ -75,7 +74,7 @@ impl Snapshot {
             let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
                 continue;
             };
-            // Whoever is gone by now has given its time to its parent.
+            // A process that has ended by now has its time counted in its parent.
             let Ok(line) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
                 continue;
             };
@@ -97,14 +96,14 @@ impl Snapshot {
         })
     }
 
-    /// What was used from `self` to `after`.
+    /// The use between `self` and `after`.
     pub(super) fn until(&self, after: &Self) -> Load {
         let daemon = self.daemon.zip(after.daemon);
         Load {
             wall_seconds: (after.at - self.at).as_secs_f64(),
             daemon_seconds: daemon.map(|(before, after)| (after - before).max(0.0)),
             machine_seconds: (after.machine - self.machine).max(0.0),
-            // Less than nothing if a process ended that nobody waits for.
+            // Negative if a process ended that no parent waits for.
             other_seconds: (after.other - self.other).max(0.0),
             stolen_seconds: (after.stolen - self.stolen).max(0.0),
         }
@@ -117,7 +116,7 @@ fn ticks_per_second() -> Result<f64> {
 }
 
 fn parse_process(line: &str) -> Option<Process> {
-    // The name in parentheses may have spaces and parentheses itself.
+    // The name in parentheses may contain spaces and parentheses.
     let (_, rest) = line.rsplit_once(')')?;
     let words: Vec<&str> = rest.split_whitespace().collect();
     // By proc(5), with the state as number 3: flags 9, utime 14, stime 15, cutime 16, cstime 17.
@@ -189,7 +188,7 @@ mod tests {
         };
         let before = Snapshot::take(Some(std::process::id())).expect("/proc");
         let start = used();
-        // Of our own time, however much of it the machine gives us.
+        // This test's own time, however much the machine gives it.
         while (used() - start).as_millis() < 100 {
             std::hint::black_box(0);
         }

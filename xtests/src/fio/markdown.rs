@@ -1,4 +1,4 @@
-//! The result as Markdown: what a README shows, and what the terminal prints.
+//! The result as Markdown, for a README and for the terminal.
 
 use std::fmt::Write;
 
@@ -8,7 +8,6 @@ use super::record::Document;
 use super::stats::Spread;
 use super::summary::{Cell, Duel, ahead, cells, duel, is_ours};
 
-/// The whole document.
 pub(super) fn render(document: &Document) -> String {
     let mut text = conditions(document) + "\n";
     for backing in &document.backings {
@@ -23,7 +22,7 @@ pub(super) fn render(document: &Document) -> String {
     text
 }
 
-/// One sentence on what was measured where.
+/// One sentence on what was measured, and where.
 pub(super) fn conditions(document: &Document) -> String {
     let machine = &document.machine;
     let caches = if document.cold {
@@ -101,7 +100,7 @@ fn figure(cell: &Cell<'_>, leads: bool) -> String {
     text
 }
 
-/// As many digits as mean something.
+/// As many digits as are significant.
 pub(super) fn number(value: f64) -> String {
     match value {
         v if v >= 100.0 => format!("{v:.0}"),
@@ -115,7 +114,7 @@ pub(super) fn range(spread: &Spread) -> String {
     format!("{}..{}", number(spread.min), number(spread.max))
 }
 
-/// WRITEs for each write(2), of those jobs and configurations where somebody counts.
+/// WRITEs for each write(2), of the jobs and configurations whose server counts them.
 fn requests(document: &Document, backing: &str) -> String {
     let cells = cells(document);
     let counted = |job: &str, config: &str| {
@@ -174,7 +173,7 @@ fn duel_cells(duel: &Duel) -> String {
     format!("{:.2} | {ratio:.2} in `{job}` | {}", duel.mean, duel.cells)
 }
 
-/// Cells in which somebody else is ahead of what of ours does the same.
+/// Cells in which a peer is ahead of our configuration that does the same.
 fn leads(document: &Document, backing: &str) -> String {
     let mut text = String::new();
     for job in &document.jobs {
@@ -189,7 +188,7 @@ fn leads(document: &Document, backing: &str) -> String {
     format!("\nAhead of thrufs (bold above):\n\n{text}")
 }
 
-/// What others did to the machine meanwhile.
+/// The load of other processes meanwhile.
 pub(super) fn disturbances(document: &Document) -> String {
     let loads = document.runs.iter().filter_map(|run| run.measured.as_ref());
     let loads: Vec<_> = loads.map(|measured| measured.load).collect();
@@ -215,7 +214,7 @@ pub(super) fn disturbances(document: &Document) -> String {
     text + "\n"
 }
 
-/// What failed and what was left out.
+/// Failed runs and skipped configurations.
 fn failures(document: &Document) -> String {
     let mut text = String::new();
     for cell in cells(document) {

@@ -1,10 +1,10 @@
-//! Names that somebody typed: what is unknown is answered with the nearest that exist.
+//! Names from the command line: an unknown one gets the nearest known names as its answer.
 
 use std::fmt::Write;
 
 use anyhow::{Error, anyhow};
 
-/// Below this two names do not look alike.
+/// Two names that are less alike than this are not suggested.
 const ALIKE: f64 = 0.7;
 
 /// The error for an unknown `word` of this `kind`; `remedy` names where all of them are listed.

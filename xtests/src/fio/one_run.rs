@@ -1,10 +1,10 @@
-//! One run: prepare the files natively, mount, measure around fio, ask the daemon, unmount.
+//! One run: prepare the files natively, mount, measure around fio, query the daemon, unmount.
 //!
 //! Invariant: the backing is in the same state for every configuration. Shared files are the same
-//! files, written back and, unless the session is `--cold`, in the backing's page cache; what a run
-//! makes is gone before the next one. fio empties the client's cache before each pass over a file
-//! (its `invalidate`, by posix_fadvise(2)), which natively would empty the backing's instead and
-//! measure the disk: there it is told not to.
+//! files, written back and, unless the session is `--cold`, in the backing's page cache; a run's
+//! own files are gone before the next run. fio empties the client's cache before each pass over a
+//! file (its `invalidate`, by posix_fadvise(2)), which natively would empty the backing's instead
+//! and measure the disk: there that is off.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -34,18 +34,18 @@ pub(super) struct Bench<'a> {
     pub(super) runtime_seconds: u32,
     pub(super) cold: bool,
     pub(super) interrupt: &'a Interrupt,
-    /// For files of our own.
+    /// The directory for files of the session's own.
     pub(super) work: &'a Path,
-    /// Shared files that are there: source and job.
+    /// Shared files that are laid out: source and job.
     pub(super) laid_out: HashSet<(PathBuf, String)>,
 }
 
-/// What a run gave, and by what command.
+/// A run's result, and the commands that gave it.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Done {
-    /// fio's, with DIR for the directory.
+    /// fio's command, with DIR for the directory.
     pub(super) fio: String,
-    /// The server's.
+    /// The server's command.
     pub(super) server: Option<String>,
     pub(super) measured: Measured,
     pub(super) fio_version: String,
@@ -90,7 +90,7 @@ impl Bench<'_> {
             self.laid_out.insert(key);
         }
         let top = File::open(root).with_context(|| root.display().to_string())?;
-        // What an earlier run left to be written back would be written back during this one.
+        // Otherwise writeback of an earlier run's files would fall into this run.
         rustix::fs::syncfs(&top).context("syncfs")?;
         if self.cold {
             std::fs::write("/proc/sys/vm/drop_caches", "3").context("/proc/sys/vm/drop_caches")?;

@@ -1,8 +1,7 @@
-//! What fio says of a run (`--output-format=json`), reduced to what is compared.
+//! fio's report of a run (`--output-format=json`), reduced to what is compared.
 //!
-//! The jobs of a file are reported as a group, and there is one group, so that there is exactly
-//! one entry. Metadata engines have latencies only under `clat_ns`; everything else is asked for
-//! its whole latency, submission included.
+//! The jobs of a file are reported as one group, so that there is exactly one entry. Metadata
+//! engines have latencies only under `clat_ns`; for everything else the whole latency counts, submission included.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(super) struct Traffic {
     /// Bytes that the application moved.
     pub(super) bytes: u64,
-    /// read(2)s or write(2)s, or what the engine does instead.
+    /// read(2)s or write(2)s, or the engine's equivalent.
     pub(super) operations: u64,
     /// Bytes in a second.
     pub(super) bytes_per_second: f64,

@@ -17,7 +17,6 @@ use super::summary::{Cell, cells, is_ours};
 use bars::{Bar, Scale};
 use curves::Curve;
 
-/// SVG documents.
 pub(super) struct Pictures {
     /// By backing and job.
     pub(super) figures: BTreeMap<(String, String), String>,
@@ -27,7 +26,6 @@ pub(super) struct Pictures {
     pub(super) requests: BTreeMap<String, String>,
 }
 
-/// Draws all.
 pub(super) fn draw(document: &Document) -> Result<Pictures> {
     let mut pictures = Pictures {
         figures: BTreeMap::new(),

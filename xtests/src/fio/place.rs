@@ -1,14 +1,14 @@
 //! Where SOURCE is: a tmpfs of our own, or a directory on a disk.
 //!
-//! Invariant: what is made here is gone afterwards, whether the session ends or is interrupted; the
-//! files that jobs share are laid out once, natively, so that every configuration finds the same.
+//! Invariant: everything made here is gone afterwards, whether the session ends or is interrupted;
+//! the files that jobs share are laid out once, natively, so that every configuration finds the same.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
-use xtests::install;
-use xtests::support::mount::mount_table;
+use xtests::support::install;
+use xtests::support::mount_table::mount_table;
 use xtests::support::scratch::{Backing, Scratch};
 
 /// A backing with its SOURCE.
@@ -19,14 +19,14 @@ pub(super) struct Place {
     _held: Held,
 }
 
-/// What removes it.
+/// Removes it on drop.
 enum Held {
     Tmpfs { _scratch: Scratch },
     Disk { _dir: TempDir },
 }
 
 impl Place {
-    /// One for each of `backings`, which are told apart by their names.
+    /// One for each of `backings`, with distinct names.
     pub(super) fn all(backings: &[String]) -> Result<Vec<Self>> {
         let places = backings.iter().map(|backing| Self::new(backing));
         let places: Vec<Self> = places.collect::<Result<_>>()?;
@@ -68,7 +68,7 @@ impl Place {
     }
 }
 
-/// A directory of our own in `parent`, which is removed with the value.
+/// A directory of our own in `parent`, removed with the value.
 pub(super) fn in_directory(parent: &Path, prefix: &str) -> Result<TempDir> {
     tempfile::Builder::new()
         .prefix(prefix)
@@ -94,7 +94,7 @@ fn type_of(path: &Path) -> Result<String> {
         path.starts_with(point)
             .then(|| (point.as_os_str().len(), kind.to_owned()))
     });
-    // Of two on one point the later is on top; reversed, max_by_key would take the earlier.
+    // The later of two mounts on one point is on top; reversed, max_by_key would take the earlier.
     let mut best: Option<(usize, String)> = None;
     for (length, kind) in found {
         if best.as_ref().is_none_or(|(longest, _)| length > *longest) {

@@ -1,4 +1,4 @@
-//! In which order everything runs.
+//! The order of all runs.
 //!
 //! Invariants: within a round every configuration runs each job once, right after the others, so
 //! that a ratio is of neighbours in time; over as many rounds as there are configurations each is
@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// What a run takes beside fio's runtime: mounting, fio's own start, unmounting.
+/// A run's time beside fio's runtime: mounting, fio's own start, unmounting.
 const OVERHEAD: Duration = Duration::from_millis(900);
 
 /// One run, as indices into the lists of backings, jobs and configurations.
@@ -21,7 +21,7 @@ pub(super) struct Step {
     pub(super) position: usize,
 }
 
-/// How much there is of each.
+/// The size of each list.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Size {
     pub(super) rounds: usize,
@@ -30,7 +30,7 @@ pub(super) struct Size {
     pub(super) configs: usize,
 }
 
-/// Rounds outermost: whoever stops early has fewer rounds of all, not all rounds of some.
+/// Rounds outermost: a session that stops early has fewer rounds of everything, not all rounds of some jobs.
 pub(super) fn steps(size: Size) -> Vec<Step> {
     let mut steps = Vec::new();
     for round in 0..size.rounds {
@@ -50,13 +50,13 @@ pub(super) fn steps(size: Size) -> Vec<Step> {
     steps
 }
 
-/// All of `0..n`, beginning with `turn` (modulo n), upwards or downwards in turn.
+/// All of `0..n` from `turn` (modulo n) on, upwards and downwards alternately.
 pub(super) fn order(turn: usize, n: usize) -> impl Iterator<Item = usize> {
     let up = turn.is_multiple_of(2);
     (0..n).map(move |at| if up { turn + at } else { turn + n - at } % n)
 }
 
-/// What so many runs of `runtime` will take.
+/// Time for so many runs of `runtime`.
 pub(super) fn estimate(runs: usize, runtime: Duration) -> Duration {
     (runtime + OVERHEAD) * u32::try_from(runs).unwrap_or(u32::MAX)
 }

@@ -7,16 +7,16 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::errno::Errno;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use xtests::install;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use xtests::support::command::{succeed, tail};
+use xtests::support::install;
 use xtests::support::interrupt::{Interrupt, Interrupted};
 
 use super::jobs::Job;
 
-/// How often a run looks whether it is to be given up; rare, since looking uses the CPU.
+/// How often a run polls for its interruption; rare, since polling uses the CPU.
 const LOOK: Duration = Duration::from_millis(200);
 
 /// Makes sure of fio; returns its engines.
@@ -27,7 +27,7 @@ pub(super) fn provide() -> Result<Vec<String>> {
     Ok(engines.filter(|line| !line.is_empty()).collect())
 }
 
-/// Lays out the job's files in `dir` and runs nothing.
+/// Lays out the job's files in `dir` without running the job.
 pub(super) fn lay_out(job: &Job, path: &Path, dir: &Path) -> Result<()> {
     let mut command = Command::new("fio");
     command
@@ -55,7 +55,7 @@ pub(super) fn command(job: &Job, path: &Path, dir: &Path, runtime: u32, extra: &
     command
 }
 
-/// Runs it to its end and returns what it printed; [`Interrupted`] if it is to be given up.
+/// Runs it to its end and returns its output; [`Interrupted`] on request.
 pub(super) fn run(
     mut command: Command,
     work: &Path,
@@ -68,7 +68,7 @@ pub(super) fn run(
         .stdout(File::create(&out)?)
         .stderr(File::create(&err)?)
         .process_group(0)
-        // Left in the working directory otherwise, on an error.
+        // On an error fio would leave this file in the working directory.
         .current_dir(work)
         .spawn();
     let mut child = child.context("cannot run fio (apt-get install fio)")?;
@@ -85,16 +85,15 @@ pub(super) fn run(
     Ok(text)
 }
 
-/// fio prints some of its errors before the JSON on stdout.
+/// fio prints some errors before the JSON on stdout.
 fn errors(text: &str) -> String {
     let before = text.split('{').next().unwrap_or_default();
     tail(before)
 }
 
 fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<ExitStatus> {
-    let pid = i32::try_from(child.id())?;
-    let pidfd = Pid::from_raw(pid).context("fio's process id")?;
-    let pidfd = pidfd_open(pidfd, PidfdFlags::empty()).context("pidfd_open")?;
+    let pid = Pid::from_child(child);
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("pidfd_open")?;
     let start = Instant::now();
     let timeout = Timespec {
         tv_sec: 0,
@@ -105,7 +104,7 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
         match poll(&mut fds, Some(&timeout)) {
             Ok(0) => {}
             Ok(_) => return Ok(child.wait()?),
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(error) => return Err(error).context("poll"),
         }
         let overdue = start.elapsed() > limit;
@@ -121,10 +120,9 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
 }
 
 /// fio and the processes of its jobs.
-fn kill_group(pid: i32) -> Result<()> {
-    let group = nix::unistd::Pid::from_raw(pid);
-    match nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
+fn kill_group(leader: Pid) -> Result<()> {
+    match kill_process_group(leader, Signal::KILL) {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error).context("kill fio"),
     }
 }

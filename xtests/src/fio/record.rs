@@ -1,8 +1,8 @@
-//! The result as a document: what `report.json` holds, `compare` reads and the reports show.
+//! The result as a document: the content of `report.json`, which `compare` reads and the reports show.
 //!
 //! Invariant: runs are the facts, everything else is derived from them (see [`super::summary`]), so
-//! that a tool that wants another statistic has all it needs. Units stand in the names: `_seconds`,
-//! `bytes`, and MB or GB are 10^6 and 10^9 bytes; latencies are nanoseconds.
+//! that a tool for another statistic has all it needs. Units are in the names: `_seconds`, `bytes`,
+//! and MB or GB are 10^6 and 10^9 bytes; latencies are nanoseconds.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use super::jobs::{Figure, Job};
 use super::load::Load;
 use super::output::Moved;
 
-/// Raised when a field changes its meaning or goes; new fields do not raise it.
+/// Raised when a field changes its meaning or is removed; new fields do not raise it.
 const FORMAT: u32 = 1;
 
 /// `report.json`.
@@ -24,20 +24,20 @@ pub(super) struct Document {
     pub(super) started: String,
     /// UTC.
     pub(super) finished: String,
-    /// Whether runs of the plan are missing, since it was interrupted.
+    /// Whether an interrupted session lacks runs of the plan.
     pub(super) incomplete: bool,
     pub(super) rounds: usize,
-    /// What fio was given for each run.
+    /// fio's runtime of each run.
     pub(super) runtime_seconds: u32,
     /// Whether caches were dropped before each run, instead of the backing being warm.
     pub(super) cold: bool,
-    /// The configuration that ratios are to, unless one has its own.
+    /// The configuration that ratios are to, unless a configuration has its own.
     pub(super) baseline: String,
     pub(super) machine: Machine,
     pub(super) backings: Vec<Backing>,
     pub(super) configs: Vec<Configuration>,
     pub(super) jobs: Vec<Job>,
-    /// What was asked for and could not be had.
+    /// Requested, but unavailable.
     pub(super) skipped: Vec<Skipped>,
     /// In the order in which they ran.
     pub(super) runs: Vec<Run>,
@@ -63,22 +63,21 @@ pub(super) struct Machine {
     pub(super) fio: String,
 }
 
-/// What is below SOURCE.
+/// The file system below SOURCE.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Backing {
     /// `tmpfs`, or the type of the disk's file system.
     pub(super) name: String,
 }
 
-/// A column.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Configuration {
     pub(super) name: String,
     /// The server's command line; SOURCE and MOUNTPOINT stand for the directories.
     pub(super) command: Option<String>,
-    /// What the program says of itself.
+    /// The program's version, in its own words.
     pub(super) version: Option<String>,
-    /// What its ratios are to, if it is another than the document's.
+    /// Its own baseline, if that is not the document's.
     #[serde(default)]
     pub(super) baseline: Option<String>,
 }
@@ -100,13 +99,13 @@ pub(super) struct Run {
     pub(super) measured: Option<Measured>,
 }
 
-/// What a run gave.
+/// A run's result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Measured {
     #[serde(flatten)]
     pub(super) moved: Moved,
     pub(super) load: Load,
-    /// What thrufs counted; none for other servers.
+    /// The counts of thrufs; none for other servers.
     pub(super) requests: Option<Requests>,
 }
 
@@ -139,8 +138,7 @@ impl Measured {
         }
     }
 
-    /// What CPU seconds are divided by: gigabytes moved in both directions, or millions of
-    /// operations where no data move.
+    /// The divisor of CPU seconds: gigabytes moved in both directions, or millions of operations if no data move.
     pub(super) fn volume(&self, figure: Figure) -> f64 {
         let (read, written) = (&self.moved.read, &self.moved.written);
         match figure {
@@ -172,7 +170,7 @@ impl Document {
         FORMAT
     }
 
-    /// What the ratios of `config` are to.
+    /// The baseline of `config`.
     pub(super) fn baseline_of(&self, config: &str) -> &str {
         let found = self.configs.iter().find(|known| known.name == config);
         let own = found.and_then(|known| known.baseline.as_deref());

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use xtests::support::stdout::print;
 
 use super::record::Document;
-use super::{html, machine, markdown, pictures, print};
+use super::{html, machine, markdown, pictures};
 
-/// Writes them into `dir` and prints the result, with `remedy` if it is not complete; fails if a run
-/// failed.
+/// Writes them into `dir` and prints the result, with `remedy` if it is not complete; fails if a run failed.
 pub(super) fn write(mut document: Document, dir: &Path, remedy: &str) -> Result<ExitCode> {
     document.finished = machine::now()?;
     let write = |name: &str, text: &str| {

@@ -1,41 +1,41 @@
 //! The server of one run, mounted for that run alone.
 //!
 //! A mount for each run, not one for the session: the client's cache, the daemon's counters and its
-//! CPU time then begin with the run, and no configuration profits from what an earlier run left.
+//! CPU time then begin with the run, and no configuration profits from an earlier run.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use xtests::support::command::{output, succeed};
+use xtests::support::daemon_fixture::{DaemonFixture, tied_to_us};
 use xtests::support::mount::thrufs;
 use xtests::support::peers::Peer;
 use xtests::support::request_trace::{Request, RequestTrace};
 use xtests::support::scratch::Scratch;
-use xtests::support::served::{Served, tied_to_us};
 
 use super::configs::{Config, Kind};
 use super::record::Requests;
 
-/// On each CPU: 100,000 requests in a second, for several.
+/// Per CPU: 100,000 requests in a second, for several seconds.
 const TRACE_KB: u32 = 16 << 10;
 
-/// What serves, and the directory to work in.
+/// The server, and the directory to work in.
 pub(super) struct Server {
     dir: PathBuf,
     served: Running,
 }
 
 enum Running {
-    /// Nobody of ours.
-    Nobody,
-    /// Neither, but the kernel tells what it is sent.
+    /// A process of ours does not serve it.
+    NotOurs,
+    /// Not ours either, but the kernel reports the requests that it sends.
     Counted(RequestTrace),
-    /// The scratch directory holds the mount point, so it goes last.
+    /// Dropped last: the scratch directory holds the mount point.
     Thrufs {
-        served: Served,
+        served: DaemonFixture,
         binary: PathBuf,
         _scratch: Scratch,
     },
@@ -43,16 +43,16 @@ enum Running {
 }
 
 impl Server {
-    /// Mounts `source`; who is not done after `limit` is taken to hang, and aborted.
+    /// Mounts `source`; a mount that is still in use after `limit` counts as hung and is aborted.
     pub(super) fn start(config: &Config, source: &Path, limit: Duration) -> Result<Self> {
         match &config.kind {
             Kind::Native => Ok(Self {
                 dir: source.to_owned(),
-                served: Running::Nobody,
+                served: Running::NotOurs,
             }),
             Kind::Against(_) => Ok(Self {
                 dir: source.to_owned(),
-                served: Running::Nobody,
+                served: Running::NotOurs,
             }),
             Kind::Counted(_) => {
                 let trace = RequestTrace::start()?;
@@ -80,7 +80,7 @@ impl Server {
                 let mut command = tied_to_us(&binary);
                 command.args(["mount", "-f"]).args(options);
                 command.arg(source).arg(&dir);
-                let mut served = Served::start(&config.name, command, &dir, &log)?;
+                let mut served = DaemonFixture::start(&config.name, command, &dir, &log)?;
                 served.allow(limit);
                 Ok(Self {
                     dir,
@@ -94,7 +94,6 @@ impl Server {
         }
     }
 
-    /// Where fio works.
     pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
@@ -102,7 +101,7 @@ impl Server {
     /// The daemon, if it is ours.
     pub(super) fn pid(&self) -> Result<Option<u32>> {
         let pid = match &self.served {
-            Running::Nobody | Running::Counted(_) => return Ok(None),
+            Running::NotOurs | Running::Counted(_) => return Ok(None),
             Running::Thrufs { served, .. } => served.server_pid()?,
             Running::Peer(peer) => peer.pid()?,
         };
@@ -134,10 +133,10 @@ impl Server {
         Ok(Some(words.join(" ")))
     }
 
-    /// What thrufs has counted, or the kernel; none of another server.
+    /// The requests that thrufs or the kernel has counted; none of another server.
     pub(super) fn requests(&self) -> Result<Option<Requests>> {
         let binary = match &self.served {
-            Running::Nobody | Running::Peer(_) => return Ok(None),
+            Running::NotOurs | Running::Peer(_) => return Ok(None),
             Running::Counted(trace) => return Ok(Some(sent(&trace.requests()?))),
             Running::Thrufs { binary, .. } => binary,
         };
@@ -150,16 +149,8 @@ impl Server {
     /// Unmounts and checks that it went well.
     pub(super) fn stop(self) -> Result<()> {
         match self.served {
-            Running::Nobody | Running::Counted(_) => Ok(()),
-            Running::Thrufs { mut served, .. } => {
-                served.unmount()?;
-                let log = served.log();
-                ensure!(
-                    !log.contains("panicked"),
-                    "a thread of the daemon panicked:\n{log}"
-                );
-                Ok(())
-            }
+            Running::NotOurs | Running::Counted(_) => Ok(()),
+            Running::Thrufs { mut served, .. } => served.unmount(),
             Running::Peer(peer) => peer.unmount(),
         }
     }
@@ -183,7 +174,7 @@ fn requests(status: &Value) -> Result<Requests> {
     Ok(counted)
 }
 
-/// What the kernel sent.
+/// The requests that the kernel sent.
 fn sent(requests: &[Request]) -> Requests {
     let of = |opcode| requests.iter().filter(|r| r.opcode == opcode).count() as u64;
     Requests {
@@ -193,7 +184,7 @@ fn sent(requests: &[Request]) -> Requests {
     }
 }
 
-/// The first line that the configuration's program prints when it is asked for its version.
+/// The first line that the configuration's program prints for its version.
 pub(super) fn version(config: &Config) -> Option<String> {
     let program = match &config.kind {
         Kind::Native | Kind::Against(_) | Kind::Counted(_) => return None,

@@ -1,4 +1,4 @@
-//! A session: all runs of a plan that are not done yet, then the reports.
+//! A session: all remaining runs of a plan, then the reports.
 
 use std::collections::HashSet;
 use std::io::IsTerminal;
@@ -17,9 +17,8 @@ use super::place::{Place, in_directory};
 use super::plan::{Size, Step, steps};
 use super::record::{Backing, Configuration, Document, Run, Skipped};
 use super::state::{Plan, State};
-use super::{machine, reports, server};
+use super::{machine, reports, server, sets};
 
-/// See the module.
 pub(super) struct Session {
     plan: Plan,
     state: State,
@@ -29,7 +28,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Provides what the plan needs beside fio, which has these `engines`; what cannot be had is
+    /// Provides what the plan needs beside fio, which has these `engines`; what is unavailable is
     /// left out and named.
     pub(super) fn new(
         plan: Plan,
@@ -39,7 +38,7 @@ impl Session {
     ) -> Result<Self> {
         let mut skipped = Vec::new();
         let all = jobs::load(&jobs::directory())?;
-        let (jobs, without): (Vec<Job>, Vec<Job>) = jobs::select(&all, &plan.jobs, &[])?
+        let (jobs, without): (Vec<Job>, Vec<Job>) = sets::select(&all, &plan.jobs, &[])?
             .into_iter()
             .partition(|job| engines.contains(&job.engine));
         skipped.extend(without.into_iter().map(|job| Skipped {
@@ -86,7 +85,7 @@ impl Session {
         })
     }
 
-    /// Runs what is left of the plan, until the end or an interrupt.
+    /// Runs the rest of the plan, until the end or an interrupt.
     pub(super) fn run(&mut self, interrupt: &Interrupt) -> Result<()> {
         let places = Place::all(&self.plan.backings)?;
         let names = places.iter().map(|place| place.name.clone());
@@ -139,7 +138,7 @@ impl Session {
         steps
     }
 
-    /// One run; none if it was given up on request.
+    /// One run; none if it was interrupted.
     fn step(&mut self, bench: &mut Bench<'_>, place: &Place, step: &Step) -> Result<Option<Run>> {
         if bench.interrupt.is_set() {
             return Ok(None);
@@ -180,7 +179,7 @@ impl Session {
     }
 }
 
-/// Those that can be had.
+/// The configurations that are available.
 fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config> {
     configs.retain(|config| match provide(config) {
         Ok(()) => true,
@@ -195,7 +194,7 @@ fn available(mut configs: Vec<Config>, skipped: &mut Vec<Skipped>) -> Vec<Config
     configs
 }
 
-/// Whether the configuration can be had; building a peer is part of it.
+/// Whether the configuration is available; building a peer is part of the check.
 fn provide(config: &Config) -> Result<()> {
     match &config.kind {
         Kind::Native | Kind::Thrufs { .. } | Kind::Against(_) | Kind::Counted(_) => Ok(()),
@@ -207,7 +206,7 @@ fn provide(config: &Config) -> Result<()> {
     }
 }
 
-/// A bar with the time left; lines where there is no terminal to draw a bar on.
+/// A bar with the time left; plain lines without a terminal.
 struct Progress {
     bar: ProgressBar,
     start: Instant,

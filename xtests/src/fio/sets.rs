@@ -1,6 +1,8 @@
-//! Sets of jobs with a name, for `--set`.
+//! Sets of jobs with a name, for `--set`, and the choice of jobs by set and by name.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
 
 use super::jobs::Job;
 use super::names::unknown;
@@ -12,7 +14,6 @@ struct Set {
     holds: fn(&Job) -> bool,
 }
 
-/// All sets.
 const SETS: &[Set] = &[
     Set {
         name: "seeds",
@@ -90,6 +91,38 @@ pub(super) fn jobs<'a>(set: &str, all: &'a [Job]) -> Result<Vec<&'a str>> {
     Ok(members.map(|job| job.name.as_str()).collect())
 }
 
+/// The jobs that `words` (FILE or FILE:SECTION) and `sets` name, each once, in their order.
+pub(super) fn select(all: &[Job], words: &[String], chosen: &[String]) -> Result<Vec<Job>> {
+    let mut names: Vec<&str> = Vec::new();
+    for set in chosen {
+        names.extend(jobs(set, all)?);
+    }
+    for word in words {
+        let word = word.trim_end_matches(".fio");
+        let found: Vec<&str> = all
+            .iter()
+            .filter(|job| job.name == word || job.file.trim_end_matches(".fio") == word)
+            .map(|job| job.name.as_str())
+            .collect();
+        if found.is_empty() {
+            let files = all.iter().map(|job| job.file.trim_end_matches(".fio"));
+            let known = all.iter().map(|job| job.name.as_str()).chain(files);
+            let known: BTreeSet<&str> = known.collect();
+            return Err(unknown("job", word, known, "`xtests fio --list` names all"));
+        }
+        names.extend(found);
+    }
+    let mut selected: Vec<Job> = Vec::new();
+    for name in names {
+        if !selected.iter().any(|job| job.name == name) {
+            let job = all.iter().find(|job| job.name == name);
+            selected.push(job.with_context(|| format!("no job {name}"))?.clone());
+        }
+    }
+    ensure!(!selected.is_empty(), "no job is selected");
+    Ok(selected)
+}
+
 /// `name: what it is for (how many jobs)`, a line each.
 pub(super) fn list(all: &[Job]) -> String {
     SETS.iter()
@@ -123,5 +156,28 @@ mod tests {
             error.to_string().contains("did you mean matrix?"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn select_of_an_unknown_job_names_the_nearest() {
+        let all = load(&directory()).expect("the repository's jobs");
+        let error = select(&all, &["seqwrite-psink".to_owned()], &[]).expect_err("misspelt");
+        assert!(
+            error.to_string().contains("did you mean seqwrite-psync"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn select_of_a_file_and_one_of_its_sections_takes_each_once() {
+        let all = load(&directory()).expect("the repository's jobs");
+        let words = [
+            "seqwrite-psync:64k".to_owned(),
+            "seqwrite-psync.fio".to_owned(),
+        ];
+        let selected = select(&all, &words, &[]).expect("known");
+        assert_eq!(selected[0].name, words[0]);
+        let sections = all.iter().filter(|job| job.file == words[1]);
+        assert_eq!(selected.len(), sections.count());
     }
 }

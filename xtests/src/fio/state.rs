@@ -1,8 +1,8 @@
-//! What a session has on disk while it runs, so that it can be interrupted and resumed: the plan,
-//! and a line for each run, appended as soon as it is done.
+//! A session's state on disk, so that it can be interrupted and resumed: the plan, and a line for
+//! each run, appended as soon as the run is done.
 //!
-//! Invariant: a directory holds one plan for ever; resuming goes by that plan and not by the
-//! command line, so that old and new runs are of the same thing.
+//! Invariant: a directory holds one plan for ever; resuming follows that plan and not the command
+//! line, so that old and new runs measure the same.
 
 use std::fs::File;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
-use xtests::install;
+use xtests::support::install;
 
 use super::configs::Binary;
 use super::record::Run;
@@ -23,7 +23,7 @@ const RUNS: &str = "runs.jsonl";
 pub(super) struct Plan {
     /// Names of jobs.
     pub(super) jobs: Vec<String>,
-    /// As typed.
+    /// As on the command line.
     pub(super) configs: Vec<String>,
     pub(super) binaries: Vec<Binary>,
     pub(super) against: Vec<PathBuf>,
@@ -43,7 +43,7 @@ pub(super) struct State {
 }
 
 impl State {
-    /// A new session in `dir`, or in one of its own below `target/fio`.
+    /// A new session in `dir`, or in a directory of its own below `target/fio`.
     pub(super) fn create(plan: &Plan, dir: Option<&Path>) -> Result<Self> {
         let dir = match dir {
             Some(dir) => dir.to_owned(),
@@ -62,7 +62,7 @@ impl State {
         Self::open(dir)
     }
 
-    /// The session in `dir`, with its plan and the runs that it has.
+    /// The session in `dir`, with its plan and its runs.
     pub(super) fn resume(dir: &Path) -> Result<(Self, Plan, Vec<Run>)> {
         let path = dir.join(PLAN);
         let text = std::fs::read_to_string(&path).with_context(|| {
@@ -75,7 +75,7 @@ impl State {
         let path = dir.join(RUNS);
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let runs = parse_runs(&text).with_context(|| path.display().to_string())?;
-        // A line that was cut off is run again, and must not swallow the next one.
+        // A cut-off line is run again, and must not swallow the next one.
         let whole: String = runs.iter().map(line).collect::<Result<_>>()?;
         std::fs::write(&path, whole)?;
         Ok((Self::open(dir.to_owned())?, plan, runs))
@@ -88,7 +88,7 @@ impl State {
         Ok(Self { dir, runs })
     }
 
-    /// Keeps a run.
+    /// Stores a run.
     pub(super) fn append(&mut self, run: &Run) -> Result<()> {
         self.runs.write_all(line(run)?.as_bytes())?;
         Ok(())
@@ -117,12 +117,12 @@ fn sessions() -> PathBuf {
     install::target().join("fio")
 }
 
-/// The session that was started last.
+/// The newest session.
 pub(super) fn newest() -> Result<PathBuf> {
     let dir = sessions();
     let entries = std::fs::read_dir(&dir).into_iter().flatten();
     let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    // Their names are dates.
+    // Directories are named by their date.
     let newest = paths.filter(|path| path.join(PLAN).is_file()).max();
     newest.with_context(|| format!("{}: no session to resume", dir.display()))
 }

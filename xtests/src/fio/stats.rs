@@ -1,7 +1,7 @@
 //! The statistics of a comparison: medians with their spread, ratios, geometric means.
 //!
-//! No mean and no standard deviation of runs: one disturbed run moves them, and nothing says that
-//! runs are distributed normally.
+//! No mean and no standard deviation of runs: one disturbed run moves them, and the distribution of
+//! runs is not known to be normal.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,12 +14,12 @@ pub(super) struct Spread {
     /// Lower and upper quartile.
     pub(super) q1: f64,
     pub(super) q3: f64,
-    /// How many values it is of.
+    /// The number of values.
     pub(super) n: usize,
 }
 
 impl Spread {
-    /// Of these values; `None` without any.
+    /// The spread of these values; `None` without any.
     pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
         let mut values: Vec<f64> = values.into_iter().filter(|v| v.is_finite()).collect();
         values.sort_by(f64::total_cmp);
@@ -42,7 +42,7 @@ impl Spread {
     }
 }
 
-/// Between neighbours linearly; `None` without values.
+/// Linear between neighbours; `None` without values.
 fn quantile(sorted: &[f64], q: f64) -> Option<f64> {
     let at = q * sorted.len().checked_sub(1)? as f64;
     let (low, high) = (at.floor() as usize, at.ceil() as usize);
@@ -63,10 +63,10 @@ pub(super) fn geometric_mean(values: impl IntoIterator<Item = f64>) -> Option<f6
     Some((logs.iter().sum::<f64>() / logs.len() as f64).exp())
 }
 
-/// Differences below this are never called a change, however narrow the spreads are: rounds of one
+/// Smaller differences are never called a change, however narrow the spreads are: rounds of one
 /// session resemble each other more than two sessions do.
 const LEAST_CHANGE: f64 = 0.03;
-/// Spreads of fewer values say next to nothing.
+/// Spreads of fewer values mean next to nothing.
 const LEAST_ROUNDS: usize = 3;
 
 /// How `after` relates to `before`.

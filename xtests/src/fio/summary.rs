@@ -1,7 +1,7 @@
-//! From runs to what is shown: a cell is one job on one backing by one configuration.
+//! From runs to cells: one job on one backing by one configuration.
 //!
-//! A ratio is taken within each round and then the median of them, never of two medians: what
-//! disturbed a round disturbed both.
+//! A ratio is taken within each round, and then the median of the ratios, never the ratio of
+//! medians: a disturbance in a round affects both sides.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,6 @@ use super::jobs::Job;
 use super::record::{Document, Measured, Run};
 use super::stats::{Spread, geometric_mean};
 
-/// One cell.
 pub(super) struct Cell<'a> {
     pub(super) backing: &'a str,
     pub(super) job: &'a Job,
@@ -22,7 +21,7 @@ pub(super) struct Cell<'a> {
     pub(super) latency: Vec<(f64, f64)>,
     /// CPU seconds of the daemon for each GB (or million operations).
     pub(super) daemon_cpu: Option<f64>,
-    /// The same of the whole machine.
+    /// The same for the whole machine.
     pub(super) machine_cpu: Option<f64>,
     pub(super) writes_per_write: Option<f64>,
     pub(super) reads_per_read: Option<f64>,
@@ -30,11 +29,11 @@ pub(super) struct Cell<'a> {
     pub(super) other: f64,
     /// How many of its runs were disturbed.
     pub(super) disturbed: usize,
-    /// Of the first run that failed.
+    /// The first failed run's error.
     pub(super) error: Option<&'a str>,
 }
 
-/// All cells in the order backing, job, configuration; those without any run are left out.
+/// All cells in the order backing, job, configuration; cells without a run are left out.
 pub(super) fn cells(document: &Document) -> Vec<Cell<'_>> {
     let mut cells = Vec::new();
     for backing in &document.backings {
@@ -92,7 +91,7 @@ fn cell<'a>(
 }
 
 fn latency(measured: &[&Measured], job: &Job) -> Vec<(f64, f64)> {
-    // Whole percentiles and those with two decimals alike, as keys that compare.
+    // Whole percentiles and those with two decimals, as keys that compare.
     let mut by_percentile: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for (percent, nanoseconds) in measured.iter().flat_map(|m| m.latency(job.figure)) {
         let key = (percent * 1000.0).round() as u64;
@@ -104,7 +103,7 @@ fn latency(measured: &[&Measured], job: &Job) -> Vec<(f64, f64)> {
         .collect()
 }
 
-/// `config` to `to`, of the rounds that both have.
+/// `config` to `to`, over the rounds that both have.
 pub(super) fn ratio(
     document: &Document,
     backing: &str,
@@ -152,10 +151,10 @@ pub(super) fn is_ours(config: &str) -> bool {
     config.starts_with("thrufs")
 }
 
-/// The peers that beat the best write-through column of ours in this cell, with their lead.
+/// The peers that beat our best write-through column in this cell, with their lead.
 ///
-/// A peer is beaten by, or beats, what does the same: kernel passthrough is compared with kernel
-/// passthrough, and the native directory with nobody, since it is the limit.
+/// Only like configurations are compared: kernel passthrough with kernel passthrough, and the
+/// native directory with none, since it is the limit.
 pub(super) fn ahead(document: &Document, backing: &str, job: &Job) -> Vec<(String, String, f64)> {
     let mut leads = Vec::new();
     for peer in document.configs.iter().map(|config| config.name.as_str()) {

@@ -1,12 +1,37 @@
 //! A test inside of a guest, as data: one program, run once, whose end is the verdict.
 //!
-//! The host makes the list and writes it to a file that the guest's first process reads; the kernel's
-//! command line would be too short. Invariant: every name is known to the host before the guest starts,
-//! so that a test that never ran is seen.
+//! The host writes the list to a file that the guest's first process reads; the kernel's command
+//! line would be too short. Invariant: the host knows every name before the guest starts, so that a
+//! test that never ran is noticed.
+
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How a program says what came of it.
+/// Limit of each of our own cases in a guest.
+pub(super) const LONGEST_CASE: Duration = Duration::from_secs(360);
+
+/// How requests get to the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Transport {
+    /// /dev/fuse.
+    Fuse,
+    /// A virtiofs device, served by virtiofsd on the host.
+    Virtiofs,
+}
+
+impl Transport {
+    /// What a kernel may have as modules, and then must load.
+    pub(super) fn modules(self) -> Vec<String> {
+        let names: &[&str] = match self {
+            Self::Fuse => &["fuse"],
+            Self::Virtiofs => &["virtio_pci", "virtiofs"],
+        };
+        names.iter().map(|&name| name.to_owned()).collect()
+    }
+}
+
+/// How a program reports its result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Language {
     /// The kernel's selftest harness: TAP on stdout.
@@ -15,7 +40,6 @@ pub(super) enum Language {
     Rust,
 }
 
-/// One test.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Case {
     /// `suite/test`; no blanks.
@@ -24,9 +48,9 @@ pub(super) struct Case {
     pub(super) arguments: Vec<String>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) language: Language,
-    /// Seconds after which the kernel is asked for the stacks of blocked tasks, if any.
+    /// Seconds after which the kernel prints the stacks of blocked tasks, if any.
     pub(super) suspicious_after: Option<u64>,
-    /// Seconds after which it is killed and has failed.
+    /// Seconds after which it is killed and fails.
     pub(super) limit: u64,
 }
 
@@ -37,7 +61,7 @@ impl Case {
     }
 }
 
-/// What is asked for in words: a whole name, or a suite's.
+/// Whether `wanted`, a whole name or a suite's, selects the test.
 pub(super) fn is_called(name: &str, wanted: &str) -> bool {
     name == wanted || Case::suite(name) == wanted
 }

@@ -1,10 +1,10 @@
 //! What is expected of each kernel, and how an outcome compares.
 //!
-//! Invariant: everything that is not listed has to pass, and everything that is listed has to fail in
-//! the way listed. So a fixed defect, a lost test and a new failure are all seen.
+//! Invariant: every test that is not listed must pass, and every listed test must fail in the
+//! listed way. So a fixed defect, a lost test and a new failure are all noticed.
 //!
-//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport; a `*` at the end of a word
-//! between slashes stands for any rest of it.
+//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport; a `*` at the end of a
+//! word between slashes stands for any rest of it.
 
 use anyhow::Context;
 use serde::Deserialize;
@@ -52,9 +52,9 @@ struct LeftOut {
 struct Failure {
     kernels: Vec<String>,
     test: String,
-    /// A part of what the test says then.
+    /// A part of the test's message then.
     detail: String,
-    /// Shown in the table's notes.
+    /// Printed in the table's notes.
     reason: String,
 }
 
@@ -69,12 +69,12 @@ struct ExpectedReport {
     reason: String,
 }
 
-/// A complaint that is not about what is tested, and that need not come.
+/// A complaint that is not about the tests, and that may be absent.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Tolerated {
     kernels: Vec<String>,
-    /// The tests during which it may come; none: any.
+    /// The tests during which it may come; empty for any.
     #[serde(default)]
     during: Vec<String>,
     /// All of these occur, in this order.
@@ -85,28 +85,28 @@ struct Tolerated {
 /// What a test's result means.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Cell {
-    /// It passed, as it should.
+    /// Passed, as expected.
     Pass,
-    /// It failed in the way listed, for the reason listed.
+    /// Failed in the listed way, for the listed reason.
     Expected(String),
-    /// It was skipped or not run at all, as listed.
+    /// Skipped or not run, as listed.
     NotRun(String),
     /// Anything else: what happened.
     Wrong(String),
 }
 
-/// All that came of one kernel.
+/// Everything that one kernel showed.
 pub(super) struct Comparison {
     /// One for each test, in their order.
     pub(super) cells: Vec<Cell>,
-    /// What is wrong beside the tests: complaints, missing complaints, a bad end.
+    /// Faults beside the tests: complaints, missing complaints, a bad end.
     pub(super) wrong: Vec<String>,
-    /// Complaints that were expected, with the reason.
+    /// Expected complaints, with the reason.
     pub(super) notes: Vec<String>,
 }
 
 impl Comparison {
-    /// The same with a cell for each of `all`; of these the kernel was given `own`.
+    /// The same with a cell for each of `all`; the kernel ran only those of `own`.
     pub(super) fn widened(mut self, own: &[String], all: &[String]) -> Self {
         let cell = |test: &String| match own.iter().position(|name| name == test) {
             Some(at) => self.cells[at].clone(),
@@ -131,7 +131,7 @@ impl Expectations {
         Some(&found.reason)
     }
 
-    /// Compares what the kernel `name` did with what is expected of it.
+    /// Compares the outcome of the kernel `name` with its expectations.
     pub(super) fn compare(&self, name: &str, tests: &[String], outcome: &Outcome) -> Comparison {
         let cells = tests
             .iter()
@@ -163,7 +163,7 @@ impl Expectations {
         }
     }
 
-    /// The kernel's complaints: what is `wrong`, and what is a note.
+    /// The kernel's complaints: `wrong` ones, and notes.
     fn reports(
         &self,
         name: &str,
@@ -268,8 +268,8 @@ impl Tolerated {
     }
 }
 
-/// False for a list of blocked tasks, which the guest asks for when a test takes long, if there are none or if
-/// the test passed in the end: the host was busy.
+/// False for a list of blocked tasks, which the guest requests when a test takes long, if it is
+/// empty or the test passed in the end: the host was busy.
 fn says_something(report: &Report, outcome: &Outcome) -> bool {
     let is_list = report
         .lines

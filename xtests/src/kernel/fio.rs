@@ -1,10 +1,10 @@
 //! `xtests kernel fio`: the jobs of `fio-jobs` in guests, on several kernels, by virtiofsd and by thrufs.
 //!
-//! How the runs are ordered, measured and told is `xtests fio`'s ([`guests`]); here a kernel is booted.
-//! Times in User Mode Linux mean little, its system calls being slow, and these kernels have detectors: ratios
-//! of neighbours mean something if they exceed those of the baseline booted again, and counts of requests mean all. Invariant: the kernels of a table
-//! differ in their series alone, and lock order is not proved in any, which one complaint would end in the
-//! middle.
+//! `xtests fio` ([`guests`]) orders, measures and reports the runs; here a kernel is booted. Times
+//! in User Mode Linux mean little, since its system calls are slow, and these kernels have
+//! detectors: ratios of neighbours mean something if they exceed those of the baseline booted
+//! again; counts of requests always do. Invariant: the kernels of a table differ in their series
+//! alone, and none has lockdep, which one complaint would turn off in the middle.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -14,17 +14,18 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Parser;
 use thrufs_lab::{Lab, Machine, Mark, Outcome};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
+use super::build_args::{BuildArgs, say};
 use super::case::Case;
 use super::plan::{self, Built, Purpose};
 use super::run::visible;
+use super::suites;
 use super::virtiofs::Server;
-use super::{BuildArgs, say, suites};
 use crate::fio::guests::{self, Answer, Boot, Session, Task, VIRTIOFSD};
 
-/// The two of the mailing list threads, and those that begin or end inside of a page.
+/// The two of the mailing list threads, and jobs whose writes begin or end inside of a page.
 const JOBS: [&str; 5] = [
     "seqwrite-psync:64k",
     "randwrite-psync:64k",
@@ -115,7 +116,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     session.write_reports()
 }
 
-/// Boots a guest and has it do its tasks.
+/// Boots a guest with its tasks, and collects the answers.
 fn ask(
     built: &Built,
     boot: &Boot<'_>,
@@ -168,7 +169,7 @@ fn case(task: &Task, runtime: u32, thrufs: &str) -> anyhow::Result<Case> {
     Ok(case)
 }
 
-/// What the guest has said of one case.
+/// The guest's answer for one case.
 fn answer(outcome: &Outcome, name: &str) -> Answer {
     let console = outcome.console.display();
     match outcome.verdicts.iter().find(|verdict| verdict.test == name) {

@@ -1,10 +1,9 @@
-//! The first process of a booted kernel: runs the cases of a list one by one and passes their verdicts
-//! on.
+//! The first process of a booted kernel: runs the cases of a list one by one and passes their verdicts on.
 //!
-//! Invariant: a case ends with a verdict within its limit, or the guest says why it cannot go on. What a
-//! case has left (a process, a FUSE connection) is ended before the next one begins. A killed process
-//! that served its own mount cannot end without: closing the file waits for an answer, and the device is
-//! closed only after that.
+//! Invariant: a case ends with a verdict within its limit, or the guest reports why it cannot go
+//! on. What a case has left (a process, a FUSE connection) is ended before the next one begins. A
+//! killed process that served its own mount needs that: closing the file waits for an answer, and
+//! the device is closed only after that.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -34,15 +33,15 @@ pub(super) struct Args {
 
 /// Where the kernel lists FUSE connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-/// For a killed process to end, and for its last words.
+/// For a killed process to end, and for its last output.
 const GRACE: Duration = Duration::from_secs(5);
-/// Seconds that a task may wait without being killable, here; the test's own limits come first. Shorter, it
-/// is a busy host that is found: a task waits for a lock whose owner gets no CPU.
+/// Seconds that a task may wait without being killable; the test's own limits come first. With
+/// less, a busy host is reported: a task waits for a lock whose owner gets no CPU.
 const HUNG_TASK: (&str, &str) = ("/proc/sys/kernel/hung_task_timeout_secs", "30");
-/// The lines of the skipping test itself.
+/// How a skipping test begins its line.
 const SKIPS: &str = "/tmp/skips";
 
-/// Does not return in a guest; elsewhere it refuses to start.
+/// Does not return in a guest; refuses to start elsewhere.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     guest::enter(&[&args.cases])?;
     if let Err(error) = run_all(&args.cases) {
@@ -82,14 +81,14 @@ enum Event {
     End(std::io::Result<ExitStatus>),
 }
 
-/// Everything that one case said, and how it ended; `None`: it had to be killed.
+/// The output of one case, and how it ended; `None`: it was killed at its limit.
 struct Ended {
     lines: Vec<String>,
     status: Option<ExitStatus>,
 }
 
 fn run_case(case: &Case) -> anyhow::Result<(Mark, String)> {
-    // It may be there from the case before.
+    // The case before may have left it.
     let _absent = std::fs::remove_file(SKIPS);
     let ended = match start(case) {
         Ok((child, lines)) => follow(case, child, &lines)?,
@@ -110,7 +109,7 @@ fn run_case(case: &Case) -> anyhow::Result<(Mark, String)> {
 fn start(case: &Case) -> std::io::Result<(Child, Receiver<Event>)> {
     let mut command = Command::new(&case.program);
     command.args(&case.arguments);
-    // The kernel gives its first process next to no environment.
+    // The kernel gives its first process almost no environment.
     command
         .env(
             "PATH",
@@ -120,7 +119,7 @@ fn start(case: &Case) -> std::io::Result<(Child, Receiver<Event>)> {
         .env("TMPDIR", "/tmp")
         .env(SKIP_LOG, SKIPS)
         .envs(case.environment.iter().map(|(name, value)| (name, value)));
-    // A harness may print results to its standard output, and what a test has to say to the other one.
+    // A harness may print results to standard output, and a test its messages to standard error.
     let (output, input) = nix::unistd::pipe()?;
     command.stdout(input.try_clone()?).stderr(input);
     command
@@ -128,7 +127,7 @@ fn start(case: &Case) -> std::io::Result<(Child, Receiver<Event>)> {
         .stdin(Stdio::null())
         .process_group(0);
     let child = command.spawn()?;
-    // It holds the writing ends, and as long as it does there is no end of the output.
+    // The command holds the writing ends, and the output does not end before they are closed.
     drop(command);
     let (sender, events) = channel();
     std::thread::spawn(move || {
@@ -142,7 +141,7 @@ fn start(case: &Case) -> std::io::Result<(Child, Receiver<Event>)> {
     Ok((child, events))
 }
 
-/// Keeps and shows what the program says, until it has ended or its time is over.
+/// Stores and prints the program's output, until it has ended or its time is over.
 fn follow(case: &Case, mut child: Child, lines: &Receiver<Event>) -> anyhow::Result<Ended> {
     let group = Pid::from_raw(i32::try_from(child.id())?);
     let (sender, ends) = channel();
@@ -175,7 +174,7 @@ fn follow(case: &Case, mut child: Child, lines: &Receiver<Event>) -> anyhow::Res
             Err(RecvTimeoutError::Disconnected) => break,
         }
     }
-    // Also when it has ended: what it has started may be left.
+    // Also when it has ended: its own children may be left.
     let _gone = killpg(group, Signal::SIGKILL);
     if status.is_none() {
         abort_connections()?;
@@ -195,11 +194,11 @@ fn follow(case: &Case, mut child: Child, lines: &Receiver<Event>) -> anyhow::Res
     })
 }
 
-/// Ends the connections that are there.
+/// Ends all existing connections.
 fn abort_connections() -> std::io::Result<()> {
     for entry in std::fs::read_dir(CONNECTIONS)? {
         match std::fs::write(entry?.path().join("abort"), "1") {
-            // It went away by itself.
+            // The connection is gone already.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => (),
             result => result?,
         }

@@ -1,23 +1,24 @@
-//! `xtests kernel instructions`: what a write(2) to thrufs costs on each kernel, in instructions.
+//! `xtests kernel instructions`: the cost of a write(2) to thrufs on each kernel, in instructions.
 //!
-//! Times in a guest mean nothing, but QEMU's translator can have a clock that counts instructions. For it
-//! the kernels are built anew, small and without detectors. Invariant: all kernels of a table differ in
-//! their series alone.
+//! Times in a guest mean nothing, but QEMU's translator has a clock that counts instructions. The
+//! kernels for it are built small and without detectors. Invariant: all kernels of a table differ
+//! in their series alone.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use thrufs_lab::{Lab, Machine, Mark, Root};
-use xtests::install;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
+use super::build_args::{BuildArgs, say};
+use super::guest_scenarios::INSTRUCTIONS;
 use super::plan::{self, Built, LARGE_FOLIOS, Purpose};
-use super::{BuildArgs, say, suites};
+use super::suites;
 
 /// Booting takes some ten seconds, and measuring less.
 const DEADLINE: Duration = Duration::from_secs(300);
-const TEST: &str = "instructions";
 
 type Row = (String, u64);
 
@@ -43,8 +44,8 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         .dir()
         .join("run")
         .join(built.name.replace('/', "-"))
-        .join(TEST);
-    let mut case = suites::own(TEST, &["inside", TEST, "--cache=always"])?;
+        .join(INSTRUCTIONS);
+    let mut case = suites::own(INSTRUCTIONS, &["scenario", INSTRUCTIONS, "--cache=always"])?;
     let thrufs = install::thrufs()?;
     case.environment
         .push((BIN.to_owned(), thrufs.display().to_string()));
@@ -53,12 +54,15 @@ fn measure(built: &Built, lab: &Lab) -> anyhow::Result<Vec<Row>> {
         counted: true,
         root: Root::Files(suites::files(&[case], &list)?),
         init,
-        // Or else a clock that is read by many instructions.
+        // Otherwise reading the clock takes many instructions.
         kernel_arguments: vec!["tsc=reliable".to_owned()],
         ..Machine::default()
     };
     let outcome = machine.boot(&built.kernel, &dir, DEADLINE)?;
-    let verdict = outcome.verdicts.iter().find(|verdict| verdict.test == TEST);
+    let verdict = outcome
+        .verdicts
+        .iter()
+        .find(|verdict| verdict.test == INSTRUCTIONS);
     match verdict {
         Some(verdict) if verdict.mark == Mark::Pass => serde_json::from_str(&verdict.detail)
             .with_context(|| format!("{} said {}", built.name, verdict.detail)),

@@ -6,14 +6,15 @@ use std::path::Path;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use thrufs_lab::{Fragment, Kernel, Kind, Lab, Package, Recipe, Series, Source};
+use xtests::support::install;
 
-use super::{BuildArgs, say, top};
+use super::build_args::{BuildArgs, say};
 
 /// A kernel with the name it has in tables and in the expectations, such as `7.3/stock`.
 pub(super) struct Built {
     pub(super) name: String,
     pub(super) kernel: Kernel,
-    /// Whose tests it is given.
+    /// The base whose tests it runs.
     pub(super) base: Base,
     pub(super) cpus: u32,
 }
@@ -21,12 +22,12 @@ pub(super) struct Built {
 /// What a kernel is built for, which decides its configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// To run tests in as a program.
+    /// To run tests as a program.
     UserMode,
-    /// To run tests in under QEMU, with huge pages: User Mode Linux has none, and without them no file has
-    /// large folios.
+    /// To run tests under QEMU, with huge pages: User Mode Linux has none, and without them no file
+    /// has large folios.
     Machine,
-    /// To count instructions; with huge pages if a kernel of the table makes use of large folios.
+    /// To count instructions; with huge pages if a kernel of the table uses large folios.
     Counted { huge_pages: bool },
 }
 
@@ -38,8 +39,8 @@ impl Purpose {
         }
     }
 
-    /// Where objects are kept. A copy of an x86_64 kernel's is of little use, since its objtool is built anew
-    /// and everything after it: there all variants of a configuration share one directory.
+    /// The directory of the objects. A copy of an x86_64 kernel's is of little use, since its
+    /// objtool and everything after it is built anew: there all variants of a configuration share one directory.
     fn objects(self, variant: &str) -> &str {
         match self {
             Self::UserMode => variant,
@@ -84,7 +85,7 @@ pub(super) struct Base {
     suites: Vec<String>,
     fragments: Vec<String>,
     cpus: u32,
-    /// Lines that make prints when User Mode Linux is built from nothing, about.
+    /// About how many lines make prints when User Mode Linux is built from nothing.
     steps: Option<usize>,
 }
 
@@ -126,7 +127,7 @@ impl Base {
     }
 
     fn whole_series(&self, variant: &str) -> anyhow::Result<Series> {
-        let contrib = top().join("contrib/kernel");
+        let contrib = install::root().join("contrib/kernel");
         let dir = match variant {
             "stock" => return Ok(Series::none()),
             "patched" => contrib.join(&self.name),
@@ -151,10 +152,10 @@ impl Base {
         })
     }
 
-    /// The patches that bring the tests: all there are, so that each kernel is asked the same.
+    /// The patches that bring the tests: all of them, so that each kernel runs the same tests.
     pub(super) fn tests(&self) -> anyhow::Result<Series> {
         let is_there = |variant: &str| {
-            let dir = top().join(format!("contrib/kernel/{}-{variant}", self.name));
+            let dir = install::root().join(format!("contrib/kernel/{}-{variant}", self.name));
             dir.is_dir()
         };
         let most = [LARGE_FOLIOS, "rfc"].into_iter().find(|v| is_there(v));
@@ -190,12 +191,12 @@ impl Base {
     }
 }
 
-/// Builds all that `args` asks for.
+/// Builds all kernels of `args`.
 pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Built>> {
     let lab = Lab::new(&args.lab, args.jobs)?;
     let mut kernels = Vec::new();
     for word in &args.variant {
-        // `6.12/stock` has its base with it.
+        // `6.12/stock` names its base.
         let (base, variant) = word.split_once('/').unwrap_or((&args.base, word));
         let base = Base::find(if args.tree.is_some() {
             Base::NEWEST

@@ -1,9 +1,9 @@
-//! The test program: the selftest that the series adds to the kernel, built for the host's userland,
-//! which is the guest's as well.
+//! The test program: the selftest that the series adds to the kernel, built for the host's
+//! userland, which is the guest's as well.
 //!
-//! It is taken out of the series and not kept a second time, so that there is one test to be right. It
-//! runs on every kernel of its base, also on those that the series is not laid over; and the newest one
-//! on kernels whose series has none.
+//! The selftest is extracted from the series and not kept a second time, so that there is one test
+//! to maintain. It runs on every kernel of its base, also on kernels without the series; a base
+//! whose series has no test gets the newest one.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,13 +11,12 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use thrufs_lab::Lab;
 
+use super::build_args::say;
 use super::plan::Base;
-use super::say;
 
 const TEST: &str = "tools/testing/selftests/filesystems/fuse/write_through_test.c";
 const SELFTESTS: &str = "tools/testing/selftests";
 
-/// The built test program.
 pub(super) struct Program {
     pub(super) path: PathBuf,
     /// The names of its tests, in their order.
@@ -25,8 +24,8 @@ pub(super) struct Program {
 }
 
 impl Program {
-    /// Builds the one for `base` in a directory of its own, and then puts it below the lab's in one step:
-    /// somebody else may be running it from there.
+    /// Builds the one for `base` in a directory of its own, and then moves it below the lab's in
+    /// one step: another process may be running it from there.
     pub(super) fn build(lab: &Lab, base: &Base) -> anyhow::Result<Self> {
         let newest = Base::find(Base::NEWEST)?;
         let base = if base.tests()?.touches(TEST)? {
@@ -95,7 +94,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The tests that a source file defines. Its own `-l` is a table for people, on stderr.
+/// The tests that a source file defines. The program's own `-l` is a table for people, on stderr.
 fn parse_tests(source: &str) -> Vec<String> {
     source
         .lines()

@@ -1,27 +1,66 @@
-//! Boots the kernels one after the other and compares what came of it.
+//! Boots the kernels one after the other and compares the outcomes with the expectations.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use clap::Parser;
 use thrufs_lab::{Kind, Lab, Machine, Outcome, Root};
-use xtests::install;
+use xtests::support::install;
 
-use super::case::Case;
+use super::build_args::{BuildArgs, say};
+use super::case::{Case, Transport};
 use super::expect::{Comparison, Expectations};
 use super::plan::{self, Built, Purpose};
-use super::suites::{self, Extent, Transport};
+use super::suites::{self, Extent};
+use super::table;
 use super::virtiofs::Server;
-use super::{RunArgs, say, table};
 
-/// How much of a console is shown when something is not as expected.
+/// How much of a console is printed when something is not as expected.
 const CONSOLE_LINES: usize = 60;
-/// Directories that the guest has of its own, so that it does not see the host's. Of /tmp and /run it sees
-/// the directories in which the lab and this program are.
+/// The guest's own directories, which hide the host's. Of /tmp and /run it sees the directories
+/// that hold the lab and this program.
 const HIDDEN: &[&str] = &["/dev", "/proc", "/sys"];
 
-pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
+/// Which kernels, and what to do with them.
+#[derive(Parser)]
+pub(super) struct Args {
+    #[command(flatten)]
+    build: BuildArgs,
+    /// Boot this kernel of a distribution under QEMU instead: a package such as
+    /// linux-image-6.12.95+deb12-cloud-amd64, or an image
+    #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant"])]
+    distro: Option<String>,
+    /// Build the kernels for a machine with huge pages and boot them under QEMU: User Mode Linux has no huge
+    /// pages, and files have no large folios without
+    #[arg(long, conflicts_with_all = ["tree", "distro"])]
+    qemu: bool,
+    /// How requests get to the server
+    #[arg(long, value_enum, default_value = "fuse")]
+    transport: Transport,
+    /// One JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Stop a machine that has not ended after so many seconds
+    #[arg(long, default_value_t = 900)]
+    deadline: u64,
+    /// How long the random reproducer runs
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// The --cache of the mount that the random reproducer works on, or of virtiofsd. With `auto` the kernel
+    /// drops pages of a file whose mtime it did not expect, also those of a WRITE in flight
+    #[arg(long, default_value = "always")]
+    cache: String,
+    /// How many operations fsx does
+    #[arg(long, default_value_t = 2000)]
+    operations: u64,
+    /// Only these tests (`selftest/deadlock_self`) or suites (`selftest`)
+    #[arg(value_name = "TEST")]
+    tests: Vec<String>,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let expectations = Expectations::load()?;
     let lab = Lab::new(&args.build.lab, args.build.jobs)?;
     let kernels = kernels(args, &lab)?;
@@ -72,7 +111,7 @@ pub(super) fn run(args: &RunArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn kernels(args: &RunArgs, lab: &Lab) -> anyhow::Result<Vec<Built>> {
+fn kernels(args: &Args, lab: &Lab) -> anyhow::Result<Vec<Built>> {
     const QEMU: (&str, &str) = ("qemu-system-x86_64", "qemu-system-x86");
     if let Some(image) = &args.distro {
         install::apt(&[QEMU])?;
@@ -85,9 +124,9 @@ fn kernels(args: &RunArgs, lab: &Lab) -> anyhow::Result<Vec<Built>> {
     plan::build(&args.build, Purpose::UserMode)
 }
 
-/// The tests or suites that were asked for; else all (none is named), or all that can be run where not every
-/// file of the host's is seen.
-fn wanted(args: &RunArgs) -> Vec<String> {
+/// The requested tests or suites; else all (none is named), or all that run where the guest does
+/// not see every file of the host's.
+fn wanted(args: &Args) -> Vec<String> {
     let sees_files = args.distro.is_none() && !args.qemu;
     let can_run_all = sees_files || args.transport == Transport::Virtiofs;
     if can_run_all || !args.tests.is_empty() {
@@ -96,7 +135,7 @@ fn wanted(args: &RunArgs) -> Vec<String> {
     suites::PORTABLE.map(str::to_owned).to_vec()
 }
 
-/// A kernel, and what it is asked.
+/// A kernel and its cases.
 struct Column<'a> {
     built: &'a Built,
     cases: Vec<Case>,
@@ -111,11 +150,11 @@ impl Column<'_> {
         }
     }
 
-    /// Boots it and compares what came of it, a cell for each of its own cases.
+    /// Boots it; a cell for each of its own cases.
     fn run(
         &self,
         expectations: &Expectations,
-        args: &RunArgs,
+        args: &Args,
         lab: &Lab,
     ) -> anyhow::Result<(String, Comparison)> {
         let name = self.name(args.transport);
@@ -133,7 +172,7 @@ impl Column<'_> {
         Ok((name, comparison))
     }
 
-    /// Adds the names of its tests that `all` lacks, each to the end of its suite.
+    /// Adds its tests that `all` lacks, each to the end of its suite.
     fn name_tests(&self, all: &mut Vec<String>) {
         for case in &self.cases {
             if all.contains(&case.name) {
@@ -146,7 +185,7 @@ impl Column<'_> {
     }
 }
 
-/// The guest sees the host's files, except where it mounts something itself.
+/// The guest sees the host's files, except below its own mounts.
 pub(super) fn visible(path: &Path) -> anyhow::Result<()> {
     let hidden = HIDDEN.iter().find(|dir| path.starts_with(dir));
     ensure!(
@@ -162,7 +201,7 @@ fn boot(
     built: &Built,
     name: &str,
     cases: &[Case],
-    args: &RunArgs,
+    args: &Args,
     lab: &Lab,
 ) -> anyhow::Result<Outcome> {
     let dir = lab.dir().join("run").join(name.replace('/', "-"));

@@ -1,48 +1,26 @@
 //! What is run in a guest: the suites, as lists of cases, with everything built that they need.
 //!
-//! The guest sees the host's files, so a program of the host's is a program of the guest's, too. A test
-//! of the mount tier runs there as it is, one process for each test.
+//! The guest sees the host's files, so a program of the host's is a program of the guest's, too. A
+//! test of the mount tier runs there unchanged, one process for each test.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, bail};
 use thrufs_lab::Lab;
-use xtests::install;
 use xtests::support::command::succeed;
+use xtests::support::install;
 use xtests::support::mount::BIN;
 
-use super::LONGEST_CASE;
-use super::case::{Case, Language, is_called};
+use super::case::{Case, LONGEST_CASE, Language, Transport, is_called};
+use super::guest_scenarios::{self, RANDOM};
 use super::plan::Base;
 use super::program::Program;
 
-/// How requests get to the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Transport {
-    /// /dev/fuse.
-    Fuse,
-    /// A virtiofs device, served by virtiofsd on the host.
-    Virtiofs,
-}
-
-impl Transport {
-    /// What a kernel may have as modules and has to load.
-    pub(super) fn modules(self) -> Vec<String> {
-        let names: &[&str] = match self {
-            Self::Fuse => &["fuse"],
-            Self::Virtiofs => &["virtio_pci", "virtiofs"],
-        };
-        names.iter().map(|&name| name.to_owned()).collect()
-    }
-}
-
-/// Files of `xtests/tests` that are asked again on each kernel: what the kernel and the daemon have to
-/// do together.
+/// Files of `xtests/tests` that run again on each kernel: what the kernel and the daemon do together.
 const TESTS: &[&str] = &["failed_write", "coherence", "mapped"];
 
-/// Questions of the probe that have an answer on every kernel, and how it begins on one without the
-/// defect.
+/// Questions of the probe that every kernel can answer, and how a healthy answer begins.
 const QUESTIONS: &[(&str, &[&str])] = &[
     ("write-rule", &["B' or E", "E;", "hold-all or B' or E"]),
     ("R1", &["ok"]),
@@ -57,24 +35,24 @@ const QUESTIONS: &[(&str, &[&str])] = &[
     ("T8", &["ok"]),
 ];
 
-/// Suites that need nothing but the files of [`files`].
+/// Suites that need only the files of [`files`].
 pub(super) const PORTABLE: [&str; 4] = ["selftest", "probe", "thrufs", "repro"];
 
-/// A task that has said nothing for so long hangs. The selftests' harness gives up after 30 seconds.
+/// A task without output for so long hangs. The selftests' harness gives up after 30 seconds.
 const SUSPICIOUS: u64 = 15;
 
-/// How long and how much.
+/// The extent of a run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Extent<'a> {
     /// Seconds of the random mode.
     pub(super) seconds: u64,
-    /// How the mount caches that the random mode works on.
+    /// The cache mode of the random mode's mount.
     pub(super) cache: &'a str,
     /// Operations of fsx.
     pub(super) operations: u64,
 }
 
-/// All cases of a transport for kernels of `base`, or those called for.
+/// All cases of a transport for kernels of `base`, or the selected ones.
 pub(super) fn cases(
     lab: &Lab,
     base: &Base,
@@ -120,7 +98,7 @@ pub(super) fn cases(
     Ok(all)
 }
 
-/// What a guest needs that does not see the host's files.
+/// The files of a guest that does not see the host's.
 pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = vec![list.to_owned()];
     files.extend(cases.iter().map(|case| PathBuf::from(&case.program)));
@@ -129,7 +107,7 @@ pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>>
     if cases.iter().any(|case| case.name.ends_with("/fsx")) {
         files.extend(xtests::suite::fsx::files()?);
     }
-    // What a scenario starts beside.
+    // Programs that scenarios start.
     files.extend(["setpriv", "mount"].into_iter().filter_map(install::find));
     Ok(files)
 }
@@ -147,13 +125,13 @@ fn selftests(program: &Program) -> Vec<Case> {
     program.tests.iter().map(case).collect()
 }
 
-/// A case of this program's, by a hidden subcommand.
+/// A case that a hidden subcommand of this program runs.
 pub(super) fn own(name: &str, words: &[&str]) -> anyhow::Result<Case> {
     let own = std::env::current_exe().context("finding the path of this program")?;
     Ok(own_case(&own, name, words, LONGEST_CASE.as_secs()))
 }
 
-/// Writes the list of cases into `dir`; that, and the words of a first process that runs them.
+/// Writes the list of cases into `dir`; its path, and the first process that runs them.
 pub(super) fn first_process(cases: &[Case], dir: &Path) -> anyhow::Result<(PathBuf, Vec<String>)> {
     std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
     let list = dir.join("cases.json");
@@ -182,34 +160,6 @@ fn own_case(own: &Path, name: &str, words: &[&str], limit: u64) -> Case {
 
 fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> {
     let mut cases = Vec::new();
-    let (on, names): (&str, &[&str]) = match transport {
-        Transport::Fuse => (
-            "thrufs",
-            &[
-                "thrufs/daemon",
-                "thrufs/requests",
-                "thrufs/folios",
-                "thrufs/fsx",
-                "repro/family",
-                "repro/append-beside-store",
-                "repro/random",
-            ],
-        ),
-        Transport::Virtiofs => (
-            "virtiofs",
-            &[
-                "virtiofs/requests",
-                "virtiofs/folios",
-                "virtiofs/partly-readable",
-                "virtiofs/refused",
-                "virtiofs/ghost",
-                "virtiofs/fsx",
-                "repro/family",
-                "repro/append-beside-store",
-                "repro/random",
-            ],
-        ),
-    };
     if transport == Transport::Fuse {
         for (question, healthy) in QUESTIONS {
             let mut words = vec!["ask", question];
@@ -222,10 +172,13 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
     let seconds = format!("--seconds={}", extent.seconds);
     let operations = format!("--operations={}", extent.operations);
     let limit = LONGEST_CASE.as_secs() + extent.seconds;
-    for name in names {
-        let what = name.rsplit('/').next().unwrap_or(name);
-        let mut words = vec!["inside", what, "--on", on, &seconds, &operations];
-        if what == "random" {
+    let on = match transport {
+        Transport::Fuse => "fuse",
+        Transport::Virtiofs => "virtiofs",
+    };
+    for name in guest_scenarios::names(transport) {
+        let mut words = vec!["scenario", name, "--on", on, &seconds, &operations];
+        if name == RANDOM {
             words.extend(["--cache", extent.cache]);
         }
         cases.push(own_case(own, name, &words, limit));
@@ -257,7 +210,7 @@ fn mount_tests(files: &[&str]) -> anyhow::Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// Builds a file of `xtests/tests`; cargo says where the program is.
+/// Builds a file of `xtests/tests`; cargo's messages name the program.
 fn test_program(file: &str) -> anyhow::Result<PathBuf> {
     let said = install::patiently(&mut install::cargo(&[
         "test",
@@ -305,7 +258,7 @@ mod tests {
     #[test]
     fn questions_are_those_of_the_probe() {
         for (question, _) in QUESTIONS {
-            assert!(crate::probe::is_question(question), "{question}");
+            assert!(crate::tools::probe::is_question(question), "{question}");
         }
     }
 }

@@ -7,14 +7,14 @@ use serde::Serialize;
 use super::case::Case;
 use super::expect::{Cell, Comparison};
 
-/// A line of the table: some tests that all came to the same, or one.
+/// A line of the table: a test, or tests with equal results.
 struct Line {
     name: String,
     words: Vec<&'static str>,
 }
 
-/// Renders the table and, below it, what was expected and what was not. A suite that passes everywhere
-/// it is run is one line.
+/// Renders the table and, below it, the expected and the unexpected failures. A suite that passes
+/// wherever it runs is one line.
 pub(super) fn render(tests: &[String], kernels: &[(String, Comparison)]) -> String {
     let lines = lines(tests, kernels);
     let mut out = String::new();
@@ -101,11 +101,11 @@ pub(super) struct Entry<'a> {
     kernel: &'a str,
     test: &'a str,
     verdict: &'static str,
-    /// The reason, or what is wrong.
+    /// The reason, or the fault.
     detail: &'a str,
 }
 
-/// All cells, and as `console` what is wrong beside the tests.
+/// All cells, and as `console` the faults beside the tests.
 pub(super) fn document<'a>(
     tests: &'a [String],
     kernels: &'a [(String, Comparison)],

@@ -1,7 +1,7 @@
-//! From what a program has said to a verdict.
+//! From a program's output to a verdict.
 //!
-//! Invariant: a pass needs the program's own word for it and a good end; whatever cannot be read is a
-//! failure. The detail is what expectations are compared with, so it is what the test itself said last.
+//! Invariant: a pass needs the program's own report and a good exit; anything unreadable is a
+//! failure. Expectations are compared with the detail, so it is the test's own last message.
 
 use thrufs_lab::Mark;
 
@@ -9,7 +9,7 @@ use super::case::Language;
 
 /// Exit code of a case that lacks something.
 pub(super) const LACKS: u8 = 77;
-/// What is kept of a message.
+/// Bytes of a message that are kept.
 const LONGEST: usize = 600;
 
 /// The verdict of a program that ended by itself with `code`.
@@ -57,7 +57,7 @@ fn rust(code: Option<i32>, lines: &[String]) -> (Mark, String) {
     }
 }
 
-/// The error that ended it with its causes, or the panic.
+/// The final error with its causes, or the panic.
 fn error(lines: &[String]) -> String {
     let begins = |line: &&String| line.starts_with("Error: ") || line.contains("panicked at");
     let Some(at) = lines.iter().position(|line| begins(&line)) else {

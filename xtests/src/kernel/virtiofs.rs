@@ -1,10 +1,9 @@
-//! The server of the virtiofs transport: virtiofsd, as a process of the host, and the device that it is
-//! for the guest.
+//! The server of the virtiofs transport: virtiofsd, as a process of the host, and its device in the guest.
 //!
-//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; and with one, where
-//! QEMU is the machine. For the suites strace makes the server refuse every write to one file: that is the only
-//! way to have a server fail that is not ours.
-//! Invariant: no process of it is left when [`Server`] is dropped.
+//! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; with
+//! QEMU as the machine there is one. For the suites, strace makes the server refuse every write to
+//! one file: a server of others fails in no other way. Invariant: no process of it is left when
+//! [`Server`] is dropped.
 
 use std::fs::File;
 use std::os::unix::process::CommandExt;
@@ -16,19 +15,19 @@ use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use thrufs_lab::Device;
-use xtests::install;
 use xtests::support::command::{describe, succeed};
+use xtests::support::install;
 use xtests::support::wait::wait_until;
 
 /// The device's name in the guest.
 pub(super) const TAG: &str = "xtests";
-/// Descriptors of a queue, which limit a request. User Mode Linux has no choice, so QEMU gets the same.
+/// Descriptors of a queue, which limit a request. Fixed in User Mode Linux, so QEMU gets the same.
 pub(super) const QUEUE_SIZE: u16 = 256;
-/// The file in the shared directory to which no write succeeds.
+/// The file in the shared directory whose writes all fail.
 pub(super) const REFUSED: &str = "refused";
 
 const VERSION: &str = "1.14.0";
-/// How it is started, whatever for.
+/// Options of every virtiofsd.
 const ALWAYS: [&str; 4] = ["--tag", TAG, "--sandbox=none", "--seccomp=none"];
 const STEP: Duration = Duration::from_secs(20);
 
@@ -39,8 +38,8 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// One that fails every write to the file [`REFUSED`], with a fresh directory below `dir`; `cache` as
-    /// it calls it.
+    /// A server that fails every write to the file [`REFUSED`], with a fresh directory below `dir`;
+    /// `cache` is virtiofsd's option.
     pub(super) fn refusing(dir: &Path, cache: &str) -> anyhow::Result<Self> {
         install::apt(&[("strace", "strace")])?;
         let shared = dir.join("shared");
@@ -50,7 +49,7 @@ impl Server {
         strace
             .args(["--follow-forks", "--seccomp-bpf", "--quiet=all", "--output"])
             .arg(dir.join("strace.log"));
-        // Only calls on this path are looked at, and all of them fail.
+        // strace traces only calls on this path, and all of them fail.
         strace.arg("--trace-path").arg(shared.join(REFUSED));
         let writes = "pwrite64,pwritev,pwritev2";
         strace
@@ -61,12 +60,12 @@ impl Server {
         Self::start(strace, dir, &shared)
     }
 
-    /// One as it comes, that serves `shared`.
+    /// An unmodified server of `shared`.
     pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
         Self::start(Command::new(program()?), dir, shared)
     }
 
-    /// What [`Server::plain`] runs, and what that says of itself.
+    /// The command of [`Server::plain`], and its version.
     pub(super) fn describe() -> anyhow::Result<(String, String)> {
         let mut asked = Command::new(program()?);
         let said = succeed(asked.arg("--version"))?;
@@ -74,7 +73,7 @@ impl Server {
         Ok((command, said.trim().to_owned()))
     }
 
-    /// `command` begins with what is to be run; `dir` takes socket and log.
+    /// `command` begins with the program; `dir` takes socket and log.
     fn start(mut command: Command, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
         let socket = dir.join("virtiofsd.sock");
@@ -108,7 +107,7 @@ impl Server {
         })
     }
 
-    /// What it is for the guest.
+    /// The guest's device.
     pub(super) fn device(&self) -> Device {
         const VIRTIO_ID_FS: u32 = 26;
         Device {
@@ -128,7 +127,7 @@ fn program() -> anyhow::Result<PathBuf> {
     install::tool("virtiofsd", VERSION)
 }
 
-/// Removes what an earlier run has left at `path`.
+/// Removes an earlier run's `path`.
 fn clear(path: &Path) -> anyhow::Result<()> {
     let removed = if path.is_dir() {
         std::fs::remove_dir_all(path)
@@ -148,7 +147,7 @@ impl Drop for Server {
         let Ok(group) = i32::try_from(self.process.id()) else {
             return;
         };
-        // It ends by itself when the guest goes; then there is nobody to kill.
+        // The server ends by itself with the guest; then there is no process to kill.
         let _gone = killpg(Pid::from_raw(group), Signal::SIGKILL);
         let _reaped = self.process.wait();
     }

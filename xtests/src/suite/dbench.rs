@@ -1,14 +1,15 @@
-//! dbench: the calls of a file server's clients, as its authors recorded them. It checks that every
-//! call succeeds; what it measures is not asked here.
+//! dbench: the calls of a file server's clients, as its authors recorded them. The test is that
+//! every call succeeds; dbench's figures are ignored.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, tail};
+use crate::support::install;
 
 const LOAD: &str = "/usr/share/dbench/client.txt";
 const CLIENTS: &str = "4";
@@ -22,7 +23,7 @@ pub(super) fn provide() -> Result<()> {
 pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
     let seconds = options.seconds();
     let mut command = Command::new("timeout");
-    // It warms up for a fifth of the time before it counts, and cleans up after.
+    // dbench warms up for a fifth of the time before it counts, and cleans up afterwards.
     command.args(["--kill-after=5", &(3 * seconds + 60).to_string()]);
     command.args(["dbench", "-c", LOAD, "-t", &seconds.to_string(), "-D"]);
     let outcome = (|| {

@@ -1,10 +1,10 @@
 //! What a mount may do worse than the native directory: `xtests/suites/expect.toml`, one sentence
-//! each. Data, so that what is known to fail can be read in one place, and an entry that no longer
-//! holds fails the run.
+//! each. Data, so that known failures can be read in one place, and an outdated entry fails the run.
 
 use serde::Deserialize;
 
-use super::{Options, Verdict, Verdicts};
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::report::Report;
 
 const DATA: &str = include_str!("../../suites/expect.toml");
@@ -35,7 +35,7 @@ enum Kind {
     MayFail,
 }
 
-/// What is expected of `suite` under `options`.
+/// The expectations for `suite` under `options`.
 pub(super) fn of(suite: &str, options: &Options) -> Vec<Expectation> {
     let data: Data = toml::from_str(DATA).expect("a unit test parses this constant");
     let in_force = |with: &str| {
@@ -48,7 +48,7 @@ pub(super) fn of(suite: &str, options: &Options) -> Vec<Expectation> {
         .collect()
 }
 
-/// Records each test of `suite`, where it is no worse than natively or listed, as what it is.
+/// Records each test of `suite`: a result that is as good as the native one or listed is no failure.
 pub(super) fn judge(
     suite: &str,
     verdicts: &Verdicts,

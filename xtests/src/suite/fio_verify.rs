@@ -6,9 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, tail};
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// Makes sure of fio.
@@ -48,7 +49,7 @@ fn verify(job: &Path, room: &Path) -> Result<()> {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", "180", "fio", "--output-format=json"]);
     command.arg(format!("--directory={}", room.display()));
-    // What it remembers of a failed verification belongs beside the job's output, not here.
+    // fio's state file of a failed verification belongs beside the job's output, not here.
     let elsewhere = tempfile::tempdir()?;
     let said = output(command.arg(job).current_dir(elsewhere.path()))?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
@@ -65,14 +66,14 @@ fn verify(job: &Path, room: &Path) -> Result<()> {
     ensure_all_was_read(&text)
 }
 
-/// A job that verified nothing has proved nothing: as many bytes must have been read as written.
+/// A job that verified nothing has proved nothing: it must have read as many bytes as it wrote.
 fn ensure_all_was_read(output: &str) -> Result<()> {
-    // Notes of fio stand before the document.
+    // fio prints notes before the document.
     let start = output.find("\n{").map_or(0, |at| at + 1);
     let document: serde_json::Value =
         serde_json::from_str(&output[start..]).context("fio prints no JSON document")?;
     let jobs = document["jobs"].as_array().context("fio names no job")?;
-    // A job that only verifies counts what it would have written as written.
+    // A job that only verifies counts the bytes that it would have written.
     let bytes = |direction: &str| {
         let each = jobs
             .iter()

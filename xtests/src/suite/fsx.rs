@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::place::Place;
-use super::{Options, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::tested_fs::TestedFs;
+use super::verdicts::Verdicts;
 use crate::support::command::{tail, wait_for_exit};
+use crate::support::install;
 use crate::support::interrupt::spawn;
 use crate::support::mount::{ALLOW_MMAP, Mount};
 use crate::support::scratch::{Backing, Scratch};
@@ -60,7 +61,7 @@ pub fn files() -> Result<[PathBuf; 2]> {
 }
 
 /// In every cache mode of thrufs, unless one is asked for; elsewhere once.
-pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+pub(super) fn run(place: &TestedFs, options: &Options) -> Result<Verdicts> {
     let options = &options.and_with(ALLOW_MMAP);
     let deadline = deadline(options);
     let once = |options: &Options, seed| {
@@ -69,7 +70,7 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
             Ok(Verdicts::from([("fsx".to_owned(), outcome.into())]))
         })
     };
-    if *place != Place::Thrufs || options.says_cache_mode() {
+    if *place != TestedFs::Thrufs || options.says_cache_mode() {
         return once(options, 4);
     }
     // At the same time: each waits for its own daemon most of the time.

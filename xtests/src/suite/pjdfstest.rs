@@ -1,18 +1,18 @@
 //! pjdfstest (the crate): POSIX semantics of the name space, on the mount as on the native
-//! directory. The bar: no test fails, and none is skipped that runs natively, by name.
+//! directory. The bar: no test fails, and no test is skipped that runs natively.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use super::{Verdict, Verdicts};
-use crate::install;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, tail};
+use crate::support::install;
 
 const VERSION: &str = "0.2.2";
 
-/// No feature of FreeBSD; two users that a fresh Debian has, with their groups.
+/// No feature of FreeBSD's; two users of a fresh Debian, with their groups.
 const CONFIG: &str = "\
 [features]
 posix_fallocate = {}
@@ -58,7 +58,7 @@ pub(super) fn run(dir: &Path) -> Result<Verdicts> {
     Ok(verdicts)
 }
 
-/// Lines of `module::test   verdict`; the rest is explanation.
+/// Lines of `module::test   verdict`; every other line explains.
 fn parse(text: &str) -> Verdicts {
     let mut verdicts = Verdicts::new();
     for line in text.lines() {

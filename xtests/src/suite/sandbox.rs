@@ -1,9 +1,9 @@
-//! Where programs run that call whatever they like: an unprivileged user in mount, pid, network and
-//! ipc namespaces of its own.
+//! A sandbox for programs that make any system call: an unprivileged user in mount, pid, network
+//! and ipc namespaces of its own.
 //!
-//! Invariant: the only place that can be written, or seen at all beside /usr (read-only), is the
-//! scratch directory; whatever is started ends with the sandbox; memory, processes and file sizes
-//! are bounded. bubblewrap does it, since it is made for this and well kept.
+//! Invariant: the scratch directory is the only writable place, and the only visible one beside
+//! /usr (read-only); everything that is started ends with the sandbox; memory, processes and file
+//! sizes are bounded. By bubblewrap, which is made for this and well kept.
 
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -12,17 +12,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::install;
 use crate::support::command::output;
+use crate::support::install;
 
-/// What the scratch directory is called inside.
+/// The scratch directory's path inside.
 pub(super) const INSIDE: &str = "/scratch";
-/// Debian's nobody and nogroup.
-const NOBODY: u32 = 65534;
+/// User and group id that own no file (Debian: 65534).
+const NO_OWNER: u32 = 65534;
 
 /// Bounds of one run.
 pub(super) struct Bounds {
-    /// Then everything inside is killed.
+    /// Everything inside is killed then.
     pub(super) time: Duration,
     /// The largest file, in bytes.
     pub(super) file: u64,
@@ -41,11 +41,11 @@ pub(super) fn provide() -> Result<()> {
 pub(super) fn room(dir: &Path, name: &str) -> Result<PathBuf> {
     let room = dir.join(name);
     std::fs::create_dir(&room).with_context(|| room.display().to_string())?;
-    chown(&room, Some(NOBODY), Some(NOBODY)).with_context(|| room.display().to_string())?;
+    chown(&room, Some(NO_OWNER), Some(NO_OWNER)).with_context(|| room.display().to_string())?;
     Ok(room)
 }
 
-/// Runs `program` in `room`; being killed when the time is over is no error.
+/// Runs `program` in `room`; being killed at the time limit is no error.
 pub(super) fn run(room: &Path, bounds: &Bounds, program: &[&str]) -> Result<Output> {
     let mut command = Command::new("timeout");
     command.args(["--signal=KILL", &bounds.time.as_secs().to_string()]);
@@ -124,7 +124,7 @@ mod tests {
             return;
         }
         let dir = tempfile::tempdir().unwrap();
-        chown(dir.path(), Some(NOBODY), None).unwrap();
+        chown(dir.path(), Some(NO_OWNER), None).unwrap();
         let room = room(dir.path(), "room").unwrap();
         let bounds = Bounds {
             time: Duration::from_secs(20),

@@ -1,5 +1,5 @@
 //! stress-ng's stressors of the class `filesystem`, one after the other, with --verify. Each is a
-//! test; its exit code says whether it failed or could not run.
+//! test; its exit code tells whether it failed or could not run.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::options::Options;
 use super::sandbox::{self, Bounds};
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{succeed, tail};
+use crate::support::install;
 
-/// Stressors of the class that make no call on a file in the directory they are given, or not
-/// without privileges.
+/// Stressors of the class that make no call on a file in the given directory, or not without privileges.
 const ELSEWHERE: &[&str] = &[
     "bind-mount",
     "binderfs",
@@ -23,11 +23,11 @@ const ELSEWHERE: &[&str] = &[
     "ioprio",
     "procfs",
 ];
-/// For a stressor of extended attributes, which thrufs serves when it is told to.
+/// For a stressor of extended attributes, which thrufs serves only with this option.
 pub(super) const THRUFS: &str = "--xattr";
-/// Rather more than there are: the seconds given are shared among them.
+/// Rather more than there are: they share the given seconds.
 const STRESSORS: u64 = 50;
-/// Some take their time to clean up.
+/// Some stressors clean up slowly.
 const GRACE: u64 = 60;
 const LARGEST_FILE: u64 = 4 << 30;
 
@@ -56,7 +56,7 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
 }
 
 fn stressors() -> Result<Vec<String>> {
-    // It lists the members of a class on the way to refusing the name with the question mark.
+    // stress-ng lists the members of a class while it refuses the name with the question mark.
     let said = succeed(Command::new("sh").args(["-c", "stress-ng --class 'filesystem?' 2>&1; :"]))?;
     let names = said.lines().find_map(|line| {
         let (_, names) = line.split_once("class 'filesystem' stressors:")?;

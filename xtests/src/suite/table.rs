@@ -1,12 +1,12 @@
-//! The comparison: suite by place, how many tests passed, failed and were skipped, and below it
-//! by name what fails in a place and not natively.
+//! The comparison: suite by place, how many tests passed, failed and were skipped, and below it the
+//! names of tests that fail in a place and not natively.
 
 use std::fmt;
 
-use super::place::Place;
+use super::tested_fs::TestedFs;
 use super::verdicts::{Verdict, Verdicts, count};
 
-/// Tests named for each place; the rest is counted.
+/// How many tests are named for each place; the rest is counted.
 const NAMED: usize = 60;
 
 /// The rows so far.
@@ -23,7 +23,7 @@ impl Table {
     pub(super) fn add(
         &mut self,
         suite: &str,
-        place: &Place,
+        place: &TestedFs,
         verdicts: &Verdicts,
         native: Option<&Verdicts>,
     ) {
@@ -42,7 +42,7 @@ impl Table {
         cells.resize(cells.len().max(column + 1), String::new());
         let (passed, failed, skipped) = count(verdicts);
         cells[column] = format!("{passed}/{failed}/{skipped}");
-        // Natively there is nothing to compare with, and every failure is named.
+        // The native column has nothing to compare with, so that every failure is named.
         let is_worse = |test: &str, verdict: &Verdict| {
             let natively = native.and_then(|native| native.get(test));
             matches!(verdict, Verdict::Failed(_)) && !matches!(natively, Some(Verdict::Failed(_)))
@@ -104,9 +104,9 @@ mod tests {
         let one = |verdict| Verdicts::from([("t".to_owned(), verdict)]);
         let native = one(Verdict::Passed);
         let mut table = Table::default();
-        table.add("suite", &Place::Native, &native, None);
+        table.add("suite", &TestedFs::Native, &native, None);
         let failed = one(Verdict::Failed("why".into()));
-        table.add("suite", &Place::Thrufs, &failed, Some(&native));
+        table.add("suite", &TestedFs::Thrufs, &failed, Some(&native));
         let text = table.to_string();
         assert!(text.contains("1/0/0   0/1/0"), "{text}");
         assert!(

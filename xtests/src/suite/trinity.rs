@@ -1,24 +1,25 @@
 //! trinity: random system calls with arguments that are nearly right, by an unprivileged user whose
-//! files are all on the mount. The deadlock of 2020 was found so. It has no notion of right and
-//! wrong: what counts is that the mount answers afterwards and the kernel has had no complaint.
+//! files are all on the mount. The deadlock of 2020 was found this way. trinity has no notion of
+//! right and wrong: the test is that the mount answers afterwards and the kernel has not complained.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use super::options::Options;
 use super::sandbox::{self, Bounds};
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::tail;
+use crate::support::install;
 use crate::support::kernel_log::KernelLog;
 
 /// Each child has up to 2 GiB of address space.
 const CHILDREN: &str = "4";
 const LARGEST_FILE: u64 = 64 << 20;
-/// A trinity that crashes at once each time is not to be started for ever.
+/// A trinity that crashes at once each time must not be restarted for ever.
 const MOST_RUNS: u32 = 200;
-/// A run of it that made fewer has tried nothing.
+/// A run with fewer calls has tested nothing.
 const LEAST_CALLS: u64 = 1000;
 /// From the first signal to the last.
 const GRACE: u64 = 10;
@@ -29,12 +30,12 @@ pub(super) fn provide() -> Result<()> {
     sandbox::provide()
 }
 
-/// Runs it in `dir` for the time asked for.
+/// Runs it in `dir` for the requested time.
 pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
     let kernel = KernelLog::mark()?;
     let end = Instant::now() + Duration::from_secs(options.seconds());
     let (mut calls, mut runs, mut said) = (0, 0, String::new());
-    // Its calls end trinity itself now and then, with a crash of its own.
+    // Its own calls crash trinity now and then.
     while Instant::now() < end && runs < MOST_RUNS {
         let room = sandbox::room(dir, &format!("run-{runs}"))?;
         said = fuzz(&room, end.saturating_duration_since(Instant::now()))?;
@@ -67,7 +68,7 @@ fn fuzz(room: &Path, time: Duration) -> Result<String> {
         file: LARGEST_FILE,
     };
     let seconds = seconds.to_string();
-    // Its own children may ignore any signal but one; the pid namespace ends them with timeout.
+    // trinity's children may ignore any signal but one; the pid namespace ends them with timeout.
     let program = [
         "timeout",
         "--signal=INT",
@@ -79,7 +80,7 @@ fn fuzz(room: &Path, time: Duration) -> Result<String> {
         "off",
         "-C",
         CHILDREN,
-        // It has none in its namespace, and crashes on the way to finding that out.
+        // Its network namespace has no sockets, and trinity crashes on the way to finding that out.
         "--disable-fds=sockets",
         "-V",
         sandbox::INSIDE,
@@ -89,7 +90,7 @@ fn fuzz(room: &Path, time: Duration) -> Result<String> {
     Ok(String::from_utf8_lossy(&said.stdout).into_owned() + &errors)
 }
 
-/// How many calls it says it made: at its end, or now and then before.
+/// How many calls it reports: at its end, or now and then before.
 fn count(text: &str) -> u64 {
     let counts = text.lines().filter_map(|line| {
         let before = line.split_once(" iterations").map(|(before, _)| before);
@@ -99,7 +100,7 @@ fn count(text: &str) -> u64 {
     counts.max().unwrap_or(0)
 }
 
-/// A hung mount would hold this until the mount's watchdog aborts it.
+/// A hung mount blocks this until the mount's watchdog aborts it.
 fn answers(dir: &Path) -> Result<()> {
     let file = dir.join("after");
     let content = vec![0x5a; 100_000];

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 /// How a test ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it must.
+    /// Passed.
     Passed,
-    /// Not so; in the suite's words.
+    /// Failed, with the suite's message.
     Failed(String),
-    /// The suite did not try it; in its words.
+    /// Skipped by the suite, with its message.
     Skipped(String),
 }
 

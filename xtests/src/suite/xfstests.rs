@@ -1,12 +1,12 @@
-//! xfstests: those of its generic tests that run on FUSE (`xtests/suites/xfstests/selection`), from
-//! a checkout that its user has built. It mounts and unmounts by itself, hence in mount and pid
+//! xfstests: its generic tests that run on FUSE (`xtests/suites/xfstests/selection`), from a
+//! checkout that the user has built. xfstests mounts and unmounts itself, hence mount and pid
 //! namespaces of its own (`xtests/suites/xfstests/inside`): the mount helper and the users that it
-//! wants exist only there, and whatever it leaves ends with them.
+//! wants exist only there, and everything that it leaves ends with them.
 //!
-//! Invariant: two runs on one machine share nothing that is named after a process, since process ids are
-//! the same in each pid namespace; hence a /tmp of each run's own. And when xtests is ended by a signal, or
-//! killed, so is all that runs in the namespaces; what lives outside of them (loop devices, the file system
-//! that is served) goes when a signal has come, by the script and by the drops here.
+//! Invariant: two runs on one machine share nothing that is named after a process, since process
+//! ids are the same in each pid namespace; hence a /tmp of each run's own. And when xtests is ended
+//! by a signal, or killed, everything in the namespaces ends as well; loop devices and the served
+//! file system, which live outside of them, are removed after a signal by the script and by the drops here.
 //!
 //! Natively it runs on ext4, on two loop devices; FUSE servers serve directories of such an ext4.
 
@@ -15,21 +15,22 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::place::Place;
-use super::{Options, Verdict, Verdicts};
-use crate::install;
+use super::options::Options;
+use super::tested_fs::TestedFs;
+use super::verdicts::{Verdict, Verdicts};
 use crate::support::command::{output, succeed, tail};
+use crate::support::install;
 use crate::support::mount::{ALLOW_MMAP, thrufs};
 use crate::support::peers::Kind;
 use crate::support::scratch::{Backing, Scratch};
 use crate::support::skip::missing;
 
 const SELECTION: &str = include_str!("../../suites/xfstests/selection");
-/// The whole selection takes a quarter of an hour; a test that hangs must not hold it for ever.
+/// The whole selection takes a quarter of an hour; a hung test must not block it for ever.
 const LIMIT: &str = "3600";
-/// Of the file system that holds what is served, or of each native one.
+/// Size of the file system that holds the served directory, or of each native one.
 const SIZE_MIB: u32 = 8 << 10;
-/// What the selection's tests use: in thrufs off by default.
+/// What the selection's tests use, and thrufs has off by default.
 const THRUFS: &[&str] = &[
     "--xattr",
     "--posix-acl=auto",
@@ -55,7 +56,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("unshare", "util-linux"),
 ];
 
-/// Makes sure of what its tests use, and that there is a checkout.
+/// Makes sure of the programs that its tests use, and of a checkout.
 pub(super) fn provide(options: &Options) -> Result<()> {
     let checkout = checkout(options)?;
     for built in [
@@ -95,15 +96,15 @@ fn selection(options: &Options) -> Vec<String> {
 }
 
 /// Runs the selection.
-pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
+pub(super) fn run(place: &TestedFs, options: &Options) -> Result<Verdicts> {
     let scratch = match place {
-        Place::Native => Scratch::new(Backing::Here)?,
+        TestedFs::Native => Scratch::new(Backing::Here)?,
         _ => Scratch::new(Backing::Ext4(SIZE_MIB))?,
     };
     // Before `scratch` goes.
     let _loops = LoopsBelow(scratch.path().to_owned());
-    // At SIGTERM `inside` detaches what its namespaces do not take along. unshare ignores it; killed, it
-    // takes the first process of the namespace along, and that one all others.
+    // At SIGTERM `inside` detaches what does not end with its namespaces. unshare ignores SIGTERM;
+    // killed, it takes the first process of the namespace along, and with that all others.
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", "--"]);
     command.args(["timeout", "--kill-after=10", LIMIT, "unshare"]);
@@ -140,7 +141,7 @@ pub(super) fn run(place: &Place, options: &Options) -> Result<Verdicts> {
 
 /// Tells the suite what it mounts.
 fn describe_place(
-    place: &Place,
+    place: &TestedFs,
     options: &Options,
     scratch: &Scratch,
     command: &mut Command,
@@ -154,7 +155,7 @@ fn describe_place(
             .env("SUITE_SOURCES", scratch.source());
     };
     match place {
-        Place::Thrufs => {
+        TestedFs::Thrufs => {
             let words = THRUFS.iter().copied();
             let words: Vec<&str> = words
                 .chain(options.with.iter().map(String::as_str))
@@ -162,23 +163,23 @@ fn describe_place(
             served("thrufs", &thrufs()?, &words.join(" "));
             Ok(())
         }
-        Place::Peer(Kind::PassthroughHpUring) => Err(missing(
+        TestedFs::Peer(Kind::PassthroughHpUring) => Err(missing(
             "a mount that is made once: FUSE over io_uring is on only while a peer mounts",
         )),
-        Place::Peer(kind) => {
+        TestedFs::Peer(kind) => {
             let program = kind.provide()?;
             let name = program.file_name().unwrap_or_default().to_string_lossy();
             served(&name, &program, &kind.words().join(" "));
             Ok(())
         }
-        Place::Native => {
+        TestedFs::Native => {
             command.env("FSTYP", "ext4");
             for (variable, image) in [("SUITE_TEST_DEV", "a"), ("SUITE_SCRATCH_DEV", "b")] {
                 command.env(variable, attach_ext4(&scratch.path().join(image))?);
             }
             Ok(())
         }
-        Place::Dir(dir) => bail!(
+        TestedFs::Dir(dir) => bail!(
             "{}: xfstests mounts and unmounts by itself; --on takes native, thrufs or a peer",
             dir.display()
         ),
@@ -195,8 +196,8 @@ fn attach_ext4(image: &Path) -> Result<String> {
     Ok(device.trim().to_owned())
 }
 
-/// Detaches the loop devices whose files are in a directory, on drop. Those that a test has made are the
-/// script's to detach: their files have a path in its mount namespace only.
+/// Detaches the loop devices whose files are in a directory, on drop. The script detaches the
+/// devices that a test has made: their files have a path in its mount namespace only.
 struct LoopsBelow(PathBuf);
 
 impl Drop for LoopsBelow {
@@ -220,7 +221,7 @@ impl Drop for LoopsBelow {
     }
 }
 
-/// Lines of `generic/NNN   12s`, with what went wrong instead of or after the time.
+/// Lines of `generic/NNN   12s`, with an error instead of the time or after it.
 fn parse(text: &str) -> Verdicts {
     let mut verdicts = Verdicts::new();
     let mut lines = text.lines().peekable();

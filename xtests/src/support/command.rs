@@ -19,7 +19,7 @@ pub fn describe(command: &Command) -> String {
     words.join(" ")
 }
 
-/// Runs it without a stdin and returns what it printed, whatever its exit status.
+/// Runs it without a stdin and returns its output, whatever its exit status.
 pub fn output(command: &mut Command) -> Result<Output> {
     command
         .stdin(Stdio::null())
@@ -57,7 +57,7 @@ pub fn tail(text: &str) -> String {
         .collect()
 }
 
-/// Waits for a child; when the deadline passes it is killed and that is the error.
+/// Waits for a child; at the deadline the child is killed, which is an error.
 pub fn wait_for_exit(child: &mut Child, what: &str, deadline: Duration) -> Result<ExitStatus> {
     let waited = wait_for(what, deadline, || Ok(child.try_wait()?));
     if waited.is_err() {

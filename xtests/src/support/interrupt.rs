@@ -1,10 +1,11 @@
-//! ^C and SIGTERM: what is under way is given up, and the harness ends by itself, so that whatever it has
-//! mounted, attached and made is removed by its owner's drop.
+//! ^C and SIGTERM: work under way is given up, and the harness ends by itself, so that every mount,
+//! device and directory is removed by its owner's drop.
 //!
-//! Invariant: the signals are blocked and waited for by a thread, so that nothing happens at an arbitrary
-//! point; children start with an empty mask. A program that is waited for has a process group of its own
-//! (the terminal sends ^C to the whole foreground group), by which it is ended with all that it started;
-//! none is started afterwards.
+//! Invariant: a thread acts on the signals, so that nothing happens at an arbitrary point. Their
+//! handlers (tokio's) end with exec; a blocked signal would stay blocked in every child, which then
+//! obeys no SIGTERM. A program under way has a process group of
+//! its own (the terminal sends ^C to the whole foreground group), by which it is ended with
+//! everything that it started; none is started afterwards.
 
 use std::fmt;
 use std::os::unix::process::CommandExt;
@@ -14,13 +15,14 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{SigSet, Signal, killpg};
+use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::process;
 use super::wait::wait_until;
 
-/// After which a program that does not obey SIGTERM is killed.
+/// After this a program that does not obey SIGTERM is killed.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Set by [`Interrupt::watch_programs`].
@@ -45,11 +47,10 @@ impl fmt::Display for Interrupted {
 impl std::error::Error for Interrupted {}
 
 impl Interrupt {
-    /// From now on; before any other thread is started, since those inherit the mask. Programs are left
-    /// to the caller, which looks at the flag.
+    /// Watches from now on. Programs are left to the caller, which reads the flag.
     ///
     /// # Errors
-    /// From pthread_sigmask(3).
+    /// From sigaction(2).
     pub fn watch() -> Result<Self> {
         Self::begin("stopping; what is done is kept", || ())
     }
@@ -57,7 +58,7 @@ impl Interrupt {
     /// The same, and ends the programs of [`spawn`] when a signal comes.
     ///
     /// # Errors
-    /// From pthread_sigmask(3).
+    /// From sigaction(2).
     pub fn watch_programs() -> Result<Self> {
         let words = "stopping: what runs is ended, what was made is removed";
         let interrupt = Self::begin(words, end_programs)?;
@@ -65,14 +66,24 @@ impl Interrupt {
     }
 
     fn begin(words: &'static str, then: impl Fn() + Send + 'static) -> Result<Self> {
-        let mut signals = SigSet::empty();
-        signals.add(Signal::SIGINT);
-        signals.add(Signal::SIGTERM);
-        signals.thread_block().context("pthread_sigmask")?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("start the thread that waits for signals")?;
+        let guard = runtime.enter();
+        let mut interrupts = signal(SignalKind::interrupt()).context("SIGINT")?;
+        let mut terminations = signal(SignalKind::terminate()).context("SIGTERM")?;
+        drop(guard);
         let interrupt = Self::default();
         let flag = interrupt.flag();
         std::thread::spawn(move || {
-            while signals.wait().is_ok() {
+            loop {
+                runtime.block_on(async {
+                    tokio::select! {
+                        _ = interrupts.recv() => {}
+                        _ = terminations.recv() => {}
+                    }
+                });
                 eprintln!("{words}");
                 flag.store(true, Ordering::Relaxed);
                 then();
@@ -81,12 +92,12 @@ impl Interrupt {
         Ok(interrupt)
     }
 
-    /// The same for what knows nothing of this type; set when it has come.
+    /// The flag alone, for code that knows nothing of this type.
     pub fn flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.0)
     }
 
-    /// Whether it has come.
+    /// Whether a signal has come.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -107,14 +118,14 @@ impl Program {
         }
     }
 
-    /// For what waits otherwise.
+    /// The child, for callers that wait in another way.
     pub fn child(&mut self) -> &mut Child {
         self.child
             .as_mut()
             .expect("taken by wait_with_output alone, at its end")
     }
 
-    /// See [`Child::wait`]; [`Interrupted`] where a signal has come.
+    /// [`Child::wait`]; [`Interrupted`] once a signal has come.
     ///
     /// # Errors
     /// As there.
@@ -123,7 +134,7 @@ impl Program {
         not_interrupted().map(|()| status)
     }
 
-    /// See [`Child::wait_with_output`]; [`Interrupted`] where a signal has come.
+    /// [`Child::wait_with_output`]; [`Interrupted`] once a signal has come.
     ///
     /// # Errors
     /// As there.
@@ -134,7 +145,7 @@ impl Program {
     }
 }
 
-/// An error once a signal has come, if those are watched.
+/// An error once a signal has come, if signals are watched.
 ///
 /// # Errors
 /// [`Interrupted`].
@@ -145,7 +156,7 @@ pub fn not_interrupted() -> Result<()> {
     }
 }
 
-/// Starts a program that ends when a signal comes, if those are watched.
+/// Starts a program that ends when a signal comes, if signals are watched.
 ///
 /// # Errors
 /// The program cannot be started; [`Interrupted`].
@@ -157,7 +168,7 @@ pub fn spawn(command: &mut Command) -> Result<Program> {
     let program = Program::new(command.process_group(0).spawn()?);
     groups().push(program.group);
     if interrupt.is_set() {
-        // It came meanwhile, and may have missed this one.
+        // A signal that came meanwhile may have missed this program.
         signal_all(Signal::SIGKILL);
     }
     Ok(program)
@@ -183,9 +194,9 @@ fn end_programs() {
 
 fn signal_all(signal: Signal) {
     for group in groups().iter() {
-        // A number that was given to another process is none of our children.
+        // A reused process id belongs to none of our children.
         if process::parent(*group) == Some(Pid::this()) {
-            // It fails only if all of them are gone, which is what is wanted.
+            // Fails only if all of them are gone, which is the aim.
             let _gone = killpg(*group, signal);
         }
     }

@@ -1,4 +1,4 @@
-//! What the kernel says about itself while a test runs: an oops, a warning, a hung task.
+//! The kernel's complaints while a test runs: an oops, a warning, a hung task.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ const COMPLAINTS: &[&str] = &[
     "rcu_sched self-detected stall",
 ];
 
-/// What the kernel says of a caller in the same words: mount(2) with MS_MANDLOCK, once after each boot.
+/// A complaint about a caller in the same words: mount(2) with MS_MANDLOCK, once after each boot.
 const OF_CALLERS: &str = "WARNING: The mand mount option has been deprecated";
 
 /// The log's end at one moment.
@@ -34,7 +34,7 @@ impl KernelLog {
         })
     }
 
-    /// Fails with what the kernel has complained about since.
+    /// Fails with the kernel's complaints since the mark.
     pub fn ensure_quiet(&self) -> Result<()> {
         let complaints = since(&read()?, self.last.as_deref());
         if complaints.is_empty() {
@@ -49,7 +49,7 @@ fn read() -> Result<String> {
         .map_err(|error| missing(format!("the kernel log: {error:#}")))
 }
 
-/// The complaints after the line `last`; in all of the log if that has been overwritten.
+/// The complaints after the line `last`; in the whole log if that line has been overwritten.
 fn since(log: &str, last: Option<&str>) -> Vec<String> {
     let lines: Vec<&str> = log.lines().collect();
     let start = lines.iter().rposition(|line| Some(*line) == last);

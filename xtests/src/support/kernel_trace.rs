@@ -1,7 +1,6 @@
-//! What the kernel tells of itself: one event of its tracing, through tracefs.
+//! One event of the kernel's tracing, through tracefs.
 //!
-//! Invariant: an account is of all that happened or there is none: of a trace that was too small an error
-//! tells.
+//! Invariant: a trace is complete or an error; a trace that was too small is an error.
 
 use std::path::{Path, PathBuf};
 
@@ -12,13 +11,13 @@ use super::skip::missing;
 
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// An event is kept account of while this lives.
+/// Records an event while it lives.
 pub struct KernelTrace {
     enable: PathBuf,
 }
 
 impl KernelTrace {
-    /// Mounts tracefs if it is not there, and begins with `event`, which is `system/name`.
+    /// Mounts tracefs if necessary, and starts recording `event`, which is `system/name`.
     ///
     /// # Errors
     /// A skip where the kernel lacks the event, which Linux has `since` a version.
@@ -39,18 +38,18 @@ impl KernelTrace {
         Ok(Self { enable })
     }
 
-    /// Makes room for so much on each CPU.
+    /// Sets the size of each CPU's buffer.
     pub fn make_room(&self, kilobytes: u32) -> Result<()> {
         let path = Path::new(TRACING).join("buffer_size_kb");
         std::fs::write(&path, kilobytes.to_string()).with_context(|| path.display().to_string())
     }
 
-    /// Forgets what happened.
+    /// Drops the events so far.
     pub fn clear(&self) -> std::io::Result<()> {
         std::fs::write(Path::new(TRACING).join("trace"), "")
     }
 
-    /// What `parse` makes of the lines since.
+    /// The events since, as `parse` reads their lines.
     pub fn events<T>(&self, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<T>> {
         let text = std::fs::read_to_string(Path::new(TRACING).join("trace"))?;
         ensure!(

@@ -1,7 +1,7 @@
 //! A second process that takes a lock: `xtests hold-lock`. POSIX locks belong to a process and a
 //! signal must end one that waits, so a thread will not do.
 //!
-//! It prints one word when it knows (`locked`, `busy`, or the error) and ends with its stdin.
+//! Prints one word when it knows (`locked`, `busy`, or the error) and ends with its stdin.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -14,7 +14,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 
 use super::command::wait_for_exit;
 
-/// Which of the three kinds of advisory lock.
+/// The three kinds of advisory lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Kind {
     /// fcntl(F_SETLK): owned by the process.
@@ -47,7 +47,7 @@ pub struct Args {
     pub file: PathBuf,
 }
 
-/// Tries to take the lock on `file`: the errno that the kernel gave is the inner result.
+/// Tries to take the lock on `file`; the kernel's errno is the inner result.
 pub fn take(file: &File, args: &Args) -> nix::Result<()> {
     use rustix::fs::{FlockOperation, flock};
     if args.kind == Kind::Flock {
@@ -145,7 +145,7 @@ impl LockHolder {
         Ok(holder)
     }
 
-    /// The next word; blocks until it comes (the mount's watchdog ends a wait in vain).
+    /// The next word; blocks until it comes (the mount's watchdog ends a wait that would not end).
     pub fn says(&mut self) -> Result<String> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
@@ -162,7 +162,7 @@ impl LockHolder {
         wait_for_exit(&mut self.child, "the lock holder to end", deadline).map(|_| ())
     }
 
-    /// Lets it end, which releases its lock.
+    /// Ends it, which releases its lock.
     pub fn release(mut self) -> Result<()> {
         drop(self.child.stdin.take());
         self.wait_for_end(Duration::from_secs(5))
@@ -171,7 +171,7 @@ impl LockHolder {
 
 impl Drop for LockHolder {
     fn drop(&mut self) {
-        // Already ended is fine.
+        // The child may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

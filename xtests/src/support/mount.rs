@@ -1,25 +1,23 @@
 //! A mount for a test: scratch SOURCE, a `thrufs mount -f` child, and the mount point.
 //!
 //! Invariant: whatever the test does, the mount and the daemon are gone afterwards (see
-//! [`super::served`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
+//! [`super::daemon_fixture`]). With THRUFS_TEST_ON=native the tested directory is SOURCE itself, which proves the
 //! tests: what fails there is no fault of thrufs.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
+use super::daemon_fixture::{DaemonFixture, tied_to_us};
+use super::mount_table::{abort, connection, is_mounted};
 use super::scratch::{Backing, Layout, Scratch};
-use super::served::{Served, tied_to_us};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
 
@@ -30,11 +28,11 @@ pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
 pub const BIN: &str = "THRUFS_BIN";
 
-/// For what maps files shared, also where they are not cached; as harmless as without where they are.
+/// For tests that map files shared, also where they are not cached; harmless where they are.
 pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
 
-/// Names that mkdir(1) takes: those that the mount table escapes, separators of options, what is no text,
-/// and what looks like an option or one of the kernel's own words.
+/// Names that mkdir(1) takes: names that the mount table escapes, separators of options, bytes that
+/// are not UTF-8, and names that look like an option or like one of the kernel's own words.
 pub const STRANGE_NAMES: &[&[u8]] = &[
     b"a b",
     b"a\nb",
@@ -76,79 +74,10 @@ pub fn thrufs() -> Result<PathBuf> {
     found.context("no thrufs binary: run `cargo build --release -p thrufs` or set THRUFS_BIN")
 }
 
-/// Whether something is mounted on exactly this path.
-pub fn is_mounted(path: &Path) -> bool {
-    mount_line(path).is_some()
-}
-
-/// The line of /proc/self/mountinfo for this mount point (the topmost, if several).
-pub fn mount_line(path: &Path) -> Option<String> {
-    let table = std::fs::read("/proc/self/mountinfo").ok()?;
-    let path = escaped(path);
-    let mut lines = table.rsplit(|byte| *byte == b'\n');
-    lines
-        .find(|line| line.split(|byte| *byte == b' ').nth(4) == Some(&path))
-        .map(|line| String::from_utf8_lossy(line).into_owned())
-}
-
-/// The mount table at `path`, such as /proc/self/mountinfo. Not as UTF-8, which the name of any mount
-/// point may break.
-pub fn mount_table(path: impl AsRef<Path>) -> std::io::Result<String> {
-    Ok(String::from_utf8_lossy(&std::fs::read(path)?).into_owned())
-}
-
-/// As the mount table has it.
-fn escaped(path: &Path) -> Vec<u8> {
-    let bytes = path.as_os_str().as_bytes().iter();
-    bytes
-        .flat_map(|byte| match byte {
-            b' ' | b'\t' | b'\n' | b'\\' => format!("\\{byte:03o}").into_bytes(),
-            other => vec![*other],
-        })
-        .collect()
-}
-
-/// The directory of the FUSE connection behind a mount point, in the control file system.
-fn connection(path: &Path) -> Option<PathBuf> {
-    let line = mount_line(path)?;
-    let minor = line.split(' ').nth(2)?.strip_prefix("0:")?;
-    let all = Path::new("/sys/fs/fuse/connections");
-    let control = all.join(minor);
-    if !control.exists() {
-        let _there_already = Command::new("mount")
-            .args(["-t", "fusectl", "fusectl"])
-            .arg(all)
-            .stderr(Stdio::null())
-            .status();
-    }
-    Some(control)
-}
-
-/// Aborts the FUSE connection behind a mount point: every caller gets an error at once.
-pub fn abort(path: &Path) {
-    let Some(control) = connection(path) else {
-        return;
-    };
-    let file = control.join("abort");
-    // Opened before the second look: when a mount is gone another one gets its number, but the open
-    // file stays that of the connection which had it then.
-    let opened = File::options().write(true).open(&file);
-    if connection(path) != Some(control) {
-        return;
-    }
-    if let Err(error) = opened.and_then(|mut file| file.write_all(b"1")) {
-        eprintln!(
-            "cannot abort the connection of {}: {}: {error}",
-            path.display(),
-            file.display()
-        );
-    }
-}
-
 /// The mount of one test.
 pub struct Mount {
     /// Before `scratch`, so that it is gone when the scratch directory goes; None natively.
-    served: Option<Served>,
+    served: Option<DaemonFixture>,
     dir: PathBuf,
     scratch: Scratch,
 }
@@ -173,13 +102,13 @@ impl Mount {
         let log = scratch.path().join("daemon.log");
         let command = daemon_command(&scratch.source(), &dir, options)?;
         Ok(Self {
-            served: Some(Served::start("thrufs mount", command, &dir, &log)?),
+            served: Some(DaemonFixture::start("thrufs mount", command, &dir, &log)?),
             dir,
             scratch,
         })
     }
 
-    /// Gives whoever uses this mount so long from now, instead of what a test gets.
+    /// Replaces a test's deadline for users of this mount; it starts now.
     pub fn allow(mut self, limit: Duration) -> Self {
         if let Some(served) = &mut self.served {
             served.allow(limit);
@@ -215,7 +144,7 @@ impl Mount {
             .pid()
     }
 
-    /// The process that serves, which is shut in and so is another one; skips a native run.
+    /// The process that serves, another one than the daemon when that is sandboxed; skips a native run.
     pub fn server_pid(&self) -> Result<Pid> {
         let served = self.served.as_ref();
         served
@@ -223,12 +152,12 @@ impl Mount {
             .server_pid()
     }
 
-    /// Skips a native run: the test asks something that only a mount has.
+    /// Skips a native run: the test asks about something that only a mount has.
     pub fn require_mount(&self) -> Result<()> {
         self.pid().map(|_| ())
     }
 
-    /// Requests that the kernel has sent or will send, and that are not answered.
+    /// Requests without an answer, sent or queued.
     pub fn waiting(&self) -> Result<u64> {
         let control = connection(self.dir()).context("no FUSE connection")?;
         let file = control.join("waiting");
@@ -236,13 +165,13 @@ impl Mount {
         Ok(text.trim().parse()?)
     }
 
-    /// Does `body` while no thread of the process that serves can run.
+    /// Runs `body` while no thread of the serving process can run.
     pub fn while_stopped<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
         let pid = self.server_pid()?;
         let _goes_on = GoesOn(pid);
         kill(pid, Signal::SIGSTOP)?;
-        // The signal stops all threads when one of them gets to it, which on a busy machine takes as
-        // long as others need for some thousand files.
+        // SIGSTOP stops all threads once one of them sees it, which takes as long on a busy machine
+        // as others need for some thousand files.
         let tasks = PathBuf::from(format!("/proc/{pid}/task"));
         let is_stopped = |task: std::io::Result<std::fs::DirEntry>| -> Result<bool> {
             let stat = std::fs::read_to_string(task?.path().join("stat"))?;
@@ -270,12 +199,12 @@ impl Mount {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.server_pid()?))?.count())
     }
 
-    /// Bytes that the daemon has in memory.
+    /// Resident bytes of the daemon.
     pub fn daemon_memory(&self) -> Result<u64> {
         self.memory("VmRSS:")
     }
 
-    /// The most that it ever had.
+    /// The daemon's peak of resident bytes.
     pub fn daemon_peak_memory(&self) -> Result<u64> {
         self.memory("VmHWM:")
     }
@@ -290,9 +219,9 @@ impl Mount {
         Ok(kib << 10)
     }
 
-    /// What `thrufs status --json` says.
+    /// The document of `thrufs status --json`.
     pub fn status(&self) -> Result<serde_json::Value> {
-        // The socket comes a moment after the mount.
+        // The socket appears a moment after the mount.
         let text = wait_for("thrufs status", Duration::from_secs(5), || {
             let mut status = Command::new(thrufs()?);
             let said = output(status.args(["status", "--json"]).arg(self.dir()))?;
@@ -301,7 +230,7 @@ impl Mount {
         serde_json::from_slice(&text).context("what thrufs status --json says")
     }
 
-    /// Requests of this opcode that the daemon has been sent, as `thrufs status` counts them.
+    /// Requests of this opcode that the daemon has received, as `thrufs status` counts them.
     pub fn requests(&self, opcode: &str) -> Result<u64> {
         let status = self.status()?;
         let opcodes = status["opcodes"].as_array();
@@ -312,9 +241,12 @@ impl Mount {
             .unwrap_or(0))
     }
 
-    /// What the daemon has printed so far.
+    /// The daemon's output so far.
     pub fn log(&self) -> String {
-        self.served.as_ref().map(Served::log).unwrap_or_default()
+        self.served
+            .as_ref()
+            .map(DaemonFixture::log)
+            .unwrap_or_default()
     }
 
     /// Waits for the daemon to end by itself, and returns its exit code.
@@ -323,37 +255,28 @@ impl Mount {
         served.wait_for_daemon()
     }
 
-    /// Makes sure that the kernel holds no data or attribute of the tree in its cache.
+    /// Makes sure that the kernel caches no data or attribute of the tree.
     pub fn drop_caches(&self) -> Result<()> {
         std::fs::write("/proc/sys/vm/drop_caches", "3").context("/proc/sys/vm/drop_caches")
     }
 
-    /// Unmounts and checks that all went well: not busy, exit code 0, nothing panicked.
+    /// Unmounts and checks the end; see [`DaemonFixture::unmount`].
     pub fn unmount(mut self) -> Result<()> {
-        let Some(served) = &mut self.served else {
-            return Ok(());
-        };
-        served.unmount()?;
-        let log = served.log();
-        ensure!(
-            !log.contains("panicked"),
-            "a thread of the daemon panicked:\n{log}"
-        );
-        Ok(())
+        self.served.as_mut().map_or(Ok(()), DaemonFixture::unmount)
     }
 }
 
-/// A process that was stopped, and must not stay so.
+/// A stopped process, continued on drop.
 struct GoesOn(Pid);
 
 impl Drop for GoesOn {
     fn drop(&mut self) {
-        // It fails only if the process is gone.
+        // Fails only if the process is gone.
         let _gone = kill(self.0, Signal::SIGCONT);
     }
 }
 
-/// Makes sure that a mount which a test made by itself is gone when the test is over.
+/// Removes a mount that a test made by itself when the test is over.
 pub struct Leftover(pub PathBuf);
 
 impl Drop for Leftover {
@@ -383,7 +306,7 @@ pub fn mounted() -> Result<Mount> {
     Ok(mount)
 }
 
-/// The same, not mounted: for tests that call thrufs by themselves. Skips a native run.
+/// The same, not mounted: for tests that call thrufs themselves. Skips a native run.
 pub fn unmounted() -> Result<(Scratch, Leftover)> {
     if is_native() {
         return Err(missing("a mount (this is a native run)"));
@@ -413,7 +336,7 @@ pub fn on_backing(
     on_scratch(|| Scratch::new(backing), options, body)
 }
 
-/// The same for a test that needs the top of that file system as SOURCE, such as to remount it.
+/// The same for a test that needs the top of that file system as SOURCE, for example to remount it.
 pub fn on_whole(
     backing: Backing,
     options: &[&str],
@@ -444,7 +367,7 @@ fn on_scratch(
     })
 }
 
-/// Adds the daemon's words to an error, but leaves a skip what it is.
+/// Adds the daemon's output to an error; a skip stays a skip.
 fn with_log(error: anyhow::Error, log: &str) -> Outcome {
     if error.is::<super::skip::Missing>() {
         return Err(error);

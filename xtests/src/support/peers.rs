@@ -1,9 +1,8 @@
 //! Other passthrough file systems, to compare with: libfuse's two examples, built here from the
 //! source that Debian has of them, and bindfs.
-//!
-//! Invariant: a peer is mounted as its authors made it, with nothing but the options that its kind
-//! lists, and is gone when its [`Peer`] is (see [`super::served`]). A kind that this machine or
-//! kernel cannot have is an error of [`super::skip::Missing`], never another kind in disguise.
+//! Invariant: a peer is mounted as its authors made it, with only the options that its kind lists,
+//! and is gone when its [`Peer`] is (see [`super::daemon_fixture`]). A kind that this machine or
+//! kernel lacks is an error of [`super::skip::Missing`], never another kind in disguise.
 
 mod build;
 mod uring;
@@ -14,10 +13,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::daemon_fixture::{DaemonFixture, tied_to_us};
 use super::scratch::{Backing, Scratch};
-use super::served::{Served, tied_to_us};
 use super::skip::missing;
-use crate::install;
+use crate::support::install;
 
 /// Which peer, in which of its modes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -28,13 +27,13 @@ pub enum Kind {
     /// libfuse's passthrough_hp, --nopassthrough --nocache: write-through.
     #[value(name = "passthrough_hp")]
     PassthroughHp,
-    /// libfuse's passthrough_hp as it comes: kernel passthrough.
+    /// libfuse's passthrough_hp with its defaults: kernel passthrough.
     #[value(name = "passthrough_hp-kernel-passthrough")]
     PassthroughHpKernel,
     /// libfuse's passthrough_hp, --nopassthrough --nocache, over io_uring.
     #[value(name = "passthrough_hp-io-uring")]
     PassthroughHpUring,
-    /// bindfs as it comes: one thread.
+    /// bindfs with its defaults: one thread.
     #[value(name = "bindfs")]
     Bindfs,
 }
@@ -74,11 +73,11 @@ impl Kind {
         }
     }
 
-    /// The options it is mounted with; the kernel checks permissions, for everybody.
+    /// The options it is mounted with; the kernel checks permissions, for all users.
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Self::PassthroughLl => &["-o", "cache=auto,allow_other,default_permissions"],
-            // --nocache is what keeps it from negotiating WRITEBACK_CACHE.
+            // --nocache keeps it from negotiating WRITEBACK_CACHE.
             Self::PassthroughHp => &["--nopassthrough", "--nocache", "-o", "allow_other"],
             Self::PassthroughHpKernel => &["-o", "allow_other"],
             Self::PassthroughHpUring => &[
@@ -93,7 +92,7 @@ impl Kind {
         }
     }
 
-    /// What is run, in the foreground.
+    /// The command, which stays in the foreground.
     fn command(self, source: &Path, dir: &Path) -> Result<Command> {
         let mut command = tied_to_us(&self.provide()?);
         command.args(self.words());
@@ -114,7 +113,7 @@ impl Kind {
 /// A mounted peer.
 pub struct Peer {
     /// Before `scratch`, so that it is gone when the scratch directory goes.
-    served: Served,
+    served: DaemonFixture,
     scratch: Scratch,
 }
 
@@ -139,14 +138,14 @@ impl Peer {
             Kind::PassthroughHpUring => Some(uring::Enabled::new()?),
             _ => None,
         };
-        let served = Served::start(kind.name(), command, &dir, &log)?;
+        let served = DaemonFixture::start(kind.name(), command, &dir, &log)?;
         if enabled.is_some() {
             uring::ensure_in_use(served.pid()?)?;
         }
         Ok(Self { served, scratch })
     }
 
-    /// Gives whoever uses this mount so long from now, instead of what a test gets.
+    /// Replaces a test's deadline for users of this mount; it starts now.
     pub fn allow(mut self, limit: Duration) -> Self {
         self.served.allow(limit);
         self

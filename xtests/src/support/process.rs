@@ -1,12 +1,12 @@
-//! What /proc tells of other processes.
+//! Other processes, read from /proc.
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
 
-/// The children of `parent`. By every process's parent: not every kernel lists a process's children
-/// (CONFIG_PROC_CHILDREN).
+/// The children of `parent`, found by every process's parent: not every kernel lists a process's
+/// children (CONFIG_PROC_CHILDREN).
 pub fn children(parent: Pid) -> Result<Vec<Pid>> {
     let wanted = format!("PPid:\t{parent}");
     let mut found = Vec::new();
@@ -16,7 +16,7 @@ pub fn children(parent: Pid) -> Result<Vec<Pid>> {
         let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // One that has ended meanwhile has no parent.
+        // A process that has ended meanwhile has no parent.
         let status = std::fs::read_to_string(entry.path().join("status")).unwrap_or_default();
         if status.lines().any(|line| line == wanted) {
             found.push(Pid::from_raw(pid));
@@ -25,14 +25,13 @@ pub fn children(parent: Pid) -> Result<Vec<Pid>> {
     Ok(found)
 }
 
-/// The letter of a process's state, such as T for one that is stopped; none where there is no such
-/// process.
+/// The letter of a process's state, such as T for stopped; none if the process does not exist.
 pub fn state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
-/// The parent of a process; none where there is no such process.
+/// The parent of a process; none if the process does not exist.
 pub fn parent(pid: Pid) -> Option<Pid> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let parent = stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse();

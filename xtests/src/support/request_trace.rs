@@ -1,13 +1,13 @@
-//! The FUSE requests that the kernel sends, as it tells them itself (the event fuse:fuse_request_send): the
-//! same for every transport, so that no server has to count.
+//! The FUSE requests that the kernel sends, from its own event fuse:fuse_request_send: the same for
+//! every transport, so that no server has to count.
 //!
-//! The requests of all connections are in it, so it is for machines that have one.
+//! The trace has the requests of all connections, so it is for machines that have one.
 
 use anyhow::Result;
 
 use super::kernel_trace::KernelTrace;
 
-/// The kernel's account of requests, while it lives.
+/// Records requests while it lives.
 pub struct RequestTrace(KernelTrace);
 
 /// One request.
@@ -25,7 +25,7 @@ impl RequestTrace {
     /// Opcode of WRITE.
     pub const WRITE: u32 = 16;
 
-    /// Begins; see [`KernelTrace::start`].
+    /// Starts; see [`KernelTrace::start`].
     pub fn start() -> Result<Self> {
         KernelTrace::start("fuse/fuse_request_send", "6.11").map(Self)
     }
@@ -35,12 +35,12 @@ impl RequestTrace {
         self.0.make_room(kilobytes)
     }
 
-    /// Forgets what was sent.
+    /// Drops the requests so far.
     pub fn clear(&self) -> std::io::Result<()> {
         self.0.clear()
     }
 
-    /// Each request since.
+    /// The requests since.
     pub fn requests(&self) -> Result<Vec<Request>> {
         self.0.events(parse)
     }

@@ -1,7 +1,7 @@
-//! A scratch directory with a SOURCE and a mount point, on the file system a test asks for.
+//! A scratch directory with a SOURCE and a mount point, on the file system that a test asks for.
 //!
 //! Whether SOURCE is the top of that file system decides how the daemon holds inodes (file handles
-//! or descriptors), so a run of the tier can say it for all tests by [`LAYOUT`].
+//! or descriptors), so a run of the tier can set it for all tests by [`LAYOUT`].
 //!
 //! Invariant: everything mounted below it is unmounted, last first, before the directory is
 //! removed; if that fails the directory stays, since removing it would reach into a mount.
@@ -29,7 +29,7 @@ pub enum Layout {
     AsBacked,
     /// The top, of a tmpfs where a test asks for no file system.
     Whole,
-    /// A directory, of the file system that a test asks for as well.
+    /// A directory, also of a file system that a test asks for.
     Below,
 }
 
@@ -68,19 +68,19 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Another mount point for a SOURCE that belongs to somebody else, who keeps it long enough.
+    /// Another mount point for the SOURCE of another scratch, which outlives this one.
     pub fn sharing(source: PathBuf) -> Result<Self> {
         let mut scratch = Self::new(Backing::Here)?;
         scratch.source = source;
         Ok(scratch)
     }
 
-    /// Makes it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
+    /// Creates it, with an empty `source` on `backing` and an empty `mnt`, open to every user.
     pub fn new(backing: Backing) -> Result<Self> {
         Self::with(backing, Layout::of_this_run()?)
     }
 
-    /// The same for a test that can do with one layout only.
+    /// The same for a test that works with one layout only.
     pub fn with(backing: Backing, layout: Layout) -> Result<Self> {
         let root = tempfile::Builder::new()
             .prefix("thrufs-test-")
@@ -129,7 +129,7 @@ impl Scratch {
 
     /// Whether SOURCE is the top of its file system.
     pub fn is_whole(&self) -> bool {
-        super::mount::is_mounted(&self.source)
+        super::mount_table::is_mounted(&self.source)
     }
 
     /// The empty directory to mount on.
@@ -167,13 +167,13 @@ impl Scratch {
         Ok(())
     }
 
-    /// Unmounts `directory` with the scratch directory.
+    /// Unmounts `directory` together with the scratch directory.
     pub fn adopt(&self, directory: &Path) {
         let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
         mounted.push(directory.to_owned());
     }
 
-    /// Unmounts now what [`Scratch::mount_tmpfs`] mounted last.
+    /// Unmounts now the last mount of [`Scratch::mount_tmpfs`].
     pub fn unmount_last(&self) -> Result<()> {
         let mut mounted = self.mounted.lock().expect("no holder of this lock panics");
         let last = mounted
@@ -199,13 +199,13 @@ impl Drop for Scratch {
                 Err(Errno::EINVAL) => continue,
                 Err(_busy) => {}
             }
-            // A lazy unmount frees the loop device once the last user is gone.
+            // A lazy unmount frees the loop device with its last user.
             if let Err(error) = umount2(&directory, MntFlags::MNT_DETACH) {
                 eprintln!("{} stays mounted: {error}", directory.display());
                 clean = false;
             }
         }
-        clean &= !super::mount::is_mounted(&self.mountpoint());
+        clean &= !super::mount_table::is_mounted(&self.mountpoint());
         if let (false, Some(root)) = (clean, self.root.take()) {
             eprintln!(
                 "kept because something is still mounted there: {}",

@@ -2,8 +2,8 @@
 //!
 //! libtest knows no skip at run time, so a test that lacks something fails with a [`Missing`]
 //! error, and [`case`] turns just that into a line in the file named by THRUFS_SKIP_LOG, which the
-//! check runner subtracts from what libtest calls passed. How long a test took is told the same way,
-//! since a stable libtest keeps it to itself.
+//! check runner subtracts from libtest's passes. A test's duration is reported the same way, since
+//! a stable libtest does not print it.
 
 use std::fmt;
 use std::io::Write;
@@ -65,6 +65,6 @@ fn record(variable: &str, name: &str, what: impl fmt::Display) -> Outcome {
         .create(true)
         .open(&log)
         .with_context(|| format!("{variable}: open {}", Path::new(&log).display()))?;
-    // In one write(2): other tests write to it at the same time.
+    // In one write(2): other tests write to the file at the same time.
     Ok(file.write_all(format!("{name}\t{what}\n").as_bytes())?)
 }

@@ -1,12 +1,12 @@
-//! Acting as another user. Credentials are the kernel's per-thread ones, so a thread of its own
-//! takes them and ends; the umask is unshared with them. Not a child process: a closure can look
-//! at its results, and no helper program has to be readable by that user.
+//! Acting as another user. The kernel keeps credentials per thread, so a thread of its own takes
+//! them and ends; the umask is unshared with them. Not a child process: a closure can use its
+//! results, and no helper program has to be readable by that user.
 
 use anyhow::{Context, Result, anyhow};
 use nix::sched::CloneFlags;
 use rustix::fs::{Gid, Mode, Uid};
 
-/// Who does it: numbers need not exist in /etc/passwd.
+/// A user and its groups; the numbers need not exist in /etc/passwd.
 #[derive(Clone, Debug)]
 pub struct User {
     /// User id.

@@ -1,5 +1,5 @@
-//! Waiting for a condition with a deadline. Nothing in the harness sleeps and hopes: what is
-//! awaited stands in the error when it does not come.
+//! Waiting for a condition with a deadline. Nothing in the harness sleeps and hopes: the error
+//! names the condition that did not come.
 
 use std::time::{Duration, Instant};
 
@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 /// Between two looks: short against any deadline, long against the look itself.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Asks `probe` until it gives a value; fails after `deadline`, naming `what`.
+/// Calls `probe` until it gives a value; fails after `deadline`, naming `what`.
 pub fn wait_for<T>(
     what: &str,
     deadline: Duration,

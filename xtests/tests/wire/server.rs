@@ -1,8 +1,8 @@
 //! A file system in memory, served on /dev/fuse by thrufs-wire and nothing else: the kernel itself
 //! judges what is decoded and what is encoded.
 //!
-//! One thread, one message at a time, in the order of the kernel. It answers what a client cannot
-//! see the truth of (times, owners) with what was set last.
+//! One thread, one message at a time, in the order of the kernel. Values that a client cannot
+//! verify (times, owners) are the last ones set.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
@@ -31,9 +31,9 @@ pub(crate) const ROOT: u64 = 1;
 const MAX_WRITE: u32 = 1 << 20;
 /// Group of the root directory, for FUSE_CREATE_SUPP_GROUP.
 pub(crate) const ROOT_GROUP: u32 = 4242;
-/// `unique` of what RETRIEVE brings.
+/// `unique` of RETRIEVE's answer.
 pub(crate) const RETRIEVED: u64 = 0x7261;
-/// An extended attribute that is no value: reading one makes the server notify the kernel.
+/// An extended attribute that is no value: reading it makes the server notify the kernel.
 const NOTIFY: &[u8] = b"user.notify.";
 
 /// An inode.
@@ -44,22 +44,22 @@ struct Node {
     xattrs: BTreeMap<CString, Vec<u8>>,
 }
 
-/// What tests and server share.
+/// Shared by tests and server.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
-    /// The operation whose next message is kept.
+    /// The operation whose next message is stored.
     pub(crate) wanted: Option<Opcode>,
-    /// That message.
+    /// The stored message.
     pub(crate) kept: Option<Vec<u8>>,
     /// All operations so far.
     pub(crate) seen: BTreeSet<Opcode>,
-    /// What the kernel or this server did wrong.
+    /// Faults of the kernel or this server.
     pub(crate) faults: Vec<String>,
-    /// What the page cache held, by RETRIEVE.
+    /// The page cache's content, by RETRIEVE.
     pub(crate) retrieved: Vec<u8>,
     /// POLLs that wait to be woken.
     pub(crate) waiting_polls: usize,
-    /// What INIT came with.
+    /// INIT's argument.
     pub(crate) init: Option<InitIn>,
 }
 
@@ -179,7 +179,7 @@ impl Server {
         Ok(())
     }
 
-    /// The answer, or nothing where the kernel waits for none.
+    /// The answer, or nothing if the kernel waits for none.
     #[allow(clippy::too_many_lines, reason = "a table: a row an operation")]
     fn operation<'b>(
         &mut self,
@@ -628,7 +628,7 @@ impl Server {
         let in_root = self.names.keys().filter(|(parent, _)| *parent == ROOT);
         for (parent, name) in in_root {
             let (parent, flags) = (*parent, Default::default());
-            // ENOENT: the kernel has it no longer.
+            // ENOENT: the kernel has forgotten it.
             let _dropped = self.notify(&Notification::InvalEntry {
                 parent,
                 name,
@@ -676,7 +676,7 @@ fn statfs() -> StatfsOut {
     StatfsOut { st }
 }
 
-/// Where messages are kept for the corpus of crates/wire, if this run is to record them.
+/// The directory for the corpus of crates/wire, if this run records it.
 pub(crate) fn record(dialect: &str, name: &str, message: &[u8]) -> Result<()> {
     let Some(folder) = std::env::var_os("THRUFS_RECORD") else {
         return Ok(());

@@ -21,7 +21,7 @@
 //! lags on a busy machine.)
 //!
 //! Invariant: attributes that show an external change reach the kernel only after it has invalidated its
-//! cache ([`Foreign`]), so a reader that sees the new mtime reads the new bytes.
+//! cache ([`ExternalChange`]), so a reader that sees the new mtime reads the new bytes.
 
 use std::fmt;
 use std::os::fd::AsFd;
@@ -120,25 +120,25 @@ struct State {
 
 /// One open file.
 #[derive(Debug)]
-pub(crate) struct Watch {
+pub(crate) struct ChangeTracker {
     /// A leaf lock, of this inode alone; held for no system call.
     state: Mutex<State>,
 }
 
 /// An external change for which the kernel's cache is not yet invalidated.
 #[derive(Clone)]
-pub struct Foreign {
-    watch: Arc<Watch>,
+pub struct ExternalChange {
+    watch: Arc<ChangeTracker>,
     found: u64,
 }
 
-impl fmt::Debug for Foreign {
+impl fmt::Debug for ExternalChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Foreign({})", self.found)
+        write!(f, "ExternalChange({})", self.found)
     }
 }
 
-impl Foreign {
+impl ExternalChange {
     /// The kernel's cache has been invalidated.
     pub(crate) fn dropped(&self) {
         let mut state = self.watch.state.lock();
@@ -157,7 +157,7 @@ pub(crate) enum Sets {
 
 /// An own change that is under way.
 #[derive(Debug)]
-pub(crate) struct OwnChange<'a>(&'a Watch);
+pub(crate) struct OwnChange<'a>(&'a ChangeTracker);
 
 impl Drop for OwnChange<'_> {
     fn drop(&mut self) {
@@ -168,7 +168,7 @@ impl Drop for OwnChange<'_> {
     }
 }
 
-impl Watch {
+impl ChangeTracker {
     /// A file of which the kernel has cached nothing older than `stat`.
     pub(crate) fn new(stat: &Statx) -> Self {
         let state = State {
@@ -188,7 +188,7 @@ impl Watch {
     /// The external change that `stat` shows (statx(2) was called at `asked` or later), or an earlier one
     /// that is still pending. While own changes are in flight the two cannot be told apart; the next
     /// sample finds it.
-    pub(crate) fn judge(self: &Arc<Self>, asked: Time, stat: &Statx) -> Option<Foreign> {
+    pub(crate) fn judge(self: &Arc<Self>, asked: Time, stat: &Statx) -> Option<ExternalChange> {
         let stamp = Stamp::of(stat);
         let mut state = self.state.lock();
         let state = &mut *state;
@@ -204,14 +204,14 @@ impl Watch {
                 state.found += u64::from(!is_ours);
             }
         }
-        (state.dropped < state.found).then(|| Foreign {
+        (state.dropped < state.found).then(|| ExternalChange {
             watch: Arc::clone(self),
             found: state.found,
         })
     }
 
     /// Samples the file behind `fd`. One that cannot be sampled counts as unchanged.
-    pub(crate) fn look(self: &Arc<Self>, fd: impl AsFd) -> Option<Foreign> {
+    pub(crate) fn look(self: &Arc<Self>, fd: impl AsFd) -> Option<ExternalChange> {
         let asked = Time::now();
         statx(fd).ok().and_then(|stat| self.judge(asked, &stat))
     }
@@ -227,13 +227,13 @@ impl Watch {
         self: &Arc<Self>,
         fd: impl AsFd,
         sets: Sets,
-    ) -> (OwnChange<'_>, Option<Foreign>) {
+    ) -> (OwnChange<'_>, Option<ExternalChange>) {
         let tick = Time::tick();
         let is_first_of_tick = {
             let state = self.state.lock();
             state.under_way == 0 && state.ended < tick && state.looked < tick
         };
-        let foreign = if is_first_of_tick {
+        let external = if is_first_of_tick {
             self.look(fd)
         } else {
             None
@@ -246,7 +246,7 @@ impl Watch {
         });
         own.any |= sets == Sets::Any;
         drop(state);
-        (OwnChange(self), foreign)
+        (OwnChange(self), external)
     }
 }
 

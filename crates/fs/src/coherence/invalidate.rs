@@ -37,12 +37,12 @@ pub(crate) type Then = Box<dyn FnOnce() + Send>;
 
 /// Bytes of a file from `start`, and its attributes; `None` as the end is beyond any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stale {
+pub(crate) struct InvalRange {
     pub(crate) start: u64,
     pub(crate) end: Option<u64>,
 }
 
-impl Stale {
+impl InvalRange {
     pub(crate) const WHOLE: Self = Self {
         start: 0,
         end: None,
@@ -83,7 +83,7 @@ impl Stale {
 #[derive(Default)]
 struct State {
     /// First in, first out, each inode once.
-    pending: VecDeque<(u64, Stale, Vec<Then>)>,
+    pending: VecDeque<(u64, InvalRange, Vec<Then>)>,
     /// Too many inodes: all are invalidated, and then these run.
     overflowed: Option<Vec<Then>>,
     running: bool,
@@ -106,7 +106,7 @@ pub(crate) struct Invalidations {
 
 /// What the thread does next.
 enum Next {
-    One(u64, Stale, Vec<Then>),
+    One(u64, InvalRange, Vec<Then>),
     All(Vec<Then>),
     End,
 }
@@ -142,19 +142,19 @@ impl Invalidations {
     }
 
     /// Queues `stale` of `ino`. Does nothing without the thread (no kernel, no cache).
-    pub(crate) fn push(&self, ino: u64, stale: Stale) {
+    pub(crate) fn push(&self, ino: u64, stale: InvalRange) {
         self.add(ino, stale, None);
     }
 
     /// The same; calls `then` when the notification has been sent, or cannot be.
-    pub(crate) fn push_then(&self, ino: u64, stale: Stale, then: Then) {
+    pub(crate) fn push_then(&self, ino: u64, stale: InvalRange, then: Then) {
         if let Some(then) = self.add(ino, stale, Some(then)) {
             then();
         }
     }
 
     /// Returns `then` if the thread will not call it.
-    fn add(&self, ino: u64, stale: Stale, then: Option<Then>) -> Option<Then> {
+    fn add(&self, ino: u64, stale: InvalRange, then: Option<Then>) -> Option<Then> {
         let mut state = self.state.lock();
         if !state.running {
             return then;
@@ -195,7 +195,7 @@ impl Invalidations {
     }
 
     fn serve(&self, send: &SendInval, all: &dyn Fn() -> Vec<u64>) {
-        let invalidate = |ino: u64, stale: Stale| {
+        let invalidate = |ino: u64, stale: InvalRange| {
             let (offset, len) = stale.offset_and_len();
             tracing::debug!(ino, offset, len, "NOTIFY_INVAL_INODE");
             if let Err(error) = send(ino, offset, len)
@@ -217,7 +217,7 @@ impl Invalidations {
                 Next::All(then) => {
                     all()
                         .into_iter()
-                        .for_each(|ino| invalidate(ino, Stale::WHOLE));
+                        .for_each(|ino| invalidate(ino, InvalRange::WHOLE));
                     then
                 }
                 Next::End => return,

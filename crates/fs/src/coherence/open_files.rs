@@ -1,4 +1,4 @@
-//! The [`Watch`] of each file that is open, and the thread that looks at them.
+//! The [`ChangeTracker`] of each file that is open, and the thread that looks at them.
 //!
 //! Invariant: all handles of an inode that are open at one time have the same watch; it is kept in
 //! the handle, so that a WRITE looks nothing up. Files that are not open need none: the next OPEN
@@ -15,13 +15,13 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use rustix::fs::Statx;
 
-use super::external::{Foreign, Time, Watch};
+use super::external::{ChangeTracker, ExternalChange, Time};
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(crate) struct Watches {
     /// By nodeid, with the number of handles. A leaf lock, never held across a system call.
-    watches: RwLock<HashMap<u64, (Arc<Watch>, usize)>>,
+    watches: RwLock<HashMap<u64, (Arc<ChangeTracker>, usize)>>,
     /// How many there are.
     count: AtomicUsize,
     /// Whether the thread runs. A leaf lock.
@@ -32,10 +32,10 @@ pub(crate) struct Watches {
 /// What a new handle learns.
 #[derive(Debug)]
 pub(crate) struct Entered {
-    pub(crate) watch: Arc<Watch>,
+    pub(crate) watch: Arc<ChangeTracker>,
     /// What the kernel has cached of the file may stay.
     pub(crate) keep: bool,
-    pub(crate) foreign: Option<Foreign>,
+    pub(crate) external: Option<ExternalChange>,
 }
 
 impl Watches {
@@ -47,15 +47,15 @@ impl Watches {
             *handles += 1;
             let watch = Arc::clone(watch);
             drop(watches);
-            let foreign = watch.judge(asked, stat);
-            let keep = foreign.is_none();
+            let external = watch.judge(asked, stat);
+            let keep = external.is_none();
             return Entered {
                 watch,
                 keep,
-                foreign,
+                external,
             };
         }
-        let watch = Arc::new(Watch::new(stat));
+        let watch = Arc::new(ChangeTracker::new(stat));
         watches.insert(ino, (Arc::clone(&watch), 1));
         self.count.fetch_add(1, Ordering::Relaxed);
         drop(watches);
@@ -65,7 +65,7 @@ impl Watches {
         Entered {
             watch,
             keep: false,
-            foreign: None,
+            external: None,
         }
     }
 
@@ -83,7 +83,7 @@ impl Watches {
     }
 
     /// The watch of `ino`, if it is open.
-    pub(crate) fn get(&self, ino: u64) -> Option<Arc<Watch>> {
+    pub(crate) fn get(&self, ino: u64) -> Option<Arc<ChangeTracker>> {
         // Most attributes are asked for while nothing is open, and share no lock then.
         if self.count.load(Ordering::Relaxed) == 0 {
             return None;

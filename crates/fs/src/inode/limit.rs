@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use crate::forget_wait::ForgetWait;
 use crate::notifier::SendPrune;
-use crate::passthrough::Passthrough;
 
 /// Inodes in one notification.
 const BATCH: usize = 512;
@@ -31,9 +31,30 @@ const HELD_BACK: Duration = Duration::from_millis(50);
 /// Where no other thread is left to hear of a FORGET, it gives the notification this time.
 const ONE_THREAD: Duration = Duration::from_millis(1);
 
+/// The inodes that the kernel knows, and what depends on their number.
+pub(crate) trait Known: Send + Sync + 'static {
+    /// How many.
+    fn known(&self) -> usize;
+
+    /// How many it has forgotten so far.
+    fn forgotten(&self) -> u64;
+
+    /// Nodeids of `count` of them, in the order of their becoming known from the `from`th on.
+    fn some_numbers(&self, from: usize, count: usize) -> Vec<u64>;
+
+    /// What is left of `limit` now.
+    fn limit_now(&self, limit: usize) -> usize;
+
+    /// What a FORGET wakes.
+    fn forgets(&self) -> &Arc<ForgetWait>;
+
+    /// The kernel uses all of them: a request that waits for one waits in vain.
+    fn hope_for_none(&self);
+}
+
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct InodePressure {
+pub(crate) struct InodeLimit {
     limit: usize,
     /// More are known than `limit`; cleared by the thread.
     over: AtomicBool,
@@ -46,7 +67,7 @@ pub(crate) struct InodePressure {
     changed: Condvar,
 }
 
-impl InodePressure {
+impl InodeLimit {
     pub(crate) fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -59,8 +80,8 @@ impl InodePressure {
     }
 
     /// After a LOOKUP: more are known now.
-    pub(crate) fn note(&self, fs: &Passthrough) {
-        let is_over = fs.inodes.len() > fs.inode_limit(self.limit);
+    pub(crate) fn note(&self, fs: &impl Known) {
+        let is_over = fs.known() > fs.limit_now(self.limit);
         if is_over && !self.over.swap(true, Ordering::Relaxed) {
             let _running = self.running.lock();
             self.changed.notify_all();
@@ -68,9 +89,9 @@ impl InodePressure {
     }
 
     /// Half as many again are known as are to be.
-    pub(crate) fn is_far_over(&self, fs: &Passthrough) -> bool {
-        let limit = fs.inode_limit(self.limit);
-        fs.inodes.len() > limit + limit / 2
+    pub(crate) fn is_far_over(&self, fs: &impl Known) -> bool {
+        let limit = fs.limit_now(self.limit);
+        fs.known() > limit + limit / 2
     }
 
     /// Nothing comes of waiting for the kernel to forget.
@@ -87,12 +108,12 @@ impl InodePressure {
 
     /// Before a LOOKUP is answered: while far more are known than are to be, it waits for the kernel to
     /// forget some, but not for long.
-    pub(crate) fn hold_back(&self, fs: &Passthrough) {
+    pub(crate) fn hold_back(&self, fs: &impl Known) {
         let may_go_on = || !self.is_far_over(fs) || self.is_in_vain();
         if may_go_on() {
             return;
         }
-        match fs.forgets.enter() {
+        match fs.forgets().enter() {
             Some(waiting) => {
                 waiting.until(Instant::now() + HELD_BACK, may_go_on);
             }
@@ -101,8 +122,8 @@ impl InodePressure {
     }
 
     /// Below this it is enough, so that not every LOOKUP that follows is one too many.
-    fn enough(&self, fs: &Passthrough) -> usize {
-        let limit = fs.inode_limit(self.limit);
+    fn enough(&self, fs: &impl Known) -> usize {
+        let limit = fs.limit_now(self.limit);
         limit - limit / 8
     }
 
@@ -110,11 +131,7 @@ impl InodePressure {
     ///
     /// # Errors
     /// When there can be no thread.
-    pub(crate) fn start(
-        self: &Arc<Self>,
-        fs: &Arc<Passthrough>,
-        send: SendPrune,
-    ) -> io::Result<()> {
+    pub(crate) fn start(self: &Arc<Self>, fs: &Arc<impl Known>, send: SendPrune) -> io::Result<()> {
         *self.running.lock() = true;
         self.is_asking.store(true, Ordering::Relaxed);
         // Weak: the thread must not keep the file system, and all it has open, alive.
@@ -123,9 +140,9 @@ impl InodePressure {
         let serve = move || {
             while pressure.wait_until_over() {
                 let Some(fs) = fs.upgrade() else { return };
-                if let Err(error) = pressure.relieve(&fs, &send) {
+                if let Err(error) = pressure.relieve(&*fs, &send) {
                     pressure.is_asking.store(false, Ordering::Relaxed);
-                    fs.parked.notify();
+                    fs.hope_for_none();
                     tracing::warn!(%error, "NOTIFY_PRUNE: the number of inodes is no longer bounded");
                     return;
                 }
@@ -159,9 +176,9 @@ impl InodePressure {
     }
 
     /// Whether the kernel has forgotten any since there were so many, however slowly it is heard.
-    fn wait_for_forget(&self, fs: &Passthrough, before: u64) -> bool {
+    fn wait_for_forget(&self, fs: &impl Known, before: u64) -> bool {
         let start = Instant::now();
-        while fs.inodes.forgotten() == before {
+        while fs.forgotten() == before {
             if start.elapsed() >= LATE || !self.pause(SETTLE) {
                 return false;
             }
@@ -170,20 +187,20 @@ impl InodePressure {
     }
 
     /// Goes through all that are known, until it is enough or the kernel forgets no more.
-    fn relieve(&self, fs: &Passthrough, send: &SendPrune) -> io::Result<()> {
-        let (mut asked, mut from) = (0, fs.inodes.forgotten());
+    fn relieve(&self, fs: &impl Known, send: &SendPrune) -> io::Result<()> {
+        let (mut asked, mut from) = (0, fs.forgotten());
         loop {
-            let known = fs.inodes.len();
+            let known = fs.known();
             if known <= self.enough(fs) {
                 break;
             }
             let some = BATCH.min(known - self.enough(fs));
             // Those that were forgotten are no longer among them.
-            let gone = usize::try_from(fs.inodes.forgotten() - from).unwrap_or(asked);
-            let batch = fs.inodes.some_numbers(asked.saturating_sub(gone), some);
+            let gone = usize::try_from(fs.forgotten() - from).unwrap_or(asked);
+            let batch = fs.some_numbers(asked.saturating_sub(gone), some);
             if batch.is_empty() {
                 if self.wait_for_forget(fs, from) {
-                    (asked, from) = (0, fs.inodes.forgotten());
+                    (asked, from) = (0, fs.forgotten());
                     continue;
                 }
                 tracing::debug!(
@@ -192,7 +209,7 @@ impl InodePressure {
                     "the kernel uses all inodes that it knows"
                 );
                 self.in_vain.store(true, Ordering::Relaxed);
-                fs.parked.notify();
+                fs.hope_for_none();
                 self.pause(IN_USE);
                 break;
             }
@@ -209,27 +226,6 @@ impl InodePressure {
     }
 }
 
-impl Passthrough {
-    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
-    /// does not have the notification.
-    ///
-    /// # Errors
-    /// When there can be no thread that sends it, or it is asked for and cannot be had.
-    pub fn start_pruning(self: &Arc<Self>, send: Option<SendPrune>) -> io::Result<()> {
-        match (&self.pressure, send) {
-            (None, _) => Ok(()),
-            (Some(pressure), Some(send)) => {
-                self.parked.start(self)?;
-                pressure.start(self, send)
-            }
-            (Some(_), None) if self.config.max_inodes.is_some() => Err(io::Error::other(
-                "--max-inodes needs NOTIFY_PRUNE (Linux 6.18): leave it out",
-            )),
-            (Some(_), None) => Ok(()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::ffi::OsStr;
@@ -238,6 +234,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::inode::ROOT_INO;
+    use crate::passthrough::Passthrough;
 
     /// On a busy machine all that were asked for had been asked for before the first FORGET was read. That
     /// was taken for a kernel that uses all that it knows, and for a second nothing was bounded.
@@ -256,7 +253,7 @@ mod tests {
             });
             Ok(())
         });
-        pressure.relieve(&fs, &send).unwrap();
+        pressure.relieve(&*fs, &send).unwrap();
         assert!(fs.inodes.len() <= 8, "{} are left", fs.inodes.len());
         assert!(!pressure.in_vain.load(Ordering::Relaxed));
     }

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use parking_lot::RwLock;
 
 use super::identity::{FileKind, InodeKey};
-use super::{Held, Inode, ROOT_INO};
+use super::{Inode, InodeRef, ROOT_INO};
 
 /// Numbers that we make up have the top bit set: file systems count from below.
 const SYNTHETIC: u64 = 1 << 63;
@@ -42,7 +42,7 @@ pub(crate) struct InodeTable {
 
 impl InodeTable {
     /// A table with the root only, which the kernel never forgets.
-    pub(crate) fn new(root_key: InodeKey, held: Held) -> Self {
+    pub(crate) fn new(root_key: InodeKey, held: InodeRef) -> Self {
         let root = Arc::new(Inode::new(ROOT_INO, root_key, FileKind::Directory, held));
         let mut maps = Maps::default();
         maps.by_key.insert(root_key, ROOT_INO);
@@ -91,7 +91,7 @@ impl InodeTable {
 
     /// The inode with this key, counted as one more lookup, unless `held` shows that its number
     /// was given to another file.
-    fn find(&self, key: &InodeKey, held: &Held) -> Option<Arc<Inode>> {
+    fn find(&self, key: &InodeKey, held: &InodeRef) -> Option<Arc<Inode>> {
         let maps = self.maps.read();
         let ino = *maps.by_key.get(key)?;
         if ino == ROOT_INO {
@@ -106,7 +106,7 @@ impl InodeTable {
     }
 
     /// The inode with this key, counted as one more lookup; made from `held` if it is new.
-    pub(crate) fn look_up(&self, key: InodeKey, kind: FileKind, held: Held) -> Arc<Inode> {
+    pub(crate) fn look_up(&self, key: InodeKey, kind: FileKind, held: InodeRef) -> Arc<Inode> {
         if let Some(inode) = self.find(&key, &held) {
             return inode;
         }
@@ -119,7 +119,7 @@ impl InodeTable {
             return inode.clone();
         }
         let ino = maps.number_for(&key, &self.root.key);
-        if let Held::Fd(_) = held {
+        if let InodeRef::Fd(_) = held {
             self.by_fd.fetch_add(1, Ordering::Relaxed);
         }
         let inode = Arc::new(Inode::new(ino, key, kind, held));
@@ -176,7 +176,7 @@ impl InodeTable {
             maps.by_key.remove(&gone.key);
         }
         drop(maps);
-        if let Held::Fd(_) = gone.held {
+        if let InodeRef::Fd(_) = gone.held {
             self.by_fd.fetch_sub(1, Ordering::Relaxed);
         }
         self.forgotten.fetch_add(1, Ordering::Relaxed);
@@ -220,8 +220,8 @@ mod tests {
     use super::*;
     use crate::inode::mount_fd::{MountFd, MountFds};
 
-    fn held() -> Held {
-        Held::Fd(File::open("/dev/null").unwrap().into())
+    fn held() -> InodeRef {
+        InodeRef::Fd(File::open("/dev/null").unwrap().into())
     }
 
     fn key(dev: u64, ino: u64) -> InodeKey {
@@ -287,8 +287,8 @@ mod tests {
     }
 
     /// A mount and a handle of it; the number `generation` stands for the inode's.
-    fn by_handle(mount: &Arc<MountFd>, generation: u8) -> Held {
-        Held::Handle {
+    fn by_handle(mount: &Arc<MountFd>, generation: u8) -> InodeRef {
+        InodeRef::Handle {
             mount: Arc::clone(mount),
             fid: FileHandle::from_parts(1, &[generation]).unwrap(),
         }

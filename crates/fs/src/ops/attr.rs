@@ -89,13 +89,17 @@ impl Passthrough {
         let (asked, watch) = (Time::now(), self.watches.get(inode.ino));
         let stat = statx(fd)?;
         inode.tell(&stat);
-        let foreign = watch.and_then(|watch| watch.judge(asked, &stat));
+        let external = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
         let ino = match inode.ino {
             ROOT_INO => stat.stx_ino,
             ino => ino,
         };
-        Ok(Attr { ino, stat, foreign })
+        Ok(Attr {
+            ino,
+            stat,
+            external,
+        })
     }
 
     /// Changes attributes and returns them as they are then.
@@ -107,8 +111,8 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let done = match self.watches.get(ino) {
             Some(watch) => {
-                let (_change, foreign) = watch.begin(self.path_fd(&inode)?, Sets::Any);
-                self.drop_cached(ino, foreign);
+                let (_change, external) = watch.begin(self.path_fd(&inode)?, Sets::Any);
+                self.invalidate_file(ino, external);
                 self.set_attributes(&inode, set)
             }
             None => self.set_attributes(&inode, set),

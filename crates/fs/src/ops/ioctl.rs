@@ -6,7 +6,7 @@ use rustix::thread::CapabilitySet;
 use thrufs_sys::ioctl::FileIoctl;
 
 use crate::caller::Caller;
-use crate::coherence::invalidate::Stale;
+use crate::coherence::invalidate::InvalRange;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::Passthrough;
@@ -35,7 +35,7 @@ impl Passthrough {
             Ok(vec![mode_and_owner(&handle.fd)?])
         })?;
         // The change time at least is new, and nothing in an IOCTL's reply says so.
-        self.invalidations.push(ino, Stale::ATTRIBUTES);
+        self.invalidations.push(ino, InvalRange::ATTRIBUTES);
         Ok(output)
     }
 }

@@ -11,7 +11,7 @@ use crate::attr::Attr;
 use crate::config::InodeFileHandles;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, key_of, statx};
-use crate::inode::{Held, Inode};
+use crate::inode::{Inode, InodeRef};
 use crate::passthrough::{Entry, Passthrough};
 use crate::resolve::component;
 
@@ -38,13 +38,13 @@ impl Passthrough {
 
     /// The name is resolved once; all that follows is about the inode it stood for then.
     fn lookup_at(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.enter(self.find(dir, &component(name)?)?)
+        self.enter(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// As [`Passthrough::lookup_at`], for a name that is being listed: nothing is waited for, since the
     /// kernel forgets nothing of a listing before it has it.
     pub(crate) fn lookup_listed(&self, dir: impl AsFd, name: &OsStr) -> Result<Entry> {
-        self.take_in(self.find(dir, &component(name)?)?)
+        self.take_in(self.crossing.find(dir, &component(name)?)?)
     }
 
     /// Takes in the inode behind the O_PATH descriptor `fd`, as one more lookup of it.
@@ -104,12 +104,17 @@ impl Passthrough {
         Ok(Attr {
             ino: inode.ino,
             stat,
-            foreign: None,
+            external: None,
         })
     }
 
     /// How the inode behind `fd` is held; and `fd`, if not by that.
-    fn hold(&self, fd: OwnedFd, mnt_id: u64, kind: FileKind) -> Result<(Held, Option<OwnedFd>)> {
+    fn hold(
+        &self,
+        fd: OwnedFd,
+        mnt_id: u64,
+        kind: FileKind,
+    ) -> Result<(InodeRef, Option<OwnedFd>)> {
         let is_mandatory = match self.config.inode_file_handles {
             InodeFileHandles::Never => return self.hold_by_fd(fd),
             InodeFileHandles::Prefer => false,
@@ -130,14 +135,14 @@ impl Passthrough {
             _file_that_is_mounted_alone => Ok(None),
         });
         match mount {
-            Ok(Some(mount)) => Ok((Held::Handle { mount, fid }, Some(fd))),
+            Ok(Some(mount)) => Ok((InodeRef::Handle { mount, fid }, Some(fd))),
             Err(error) if is_mandatory => Err(error),
             Ok(None) | Err(_) => self.hold_by_fd(fd),
         }
     }
 
-    fn hold_by_fd(&self, fd: OwnedFd) -> Result<(Held, Option<OwnedFd>)> {
+    fn hold_by_fd(&self, fd: OwnedFd) -> Result<(InodeRef, Option<OwnedFd>)> {
         self.check_inode_room()?;
-        Ok((Held::Fd(fd), None))
+        Ok((InodeRef::Fd(fd), None))
     }
 }

@@ -15,7 +15,7 @@ use crate::resolve::component;
 
 /// A name in a directory.
 #[derive(Clone, Copy, Debug)]
-pub struct Place<'a> {
+pub struct DirEntryRef<'a> {
     /// Nodeid of the directory.
     pub parent: u64,
     /// The name.
@@ -27,7 +27,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// EEXIST, EXDEV, EMLINK, EROFS, and the backing file system's others.
-    pub fn link(&self, ino: u64, to: Place<'_>) -> Result<Entry> {
+    pub fn link(&self, ino: u64, to: DirEntryRef<'_>) -> Result<Entry> {
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let parent = self.inode(to.parent)?;
@@ -47,7 +47,7 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, EISDIR, EBUSY, EROFS, and the backing file system's others.
-    pub fn unlink(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+    pub fn unlink(&self, at: DirEntryRef<'_>, caller: &Caller) -> Result<()> {
         self.remove(at, AtFlags::empty(), caller)
     }
 
@@ -55,14 +55,14 @@ impl Passthrough {
     ///
     /// # Errors
     /// ENOENT, ENOTDIR, ENOTEMPTY, EBUSY, EROFS, and the backing file system's others.
-    pub fn rmdir(&self, at: Place<'_>, caller: &Caller) -> Result<()> {
+    pub fn rmdir(&self, at: DirEntryRef<'_>, caller: &Caller) -> Result<()> {
         self.remove(at, AtFlags::REMOVEDIR, caller)
     }
 
-    fn remove(&self, at: Place<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
+    fn remove(&self, at: DirEntryRef<'_>, flags: AtFlags, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let parent = self.inode(at.parent)?;
-        self.check_not_covered(&parent, at.name)?;
+        self.crossing.check_not_covered(&parent, at.name)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         self.removing(&dir, &name, || {
@@ -99,7 +99,7 @@ impl Passthrough {
     fn owners_of(&self, names: &[(&PathFd<'_>, &CString)]) -> Result<Vec<Statx>> {
         let mut found = Vec::new();
         for (dir, name) in names {
-            match self.find(dir, name).and_then(mode_and_owner) {
+            match self.crossing.find(dir, name).and_then(mode_and_owner) {
                 Ok(stat) => found.push(stat),
                 Err(Errno::ENOENT | Errno::ELOOP) => {}
                 Err(error) => return Err(error),
@@ -114,16 +114,16 @@ impl Passthrough {
     /// EINVAL for other flags or where the backing file system lacks these; else its own.
     pub fn rename(
         &self,
-        from: Place<'_>,
-        to: Place<'_>,
+        from: DirEntryRef<'_>,
+        to: DirEntryRef<'_>,
         flags: u32,
         caller: &Caller,
     ) -> Result<()> {
         self.check_writable()?;
         let flags = RenameFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         let (old, new) = (self.inode(from.parent)?, self.inode(to.parent)?);
-        self.check_not_covered(&old, from.name)?;
-        self.check_not_covered(&new, to.name)?;
+        self.crossing.check_not_covered(&old, from.name)?;
+        self.crossing.check_not_covered(&new, to.name)?;
         let (old_dir, new_dir) = (self.path_fd(&old)?, self.path_fd(&new)?);
         let (old_name, new_name) = (component(from.name)?, component(to.name)?);
         let rename = || {

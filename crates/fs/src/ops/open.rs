@@ -88,8 +88,8 @@ impl Passthrough {
             CachePolicy::Auto => entered.as_ref().is_some_and(|entered| entered.keep),
             CachePolicy::Never | CachePolicy::Metadata => false,
         };
-        let (watch, foreign) = match entered {
-            Some(entered) => (Some(entered.watch), entered.foreign),
+        let (watch, external) = match entered {
+            Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
         let open = OpenFile {
@@ -105,7 +105,7 @@ impl Passthrough {
             fd: file,
             kind: HandleKind::File(open),
         });
-        self.drop_cached(ino, foreign);
+        self.invalidate_file(ino, external);
         Opened {
             fh,
             direct_io: self.config.cache.is_direct(),
@@ -114,7 +114,7 @@ impl Passthrough {
         }
     }
 
-    /// Begins to tell foreign changes of a file that was just opened, where that is done. A file that
+    /// Begins to tell external changes of a file that was just opened, where that is done. A file that
     /// cannot be looked at has none: the kernel drops what it cached, as at each OPEN without.
     fn watch_foreign(&self, ino: u64, file: &OwnedFd) -> Option<Entered> {
         self.config.watch_period()?;

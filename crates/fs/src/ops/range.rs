@@ -27,13 +27,13 @@ impl Passthrough {
     /// Runs what changes the content of an open file.
     pub(crate) fn changing<T>(&self, handle: &Handle, change: impl FnOnce() -> T) -> T {
         let watch = handle.file().and_then(|file| file.watch.as_ref());
-        let Some((own, foreign)) = watch.map(|watch| watch.begin(&handle.fd, Sets::Now)) else {
+        let Some((own, external)) = watch.map(|watch| watch.begin(&handle.fd, Sets::Now)) else {
             return change();
         };
         let done = change();
         // Before the notification: what is fetched after it has this change.
         drop(own);
-        self.drop_cached(handle.ino, foreign);
+        self.invalidate_file(handle.ino, external);
         done
     }
 

@@ -1,25 +1,13 @@
 //! READ, and the buffers that READ and direct WRITE use.
 
-use std::cell::RefCell;
 use std::os::fd::AsFd;
 use std::sync::atomic::Ordering;
 
+use crate::buffer::{DEFAULT_REQUEST, MAX_REQUEST, with_read_buffer};
 use crate::error::{Errno, Result};
 use crate::handle_table::Handle;
 use crate::ops::write::WriteRequest;
 use crate::passthrough::Passthrough;
-
-/// Alignment that every file system accepts for O_DIRECT, in bytes.
-const ALIGNMENT: usize = 4096;
-/// Largest request that is served, in bytes; fs.fuse.max_pages_limit cannot be set above it.
-const MAX_REQUEST: usize = 65_535 * 4096;
-/// What a kernel may ask for that was told of no number of pages (FUSE_DEFAULT_MAX_PAGES_PER_REQ).
-const DEFAULT_REQUEST: usize = 32 * 4096;
-
-thread_local! {
-    /// Grown once to the largest request of this thread, so that a READ allocates nothing.
-    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
 
 /// One READ.
 #[derive(Clone, Copy, Debug)]
@@ -34,31 +22,6 @@ pub struct ReadRequest {
     pub size: usize,
     /// Flags that the file has now: O_DIRECT may have come or gone since OPEN (fcntl(2)).
     pub flags: i32,
-}
-
-/// Runs `act` with `size` bytes of this thread's buffer, aligned for O_DIRECT.
-///
-/// # Errors
-/// EINVAL for a size that no kernel asks for; else what `act` returns.
-pub(crate) fn with_read_buffer<T>(
-    size: usize,
-    act: impl FnOnce(&mut [u8]) -> Result<T>,
-) -> Result<T> {
-    if size > MAX_REQUEST {
-        return Err(Errno::EINVAL);
-    }
-    BUFFER.with_borrow_mut(|buffer| {
-        if buffer.len() < size + ALIGNMENT {
-            buffer.resize(size + ALIGNMENT, 0);
-        }
-        let start = buffer.as_ptr().align_offset(ALIGNMENT);
-        act(&mut buffer[start..start + size])
-    })
-}
-
-/// Whether O_DIRECT takes `data` where it lies.
-pub(crate) fn is_aligned(data: &[u8]) -> bool {
-    data.as_ptr().addr().is_multiple_of(ALIGNMENT)
 }
 
 impl Passthrough {

@@ -22,7 +22,7 @@ use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::caller::Caller;
 use crate::caller::inspect::has_over;
-use crate::coherence::invalidate::Stale;
+use crate::coherence::invalidate::InvalRange;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::{Inode, ROOT_INO};
 use crate::ops::killpriv::mode_and_owner;
@@ -138,7 +138,7 @@ impl Passthrough {
             }
             Some(false) | None if inode.is_told(&stat) => Ok(()),
             Some(false) | None => {
-                self.invalidations.push(inode.ino, Stale::ATTRIBUTES);
+                self.invalidations.push(inode.ino, InvalRange::ATTRIBUTES);
                 match inode.ino {
                     // The VFS looks no name up for it, and would hand on the error.
                     ROOT_INO => Ok(()),

@@ -3,11 +3,11 @@
 use std::os::fd::AsFd;
 
 use crate::backing::Position;
-use crate::coherence::invalidate::Stale;
+use crate::buffer::{is_aligned, with_read_buffer};
+use crate::coherence::invalidate::InvalRange;
 use crate::config::Durability;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, OpenFile};
-use crate::ops::read::{is_aligned, with_read_buffer};
 use crate::passthrough::Passthrough;
 use crate::write_batch::{Piece, Writer};
 
@@ -126,12 +126,12 @@ impl Passthrough {
         let start = request.offset;
         let end = (!request.appends()).then(|| start.saturating_add(request.data.len() as u64));
         self.invalidations
-            .push_then(request.ino, Stale { start, end }, Box::new(then));
+            .push_then(request.ino, InvalRange { start, end }, Box::new(then));
     }
 
     /// After the reply to a WRITE that failed or was short: has the kernel drop what it cached of
     /// the range, because the backing file may hold something else (`inval.rs`).
-    pub fn distrust(&self, request: &WriteRequest<'_>) {
+    pub fn invalidate_after_failed_write(&self, request: &WriteRequest<'_>) {
         let end = request.offset.saturating_add(request.data.len() as u64);
         // Beyond the end of the file the kernel may have kept bytes that a later extension would
         // show. A file that cannot be asked for its size is treated as short.
@@ -141,6 +141,7 @@ impl Passthrough {
             .map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
         let end = (end < size && !request.appends()).then_some(end);
         let start = request.offset;
-        self.invalidations.push(request.ino, Stale { start, end });
+        self.invalidations
+            .push(request.ino, InvalRange { start, end });
     }
 }

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Histogram, Opcode};
+use super::histogram::Histogram;
 use crate::caller::proc;
 use crate::negotiated::Negotiated;
-use crate::passthrough::Passthrough;
 
 /// See the module. Each number was true within the time that it took to collect them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -105,7 +104,7 @@ impl Process {
     ///
     /// # Errors
     /// /proc is not mounted.
-    fn read() -> io::Result<Self> {
+    pub(crate) fn read() -> io::Result<Self> {
         let own = proc::own()?;
         let (virtual_bytes, resident_bytes) = own.memory()?;
         let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
@@ -123,34 +122,4 @@ impl Process {
 /// Enough for 584 years.
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Passthrough {
-    /// All that can be said of this file system now. Takes no lock for longer than reading a
-    /// number needs.
-    ///
-    /// # Errors
-    /// /proc is not mounted.
-    pub fn snapshot(&self) -> io::Result<Snapshot> {
-        let stats = &self.stats;
-        let counted = Opcode::ALL.iter().map(|&opcode| OpcodeCounts {
-            opcode: opcode.name().to_owned(),
-            requests: stats.requests(opcode),
-            errors: stats.errors(opcode),
-            latency: stats.latency(opcode),
-        });
-        let opcodes: Vec<OpcodeCounts> = counted.filter(|counts| counts.requests > 0).collect();
-        let begun: u64 = opcodes.iter().map(|counts| counts.requests).sum();
-        let ended: u64 = opcodes.iter().map(|counts| counts.latency.count()).sum();
-        Ok(Snapshot {
-            opcodes,
-            writes: stats.writes(),
-            bytes_read: stats.bytes_read(),
-            in_flight: begun.saturating_sub(ended),
-            inodes: self.known_inodes(),
-            handles: self.open_handles(),
-            process: Process::read()?,
-            negotiated: self.negotiated().cloned(),
-        })
-    }
 }

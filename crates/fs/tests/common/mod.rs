@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use thrufs_fs::{
-    Backing, Caller, Config, Entry, HostBacking, NewNode, Opened, Passthrough, Place, ROOT_INO,
-    Result, SetAttr, WriteRequest,
+    Backing, Caller, Config, DirEntryRef, Entry, HostBacking, NewNode, Opened, Passthrough,
+    ROOT_INO, Result, SetAttr, WriteRequest,
 };
 
 /// A served scratch directory.
@@ -59,11 +59,11 @@ impl Served {
         self.fs.open(ino, flags, &caller())
     }
 
-    pub(crate) fn unlink(&self, at: Place<'_>) -> Result<()> {
+    pub(crate) fn unlink(&self, at: DirEntryRef<'_>) -> Result<()> {
         self.fs.unlink(at, &caller())
     }
 
-    pub(crate) fn rmdir(&self, at: Place<'_>) -> Result<()> {
+    pub(crate) fn rmdir(&self, at: DirEntryRef<'_>) -> Result<()> {
         self.fs.rmdir(at, &caller())
     }
 
@@ -120,8 +120,8 @@ pub(crate) fn caller() -> Caller {
     }
 }
 
-pub(crate) fn at(parent: u64, name: &str) -> Place<'_> {
-    Place {
+pub(crate) fn at(parent: u64, name: &str) -> DirEntryRef<'_> {
+    DirEntryRef {
         parent,
         name: OsStr::new(name),
     }

@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use super::{Model, fails, passes};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {

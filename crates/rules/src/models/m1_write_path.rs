@@ -24,101 +24,19 @@
 //!
 //! Engine: stateright. Folio locks and requests are the only communication.
 
-use crate::explore::{Exploration, Moves, Protocol, explore};
+use super::model::Model;
+use crate::explore::{Moves, Protocol};
 
 mod server;
+mod setup;
 mod state;
 mod variants;
 
-pub(super) use variants::MODEL;
-
 use server::notify;
+use setup::{Asks, Handler, Notify, Rule, Source, WritePath};
 use state::{At, Fetch, Op, READER, Request, Stage, State, WRITERS, What, page_name};
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Rule {
-    HoldAll,
-    AlwaysUnlock,
-    /// Unlocks after each copy, locks all again before sending.
-    Relock,
-    OnePage,
-    D,
-    E,
-    EFaultLocked,
-    /// E that does not wait for a folio or for memory while the head is locked.
-    ENowait,
-    /// Records partial pages as they are copied, the whole request when it is sent.
-    B,
-    BFaultInFlight,
-    /// Records every page as it is copied.
-    BRecordAll,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Source {
-    /// One writer, from its own file.
-    Own,
-    /// Two writers, each from the other's file.
-    Other,
-    Either,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Notify {
-    Never,
-    /// The worker that serves such a request notifies the kernel before it replies.
-    InHandler(Handler, &'static [What]),
-    /// A thread that serves no request invalidates file A once.
-    AnyTime,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Handler {
-    /// Of one READ.
-    Read,
-    EachRead,
-    Write,
-    Getattr,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asks {
-    /// Progress, and that no bytes of before are shown after write(2) has returned.
-    All,
-    /// Progress: a notification can bring back old bytes under every rule but one, which `*-notify-any-time`
-    /// shows.
-    Progress,
-}
-
-struct WritePath {
-    rule: Rule,
-    source: Source,
-    notify: Notify,
-    asks: Asks,
-}
-
-fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
-    explore(WritePath {
-        rule,
-        source,
-        notify,
-        asks: Asks::All,
-    })
-}
-
-fn both(rule: Rule) -> Exploration {
-    run(rule, Source::Either, Notify::Never)
-}
-
-/// Notifications from a handler; is there progress?
-fn progress(rule: Rule, handler: Handler, what: &'static [What]) -> Exploration {
-    explore(WritePath {
-        rule,
-        source: Source::Own,
-        notify: Notify::InHandler(handler, what),
-        asks: Asks::Progress,
-    })
-}
+pub(super) const MODEL: Model = variants::MODEL;
 
 impl Protocol for WritePath {
     type State = State;
@@ -229,7 +147,7 @@ impl WritePath {
         let unmapped = page == 1 && !writer.mapped;
         let mut to = state.clone();
         if self.rule == Rule::ENowait && writer.at == At::Fill && state.holds(who) {
-            // Whether the folio is busy, or memory cannot be had without waiting.
+            // Whether the folio is busy, or memory is not available without waiting.
             to.writers[who].at = At::Send;
             let name_of = page_name(who, page);
             moves.add(
@@ -300,11 +218,6 @@ impl WritePath {
         );
     }
 
-    /// Before 5.13 a whole page became uptodate with the reply.
-    fn marks_on_reply(&self) -> bool {
-        matches!(self.rule, Rule::HoldAll | Rule::Relock)
-    }
-
     fn keeps_range(&self) -> bool {
         matches!(self.rule, Rule::B | Rule::BFaultInFlight | Rule::BRecordAll)
     }
@@ -318,7 +231,7 @@ impl WritePath {
         }
     }
 
-    /// What is kept after the copy, and whether the request ends.
+    /// What stays locked and recorded after the copy, and whether the request ends.
     fn copied(&self, who: usize, to: &mut State) {
         let number = to.writers[who].next;
         let page = &mut to.pages[who][number];
@@ -348,8 +261,7 @@ impl WritePath {
         };
     }
 
-    /// A page fault of a writer, or the reader's read: take the page, READ it if it is not
-    /// uptodate.
+    /// A page fault of a writer, or the reader's read: take the page, READ it if it is not uptodate.
     fn fetch(&self, who: usize, state: &State, moves: &mut Moves<State>) {
         let (name, file, number, fetch) = state.fetching(who);
         let page = &state.pages[file][number];

@@ -2,7 +2,7 @@
 //!
 //! Source: 073861ed77b6 (5.10), "mm: fix VM_BUG_ON(PageTail) and BUG_ON(PageWriteback)".
 //! PageWriteback holds no page reference: as soon as the bit is clear, truncation may free the page
-//! and somebody reuse it before wake_up_page() reads PG_waiters. Then the wake-up reaches the
+//! and another owner reuse it before wake_up_page() reads PG_waiters. Then the wake-up reaches the
 //! waiters of the page's next life.
 //!
 //! Verdict: without a reference the waiter of the new use runs into BUG_ON(PageWriteback), and even
@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -23,39 +23,36 @@ pub(super) const MODEL: Model = Model {
     source: "073861ed77b6 (5.10), H. Dickins and M. Wilcox, August to November 2020",
     bounds: "1 page, 2 lives of it, 1 writeback in each, 1 waiter of the second",
     variants: &[
-        Variant {
-            name: "no-reference",
-            expected: Verdict::Fails,
-            what: "end_page_writeback() holds no reference: a stale wake hits BUG_ON(PageWriteback)",
-            run: || {
+        fails(
+            "no-reference",
+            "end_page_writeback() holds no reference: a stale wake hits BUG_ON(PageWriteback)",
+            || {
                 explore(Reuse {
                     pinned: false,
                     touching_is_wrong: false,
                 })
             },
-        },
-        Variant {
-            name: "no-reference-touch",
-            expected: Verdict::Fails,
-            what: "the same, stopped where PG_waiters of somebody else's page is read (PageTail)",
-            run: || {
+        ),
+        fails(
+            "no-reference-touch",
+            "the same, stopped where PG_waiters of another owner's page is read (PageTail)",
+            || {
                 explore(Reuse {
                     pinned: false,
                     touching_is_wrong: true,
                 })
             },
-        },
-        Variant {
-            name: "get-put",
-            expected: Verdict::Passes,
-            what: "get_page() before clearing the bit, put_page() after the wake",
-            run: || {
+        ),
+        passes(
+            "get-put",
+            "get_page() before clearing the bit, put_page() after the wake",
+            || {
                 explore(Reuse {
                     pinned: true,
                     touching_is_wrong: true,
                 })
             },
-        },
+        ),
     ],
 };
 

@@ -7,15 +7,14 @@
 //!
 //! Verdict: `if` fails. Clearing the bit and testing PG_waiters in one step (2580d554585c, 6.7)
 //! does not save it: PG_waiters also stands for waiters of PG_locked. If H holds the page lock when
-//! E clears the bit and somebody waits for that lock (L, or V itself), E goes and wakes, late. With
+//! E clears the bit and a thread waits for that lock (L, or V itself), E goes and wakes, late. With
 //! no holder, hence no lock waiter, it would be enough. `while` passes in both forms.
 //!
-//! Engine: stateright. All bits are in one word and changed by atomic operations, so each order is
-//! an interleaving.
+//! Engine: stateright. All bits are in one word and changed by atomic operations, so each order is an interleaving.
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -24,36 +23,27 @@ pub(super) const MODEL: Model = Model {
     source: "thread of January 2021; c2407cf7d22d (5.11), 2580d554585c (6.7)",
     bounds: "1 page, 2 writebacks, 1 lock holder, 1 waiter for writeback, 1 waiter for the lock",
     variants: &[
-        Variant {
-            name: "if",
-            expected: Verdict::Fails,
-            what: "5.9 to 5.10: clear, then test PG_waiters and wake; the waiter trusts the wake",
-            run: || run(false, false, true),
-        },
-        Variant {
-            name: "if-atomic",
-            expected: Verdict::Fails,
-            what: "clear and test in one step, wake later; a lock waiter has set PG_waiters",
-            run: || run(true, false, true),
-        },
-        Variant {
-            name: "if-atomic-alone",
-            expected: Verdict::Passes,
-            what: "the same with the lock free at first, so that nobody waits for it: shows who is to blame",
-            run: || run(true, false, false),
-        },
-        Variant {
-            name: "while",
-            expected: Verdict::Passes,
-            what: "5.11: the waiter looks again",
-            run: || run(false, true, true),
-        },
-        Variant {
-            name: "while-atomic",
-            expected: Verdict::Passes,
-            what: "6.7 and later: both",
-            run: || run(true, true, true),
-        },
+        fails(
+            "if",
+            "5.9 to 5.10: clear, then test PG_waiters and wake; the waiter trusts the wake",
+            || run(false, false, true),
+        ),
+        fails(
+            "if-atomic",
+            "clear and test in one step, wake later; a lock waiter has set PG_waiters",
+            || run(true, false, true),
+        ),
+        passes(
+            "if-atomic-alone",
+            "the same with the lock free at first, so that no thread waits for it: shows the cause",
+            || run(true, false, false),
+        ),
+        passes("while", "5.11: the waiter looks again", || {
+            run(false, true, true)
+        }),
+        passes("while-atomic", "6.7 and later: both", || {
+            run(true, true, true)
+        }),
     ],
 };
 

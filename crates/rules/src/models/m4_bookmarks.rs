@@ -3,7 +3,7 @@
 //! Source: M. Wilcox and L. Torvalds, 16 March 2022; bookmarks were added in 2554db916586 and
 //! 11a19c7b099f (4.14) and removed in b0b598ee08f9 and 37acade0ce89 (6.7). To bound the hold time
 //! the waker wakes a batch, leaves a bookmark in the queue and drops the lock. Writeback waiters
-//! loop (`while`, M3): whoever finds the bit set again goes back to the tail, behind the bookmark.
+//! loop (`while`, M3): a waiter that finds the bit set again goes back to the tail, behind the bookmark.
 //!
 //! Verdict: with bookmarks the waker can walk for ever; the counterexample is a fair cycle. One
 //! pass under the lock ends after as many wakes as there were waiters. That a waiter may be unlucky
@@ -14,7 +14,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -23,18 +23,16 @@ pub(super) const MODEL: Model = Model {
     source: "thread of March 2022; removed by b0b598ee08f9, 37acade0ce89 (6.7)",
     bounds: "1 page, 1 waker, wake batch 1, 2 waiters, endlessly many writebacks",
     variants: &[
-        Variant {
-            name: "bookmark",
-            expected: Verdict::Fails,
-            what: "4.14 to 6.6: the queue lock is dropped between batches",
-            run: || explore(Walk { bookmark: true }),
-        },
-        Variant {
-            name: "one-pass",
-            expected: Verdict::Passes,
-            what: "6.7: the whole queue is walked under the lock",
-            run: || explore(Walk { bookmark: false }),
-        },
+        fails(
+            "bookmark",
+            "4.14 to 6.6: the queue lock is dropped between batches",
+            || explore(Walk { bookmark: true }),
+        ),
+        passes(
+            "one-pass",
+            "6.7: the whole queue is walked under the lock",
+            || explore(Walk { bookmark: false }),
+        ),
     ],
 };
 
@@ -111,7 +109,7 @@ impl Protocol for Walk {
         let mut to = state.clone();
         to.writeback = !state.writeback;
         if state.writeback {
-            // Its own walk of the queue is left out: it could only wake somebody twice.
+            // Its own walk of the queue is left out: it could only wake a waiter twice.
             moves.add("D", "the device is done: PG_writeback cleared", to);
         } else {
             moves.add("S", "starts writeback again: PG_writeback set", to);

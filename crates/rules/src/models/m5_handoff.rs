@@ -1,17 +1,15 @@
-//! M5: who gets the page lock when it is released, and how often may a woken waiter be robbed of
-//! it?
+//! M5: which thread gets the page lock when it is released, and how often may a woken waiter be robbed of it?
 //!
 //! Source: L. Torvalds and H. Dickins, 7 August 2020; 2a9127fcf229 and 5ef64cc8987a (5.9). The word
 //! has PG_locked (L) and PG_waiters (W). A waiter, under the queue lock, sets W, tries L, and
-//! queues. unlock clears L and tests W in one operation; if W was set it takes the queue lock and
-//! wakes.
+//! queues. unlock clears L and tests W in one operation; if W was set it takes the queue lock and wakes.
 //!
 //! Verdict: trying L before setting W loses the wake-up: the unlock in between sees no waiter.
 //! 2a9127 hands L to the first waiter as it wakes it, so none is woken in vain (a thief can still
-//! take L before the waker gets to the queue; then nobody is woken). 5ef64cc lets a woken waiter
+//! take L before the waker gets to the queue; then no waiter is woken). 5ef64cc lets a woken waiter
 //! race, and hands L over after five defeats. The handoff of August 2020, which passes L on without
 //! ever clearing it, must clear it under the queue lock when it finds no taker; if W was set for
-//! another reason (somebody waits for PG_writeback), a compare-and-exchange after dropping the lock
+//! another reason (a thread waits for PG_writeback), a compare-and-exchange after dropping the lock
 //! sees no difference, and the waiter that came in between sleeps for ever.
 //!
 //! Engine: stateright. L and W are bits of one word and every access is an atomic operation on it,
@@ -19,7 +17,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -28,17 +26,15 @@ pub(super) const MODEL: Model = Model {
     source: "thread of August 2020; 2a9127fcf229, 5ef64cc8987a (5.9)",
     bounds: "1 page, 1 holder, 2 waiters, 1 thief that takes the lock up to 7 times",
     variants: &[
-        Variant {
-            name: "try-before-set-waiters",
-            expected: Verdict::Fails,
-            what: "the waiter tries the lock before it sets PG_waiters",
-            run: || run(Handoff::Always, true),
-        },
-        Variant {
-            name: "august-2020-late-clear",
-            expected: Verdict::Fails,
-            what: "L is passed on; with no taker it is cleared after q->lock was dropped",
-            run: || {
+        fails(
+            "try-before-set-waiters",
+            "the waiter tries the lock before it sets PG_waiters",
+            || run(Handoff::Always, true),
+        ),
+        fails(
+            "august-2020-late-clear",
+            "L is passed on; with no taker it is cleared after q->lock was dropped",
+            || {
                 run(
                     Handoff::Pass {
                         clear_under_lock: false,
@@ -46,18 +42,16 @@ pub(super) const MODEL: Model = Model {
                     false,
                 )
             },
-        },
-        Variant {
-            name: "unfair-for-ever",
-            expected: Verdict::Fails,
-            what: "woken waiters always race, held to the bound of five",
-            run: || run(Handoff::Never, false),
-        },
-        Variant {
-            name: "august-2020",
-            expected: Verdict::Passes,
-            what: "L is passed on; with no taker it is cleared under q->lock",
-            run: || {
+        ),
+        fails(
+            "unfair-for-ever",
+            "woken waiters always race, held to the bound of five",
+            || run(Handoff::Never, false),
+        ),
+        passes(
+            "august-2020",
+            "L is passed on; with no taker it is cleared under q->lock",
+            || {
                 run(
                     Handoff::Pass {
                         clear_under_lock: true,
@@ -65,19 +59,17 @@ pub(super) const MODEL: Model = Model {
                     false,
                 )
             },
-        },
-        Variant {
-            name: "2a9127fcf229",
-            expected: Verdict::Passes,
-            what: "the waker takes L for the waiter: no waiter is woken in vain",
-            run: || run(Handoff::Always, false),
-        },
-        Variant {
-            name: "5ef64cc8987a",
-            expected: Verdict::Passes,
-            what: "a woken waiter races, after five defeats it is handed L",
-            run: || run(Handoff::AfterDefeats, false),
-        },
+        ),
+        passes(
+            "2a9127fcf229",
+            "the waker takes L for the waiter: no waiter is woken in vain",
+            || run(Handoff::Always, false),
+        ),
+        passes(
+            "5ef64cc8987a",
+            "a woken waiter races, after five defeats it is handed L",
+            || run(Handoff::AfterDefeats, false),
+        ),
     ],
 };
 
@@ -126,7 +118,7 @@ enum At {
 struct State {
     locked: bool,
     waiters: bool,
-    /// Somebody sleeps on PG_writeback of this page: W stays set.
+    /// A thread sleeps on PG_writeback of this page: W stays set.
     writeback_waiter: bool,
     queue_lock: bool,
     queue: Vec<u8>,
@@ -195,7 +187,7 @@ impl Protocol for PageLock {
         let comes = |at: &At| matches!(at, At::Owner | At::Waking | At::LateClear | At::Woken);
         if !state.queue.is_empty() && !state.locked && !state.at.iter().any(comes) {
             return Some(
-                "a waiter sleeps, L is clear, and nobody is about to wake it: lost wake-up",
+                "a waiter sleeps, L is clear, and no thread is about to wake it: lost wake-up",
             );
         }
         let allowed = match self.handoff {
@@ -270,7 +262,7 @@ impl PageLock {
         let first = state.queue.first().map(|first| usize::from(*first));
         let passes = matches!(self.handoff, Handoff::Pass { .. });
         let does = match first {
-            Some(_) if state.locked && !passes => "q->lock; L was taken meanwhile: wakes nobody",
+            Some(_) if state.locked && !passes => "q->lock; L was taken meanwhile: wakes none",
             Some(first) if self.hands_over(state.defeats[first]) => {
                 to.locked = true;
                 to.queue.remove(0);
@@ -294,7 +286,7 @@ impl PageLock {
                 to.locked = false;
                 "q->lock; no taker: clears L under q->lock"
             }
-            None => "q->lock; nobody waits for L",
+            None => "q->lock; no thread waits for L",
         };
         to.waiters = !to.queue.is_empty() || state.writeback_waiter;
         moves.add(NAMES[who], does, to);

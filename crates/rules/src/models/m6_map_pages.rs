@@ -4,8 +4,7 @@
 //! Shutemov on pages with ->mapping == NULL in a page table. The proposal: take the page table
 //! lock, see that the page is not locked, raise the mapcount "(atomic and ordered)", see that it
 //! still is not locked, and that the mapping is still there, install. Truncation takes the page
-//! lock, and the page table lock only if it sees a mapcount. Never merged; f9ce0be71d1f (5.12) kept
-//! the trylock.
+//! lock, and the page table lock only if it sees a mapcount. Never merged; f9ce0be71d1f (5.12) kept the trylock.
 //!
 //! Verdict: as posted (no mapcount before the checks) a truncated page is installed, by
 //! interleaving alone. With the second look and acquire loads it still is: each side writes its own
@@ -16,8 +15,7 @@
 //! Engine: loom, because what each load may return is the question. What it counts is executions:
 //! orders of steps times values of loads. Its SeqCst accesses are only acquire and release, its
 //! fences are exact: so the fences are written as such, like smp_mb(). It explores no load that
-//! runs ahead of its own program order into the future (load buffering), which no variant here
-//! depends on.
+//! runs ahead of its own program order into the future (load buffering), which no variant here depends on.
 
 use std::sync::{Arc, Mutex as StdMutex};
 
@@ -25,7 +23,7 @@ use loom::sync::Mutex;
 use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
 use loom::sync::atomic::{AtomicBool, AtomicUsize, fence};
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Line, Trace, Unit};
 
 pub(super) const MODEL: Model = Model {
@@ -34,54 +32,50 @@ pub(super) const MODEL: Model = Model {
     source: "patch 4/4 of October 2020 and its thread; f9ce0be71d1f (5.12) kept the trylock",
     bounds: "1 page, 1 faulting thread, 1 truncating thread, all values the loads may return",
     variants: &[
-        Variant {
-            name: "no-second-check",
-            expected: Verdict::Fails,
-            what: "as posted: looks once, then installs",
-            run: || {
+        fails(
+            "no-second-check",
+            "as posted: looks once, then installs",
+            || {
                 run(Checks {
                     again: false,
                     mapping: true,
                     barriers: true,
                 })
             },
-        },
-        Variant {
-            name: "no-mapping-check",
-            expected: Verdict::Fails,
-            what: "looks at the lock twice, but not at page->mapping",
-            run: || {
+        ),
+        fails(
+            "no-mapping-check",
+            "looks at the lock twice, but not at page->mapping",
+            || {
                 run(Checks {
                     again: true,
                     mapping: false,
                     barriers: true,
                 })
             },
-        },
-        Variant {
-            name: "acquire-only",
-            expected: Verdict::Fails,
-            what: "all checks, ordered by lock_page's acquire and unlock_page's release alone",
-            run: || {
+        ),
+        fails(
+            "acquire-only",
+            "all checks, ordered by lock_page's acquire and unlock_page's release alone",
+            || {
                 run(Checks {
                     again: true,
                     mapping: true,
                     barriers: false,
                 })
             },
-        },
-        Variant {
-            name: "full-barriers",
-            expected: Verdict::Passes,
-            what: "all checks, smp_mb() between own write and look at the other's on both sides",
-            run: || {
+        ),
+        passes(
+            "full-barriers",
+            "all checks, smp_mb() between own write and look at the other's on both sides",
+            || {
                 run(Checks {
                     again: true,
                     mapping: true,
                     barriers: true,
                 })
             },
-        },
+        ),
     ],
 };
 
@@ -183,7 +177,7 @@ fn run(checks: Checks) -> Exploration {
         let failure = execute(checks);
         let mut results = results
             .lock()
-            .expect("nobody panics with the results locked");
+            .expect("no thread panics with the results locked");
         results.0 += 1;
         if let Some(failure) = failure {
             let best = results.1.as_ref().map(Failure::length);
@@ -192,7 +186,9 @@ fn run(checks: Checks) -> Exploration {
             }
         }
     });
-    let mut found = found.lock().expect("nobody panics with the results locked");
+    let mut found = found
+        .lock()
+        .expect("no thread panics with the results locked");
     let (visited, failure) = (found.0, found.1.take());
     let counterexample = failure.map(|failure| failure.trace);
     Exploration {

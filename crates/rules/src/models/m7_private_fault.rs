@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -24,54 +24,46 @@ pub(super) const MODEL: Model = Model {
     source: "patch 3/4 of October 2020; not merged",
     bounds: "1 page, 1 private write fault, 1 truncation to zero",
     variants: &[
-        Variant {
-            name: "patch-3-of-4",
-            expected: Verdict::Fails,
-            what: "the source page is unlocked after the copy, before finish_fault()",
-            run: || {
+        fails(
+            "patch-3-of-4",
+            "the source page is unlocked after the copy, before finish_fault()",
+            || {
                 explore(Fault {
                     unlocks_early: true,
                     rechecks: false,
                     unmaps_twice: true,
                 })
             },
-        },
-        Variant {
-            name: "one-unmap",
-            expected: Verdict::Fails,
-            what: "locked until installed, but truncation unmaps only the first time",
-            run: || {
+        ),
+        fails(
+            "one-unmap",
+            "locked until installed, but truncation unmaps only the first time",
+            || {
                 explore(Fault {
                     unlocks_early: false,
                     rechecks: false,
                     unmaps_twice: false,
                 })
             },
-        },
-        Variant {
-            name: "locked-until-installed",
-            expected: Verdict::Passes,
-            what: "mainline",
-            run: || {
-                explore(Fault {
-                    unlocks_early: false,
-                    rechecks: false,
-                    unmaps_twice: true,
-                })
-            },
-        },
-        Variant {
-            name: "recheck-under-ptl",
-            expected: Verdict::Passes,
-            what: "patch 3/4 with a second look at the size under the page table lock",
-            run: || {
+        ),
+        passes("locked-until-installed", "mainline", || {
+            explore(Fault {
+                unlocks_early: false,
+                rechecks: false,
+                unmaps_twice: true,
+            })
+        }),
+        passes(
+            "recheck-under-ptl",
+            "patch 3/4 with a second look at the size under the page table lock",
+            || {
                 explore(Fault {
                     unlocks_early: true,
                     rechecks: true,
                     unmaps_twice: true,
                 })
             },
-        },
+        ),
     ],
 };
 

@@ -15,7 +15,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -24,42 +24,34 @@ pub(super) const MODEL: Model = Model {
     source: "measured on 6.1 to 7.3.4; since 4f06dd92b5d0 (5.13)",
     bounds: "1 uptodate page, 1 write(2), 2 stores through a mapping, writeback as often as dirty",
     variants: &[
-        Variant {
-            name: "unlocked",
-            expected: Verdict::Fails,
-            what: "D, E and B': an uptodate page is unlocked during its WRITE, 2 workers",
-            run: || run(Guard::None, 2),
-        },
-        Variant {
-            name: "G-reversed",
-            expected: Verdict::Fails,
-            what: "fuse_set_nowrite() before the wait for writeback",
-            run: || run(Guard::NowriteThenWait, 2),
-        },
-        Variant {
-            name: "unlocked-one-worker",
-            expected: Verdict::Passes,
-            what: "the same with a single-threaded server, which hides it",
-            run: || run(Guard::None, 1),
-        },
-        Variant {
-            name: "hold-all",
-            expected: Verdict::Passes,
-            what: "the page stays locked until the reply",
-            run: || run(Guard::PageLock, 2),
-        },
-        Variant {
-            name: "G",
-            expected: Verdict::Passes,
-            what: "wait for writeback, then fuse_set_nowrite() until the reply",
-            run: || run(Guard::WaitThenNowrite, 2),
-        },
-        Variant {
-            name: "writeback-flag",
-            expected: Verdict::Passes,
-            what: "PG_writeback on the folio from the copy until the reply",
-            run: || run(Guard::WritebackFlag, 2),
-        },
+        fails(
+            "unlocked",
+            "D, E and B': an uptodate page is unlocked during its WRITE, 2 workers",
+            || run(Guard::None, 2),
+        ),
+        fails(
+            "G-reversed",
+            "fuse_set_nowrite() before the wait for writeback",
+            || run(Guard::NowriteThenWait, 2),
+        ),
+        passes(
+            "unlocked-one-worker",
+            "the same with a single-threaded server, which hides it",
+            || run(Guard::None, 1),
+        ),
+        passes("hold-all", "the page stays locked until the reply", || {
+            run(Guard::PageLock, 2)
+        }),
+        passes(
+            "G",
+            "wait for writeback, then fuse_set_nowrite() until the reply",
+            || run(Guard::WaitThenNowrite, 2),
+        ),
+        passes(
+            "writeback-flag",
+            "PG_writeback on the folio from the copy until the reply",
+            || run(Guard::WritebackFlag, 2),
+        ),
     ],
 };
 

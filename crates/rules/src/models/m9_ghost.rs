@@ -18,7 +18,7 @@
 
 use std::fmt;
 
-use super::{Model, Variant, Verdict};
+use super::model::{Model, fails, passes};
 use crate::explore::{Exploration, Moves, Protocol, explore};
 
 pub(super) const MODEL: Model = Model {
@@ -27,42 +27,36 @@ pub(super) const MODEL: Model = Model {
     source: "measured on 6.1 to 7.3.4; 1a061c554253 (7.3)",
     bounds: "2 pages of 2 cells, every sequence of operations of any length",
     variants: &[
-        Variant {
-            name: "7.3.4-beyond-eof",
-            expected: Verdict::Fails,
-            what: "refused bytes beyond the end stay uptodate; only writes at the end fail",
-            run: || run(OnError::Keep, Fails::Beyond, Gap::Usual, false),
-        },
-        Variant {
-            name: "7.3.4-within-eof",
-            expected: Verdict::Fails,
-            what: "refused bytes within the file stay uptodate; only writes within it fail",
-            run: || run(OnError::Keep, Fails::Within, Gap::Usual, false),
-        },
-        Variant {
-            name: "6.18-store-beyond-eof",
-            expected: Verdict::Fails,
-            what: "no operation zeroes the gap; a store through a mapping put bytes there",
-            run: || run(OnError::Drop, Fails::Both, Gap::Never, true),
-        },
-        Variant {
-            name: "H-store-beyond-eof",
-            expected: Verdict::Fails,
-            what: "H without the gap: copy_file_range and O_DIRECT do not zero it",
-            run: || run(OnError::Drop, Fails::Both, Gap::Usual, true),
-        },
-        Variant {
-            name: "H",
-            expected: Verdict::Passes,
-            what: "the refused range is dropped (as, with other losses, in 6.1 to 7.2)",
-            run: || run(OnError::Drop, Fails::Both, Gap::Usual, false),
-        },
-        Variant {
-            name: "H-and-gap",
-            expected: Verdict::Passes,
-            what: "H, and every operation that extends zeroes the gap",
-            run: || run(OnError::Drop, Fails::Both, Gap::Always, true),
-        },
+        fails(
+            "7.3.4-beyond-eof",
+            "refused bytes beyond the end stay uptodate; only writes at the end fail",
+            || run(OnError::Keep, Fails::Beyond, Gap::Usual, false),
+        ),
+        fails(
+            "7.3.4-within-eof",
+            "refused bytes within the file stay uptodate; only writes within it fail",
+            || run(OnError::Keep, Fails::Within, Gap::Usual, false),
+        ),
+        fails(
+            "6.18-store-beyond-eof",
+            "no operation zeroes the gap; a store through a mapping put bytes there",
+            || run(OnError::Drop, Fails::Both, Gap::Never, true),
+        ),
+        fails(
+            "H-store-beyond-eof",
+            "H without the gap: copy_file_range and O_DIRECT do not zero it",
+            || run(OnError::Drop, Fails::Both, Gap::Usual, true),
+        ),
+        passes(
+            "H",
+            "the refused range is dropped (as, with other losses, in 6.1 to 7.2)",
+            || run(OnError::Drop, Fails::Both, Gap::Usual, false),
+        ),
+        passes(
+            "H-and-gap",
+            "H, and every operation that extends zeroes the gap",
+            || run(OnError::Drop, Fails::Both, Gap::Always, true),
+        ),
     ],
 };
 

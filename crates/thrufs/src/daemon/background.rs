@@ -18,7 +18,7 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
 use thrufs_sys::fork::Side;
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 use tracing::level_filters::LevelFilter;
 
 use super::readiness::{FAILED, READY, Readiness, TAKEN_OVER};
@@ -44,7 +44,7 @@ type Serve = fn(Endpoints, &MountPlan, &mut Readiness, LogOptions) -> anyhow::Re
 pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan, serve: Serve) -> anyhow::Result<()> {
     let (daemon_s, starter_s) = UnixStream::pair().context("socket pair")?;
     let mountpoint = endpoints.mountpoint.clone();
-    let before = Place::open(&mountpoint)?.mount_id()?;
+    let before = MountPath::open(&mountpoint)?.mount_id()?;
     let interrupts = Interrupts::block()?;
     match thrufs_sys::fork::fork().context("start the daemon")? {
         Side::Child => {
@@ -80,7 +80,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan, serve: Serve) -> any
 /// What is told of a start that was interrupted.
 fn interrupted(signal: nix::sys::signal::Signal, mountpoint: &Path, before: u64) -> String {
     let shown = mountpoint.display();
-    let now = Place::open(mountpoint).and_then(|place| place.mount_id());
+    let now = MountPath::open(mountpoint).and_then(|place| place.mount_id());
     match now.is_ok_and(|now| now == before) {
         true => format!("{signal}: nothing is mounted at {shown}"),
         false => format!("{signal}: the mount at {shown} is left: run `thrufs umount {shown}`"),
@@ -234,7 +234,7 @@ fn read_report(
 /// A child that had to be killed leaves its mount behind. It is recognised by being new at this
 /// place and without a server.
 fn remove_dead_mount(mountpoint: &Path, before: u64) {
-    let Ok(place) = Place::open(mountpoint) else {
+    let Ok(place) = MountPath::open(mountpoint) else {
         return;
     };
     let is_new = place.mount_id().is_ok_and(|now| now != before);

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 
 use super::detach::OwnedMount;
 use super::options::{MountOptions, fs_type};
@@ -40,7 +40,7 @@ pub(crate) fn attach(
 
 /// Which mount is ours. No thread serves it yet, so it must not be sent a request.
 fn identify(mountpoint: &Path, fs_type: &str) -> anyhow::Result<OwnedMount> {
-    let place = Place::open(mountpoint)?;
+    let place = MountPath::open(mountpoint)?;
     let entry = place.entry()?;
     if entry.fs_type != fs_type {
         bail!(

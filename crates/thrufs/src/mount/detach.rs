@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use nix::mount::MntFlags;
-use thrufs_sys::mountinfo::{self, MountEntry, Place};
+use thrufs_sys::mountinfo::{self, MountEntry, MountPath};
 
 use super::connection::is_connected;
 use super::fusermount;
@@ -31,7 +31,7 @@ pub(crate) struct OwnedMount {
 
 impl OwnedMount {
     /// The mount at `place`, which is `entry`.
-    pub(crate) fn new(mountpoint: PathBuf, place: &Place, entry: &MountEntry) -> Self {
+    pub(crate) fn new(mountpoint: PathBuf, place: &MountPath, entry: &MountEntry) -> Self {
         Self {
             mountpoint,
             mount_id: entry.mount_id,
@@ -55,7 +55,7 @@ impl OwnedMount {
     }
 
     /// Whether `place` is in this mount, by the number that is never used again.
-    fn is_same(&self, place: &Place) -> bool {
+    fn is_same(&self, place: &MountPath) -> bool {
         self.unique_id.is_some() && place.unique_mount_id() == self.unique_id
     }
 
@@ -72,7 +72,7 @@ impl OwnedMount {
         let Some(entry) = self.entry() else {
             return false;
         };
-        match Place::open(&entry.mount_point) {
+        match MountPath::open(&entry.mount_point) {
             Ok(place) if place.mount_id().is_ok_and(|id| id == self.mount_id) => {
                 place.unique_mount_id() == self.unique_id
             }
@@ -101,7 +101,7 @@ impl OwnedMount {
         if !self.has_own_numbers(device) {
             return Ok(Detached::WasGone);
         }
-        let Ok(place) = Place::open(&self.mountpoint) else {
+        let Ok(place) = MountPath::open(&self.mountpoint) else {
             return Ok(Detached::WasGone);
         };
         let Ok(entry) = place.entry() else {
@@ -159,7 +159,7 @@ pub(crate) enum Detached {
 }
 
 /// Takes exactly the mount that `place` is in out of the tree, busy or not.
-pub(crate) fn detach_place(place: &Place, mountpoint: &Path) -> anyhow::Result<()> {
+pub(crate) fn detach_place(place: &MountPath, mountpoint: &Path) -> anyhow::Result<()> {
     let shown = mountpoint.display();
     if user::is_root() {
         nix::mount::umount2(&place.link(), MntFlags::MNT_DETACH)

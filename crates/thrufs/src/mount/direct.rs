@@ -82,7 +82,7 @@ fn refused(mountpoint: &Path, errno: Errno) -> anyhow::Error {
 
 /// `mount -o remount`: sets the flags of the topmost mount at `mountpoint`, if it is one of ours.
 pub(crate) fn remount(mountpoint: &Path, options: &MountOptions) -> anyhow::Result<()> {
-    let place = thrufs_sys::mountinfo::Place::open(mountpoint)
+    let place = thrufs_sys::mountinfo::MountPath::open(mountpoint)
         .map_err(|error| anyhow!("{}: {error}", mountpoint.display()))?;
     let entry = place.entry()?;
     let wanted = fs_type(&options.subtype);

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use rustix::fs::{fstat, stat};
-use thrufs_sys::mountinfo::{MountEntry, Place};
+use thrufs_sys::mountinfo::{MountEntry, MountPath};
 
 use super::options::fs_type;
 use super::paths::Endpoints;
@@ -20,7 +20,7 @@ use crate::stderr::warn;
 pub(crate) fn check(endpoints: &Endpoints, subtype: &str) -> anyhow::Result<()> {
     let mountpoint = &endpoints.mountpoint;
     let shown = mountpoint.display();
-    let place = Place::open(mountpoint).with_context(|| format!("MOUNTPOINT {shown}"))?;
+    let place = MountPath::open(mountpoint).with_context(|| format!("MOUNTPOINT {shown}"))?;
     let entry = place
         .entry()
         .with_context(|| format!("MOUNTPOINT {shown}"))?;

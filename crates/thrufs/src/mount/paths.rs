@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, makedev};
 use rustix::io::Errno;
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 
 /// What a mount needs of the file systems that are there.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ impl Endpoints {
         let source = open_directory("SOURCE", source)?;
         check_not_dead(mountpoint)?;
         drop(open_directory("MOUNTPOINT", mountpoint)?);
-        let place = Place::open(mountpoint)
+        let place = MountPath::open(mountpoint)
             .with_context(|| format!("MOUNTPOINT {}", mountpoint.display()))?;
         let mountpoint = place
             .path()

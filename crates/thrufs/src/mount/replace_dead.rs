@@ -9,7 +9,7 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
-use thrufs_sys::mountinfo::Place;
+use thrufs_sys::mountinfo::MountPath;
 
 use super::detach::detach_place;
 use super::options::fs_type;
@@ -31,10 +31,10 @@ pub(crate) fn run(mountpoint: &Path, subtype: &str) -> anyhow::Result<()> {
     ))
 }
 
-fn dead(mountpoint: &Path, fs_type: &str) -> anyhow::Result<Option<Place>> {
+fn dead(mountpoint: &Path, fs_type: &str) -> anyhow::Result<Option<MountPath>> {
     let shown = mountpoint.display();
     // One that cannot be opened is left to the checks of every mount, which say why.
-    let Ok(place) = Place::open(mountpoint) else {
+    let Ok(place) = MountPath::open(mountpoint) else {
         return Ok(None);
     };
     let entry = place

@@ -10,7 +10,7 @@ use rustix::fs::{major, minor};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::PidfdFlags;
-use thrufs_sys::mountinfo::{self, MountEntry, Place};
+use thrufs_sys::mountinfo::{self, MountEntry, MountPath};
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 
@@ -61,7 +61,7 @@ impl Found {
 /// The mount that `path` is in.
 pub(super) fn mount_of(path: &Path) -> anyhow::Result<Found> {
     let shown = path.display();
-    let place = Place::open(path).map_err(|error| match error.raw_os_error() {
+    let place = MountPath::open(path).map_err(|error| match error.raw_os_error() {
         Some(libc_errno) if libc_errno == Errno::NOENT.raw_os_error() => {
             anyhow!("{shown} does not exist")
         }

@@ -1,7 +1,6 @@
 //! Tables of structs, flags and numbers under the kernel's names. Each table also becomes data, so
 //! that `tests/kernel_header.rs` compares every row with linux/fuse.h and none can be left out.
-//! Rows typed twice, once here and once in the test, would agree with each other and not with the
-//! kernel.
+//! Rows typed twice, once here and once in the test, would agree with each other and not with the kernel.
 
 use std::mem::size_of;
 
@@ -54,10 +53,10 @@ macro_rules! structs {
                 $( pub $field: $ty, )*
             }
 
-            impl $crate::abi::Abi for $name {
-                const LAYOUT: $crate::abi::Layout = $crate::abi::Layout::of::<Self>(
+            impl $crate::abi::macros::Abi for $name {
+                const LAYOUT: $crate::abi::macros::Layout = $crate::abi::macros::Layout::of::<Self>(
                     stringify!($c),
-                    &[$( $crate::abi::Field {
+                    &[$( $crate::abi::macros::Field {
                         name: stringify!($field),
                         offset: std::mem::offset_of!($name, $field),
                         size: std::mem::size_of::<$ty>(),
@@ -66,8 +65,8 @@ macro_rules! structs {
             }
         )*
 
-        pub(super) const LAYOUTS: &[$crate::abi::Layout] =
-            &[$( <$name as $crate::abi::Abi>::LAYOUT, )*];
+        pub(super) const LAYOUTS: &[$crate::abi::macros::Layout] =
+            &[$( <$name as $crate::abi::macros::Abi>::LAYOUT, )*];
     };
 }
 

@@ -1,8 +1,8 @@
 //! A directory's listing as READDIR and READDIRPLUS answer it: records in the caller's buffer.
 //!
-//! A record is whole or not there: the kernel drops what is cut off at the end and asks again from
-//! the last offset it has seen. With READDIRPLUS that would leak a lookup, since the server has
-//! counted the entry and the kernel never saw it; so an entry that did not fit is told as
+//! A record is whole or absent: the kernel drops a cut-off one at the end and asks again from the
+//! last offset it has seen. With READDIRPLUS that would leak a lookup, since the server has counted
+//! the entry and the kernel never saw it; so an entry that did not fit is reported as
 //! [`Pushed::Full`], and must not be counted.
 
 use std::ffi::CStr;
@@ -18,7 +18,7 @@ const ALIGN: usize = 8;
 /// The longest name: FUSE_NAME_LOW_MAX, which every kernel takes.
 const NAME_MAX: usize = 1024;
 
-/// What became of an entry.
+/// The outcome of adding an entry.
 #[must_use = "an entry that did not fit must not be counted as looked up"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pushed {
@@ -45,7 +45,7 @@ pub enum NotAnEntry {
     },
 }
 
-/// Records up to the size that the request asks for.
+/// Records up to the requested size.
 #[derive(Debug)]
 pub struct DirBuffer<'b> {
     buffer: &'b mut [u8],
@@ -62,8 +62,7 @@ impl<'b> DirBuffer<'b> {
         Self { buffer, len: 0 }
     }
 
-    /// Adds a record of READDIR. `next` is the offset at which the listing goes on after it, `kind`
-    /// a DT_ value.
+    /// Adds a record of READDIR. `next` is the offset at which the listing goes on after it, `kind` a DT_ value.
     ///
     /// # Errors
     /// The name is none that a directory can have.

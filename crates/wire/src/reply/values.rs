@@ -1,4 +1,4 @@
-//! Answers from what a server knows: timeouts as durations.
+//! Answers from a server's own values: timeouts as durations.
 
 use std::time::Duration;
 
@@ -27,8 +27,7 @@ impl EntryOut {
         }
     }
 
-    /// The name does not exist, which the kernel may rely on for `entry_valid`. Without that,
-    /// ENOENT is the answer.
+    /// The name does not exist, which the kernel may rely on for `entry_valid`. Without that, ENOENT is the answer.
     pub fn negative(entry_valid: Duration) -> Self {
         Self {
             entry_valid: entry_valid.as_secs(),
@@ -63,14 +62,14 @@ impl StatxOut {
 }
 
 impl WriteOut {
-    /// `size` bytes are where they belong.
+    /// `size` bytes have been written.
     pub fn new(size: u32) -> Self {
         Self { size, padding: 0 }
     }
 }
 
 impl CopyFileRangeOut {
-    /// `bytes_copied` bytes are where they belong.
+    /// `bytes_copied` bytes have been copied.
     pub fn new(bytes_copied: u64) -> Self {
         Self { bytes_copied }
     }

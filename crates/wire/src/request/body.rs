@@ -1,8 +1,8 @@
 //! Reads the arguments of one message from front to back.
 //!
-//! Every step takes what it needs or says what is missing; nothing is read by a length that the
-//! message gives before that length was compared with what is there. Structs are copied out:
-//! neither a guest nor a socket promises alignment.
+//! Every step takes what it needs or names the missing part; no length of the message is used
+//! before it was compared with the bytes that are there. Structs are copied out: neither a guest
+//! nor a socket promises alignment.
 
 use std::ffi::CStr;
 
@@ -11,7 +11,7 @@ use zerocopy::{FromBytes, Immutable};
 use super::error::Malformed;
 use crate::abi::Abi;
 
-/// What is left of the message.
+/// The rest of the message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Body<'a> {
     rest: &'a [u8],
@@ -54,8 +54,8 @@ impl<'a> Body<'a> {
         Ok(bytes)
     }
 
-    /// The next string. What kind of name the operation accepts is the file system's to check: a
-    /// slash, "..", or nothing at all passes here.
+    /// The next string. The file system checks which names an operation accepts: a slash, "..", or
+    /// nothing at all passes here.
     pub(super) fn name(&mut self, part: &'static str) -> Result<&'a CStr, Malformed> {
         let name = CStr::from_bytes_until_nul(self.rest)
             .map_err(|_none| Malformed::Unterminated { part })?;
@@ -63,7 +63,7 @@ impl<'a> Body<'a> {
         Ok(name)
     }
 
-    /// All that is left, which must be `count` of `T` exactly.
+    /// The whole rest, which must be exactly `count` of `T`.
     pub(super) fn array<T>(
         &mut self,
         part: &'static str,
@@ -82,12 +82,12 @@ impl<'a> Body<'a> {
         Ok(Array::new(bytes))
     }
 
-    /// All that is left.
+    /// The whole rest.
     pub(super) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)
     }
 
-    /// Nothing may be left.
+    /// The rest must be empty.
     pub(super) fn end(&self) -> Result<(), Malformed> {
         match self.rest.len() {
             0 => Ok(()),
@@ -101,8 +101,8 @@ impl<'a> Body<'a> {
     }
 }
 
-/// Structs one after another in the message, read where they are: an iterator that allocates
-/// nothing and needs no alignment.
+/// Structs one after another in the message, read in place: an iterator that allocates nothing and
+/// needs no alignment.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Array<'a, T> {
     bytes: &'a [u8],
@@ -118,7 +118,7 @@ impl<T> Clone for Array<'_, T> {
 impl<T> Copy for Array<'_, T> {}
 
 impl<'a, T> Array<'a, T> {
-    /// `bytes` is a whole number of `T`; what is over is not seen.
+    /// `bytes` is a whole number of `T`; excess bytes are ignored.
     pub(super) fn new(bytes: &'a [u8]) -> Self {
         let of = std::marker::PhantomData;
         Self { bytes, of }

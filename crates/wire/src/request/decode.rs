@@ -1,4 +1,4 @@
-//! From bytes to [`Message`]: the table of what each operation carries.
+//! From bytes to [`Message`]: the table of each operation's content.
 
 use super::body::Body;
 use super::{DecodeError, Extensions, Malformed, Message, PayloadRange, Request};
@@ -7,7 +7,8 @@ use crate::abi::{
     GetxattrIn, InHeader, InitIn, IoctlIn, NotifyRetrieveIn, RemovemappingIn, SetattrIn,
     SetxattrIn, WriteIn,
 };
-use crate::{Dialect, Opcode};
+use crate::dialect::Dialect;
+use crate::opcode::Opcode;
 
 const HEADER: usize = size_of::<InHeader>();
 /// Bytes in one piece that a message with payload needs: the header and the argument.
@@ -35,8 +36,7 @@ pub fn header(bytes: &[u8]) -> Result<InHeader, DecodeError> {
 }
 
 /// How many bytes at the beginning of a message of `total` bytes [`decode`] needs in one piece:
-/// all of them, but for WRITE and NOTIFY_REPLY only header and argument, and for an unknown opcode
-/// only the header.
+/// all of them, but for WRITE and NOTIFY_REPLY only header and argument, and for an unknown opcode only the header.
 pub fn head_len(header: &InHeader, total: usize) -> usize {
     match Opcode::from_raw(header.opcode) {
         Some(opcode) if opcode.has_payload() => total.min(PAYLOAD_AT),
@@ -77,7 +77,7 @@ pub fn decode(dialect: Dialect, head: &[u8], total: usize) -> Result<Message<'_>
     Ok(Message { header, request })
 }
 
-/// What besides its arguments decides how a message is read.
+/// The circumstances, beside its arguments, that decide how a message is read.
 struct Frame {
     dialect: Dialect,
     /// Length of extensions by the header.
@@ -224,7 +224,7 @@ impl Frame {
         Ok(Request::Setxattr { arg, name, value })
     }
 
-    /// All that is left, as extensions.
+    /// The whole rest, as extensions.
     fn extensions<'a>(&self, body: &mut Body<'a>) -> Result<Extensions<'a>, Malformed> {
         let (said, have) = (self.extensions, body.len());
         if said == 0 && have == 0 {
@@ -246,8 +246,8 @@ impl Frame {
     }
 }
 
-/// A kernel of another major version sends what we cannot know after its version; one of 7.36 or
-/// later sends all of `fuse_init_in`, and may have made it longer since.
+/// A kernel of another major version may send anything after its version; one of 7.36 or later
+/// sends all of `fuse_init_in`, and may have made it longer since.
 fn init(body: &mut Body<'_>) -> Result<InitIn, Malformed> {
     let version: InitIn = { *body }.prefix(8)?;
     let all = size_of::<InitIn>();
@@ -260,7 +260,7 @@ fn init(body: &mut Body<'_>) -> Result<InitIn, Malformed> {
     Ok(arg)
 }
 
-/// Nanoseconds are below a second: utimensat(2) takes some others for commands (UTIME_OMIT).
+/// Nanoseconds are below a second: utimensat(2) reads some larger values as commands (UTIME_OMIT).
 fn setattr(body: &mut Body<'_>) -> Result<SetattrIn, Malformed> {
     let arg: SetattrIn = body.arg()?;
     let nanoseconds = [

@@ -1,12 +1,12 @@
-//! Why a message was refused, and how the kernel hears of it.
+//! Why a message was refused, and the errno for the kernel.
 
 use nix::errno::Errno;
 use thiserror::Error;
 
-use crate::Opcode;
 use crate::abi::InHeader;
+use crate::opcode::Opcode;
 
-/// A message that is none of the protocol's.
+/// A message that violates the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("{cause}{}", of(.header.as_ref()))]
 pub struct DecodeError {
@@ -22,7 +22,7 @@ pub enum Malformed {
     /// Less than a header.
     #[error("message of {have} bytes: a header has 40")]
     NoHeader {
-        /// Bytes that came.
+        /// Bytes received.
         have: usize,
     },
     /// The header says another length.
@@ -30,7 +30,7 @@ pub enum Malformed {
     Length {
         /// `fuse_in_header.len`.
         said: u32,
-        /// Bytes that came.
+        /// Bytes received.
         have: usize,
     },
     /// The transport gave less in one piece than [`crate::head_len`] asks for.

@@ -1,7 +1,7 @@
 //! Any bytes, as a message: the body of the fuzz target `wire` and of the test `hostile`.
 //!
-//! What must hold: decoding says what is wrong or gives a request from which the same message can
-//! be made again, so that nothing was lost, invented or read by a length that lied.
+//! What must hold: decoding names the fault or gives a request from which the same message can be
+//! made again, so that nothing was lost, invented or read by a wrong length.
 #![allow(dead_code, reason = "each user uses some of it")]
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -14,7 +14,7 @@ use crate::parts::{SHAPES, Tail, parts};
 
 /// The header's length is made the message's.
 pub(crate) const FIX_LENGTH: u8 = 0x80;
-/// Only as much is given in one piece as must be.
+/// Only the required bytes are given in one piece.
 pub(crate) const HEAD_ONLY: u8 = 0x40;
 /// What INIT granted.
 pub(crate) const SETXATTR_EXT: u8 = 1;

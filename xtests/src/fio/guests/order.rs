@@ -1,8 +1,9 @@
 //! In which order guests are booted, and what each is asked in which order.
 //!
-//! Invariants: a round boots every kernel once and asks each the same, so that a ratio is of neighbours in time,
-//! in an order that is drawn anew, so that it is not always the neighbour of the same one (with an order that
-//! rotated, stock against stock came to 0.86); and within a guest the servers take turns at being first.
+//! Invariants: a round boots every kernel once and gives each the same tasks, so that a ratio is of
+//! neighbours in time, in an order that is drawn anew, so that no kernel always has the same
+//! neighbour (with a rotating order, stock against stock came to 0.86); and within a guest the
+//! servers alternate in which is first.
 
 use xtests::support::random::Random;
 
@@ -19,13 +20,13 @@ pub(crate) struct Task {
 }
 
 impl Task {
-    /// Unlike that of any other in the guest; no blanks.
+    /// Unique within the guest; no blanks.
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.job, self.server)
     }
 }
 
-/// What one guest is asked, with indices into the lists of backings and kernels.
+/// The tasks of one guest, with indices into the lists of backings and kernels.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Guest {
     pub(super) round: usize,
@@ -34,8 +35,8 @@ pub(super) struct Guest {
     pub(super) tasks: Vec<Task>,
 }
 
-/// All guests in their order; `is_tmpfs` of each backing. thrufs works on the guest's tmpfs, so that it is
-/// asked on that backing alone.
+/// All guests in their order; `is_tmpfs` of each backing. thrufs works on the guest's tmpfs, so
+/// that it runs on that backing only.
 pub(super) fn guests(
     rounds: usize,
     is_tmpfs: &[bool],
@@ -70,14 +71,14 @@ pub(super) fn guests(
         }
     };
     let mut steps = steps(size);
-    // Those of one round on one backing.
+    // The guests of one round on one backing.
     for round in steps.chunks_mut(kernels.max(1)) {
         shuffle(round, random);
     }
     steps.into_iter().map(guest).collect()
 }
 
-/// Deals the kernels of a round out anew; the places stay.
+/// Shuffles the kernels of a round; the places stay.
 fn shuffle(round: &mut [Step], random: &mut Random) {
     for at in (1..round.len()).rev() {
         let other = random.below(at + 1);

@@ -1,6 +1,5 @@
 //! Horizontal bars: the name on the left, the median as a bar, the spread as a whisker, the numbers
-//! on the right. Horizontal, since names of configurations are long and are to be read without
-//! turning.
+//! on the right. Horizontal, since names of configurations are long and must be readable without turning the page.
 
 use anyhow::Result;
 use plotters::prelude::*;
@@ -9,7 +8,6 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 use super::super::markdown::{number, range};
 use super::super::stats::Spread;
 
-/// One bar.
 pub(super) struct Bar {
     pub(super) name: String,
     /// Grey of the filling: 0 black, 255 white.
@@ -22,7 +20,7 @@ pub(super) struct Bar {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scale {
     Linear,
-    /// Of the value plus one, so that zero has no length.
+    /// Length of the value plus one, so that zero has none.
     Logarithmic,
 }
 
@@ -37,7 +35,6 @@ const FONT: i32 = 13;
 const CHARACTER: i32 = 8;
 const MARGIN: i32 = 8;
 
-/// Draws them from top to bottom.
 pub(super) fn draw(bars: &[Bar], unit: &str, scale: Scale) -> Result<String> {
     let longest = bars.iter().map(|bar| bar.name.chars().count()).max();
     let names = i32::try_from(longest.unwrap_or(0))? * CHARACTER + 2 * MARGIN;

@@ -6,7 +6,6 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// One curve.
 pub(super) struct Curve {
     pub(super) name: String,
     pub(super) dark: bool,
@@ -24,7 +23,7 @@ const FONT: i32 = 12;
 const CHARACTER: i32 = 8;
 /// Between two names.
 const LINE: i32 = 15;
-/// Marked on the axis.
+/// Ticks on the axis.
 const PERCENTILES: [f64; 5] = [50.0, 90.0, 99.0, 99.9, 99.99];
 /// How many marks there are.
 const MARKS: usize = 10;
@@ -64,7 +63,6 @@ impl Axes {
     }
 }
 
-/// Draws them into one picture.
 pub(super) fn draw(curves: &[Curve]) -> Result<String> {
     let longest = curves.iter().map(|curve| curve.name.chars().count()).max();
     let names = i32::try_from(longest.unwrap_or(0))? * CHARACTER + 50;
@@ -139,7 +137,7 @@ fn end(curve: &Curve, axes: &Axes) -> (i32, i32) {
     (Axes::x(last.0), axes.y(last.1))
 }
 
-/// Where names go that want to be at `wanted`: as near as they can be, a line apart, in bounds.
+/// Places for names near `wanted`: a line apart, in bounds.
 fn apart(wanted: &[i32], top: i32, bottom: i32) -> Vec<i32> {
     let mut order: Vec<usize> = (0..wanted.len()).collect();
     order.sort_by_key(|&at| wanted[at]);
@@ -149,7 +147,7 @@ fn apart(wanted: &[i32], top: i32, bottom: i32) -> Vec<i32> {
         places[at] = wanted[at].max(free);
         free = places[at] + LINE;
     }
-    // What was pushed below the bottom pushes the others up.
+    // Names pushed below the bottom push the others up.
     let mut limit = bottom;
     for &at in order.iter().rev() {
         places[at] = places[at].min(limit);
@@ -194,7 +192,7 @@ fn draw_curve(root: &Area<'_>, axes: &Axes, curve: &Curve, at: usize, label: i32
     Ok(())
 }
 
-/// The mark of the curve at this place in the list; they repeat after ten.
+/// The mark of the curve with this index; marks repeat after ten.
 fn draw_mark(root: &Area<'_>, (x, y): (i32, i32), at: usize, colour: RGBColor) -> Result<()> {
     let line = colour.stroke_width(3);
     let square = [(x - 3, y - 3), (x + 4, y + 4)];
@@ -210,7 +208,7 @@ fn draw_mark(root: &Area<'_>, (x, y): (i32, i32), at: usize, colour: RGBColor) -
         8 => root.draw(&PathElement::new(vec![(x - 5, y), (x + 5, y)], line))?,
         _ => root.draw(&Circle::new((x, y), 2, colour.filled()))?,
     }
-    // The outline of the hollow ones.
+    // The outline of hollow marks.
     match at % MARKS {
         1 => root.draw(&Rectangle::new(square, colour.stroke_width(1)))?,
         5 => root.draw(&Circle::new((x, y), 4, colour.stroke_width(1)))?,

@@ -1,7 +1,7 @@
 //! libfuse's example file systems, built from the Debian source package `fuse3` into `target/peers`.
 //!
-//! The library is linked in statically: a newer libfuse than the distribution's is wanted, and it
-//! must not be found by anybody else. Not the package libfuse3-dev's copy of the examples, which lacks
+//! The library is linked in statically: it is newer than the distribution's, and other programs
+//! must not find it. Not the package libfuse3-dev's copy of the examples, which lacks
 //! passthrough_hp and is as old as the distribution.
 
 use std::path::{Path, PathBuf};
@@ -11,8 +11,8 @@ use anyhow::{Context, Result};
 use nix::fcntl::{Flock, FlockArg};
 use thrufs_lab::{Lab, Package};
 
-use crate::install;
 use crate::support::command::succeed;
+use crate::support::install;
 use crate::support::skip::missing;
 
 /// The version that results were recorded with; the first with io_uring and kernel passthrough.
@@ -28,7 +28,7 @@ const NEEDS: &[(&str, &str)] = &[
     ("/usr/include/numa.h", "libnuma-dev"),
 ];
 
-/// The program of this name, built if it has not been.
+/// The program of this name, built once.
 pub(super) fn libfuse_example(name: &str) -> Result<PathBuf> {
     let peers = install::target().join("peers");
     std::fs::create_dir_all(&peers).with_context(|| peers.display().to_string())?;
@@ -37,7 +37,7 @@ pub(super) fn libfuse_example(name: &str) -> Result<PathBuf> {
     let _alone = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, errno)| errno)
         .context("lock target/peers/build.lock")?;
-    // By the version asked for: which one the archive gave must not matter to what is found.
+    // Named by the requested version, whichever version the archive gave.
     let built = peers.join(format!("libfuse-{PINNED}"));
     let program = built.join("example").join(name);
     if program.is_file() {

@@ -1,7 +1,7 @@
-//! FUSE over io_uring is off by default, by a parameter of the fuse module: on while a peer mounts.
+//! FUSE over io_uring is off by default, by a parameter of the fuse module: set while a peer mounts.
 //!
-//! Invariant: the parameter is what it was as soon as the connection is made, also after an error;
-//! those who want it at the same time take turns. The kernel asks it at INIT only.
+//! Invariant: the parameter has its old value again as soon as the connection exists, also after an
+//! error; concurrent users take turns. The kernel reads it at INIT only.
 
 use std::fs::File;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::support::wait::wait_until;
 
 const PARAMETER: &str = "/sys/module/fuse/parameters/enable_uring";
 
-/// On while this lives.
+/// The parameter is set while this lives.
 pub(super) struct Enabled {
     before: String,
     _turn: Flock<File>,
@@ -49,7 +49,7 @@ impl Drop for Enabled {
     }
 }
 
-/// libfuse falls back to /dev/fuse without a word, so the daemon's descriptors are looked at.
+/// libfuse falls back to /dev/fuse silently, so the daemon's descriptors are checked.
 pub(super) fn ensure_in_use(daemon: Pid) -> Result<()> {
     let what = "the daemon to set up its io_uring (it has fallen back to /dev/fuse)";
     wait_until(what, Duration::from_secs(5), || {

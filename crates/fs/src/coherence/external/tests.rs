@@ -10,23 +10,23 @@ use crate::coherence::open_files::Watches;
 
 struct Watched {
     file: File,
-    watch: Arc<Watch>,
+    watch: Arc<ChangeTracker>,
 }
 
 impl Watched {
     fn new() -> Self {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(b"0123456789", 0).unwrap();
-        let watch = Arc::new(Watch::new(&statx(&file).unwrap()));
+        let watch = Arc::new(ChangeTracker::new(&statx(&file).unwrap()));
         Self { file, watch }
     }
 
     /// A WRITE of ours.
-    fn write(&self, byte: u8) -> Option<Foreign> {
-        let (own, foreign) = self.watch.begin(&self.file, Sets::Now);
+    fn write(&self, byte: u8) -> Option<ExternalChange> {
+        let (own, external) = self.watch.begin(&self.file, Sets::Now);
         self.file.write_all_at(&[byte], 0).unwrap();
         drop(own);
-        foreign
+        external
     }
 
     /// Somebody else's.
@@ -34,7 +34,7 @@ impl Watched {
         self.file.write_all_at(&[byte], 5).unwrap();
     }
 
-    fn look(&self) -> Option<Foreign> {
+    fn look(&self) -> Option<ExternalChange> {
         self.watch.look(&self.file)
     }
 }
@@ -68,12 +68,12 @@ fn look_after_a_foreign_change_finds_it_until_the_kernel_has_dropped_the_file() 
     it.write(1);
     wait_for_next_tick();
     it.change(2);
-    let foreign = it.look().unwrap();
+    let external = it.look().unwrap();
     assert!(it.look().is_some(), "who comes next has to wait as well");
     wait_for_next_tick();
     it.change(3);
     assert!(it.look().is_some());
-    foreign.dropped();
+    external.dropped();
     let second = it.look();
     second
         .expect("the first drop may have been before it")
@@ -177,7 +177,7 @@ fn enter_by_a_second_handle_keeps_the_cache_unless_somebody_else_changed_the_fil
     it.change(1);
     let third = enter();
     assert!(!third.keep && Arc::ptr_eq(&first.watch, &third.watch));
-    third.foreign.unwrap().dropped();
+    third.external.unwrap().dropped();
     assert!(enter().keep);
     (0..4).for_each(|_| watches.release(7));
     assert!(watches.get(7).is_none());

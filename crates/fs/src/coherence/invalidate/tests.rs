@@ -10,9 +10,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 type Sent = (u64, i64, i64);
 
-fn stale(start: u64, end: u64) -> Stale {
+fn stale(start: u64, end: u64) -> InvalRange {
     let end = Some(end);
-    Stale { start, end }
+    InvalRange { start, end }
 }
 
 /// A running queue whose sender waits for a permit before each notification.
@@ -48,12 +48,12 @@ fn push_while_the_thread_waits_for_the_kernel_joins_the_ranges_of_an_inode() {
 
 #[test]
 fn push_to_the_end_stays_to_the_end_when_joined() {
-    let to_the_end = Stale {
+    let to_the_end = InvalRange {
         start: 4096,
         end: None,
     };
     assert_eq!(to_the_end.hull(stale(10, 20)).offset_and_len(), (10, 0));
-    let beyond = Stale {
+    let beyond = InvalRange {
         start: u64::MAX,
         end: None,
     };
@@ -66,10 +66,10 @@ fn push_to_the_end_stays_to_the_end_when_joined() {
 
 #[test]
 fn push_of_attributes_names_no_byte_and_joins_with_any_range() {
-    assert_eq!(Stale::ATTRIBUTES.offset_and_len(), (-1, 0));
+    assert_eq!(InvalRange::ATTRIBUTES.offset_and_len(), (-1, 0));
     let range = stale(10, 20);
-    assert_eq!(Stale::ATTRIBUTES.hull(range), range);
-    assert_eq!(range.hull(Stale::ATTRIBUTES), range);
+    assert_eq!(InvalRange::ATTRIBUTES.hull(range), range);
+    assert_eq!(range.hull(InvalRange::ATTRIBUTES), range);
 }
 
 #[test]
@@ -119,8 +119,8 @@ fn push_then_calls_when_the_notification_was_sent_and_not_before() {
     queue.push(7, stale(0, 10));
     sent.recv_timeout(DEADLINE).unwrap();
     // While it is being sent: one more is needed, and one is enough for both.
-    queue.push_then(7, Stale::WHOLE, then("first"));
-    queue.push_then(7, Stale::WHOLE, then("second"));
+    queue.push_then(7, InvalRange::WHOLE, then("first"));
+    queue.push_then(7, InvalRange::WHOLE, then("second"));
     permit.send(()).unwrap();
     assert_eq!(sent.recv_timeout(DEADLINE), Ok((7, 0, 0)));
     assert_eq!(called.try_recv(), Err(mpsc::TryRecvError::Empty));
@@ -128,7 +128,7 @@ fn push_then_calls_when_the_notification_was_sent_and_not_before() {
     assert_eq!(called.recv_timeout(DEADLINE), Ok("first"));
     assert_eq!(called.recv_timeout(DEADLINE), Ok("second"));
     queue.stop();
-    queue.push_then(7, Stale::WHOLE, then("nobody sends"));
+    queue.push_then(7, InvalRange::WHOLE, then("nobody sends"));
     assert_eq!(called.try_recv(), Ok("nobody sends"));
 }
 
@@ -140,7 +140,7 @@ fn push_then_of_too_many_inodes_or_before_the_end_is_called_all_the_same() {
         let caller = caller.clone();
         queue.push_then(
             ino,
-            Stale::WHOLE,
+            InvalRange::WHOLE,
             Box::new(move || caller.send(ino).unwrap()),
         );
     };

@@ -1,8 +1,8 @@
 //! The server of M1: two workers, and the notifications that a handler sends. Invariant: a notification waits
 //! for the folio lock as a thread of the kernel would, with its request unanswered.
 
+use super::setup::{Handler, Notify, WritePath};
 use super::state::{Op, Request, Stage, State, What, page_name};
-use super::{Handler, Notify, WritePath};
 use crate::explore::Moves;
 
 impl WritePath {

@@ -1,7 +1,7 @@
 //! The state of M1: pages, writers, the reader, and the requests at the server.
 //!
 //! Content is one bit a page: whether the bytes of the write are in it. `uptodate && !new` after
-//! the write has returned is what nobody may see.
+//! the write has returned is what no reader may see.
 
 use std::fmt;
 
@@ -72,7 +72,7 @@ pub(super) enum Op {
         page: (usize, usize),
         seen: bool,
     },
-    /// Of file A.
+    /// About file A.
     Getattr,
 }
 
@@ -277,7 +277,7 @@ impl State {
         }
     }
 
-    /// The page gets the server's bytes: those of the write, or those of before.
+    /// The page gets the server's bytes: those of the write, or the old ones.
     pub(super) fn fill(&mut self, file: usize, number: usize, new: bool) {
         let page = &mut self.pages[file][number];
         let overwritten = page.new && !new;
@@ -299,12 +299,12 @@ impl State {
         self.pages[who].iter().any(|page| page.locked == Some(who))
     }
 
-    /// Whether the server has all that the writer wrote.
+    /// Whether the server has everything that the writer wrote.
     pub(super) fn arrived(&self, who: usize) -> bool {
         self.server[who] == [true; 2]
     }
 
-    /// Who waits for what, for the end of a deadlock's trace.
+    /// Which thread waits for what: the end of a deadlock's trace.
     pub(super) fn waiting(&self) -> Vec<String> {
         let mut waiting = Vec::new();
         for who in [0, 1, READER] {

@@ -1,18 +1,22 @@
 //! The variants of M1: which rule, whose pages are the source, and when the server notifies.
 
+use super::setup::{Asks, Handler, Notify, Rule, Source, WritePath};
 use super::state::What;
-use super::{Handler, Notify, Rule, Source, both, progress, run};
-use crate::models::{Model, fails, passes};
+use crate::explore::{Exploration, explore};
+use crate::models::model::{Model, fails, passes};
 
 const INVAL: &[What] = &[What::Inval];
 const STORE: &[What] = &[What::Store];
 const EITHER: &[What] = &[What::Inval, What::Store];
+const INVAL_IN_WRITE: &str = "the WRITE handler sends NOTIFY_INVAL_INODE";
+const STORE_IN_WRITE: &str = "the WRITE handler sends NOTIFY_STORE";
+const ANY_TIME: &str = "another thread of the server notifies, once";
 const IN_READ: &str =
     "a READ handler sends NOTIFY_INVAL_INODE or _STORE for the other page; is there progress?";
 const IN_GETATTR: &str =
     "the GETATTR handler sends NOTIFY_INVAL_INODE or _STORE; is there progress?";
 
-pub(in crate::models) const MODEL: Model = Model {
+pub(super) const MODEL: Model = Model {
     id: "M1",
     title: "the write path: locks held across fault and WRITE",
     source: "thread of October 2020; ea9b9907b82a (2.6.26), 4f06dd92b5d0 (5.13)",
@@ -47,21 +51,15 @@ pub(in crate::models) const MODEL: Model = Model {
             "B' that faults in with its own range in flight",
             || both(Rule::BFaultInFlight),
         ),
-        fails(
-            "D-notify-in-handler",
-            "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || progress(Rule::D, Handler::Write, INVAL),
-        ),
-        fails(
-            "D-store-in-handler",
-            "the WRITE handler sends NOTIFY_STORE",
-            || progress(Rule::D, Handler::Write, STORE),
-        ),
-        fails(
-            "E-notify-in-handler",
-            "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || progress(Rule::E, Handler::Write, INVAL),
-        ),
+        fails("D-notify-in-handler", INVAL_IN_WRITE, || {
+            progress(Rule::D, Handler::Write, INVAL)
+        }),
+        fails("D-store-in-handler", STORE_IN_WRITE, || {
+            progress(Rule::D, Handler::Write, STORE)
+        }),
+        fails("E-notify-in-handler", INVAL_IN_WRITE, || {
+            progress(Rule::E, Handler::Write, INVAL)
+        }),
         fails(
             "E-nowait-notify-in-handler",
             "the same, which FGP_NOWAIT does not mend",
@@ -82,21 +80,15 @@ pub(in crate::models) const MODEL: Model = Model {
             "two READ handlers, each about the other's page",
             || progress(Rule::D, Handler::EachRead, INVAL),
         ),
-        fails(
-            "D-notify-any-time",
-            "another thread of the server notifies, once",
-            || run(Rule::D, Source::Own, Notify::AnyTime),
-        ),
-        fails(
-            "E-notify-any-time",
-            "another thread of the server notifies, once",
-            || run(Rule::E, Source::Own, Notify::AnyTime),
-        ),
-        fails(
-            "B'-notify-any-time",
-            "another thread of the server notifies, once",
-            || run(Rule::B, Source::Own, Notify::AnyTime),
-        ),
+        fails("D-notify-any-time", ANY_TIME, || {
+            run(Rule::D, Source::Own, Notify::AnyTime)
+        }),
+        fails("E-notify-any-time", ANY_TIME, || {
+            run(Rule::E, Source::Own, Notify::AnyTime)
+        }),
+        fails("B'-notify-any-time", ANY_TIME, || {
+            run(Rule::B, Source::Own, Notify::AnyTime)
+        }),
         passes("one-page", "one page per WRITE", || both(Rule::OnePage)),
         passes(
             "D",
@@ -114,22 +106,16 @@ pub(in crate::models) const MODEL: Model = Model {
             || both(Rule::ENowait),
         ),
         passes("B'", "a range in flight instead of locks", || both(Rule::B)),
-        passes(
-            "B'-notify-in-handler",
-            "the WRITE handler sends NOTIFY_INVAL_INODE",
-            || {
-                run(
-                    Rule::B,
-                    Source::Own,
-                    Notify::InHandler(Handler::Write, INVAL),
-                )
-            },
-        ),
-        passes(
-            "B'-store-in-handler",
-            "the WRITE handler sends NOTIFY_STORE",
-            || progress(Rule::B, Handler::Write, STORE),
-        ),
+        passes("B'-notify-in-handler", INVAL_IN_WRITE, || {
+            run(
+                Rule::B,
+                Source::Own,
+                Notify::InHandler(Handler::Write, INVAL),
+            )
+        }),
+        passes("B'-store-in-handler", STORE_IN_WRITE, || {
+            progress(Rule::B, Handler::Write, STORE)
+        }),
         passes("D-notify-in-read", IN_READ, || {
             progress(Rule::D, Handler::Read, EITHER)
         }),
@@ -158,3 +144,26 @@ pub(in crate::models) const MODEL: Model = Model {
         ),
     ],
 };
+
+fn run(rule: Rule, source: Source, notify: Notify) -> Exploration {
+    explore(WritePath {
+        rule,
+        source,
+        notify,
+        asks: Asks::All,
+    })
+}
+
+fn both(rule: Rule) -> Exploration {
+    run(rule, Source::Either, Notify::Never)
+}
+
+/// Notifications from a handler; is there progress?
+fn progress(rule: Rule, handler: Handler, what: &'static [What]) -> Exploration {
+    explore(WritePath {
+        rule,
+        source: Source::Own,
+        notify: Notify::InHandler(handler, what),
+        asks: Asks::Progress,
+    })
+}
