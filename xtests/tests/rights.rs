@@ -24,6 +24,16 @@ use xtests::support::{
 const ALICE: u32 = 23_001;
 const BOB: u32 = 23_002;
 const STAFF: u32 = 23_100;
+const LONG_AGO: Timestamps = {
+    let then = Timespec {
+        tv_sec: 1_000_000,
+        tv_nsec: 0,
+    };
+    Timestamps {
+        last_access: then,
+        last_modification: then,
+    }
+};
 
 /// Variable with how many rounds of two tries the racing tests do; their counts are printed
 /// (`--nocapture`).
@@ -36,11 +46,11 @@ fn rounds() -> Result<u32> {
     }
 }
 
-/// A directory in which everybody may make and remove names.
+/// A directory in which every user may make and remove names.
 fn open_directory(m: &Mount) -> Result<()> {
     std::fs::create_dir(m.source("d"))?;
-    let everybody = PermissionsExt::from_mode(0o777);
-    Ok(std::fs::set_permissions(m.source("d"), everybody)?)
+    let all_users = PermissionsExt::from_mode(0o777);
+    Ok(std::fs::set_permissions(m.source("d"), all_users)?)
 }
 
 /// What became of the opener's tries.
@@ -365,15 +375,7 @@ fn setattr_by_one_that_was_the_owner_until_now_is_refused() -> Outcome {
             ensure!(rustix::fs::fchmod(&open, set_uid) == Err(Errno::PERM));
             let group = rustix::fs::chown(&path, None, Some(Gid::from_raw(STAFF)));
             ensure!(group == Err(Errno::PERM), "chown: {group:?}");
-            let then = Timespec {
-                tv_sec: 1_000_000,
-                tv_nsec: 0,
-            };
-            let times = Timestamps {
-                last_access: then,
-                last_modification: then,
-            };
-            ensure!(rustix::fs::futimens(&open, &times) == Err(Errno::PERM));
+            ensure!(rustix::fs::futimens(&open, &LONG_AGO) == Err(Errno::PERM));
             let flags = rustix::fs::ioctl_setflags(&open, IFlags::NODUMP);
             ensure!(flags == Err(Errno::PERM), "chattr: {flags:?}");
             Ok(())
@@ -394,15 +396,7 @@ fn setattr_by_the_owner_succeeds() -> Outcome {
             let open = File::options().read(true).write(true).open(&path)?;
             rustix::fs::chmod(&path, Mode::from_raw_mode(0o600))?;
             rustix::fs::chown(&path, None, Some(Gid::from_raw(STAFF + 1)))?;
-            let then = Timespec {
-                tv_sec: 1_000_000,
-                tv_nsec: 0,
-            };
-            let times = Timestamps {
-                last_access: then,
-                last_modification: then,
-            };
-            rustix::fs::futimens(&open, &times)?;
+            rustix::fs::futimens(&open, &LONG_AGO)?;
             rustix::fs::ioctl_setflags(&open, IFlags::NODUMP)?;
             Ok(())
         })?;

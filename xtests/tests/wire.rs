@@ -96,13 +96,17 @@ impl DaemonFixture {
         record(self.dialect, name, &message)
     }
 
-    /// Makes the server send a notification about `path`, after the answer to this call.
+    /// Makes the server send a notification about `path`, after the answer to this call, and waits until it is
+    /// sent: the kernel may want a lock for it that the next call on the mount holds while it waits for an answer.
     fn notify(&self, path: &Path, what: &str) -> Result<()> {
+        let before = self.shared.lock().notified;
         let mut value = [0; 16];
         let name = format!("user.notify.{what}");
         let len = rustix::fs::getxattr(path, &*name, &mut value)?;
         ensure!(&value[..len] == b"done");
-        Ok(())
+        wait_until("the notification", DEADLINE, || {
+            Ok(self.shared.lock().notified > before)
+        })
     }
 
     /// Unmounts, ends the server, and returns the faults.
@@ -476,7 +480,6 @@ fn notifications(at: &DaemonFixture) -> Outcome {
         at.notify(&path, "epoch")?;
         at.notify(&path, "prune")?;
     }
-    // Nothing else touches the mount until the names are gone: the server waits for the directory.
     at.step("batch-forget", Opcode::BatchForget, || {
         at.notify(&path, "names")
     })?;

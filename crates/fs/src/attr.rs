@@ -12,7 +12,7 @@ pub struct Attr {
     pub ino: u64,
     /// Everything else, as the backing file system says it.
     pub stat: Statx,
-    /// Somebody else has changed the file, and the kernel must drop what it cached of it before it
+    /// The file was changed outside this mount, and the kernel must drop what it cached of it before it
     /// is told.
     pub external: Option<ExternalChange>,
 }

@@ -20,7 +20,7 @@ pub enum CachePolicy {
     /// under SOURCE; metadata for a second.
     #[default]
     Auto,
-    /// Everything, until the kernel drops it: for a SOURCE that nobody else changes.
+    /// Everything, until the kernel drops it: for a SOURCE that only this mount changes.
     Always,
     /// Metadata as in `Always`, data never (FOPEN_DIRECT_IO).
     Metadata,
@@ -188,7 +188,7 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 
 impl Config {
     /// How often open files are looked at for changes that were made under SOURCE, so that those
-    /// show within the timeout of attributes (`foreign.rs`). None where the kernel caches no data,
+    /// show within the timeout of attributes (`coherence/external.rs`). None where the kernel caches no data,
     /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when READ and WRITE may go
     /// past the daemon, which then cannot tell whose a change is, and for timeouts too short.
     pub fn watch_period(&self) -> Option<Duration> {

@@ -6,7 +6,7 @@
 //! was made before this one, which its number in the mount table's order tells (STATX_MNT_ID_UNIQUE,
 //! Linux 6.8; before, none is). A circle of daemons, each of which enters the next one's mount, would be a
 //! circle of mounts of which each is older than the one before it. Why not look where the other one
-//! leads: that changes, and nobody who knows may be asked without the risk.
+//! leads: that changes, and every daemon that knows may be the one that waits.
 //!
 //! Whether a mount is met is found out without a request to it: a name is opened with RESOLVE_NO_XDEV, and
 //! what lies behind a mount point is opened with O_PATH and looked at with AT_STATX_DONT_SYNC.

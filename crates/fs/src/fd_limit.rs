@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! * clients that open files never use up the last of the process's descriptors. With none left a LOOKUP
-//!   or a FLUSH would fail too, and nobody could even ask the daemon why;
+//!   or a FLUSH would fail too, and so would `thrufs status`;
 //! * what users other than root (and the user that the daemon runs as) use up leaves a share for root.
 //!
 //! Counted are open files, inodes that are held by a descriptor, and pinned ones. What lasts as long as a

@@ -44,7 +44,7 @@ pub(crate) struct OpenFile {
     pub(crate) syncs_metadata: bool,
     /// Those that this handle's WRITEs are joined with; none if they are not.
     pub(crate) group: Option<Arc<WriteGroup>>,
-    /// Tells external changes of the file; none if nobody does.
+    /// Tells external changes of the file; none where they are not tracked.
     pub(crate) watch: Option<Arc<ChangeTracker>>,
     /// The file itself; none if the kernel has forgotten it already.
     pub(crate) inode: Option<Arc<Inode>>,

@@ -123,7 +123,7 @@ pub struct LockRequest {
 pub enum LockWait {
     /// Taken or released.
     Done,
-    /// Somebody else holds it.
+    /// Another owner holds it.
     Busy,
 }
 
@@ -165,7 +165,7 @@ impl HostLocks {
         });
     }
 
-    /// Drops what was locked through handle `fh`, which nobody has open any more.
+    /// Drops what was locked through handle `fh`, which is closed.
     pub(crate) fn release_handle(&self, fh: u64) {
         self.remove(|_key, file| file.fh == fh);
     }

@@ -182,8 +182,8 @@ impl Passthrough {
         self.handle(fh, ino).map(|handle| act(handle.fd.as_fd()))
     }
 
-    /// From now on, has the kernel drop what it cached of a WRITE that fails or is short, and of
-    /// a file that somebody else has changed.
+    /// From now on, invalidates in the kernel's cache the range of a WRITE that fails or is short, and
+    /// files that were changed outside this mount.
     ///
     /// # Errors
     /// When there can be no thread for it.
@@ -209,7 +209,7 @@ impl Passthrough {
             .inspect_err(|_| self.stop_notifying())
     }
 
-    /// Looks at each open file for what somebody else may have changed.
+    /// Looks at each open file for changes from outside.
     fn look_at_open_files(&self) {
         let began = Time::now();
         for handle in self.handles.watched() {
@@ -227,7 +227,7 @@ impl Passthrough {
         }
     }
 
-    /// Has the kernel drop soon what it cached of a file that somebody else has changed.
+    /// Queues the invalidation of a file that was changed outside this mount.
     pub(crate) fn invalidate_file(&self, ino: u64, external: Option<ExternalChange>) {
         if let Some(external) = external {
             self.invalidate_file_then(ino, external, || ());
@@ -352,7 +352,7 @@ impl Passthrough {
     }
 }
 
-/// Opens `source`, for handles of its mount, and checks that those can be had and opened again.
+/// Opens `source`, for handles of its mount, and checks that the kernel gives them and opens them again.
 fn probe_file_handles(source: &OwnedFd) -> io::Result<OwnedFd> {
     let real = rustix::fs::openat(
         source,

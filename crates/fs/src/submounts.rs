@@ -1,4 +1,4 @@
-//! File systems mounted below SOURCE, which are to be let go when they are idle: umount(8) of one is EBUSY
+//! File systems mounted below SOURCE, which are let go when they are idle: umount(8) of one is EBUSY
 //! while anything on it is held, in a sandbox that follows the mounts outside as well.
 //!
 //! What is held is what the kernel knows, and a kernel with memory to spare forgets nothing by itself. So
@@ -244,7 +244,7 @@ impl SubMounts {
 }
 
 impl SubMount {
-    /// Has the kernel forget what it does not use: names that are not there, the files, then the
+    /// Makes the kernel forget what it does not use: names that are not there, the files, then the
     /// directories that held them, and so on, until no more is forgotten or something is asked for. On a
     /// mount that is not idle just the names, when there are too many.
     fn let_go(&self, send: &LetGo) -> io::Result<()> {

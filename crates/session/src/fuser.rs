@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use ::fuser::{
     BackingId, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, LockOwner, Notifier,
-    ReplyAttr, ReplyCreate, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyWrite, ReplyXattr,
-    Request,
+    ReplyAttr, ReplyCreate, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
+    ReplyXattr, Request,
 };
 use thrufs_fs::{
     Attr, Caller, DirEntryRef, Entry, Errno, KernelPassthrough, LockKind, LockRange, LockRequest,
@@ -77,7 +77,7 @@ impl FuseAdapter {
         self.dispatch.run(opcode, by.into(), target, operation)
     }
 
-    /// Serves a request that may bring in an inode: at once, or when there is a descriptor to hold it by.
+    /// Serves a request that needs a descriptor for longer than it lasts: at once, or when there is one.
     /// `serve` answers it.
     fn when_room(&self, opcode: Opcode, by: Requester, serve: impl FnOnce(&Self) + Send + 'static) {
         if !self.fs().has_to_wait(opcode, by.uid) {
@@ -219,6 +219,16 @@ impl FuseAdapter {
                 false => Ok(()),
             }
         })
+    }
+
+    /// Answers an OPEN.
+    fn reply_open(&self, ino: INodeNo, opened: &Opened, reply: ReplyOpen) {
+        let (fh, flags) = (FileHandle(opened.fh), file_flags(opened));
+        match self.backing_id(ino.0, opened, |fd| reply.open_backing(fd)) {
+            Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
+            Ok(None) => reply.opened(fh, flags),
+            Err(error) => reply.error(fuser_errno(error)),
+        }
     }
 
     /// Answers a CREATE.

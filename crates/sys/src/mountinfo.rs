@@ -140,7 +140,7 @@ fn read(path: &str) -> io::Result<Vec<MountEntry>> {
 }
 
 /// A place in the tree, held without a request to its file system. Holding it keeps the mount
-/// busy, so it is to be dropped soon.
+/// busy, so drop it soon.
 #[derive(Debug)]
 pub struct MountPath {
     fd: OwnedFd,

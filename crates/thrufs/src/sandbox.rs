@@ -4,7 +4,7 @@
 //! Invariant: it is complete before the process reads its first request, and nothing of it can be
 //! undone from inside. What has to happen outside (mounting, unmounting, the files in the runtime
 //! directory, looking at callers in /proc) is done by the process that started it
-//! ([`crate::daemon::supervisor`]), over a few fixed questions.
+//! (`daemon/supervisor.rs`), over a few fixed questions.
 //!
 //! The order is bound: namespaces while there are capabilities, descriptors closed when the last
 //! path was opened, capabilities dropped when the last mount was made, the filter at the very end.

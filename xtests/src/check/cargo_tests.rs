@@ -49,8 +49,7 @@ pub(super) fn always(report: &mut Report) -> Result<()> {
 }
 
 fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
-    install::break_out()?;
-    let thrufs = install::thrufs()?;
+    let thrufs = install::thrufs_and_break_out()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
     test.env(BIN, thrufs);
     for variable in [ON, CACHE, LAYOUT] {

@@ -59,6 +59,7 @@ pub fn patiently(command: &mut Command) -> Result<String> {
     })
 }
 
+const BUILD: &[&str] = &["build", "--quiet", "--release", "--package", "thrufs"];
 /// Name of the daemon with its attempts to leave the sandbox, which are no part of what is installed.
 pub const BREAK_OUT: &str = "thrufs-break-out";
 
@@ -67,22 +68,20 @@ pub const BREAK_OUT: &str = "thrufs-break-out";
 /// # Errors
 /// When it cannot be built.
 pub fn thrufs() -> Result<PathBuf> {
-    let words = ["build", "--quiet", "--release", "--package", "thrufs"];
-    patiently(&mut cargo(&words))?;
+    patiently(&mut cargo(BUILD))?;
     Ok(target().join("release/thrufs"))
 }
 
-/// The daemon with its attempts to leave the sandbox, as [`BREAK_OUT`] beside [`thrufs`].
+/// Makes [`BREAK_OUT`] as well, beside [`thrufs`], which is returned.
 ///
 /// # Errors
 /// When it cannot be built.
-pub fn break_out() -> Result<()> {
-    let words = ["build", "--quiet", "--release", "--package", "thrufs"];
-    patiently(cargo(&words).args(["--features", "break-out"]))?;
+pub fn thrufs_and_break_out() -> Result<PathBuf> {
+    patiently(cargo(BUILD).args(["--features", "break-out"]))?;
     let built = target().join("release/thrufs");
     std::fs::copy(&built, built.with_file_name(BREAK_OUT))?;
     // The name belongs to the daemon without them.
-    thrufs().map(drop)
+    thrufs()
 }
 
 /// Whether a program is on PATH (or in the directories of root's PATH).

@@ -55,6 +55,8 @@ pub(crate) struct Shared {
     pub(crate) seen: BTreeSet<Opcode>,
     /// Faults of the kernel or this server.
     pub(crate) faults: Vec<String>,
+    /// Notifications that were sent.
+    pub(crate) notified: u64,
     /// The page cache's content, by RETRIEVE.
     pub(crate) retrieved: Vec<u8>,
     /// POLLs that wait to be woken.
@@ -173,8 +175,11 @@ impl Server {
         ensure!(reply.answers(opcode), "{reply:?} to {opcode:?}");
         self.send(&reply.encode(unique))
             .with_context(|| format!("{reply:?} to {opcode:?}"))?;
-        if let Request::Getxattr { name, .. } = message.request {
-            self.asked_to_notify(message.header.nodeid, name)?;
+        if let Request::Getxattr { name, .. } = message.request
+            && let Some(what) = name.to_bytes().strip_prefix(NOTIFY)
+        {
+            self.asked_to_notify(message.header.nodeid, what)?;
+            self.shared.lock().notified += 1;
         }
         Ok(())
     }
@@ -582,10 +587,7 @@ impl Server {
     }
 
     /// Reading the attribute `user.notify.WHAT` makes the server send a notification afterwards.
-    fn asked_to_notify(&mut self, nodeid: u64, name: &CStr) -> Result<()> {
-        let Some(what) = name.to_bytes().strip_prefix(NOTIFY) else {
-            return Ok(());
-        };
+    fn asked_to_notify(&mut self, nodeid: u64, what: &[u8]) -> Result<()> {
         let (offset, size) = (0, 4096);
         match what {
             b"store" => self.notify(&Notification::Store {

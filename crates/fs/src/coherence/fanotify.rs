@@ -235,7 +235,7 @@ fn complain(sent: io::Result<()>) {
     }
 }
 
-/// Nobody knows what changed.
+/// Events were lost, so every inode may have changed.
 fn invalidate_all(fs: &Passthrough, notify: &Notify) {
     match &notify.epoch {
         Some(send) => complain(send()),

@@ -1,8 +1,8 @@
-//! `--max-inodes`: has the kernel forget inodes when it knows more of them than this file system is to
-//! hold. A kernel with memory to spare forgets nothing by itself, and each inode that it knows costs us
+//! `--max-inodes`: NOTIFY_PRUNE asks the kernel to forget inodes when it knows more of them than the
+//! limit. A kernel with memory to spare forgets nothing by itself, and each inode that it knows costs us
 //! memory, or a descriptor.
 //!
-//! By NOTIFY_PRUNE, which makes the kernel drop what nobody uses; the FORGETs come by themselves. So the
+//! By NOTIFY_PRUNE, which makes the kernel drop what is not in use; the FORGETs come by themselves. So the
 //! bound is soft: what is open, or a directory above something that is known, stays. A walk that looks up
 //! faster than the kernel forgets is held back a little, so that it does not use up all descriptors.
 //!
@@ -81,14 +81,18 @@ impl InodeLimit {
 
     /// After a LOOKUP: more are known now.
     pub(crate) fn note(&self, fs: &impl Known) {
-        let is_over = fs.known() > fs.limit_now(self.limit);
-        if is_over && !self.over.swap(true, Ordering::Relaxed) {
+        if self.is_over(fs) && !self.over.swap(true, Ordering::Relaxed) {
             let _running = self.running.lock();
             self.changed.notify_all();
         }
     }
 
-    /// Half as many again are known as are to be.
+    /// More are known than the limit allows.
+    pub(crate) fn is_over(&self, fs: &impl Known) -> bool {
+        fs.known() > fs.limit_now(self.limit)
+    }
+
+    /// More than 1.5 x limit are known.
     pub(crate) fn is_far_over(&self, fs: &impl Known) -> bool {
         let limit = fs.limit_now(self.limit);
         fs.known() > limit + limit / 2
@@ -106,7 +110,7 @@ impl InodeLimit {
         }
     }
 
-    /// Before a LOOKUP is answered: while far more are known than are to be, it waits for the kernel to
+    /// Throttles LOOKUP: while the number exceeds 1.5 x limit, its answer waits for the kernel to
     /// forget some, but not for long.
     pub(crate) fn hold_back(&self, fs: &impl Known) {
         let may_go_on = || !self.is_far_over(fs) || self.is_in_vain();

@@ -6,7 +6,7 @@
 //!
 //! A nodeid belongs to one inode until the kernel has forgotten it. A file that has the backing inode
 //! number of a file that is gone and still known gets a nodeid that is made up. Why not the old one
-//! with another generation: the kernel then marks its old inode bad, and whoever is just opening it
+//! with another generation: the kernel then marks its old inode bad, and a caller that is just opening it
 //! gets EIO (fuse_iget).
 
 use std::collections::HashMap;

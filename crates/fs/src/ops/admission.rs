@@ -98,8 +98,7 @@ impl Passthrough {
     /// # Errors
     /// ENFILE, if only root may.
     pub fn admit(&self, opcode: Opcode, uid: u32) -> Result<()> {
-        let needs_file = matches!(opcode, Opcode::Open | Opcode::OpenDir | Opcode::Create);
-        if needs_file {
+        if needs_file(opcode) {
             self.check_files(uid)?;
         }
         match needs_inode(opcode) && !self.has_room_for_inode(uid) {
@@ -111,11 +110,23 @@ impl Passthrough {
     /// Whether a request of user `uid` waits for the kernel to forget an inode before it is served
     /// ([`Passthrough::park`]).
     pub fn has_to_wait(&self, opcode: Opcode, uid: u32) -> bool {
-        (needs_inode(opcode) || opcode == Opcode::ReadDirPlus) && self.waits_for_inode(opcode, uid)
+        let brings_in = needs_inode(opcode) || opcode == Opcode::ReadDirPlus;
+        brings_in && self.waits_for_inode(opcode, uid)
+            || needs_file(opcode) && self.waits_for_file(uid)
+    }
+
+    /// Whether there is no descriptor for one more file because of inodes that the kernel is asked to forget.
+    fn waits_for_file(&self, uid: u32) -> bool {
+        self.config.inode_file_handles == InodeFileHandles::Never
+            && self.used_descriptors() >= self.fd_limit.for_files(uid)
+            && self
+                .pressure
+                .as_ref()
+                .is_some_and(|pressure| pressure.is_over(self) && !pressure.is_in_vain())
     }
 
     /// Whether there is no descriptor for one more inode, and one can be hoped for.
-    pub(crate) fn waits_for_inode(&self, opcode: Opcode, uid: u32) -> bool {
+    fn waits_for_inode(&self, opcode: Opcode, uid: u32) -> bool {
         // What is listed takes nothing of root's share: the caller may need none of it.
         let uid = if opcode == Opcode::ReadDirPlus {
             u32::MAX
@@ -146,7 +157,7 @@ impl Passthrough {
         });
     }
 
-    /// From now on, has the kernel forget inodes when it knows too many. `send` is none where the kernel
+    /// From now on, NOTIFY_PRUNE asks the kernel to forget inodes when it knows too many. `send` is none where the kernel
     /// does not have the notification.
     ///
     /// # Errors
@@ -158,8 +169,7 @@ impl Passthrough {
                 // Weak: the thread must not keep the file system, and all it has open, alive.
                 let fs = Arc::downgrade(self);
                 self.parked.start(move |opcode, uid| {
-                    fs.upgrade()
-                        .is_some_and(|fs| fs.waits_for_inode(opcode, uid))
+                    fs.upgrade().is_some_and(|fs| fs.has_to_wait(opcode, uid))
                 })?;
                 pressure.start(self, send)
             }
@@ -195,6 +205,11 @@ impl Known for Passthrough {
     fn hope_for_none(&self) {
         self.parked.notify();
     }
+}
+
+/// Whether a client has one more file or directory open after it.
+fn needs_file(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::Open | Opcode::OpenDir | Opcode::Create)
 }
 
 /// Whether the kernel may know one more inode after it.

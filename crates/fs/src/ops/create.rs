@@ -122,7 +122,7 @@ impl Passthrough {
     /// Keeps what has the name, for the LOOKUP that ESTALE causes.
     fn remember_existing(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<()> {
         let fd = self.crossing.find(dir, &component(new.name)?)?;
-        // Whoever asks: and a directory that has another name by then must not get this one.
+        // For every caller: and a directory that has another name by then must not get this one.
         if FileKind::from_mode(u32::from(statx(&fd)?.stx_mode)) == FileKind::Directory {
             return Err(Errno::EISDIR);
         }

@@ -1,9 +1,9 @@
 //! Set-uid and set-gid bits go when a caller without CAP_FSETID changes a file.
 //!
 //! Invariant: under FUSE_HANDLE_KILLPRIV_V2 the kernel leaves them to the file system, and they go
-//! before the change is made, so that nobody can execute the caller's bytes with the owner's
+//! before the change is made, so that no user can execute the caller's bytes with the owner's
 //! rights. security.capability needs nothing here: the backing file system removes it on every
-//! write, truncate, fallocate and chown, whoever makes it.
+//! write, truncate, fallocate and chown, for every caller.
 //!
 //! Why not let the backing file system see a thread without CAP_FSETID: that is three system calls
 //! more for each WRITE of an ordinary user, is bound to one thread, and decides about set-gid by the
@@ -57,7 +57,7 @@ impl Passthrough {
             return clear(&fd, mode);
         }
         if mode & SET_UID != 0 || mode & GROUP_EXEC != 0 {
-            // A chown(2) to nobody removes what a write would, under the inode's lock, where a
+            // A chown(2) to no user and no group (-1) removes what a write would, under the inode's lock, where a
             // chmod(2) could undo another's.
             let flags = AtFlags::EMPTY_PATH;
             rustix::fs::chownat(&fd, c"", None, None, flags).or_errno()?;

@@ -25,7 +25,7 @@ pub struct Opened {
     pub direct_io: bool,
     /// What the kernel has cached stays valid (FOPEN_KEEP_CACHE).
     pub keep_cache: bool,
-    /// The kernel is to be given the backing file, for READ and WRITE past the daemon.
+    /// The kernel gets the backing file, for READ and WRITE past the daemon.
     pub passthrough: bool,
 }
 

@@ -117,7 +117,7 @@ impl Passthrough {
         self.config.durability == Durability::Dsync
     }
 
-    /// Has the kernel drop what it cached of the range of a direct WRITE, and calls `then` when it has.
+    /// Invalidates the range of a direct WRITE in the kernel's cache, and calls `then` afterwards.
     pub fn drop_range_then(
         &self,
         request: &WriteRequest<'_>,
@@ -129,8 +129,8 @@ impl Passthrough {
             .push_then(request.ino, InvalRange { start, end }, Box::new(then));
     }
 
-    /// After the reply to a WRITE that failed or was short: has the kernel drop what it cached of
-    /// the range, because the backing file may hold something else (`inval.rs`).
+    /// After the reply to a WRITE that failed or was short: invalidates in the kernel's cache
+    /// the range, since the backing file may hold something else (`coherence/invalidate.rs`).
     pub fn invalidate_after_failed_write(&self, request: &WriteRequest<'_>) {
         let end = request.offset.saturating_add(request.data.len() as u64);
         // Beyond the end of the file the kernel may have kept bytes that a later extension would

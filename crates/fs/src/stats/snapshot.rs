@@ -15,7 +15,7 @@ use crate::negotiated::Negotiated;
 /// See the module. Each number was true within the time that it took to collect them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// The requests that came at least once, in the order of [`Opcode::ALL`].
+    /// The requests that came at least once, in the order of [`super::Opcode::ALL`].
     pub opcodes: Vec<OpcodeCounts>,
     /// What the WRITEs came to.
     pub writes: Writes,

@@ -24,7 +24,7 @@ pub(super) struct Absent {
 }
 
 impl Absent {
-    /// `name` is not in directory `parent`. Returns whether some are to be taken.
+    /// `name` is not in directory `parent`. Returns whether some are ready to be taken.
     pub(super) fn insert(&mut self, parent: u64, name: &OsStr) -> bool {
         self.newer.insert((parent, name.to_owned()));
         if self.newer.len() < MOST {

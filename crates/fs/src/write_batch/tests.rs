@@ -195,7 +195,7 @@ fn write_all(
         };
         let first = write(0xff, 10_000, false);
         let began = Instant::now();
-        // It leads when nobody else can.
+        // It leads when no other thread can.
         while let Some(lead) = group.queue.try_lead() {
             drop(lead);
             assert!(began.elapsed() < DEADLINE, "the first WRITE to lead");

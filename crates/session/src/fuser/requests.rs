@@ -18,8 +18,8 @@ use thrufs_fs::{Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteR
 
 use super::convert::{file_type, fuser_errno, number_only, set_time};
 use super::{
-    FuseAdapter, Lock, NO_GENERATION, PASSED_THROUGH, directory_flags, file_flags, ids, place,
-    reply_empty, reply_written, reply_xattr,
+    FuseAdapter, Lock, NO_GENERATION, directory_flags, ids, place, reply_empty, reply_written,
+    reply_xattr,
 };
 use crate::after_reply;
 use crate::dispatch::Requester;
@@ -220,19 +220,16 @@ impl Filesystem for FuseAdapter {
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::Open, req, ino.0, |fs| {
-            fs.open(ino.0, flags.0, &self.caller(req)?)
-        }) {
-            Ok(opened) => {
-                let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
-                match self.backing_id(ino.0, &opened, |fd| reply.open_backing(fd)) {
-                    Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
-                    Ok(None) => reply.opened(fh, flags),
-                    Err(error) => reply.error(fuser_errno(error)),
-                }
+        let by = Requester::from(req);
+        self.when_room(Opcode::Open, by, move |this| {
+            let opened = this.run(Opcode::Open, by, ino.0, |fs| {
+                fs.open(ino.0, flags.0, &this.caller(by)?)
+            });
+            match opened {
+                Ok(opened) => this.reply_open(ino, &opened, reply),
+                Err(error) => reply.error(fuser_errno(error)),
             }
-            Err(error) => reply.error(fuser_errno(error)),
-        }
+        });
     }
 
     fn create(
@@ -365,12 +362,16 @@ impl Filesystem for FuseAdapter {
     }
 
     fn opendir(&self, req: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.run(Opcode::OpenDir, req, ino.0, |fs| {
-            fs.opendir(ino.0, &self.caller(req)?)
-        }) {
-            Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
-            Err(error) => reply.error(fuser_errno(error)),
-        }
+        let by = Requester::from(req);
+        self.when_room(Opcode::OpenDir, by, move |this| {
+            let opened = this.run(Opcode::OpenDir, by, ino.0, |fs| {
+                fs.opendir(ino.0, &this.caller(by)?)
+            });
+            match opened {
+                Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
+                Err(error) => reply.error(fuser_errno(error)),
+            }
+        });
     }
 
     fn readdir(

@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ask_about_this_process_gets_what_proc_says_and_none_when_nobody_answers() {
+    fn ask_about_this_process_gets_what_proc_says_and_none_without_an_answer() {
         let (ours, theirs) = Link::pair().unwrap();
         let trouble = || SourceState {
             trouble: Some("was removed".to_owned()),
@@ -139,6 +139,9 @@ mod tests {
         )
         .unwrap();
         answering.join().unwrap().unwrap();
-        assert!(also_asking.is_thrufs(proc), "nobody knows");
+        assert!(
+            also_asking.is_thrufs(proc),
+            "no answer counts as a mount of thrufs"
+        );
     }
 }

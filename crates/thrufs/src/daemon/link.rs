@@ -75,7 +75,7 @@ pub(crate) struct Serve {
     pub(crate) server_pid: u32,
     /// Whether users outside have numbers of their own inside.
     pub(crate) in_user_namespace: bool,
-    /// Whether mounts below SOURCE are to be let go when they are idle.
+    /// Whether mounts below SOURCE are let go when they are idle.
     pub(crate) lets_go: bool,
     /// Whether the status socket comes along.
     pub(crate) status: bool,

@@ -129,7 +129,7 @@ fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<(
 }
 
 /// Whether the first thread is a zombie. The number is the server's own until it is waited for, and
-/// then nothing is to be freed any more.
+/// then there is nothing left to free.
 fn has_died(server: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap_or_default();
     stat.rsplit_once(") ")

@@ -1,4 +1,4 @@
-//! A file that "we" and somebody else change.
+//! A file that is changed through this mount and outside it.
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 use std::fs::{File, FileTimes};
@@ -29,7 +29,7 @@ impl Watched {
         external
     }
 
-    /// Somebody else's.
+    /// From outside.
     fn change(&self, byte: u8) {
         self.file.write_all_at(&[byte], 5).unwrap();
     }
@@ -128,7 +128,7 @@ fn look_after_setattr_of_ours_takes_any_time_once() {
     drop(own);
     assert!(it.look().is_none());
     set(SystemTime::now() - 2 * day).unwrap();
-    assert!(it.look().is_some(), "that was somebody else");
+    assert!(it.look().is_some(), "that came from outside");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn enter_by_a_second_handle_keeps_the_cache_unless_somebody_else_changed_the_fil
     let first = enter();
     assert!(
         !first.keep,
-        "nobody has looked after the file since it was last open"
+        "the file was not tracked since it was last open"
     );
     assert!(enter().keep);
     wait_for_next_tick();

@@ -104,7 +104,7 @@ fn stop_ends_the_thread_and_forgets_what_was_pending() {
     queue.push(9, stale(0, 10));
     assert!(
         queue.state.lock().pending.is_empty(),
-        "nobody would send it"
+        "no thread would send it"
     );
 }
 
@@ -128,8 +128,8 @@ fn push_then_calls_when_the_notification_was_sent_and_not_before() {
     assert_eq!(called.recv_timeout(DEADLINE), Ok("first"));
     assert_eq!(called.recv_timeout(DEADLINE), Ok("second"));
     queue.stop();
-    queue.push_then(7, InvalRange::WHOLE, then("nobody sends"));
-    assert_eq!(called.try_recv(), Ok("nobody sends"));
+    queue.push_then(7, InvalRange::WHOLE, then("no sender"));
+    assert_eq!(called.try_recv(), Ok("no sender"));
 }
 
 #[test]

@@ -20,7 +20,24 @@ struct Both<'a> {
     mapper: Client,
 }
 
-impl Both<'_> {
+impl<'a> Both<'a> {
+    /// `writer` has the file open; the mapper opens it as well.
+    fn new(
+        context: &'a Context<'a>,
+        mounted: &'a Mounted,
+        ino: u64,
+        writer: Client,
+    ) -> anyhow::Result<Self> {
+        let mapper = context.client(mounted, "file")?;
+        Ok(Self {
+            context,
+            mounted,
+            ino,
+            writer,
+            mapper,
+        })
+    }
+
     /// Starts `write`, which the server holds.
     fn hold(&mut self, write: &Order) -> anyhow::Result<()> {
         self.mounted.shared.once(Action::Hold);
@@ -80,13 +97,7 @@ fn order_of(overtook: bool) -> &'static str {
 pub(super) fn store(context: &Context<'_>) -> anyhow::Result<String> {
     let mounted = context.mount(Options::default())?;
     let (ino, writer) = warm(context, &mounted, 2 * PAGE)?;
-    let mut both = Both {
-        context,
-        mounted: &mounted,
-        ino,
-        writer,
-        mapper: context.client(&mounted, "file")?,
-    };
+    let mut both = Both::new(context, &mounted, ino, writer)?;
     both.mapper.call(Order::Map(PAGE))?;
     // A mapped page stays when caches are dropped meanwhile; without it the WRITE would fill a new
     // page, which stays locked until the reply.
@@ -116,13 +127,7 @@ pub(super) fn append(context: &Context<'_>) -> anyhow::Result<String> {
     const LEN: usize = 16;
     let mounted = context.mount(Options::default())?;
     let (ino, writer) = warm(context, &mounted, END)?;
-    let mut both = Both {
-        context,
-        mounted: &mounted,
-        ino,
-        writer,
-        mapper: context.client(&mounted, "file")?,
-    };
+    let mut both = Both::new(context, &mounted, ino, writer)?;
     let store = |value| Order::Store { offset: 0, value };
     both.mapper.call(Order::Map(PAGE))?;
     both.mapper.call(store(b'M'))?;
@@ -162,13 +167,8 @@ pub(super) fn direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     let Some((mounted, ino)) = mapped_direct(context)? else {
         return Ok("not possible: no shared mappings with direct I/O".into());
     };
-    let mut both = Both {
-        context,
-        mounted: &mounted,
-        ino,
-        writer: context.client(&mounted, "file")?,
-        mapper: context.client(&mounted, "file")?,
-    };
+    let writer = context.client(&mounted, "file")?;
+    let mut both = Both::new(context, &mounted, ino, writer)?;
     both.mapper.call(Order::Map(PAGE))?;
     both.hold(&Order::Write {
         offset: AT as u64,
