@@ -84,7 +84,10 @@ pub(super) struct Base {
     pinned: String,
     suites: Vec<String>,
     fragments: Vec<String>,
+    /// How many CPUs the kernel can use.
     cpus: u32,
+    /// How many of them tests get on User Mode Linux.
+    test_cpus: u32,
     /// About how many lines make prints when User Mode Linux is built from nothing.
     steps: Option<usize>,
 }
@@ -102,6 +105,15 @@ impl Base {
             None => {
                 bail!("there is no base {name}; known are {known} (or give a tree with --tree)")
             }
+        }
+    }
+
+    /// How many CPUs a machine has that runs tests. Not all on User Mode Linux, where a store through a mapping may go
+    /// unseen by the kernel while another CPU writes the page back (bases.toml).
+    pub(super) fn test_cpus(&self, kind: Kind) -> u32 {
+        match kind {
+            Kind::UserMode => self.test_cpus,
+            Kind::Bootable => self.cpus,
         }
     }
 
@@ -266,6 +278,17 @@ mod tests {
     fn find_of_an_unknown_base_names_the_known() {
         let error = Base::find("2.4").err().unwrap().to_string();
         assert!(error.contains("7.3"), "{error}");
+    }
+
+    /// The random mode once lost a store on patched, and the series was suspected: User Mode Linux with two CPUs had
+    /// lost it, as it does on ext4.
+    #[test]
+    fn test_cpus_are_one_on_user_mode_linux_and_all_under_qemu() {
+        for base in bases().unwrap().base {
+            assert_eq!(base.test_cpus(Kind::UserMode), 1, "{}", base.name);
+        }
+        let newest = Base::find(Base::NEWEST).unwrap();
+        assert_eq!(newest.test_cpus(Kind::Bootable), 2);
     }
 
     #[test]

@@ -215,7 +215,7 @@ fn boot(
         Kind::Bootable => Root::Files(suites::files(cases, &list)?),
     };
     let machine = Machine {
-        cpus: built.cpus,
+        cpus: built.base.test_cpus(built.kernel.kind),
         root,
         devices: server.iter().map(Server::device).collect(),
         modules: args.transport.modules(),
