@@ -36,7 +36,7 @@ impl Passthrough {
     ) -> Result<CountedEntry<'_>> {
         let hints = self.name_hints.as_ref();
         let guess = hints.map_or(0, |hints| hints.guess(parent.ino, name));
-        let found = self.lookup_at(parent, dir, name, guess);
+        let found = self.lookup_at(parent, dir, name, guess, Self::enter);
         match &found {
             Ok(counted) => self.note_present(parent, name, &counted.entry),
             Err(Errno::ENOENT) => self.sub_mounts.is_absent(parent, name),
@@ -54,17 +54,19 @@ impl Passthrough {
     }
 
     /// The name is resolved once; all that follows is about the inode it stood for then, probably `guess`.
-    fn lookup_at(
-        &self,
+    /// Another one is taken in by `take_in`.
+    fn lookup_at<'a>(
+        &'a self,
         parent: &Inode,
         dir: impl AsFd,
         name: &OsStr,
         guess: u64,
-    ) -> Result<CountedEntry<'_>> {
+        take_in: impl FnOnce(&'a Self, OwnedFd) -> Result<CountedEntry<'a>>,
+    ) -> Result<CountedEntry<'a>> {
         let name = component(name)?;
         match self.look_up_known(parent, &dir, &name, guess)? {
-            Some(entry) => Ok(entry),
-            None => self.enter(self.crossing.find(dir, &name)?),
+            Some(known) => Ok(known),
+            None => take_in(self, self.crossing.find(dir, &name)?),
         }
     }
 
@@ -77,11 +79,7 @@ impl Passthrough {
         name: &OsStr,
         guess: u64,
     ) -> Result<CountedEntry<'_>> {
-        let known = component(name)?;
-        let found = match self.look_up_known(parent, &dir, &known, guess)? {
-            Some(counted) => counted,
-            None => self.take_in(self.crossing.find(dir, &known)?)?,
-        };
+        let found = self.lookup_at(parent, dir, name, guess, Self::take_in)?;
         self.note_present(parent, name, &found.entry);
         Ok(found)
     }

@@ -1,6 +1,6 @@
 //! allow_root, which the kernel has no option for: the mount lets in all users, and the server only two.
 
-/// Which users' requests are served. The kernel lets in nobody else's unless the mount has
+/// Which users' requests are served. The kernel lets in only the owner's unless the mount has
 /// `allow_other`; the server checks what the kernel has no option for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allowed {

@@ -32,7 +32,7 @@ pub(super) struct Interrupts {
 }
 
 impl Interrupts {
-    /// Notes that INTERRUPT `unique` ends `request`; returns the INTERRUPT that is to be answered EAGAIN.
+    /// Notes that INTERRUPT `unique` ends `request`; returns the INTERRUPT that the caller has to answer EAGAIN.
     pub(super) fn note(&self, request: u64, unique: u64) -> Option<u64> {
         let mut noted = self.noted.lock();
         noted.retain(|known| known.request != request);

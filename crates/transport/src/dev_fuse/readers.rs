@@ -253,7 +253,7 @@ impl Readers {
             };
             match seen {
                 Seen::Ended => return,
-                // There can be no other: nothing is to be seen but the end.
+                // No second thread may be added: only the end remains to be seen.
                 _one_thread if self.most == 1 => std::thread::park(),
                 Seen::Stuck => self.help(),
                 Seen::Waiting(_) if quiet >= QUIET => {
