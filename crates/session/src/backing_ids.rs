@@ -6,9 +6,11 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
+use thrufs_fs::{Errno, KernelPassthrough, Opened, Passthrough, Result};
 
 /// How the open handles of an inode are served, and how many there are.
 struct OpenInode<Id> {
@@ -32,6 +34,35 @@ impl<Id> Default for BackingIds<Id> {
 }
 
 impl<Id> BackingIds<Id> {
+    /// The id for a file that was just opened, if the kernel gets one; `register` gives the file to the
+    /// kernel. After an error the file is closed again.
+    ///
+    /// # Errors
+    /// Those of `register`, with `--passthrough=always`.
+    pub(crate) fn open_for(
+        &self,
+        fs: &Passthrough,
+        ino: u64,
+        opened: &Opened,
+        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<Id>,
+    ) -> Result<Option<Arc<Id>>> {
+        if !opened.passthrough {
+            return Ok(None);
+        }
+        let fallback = fs.config().passthrough == KernelPassthrough::Auto;
+        let found = self.open(ino, fallback, || {
+            let id = fs.with_backing_file(ino, opened.fh, register)?;
+            id.inspect_err(|error| {
+                let inode = fs.identify(ino);
+                tracing::debug!(%inode, %error, fallback, "no kernel passthrough");
+            })
+        });
+        found.map_err(|error| {
+            fs.release(ino, opened.fh);
+            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+        })
+    }
+
     /// Counts one more handle of `ino` and returns its id; `open` makes one if it is the first.
     /// With `fallback` an inode that gets none is served through READ and WRITE.
     ///

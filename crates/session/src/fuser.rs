@@ -8,7 +8,6 @@ mod init;
 mod requests;
 
 use std::ffi::OsStr;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +18,8 @@ use ::fuser::{
     ReplyXattr, Request,
 };
 use thrufs_fs::{
-    Attr, Caller, CountedEntry, CountedLookup, DirEntryRef, Entry, Errno, KernelPassthrough,
-    LockKind, LockRange, LockRequest, NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result,
-    SendEntry, SendInval,
+    Attr, Caller, CountedEntry, CountedLookup, DirEntryRef, Entry, Errno, LockKind, LockRange,
+    LockRequest, NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result, SendEntry, SendInval,
 };
 
 use crate::after_reply;
@@ -88,31 +86,6 @@ impl FuseAdapter {
         let this = self.clone();
         self.fs()
             .park(opcode, by.uid, Box::new(move || serve(&this)));
-    }
-
-    /// The backing id for a file that was just opened, if the kernel is to have one; `register`
-    /// gives it the file. After an error the file is closed again.
-    fn backing_id(
-        &self,
-        ino: u64,
-        opened: &Opened,
-        register: impl FnOnce(BorrowedFd<'_>) -> io::Result<BackingId>,
-    ) -> Result<Option<Arc<BackingId>>> {
-        if !opened.passthrough {
-            return Ok(None);
-        }
-        let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
-        let found = self.backing_ids.open(ino, fallback, || {
-            let id = self.fs().with_backing_file(ino, opened.fh, register)?;
-            id.inspect_err(|error| {
-                let inode = self.fs().identify(ino);
-                tracing::debug!(%inode, %error, fallback, "no kernel passthrough");
-            })
-        });
-        found.map_err(|error| {
-            self.fs().release(ino, opened.fh);
-            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
-        })
     }
 
     /// The caller, with its ids on SOURCE.
@@ -234,7 +207,11 @@ impl FuseAdapter {
     /// Answers an OPEN.
     fn reply_open(&self, ino: INodeNo, opened: &Opened, reply: ReplyOpen) {
         let (fh, flags) = (FileHandle(opened.fh), file_flags(opened));
-        match self.backing_id(ino.0, opened, |fd| reply.open_backing(fd)) {
+        let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
+        match self
+            .backing_ids
+            .open_for(self.fs(), ino.0, opened, register)
+        {
             Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
             Ok(None) => reply.opened(fh, flags),
             Err(error) => reply.error(fuser_errno(error)),
@@ -251,7 +228,11 @@ impl FuseAdapter {
         let ttl = after_reply::timeout(self.fs(), entry);
         let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
         let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
-        match self.backing_id(entry.ino, &opened, |fd| reply.open_backing(fd)) {
+        let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
+        match self
+            .backing_ids
+            .open_for(self.fs(), entry.ino, &opened, register)
+        {
             Ok(Some(id)) => {
                 made.into_entry();
                 reply.created_passthrough(&ttl, &attr, generation, fh, PASSED_THROUGH, &id);

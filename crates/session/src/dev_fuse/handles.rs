@@ -1,9 +1,9 @@
 //! Requests that open and close files: OPEN, CREATE, FLUSH, RELEASE, FSYNC.
 
 use std::ffi::CStr;
-use std::sync::Arc;
+use std::os::fd::BorrowedFd;
 
-use thrufs_fs::{Entry, Errno, KernelPassthrough, Opcode, Opened, Result};
+use thrufs_fs::{Entry, Opcode, Opened, Result};
 use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
@@ -61,7 +61,11 @@ impl Server {
     /// The answer to an OPEN. After an error the file is closed again.
     fn open_out(&self, ino: u64, opened: &Opened) -> Result<OpenOut> {
         let fh = opened.fh;
-        Ok(match self.backing_id(ino, opened)? {
+        let register = |file: BorrowedFd<'_>| BackingId::open(&self.device, file);
+        let id = self
+            .backing_ids
+            .open_for(self.fs(), ino, opened, register)?;
+        Ok(match id {
             // Beside this flag the kernel takes none of those about its cache: open(2) would fail
             // with EIO.
             Some(id) => OpenOut {
@@ -74,23 +78,6 @@ impl Server {
                 open_flags: convert::file_flags(opened),
                 backing_id: 0,
             },
-        })
-    }
-
-    /// The backing id for a file that was just opened, if the kernel gets one.
-    fn backing_id(&self, ino: u64, opened: &Opened) -> Result<Option<Arc<BackingId>>> {
-        if !opened.passthrough {
-            return Ok(None);
-        }
-        let fallback = self.fs().config().passthrough == KernelPassthrough::Auto;
-        let found = self.backing_ids.open(ino, fallback, || {
-            self.fs()
-                .with_backing_file(ino, opened.fh, |file| BackingId::open(&self.device, file))?
-        });
-        found.map_err(|error| {
-            tracing::debug!(ino, %error, "no kernel passthrough, which --passthrough=always needs");
-            self.fs().release(ino, opened.fh);
-            error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
         })
     }
 
