@@ -55,14 +55,14 @@ pub(crate) struct InodeKey {
 
 /// statx(2) of the inode behind `fd` itself, O_PATH or not.
 pub(crate) fn statx(fd: impl AsFd) -> Result<Statx> {
-    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
-    rustix::fs::statx(
-        fd,
-        c"",
-        AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW,
-        mask,
-    )
-    .or_errno()
+    statx_with(fd, StatxFlags::empty())
+}
+
+/// The same, with these fields as well where the file system has them.
+pub(crate) fn statx_with(fd: impl AsFd, fields: StatxFlags) -> Result<Statx> {
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID | fields;
+    let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+    rustix::fs::statx(fd, c"", flags, mask).or_errno()
 }
 
 /// The identity that `stat` gives an inode.

@@ -209,13 +209,21 @@ impl Known for Passthrough {
 
 /// Whether a client has one more file or directory open after it.
 fn needs_file(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Open | Opcode::OpenDir | Opcode::Create)
+    matches!(
+        opcode,
+        Opcode::Open | Opcode::OpenDir | Opcode::Create | Opcode::Tmpfile
+    )
 }
 
 /// Whether the kernel may know one more inode after it.
 fn needs_inode(opcode: Opcode) -> bool {
     matches!(
         opcode,
-        Opcode::Lookup | Opcode::MkNod | Opcode::MkDir | Opcode::Symlink | Opcode::Create
+        Opcode::Lookup
+            | Opcode::MkNod
+            | Opcode::MkDir
+            | Opcode::Symlink
+            | Opcode::Create
+            | Opcode::Tmpfile
     )
 }

@@ -3,7 +3,9 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Access, AtFlags, Mode, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{
+    Access, AtFlags, Mode, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
+};
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
@@ -11,7 +13,7 @@ use crate::attr::Attr;
 use crate::caller::Caller;
 use crate::coherence::external::{Sets, Time};
 use crate::error::{Errno, IntoErrno, Result};
-use crate::inode::identity::{FileKind, statx};
+use crate::inode::identity::{FileKind, statx_with};
 use crate::inode::{Inode, ROOT_INO};
 use crate::ops::killpriv;
 use crate::ops::rights::Wanted;
@@ -76,17 +78,34 @@ impl Passthrough {
     /// # Errors
     /// ESTALE when the inode is gone; EBADF for a handle of another inode.
     pub fn getattr(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
+        self.getattr_with(ino, fh, StatxFlags::empty())
+    }
+
+    /// As [`Passthrough::getattr`], with the time of birth where the backing file system has one: `stx_mask` of
+    /// the answer says so.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn statx(&self, ino: u64, fh: Option<u64>) -> Result<Attr> {
+        self.getattr_with(ino, fh, StatxFlags::BTIME)
+    }
+
+    fn getattr_with(&self, ino: u64, fh: Option<u64>, fields: StatxFlags) -> Result<Attr> {
         let inode = self.inode(ino)?;
         match fh {
-            Some(fh) => self.look_at(&inode, &self.handle(fh, ino)?.fd),
-            None => self.look_at(&inode, self.path_fd(&inode)?),
+            Some(fh) => self.look_at_with(&inode, &self.handle(fh, ino)?.fd, fields),
+            None => self.look_at_with(&inode, self.path_fd(&inode)?, fields),
         }
     }
 
     /// Attributes of `inode`, which is behind `fd`, to be told to the kernel.
     pub(crate) fn look_at(&self, inode: &Inode, fd: impl AsFd) -> Result<Attr> {
+        self.look_at_with(inode, fd, StatxFlags::empty())
+    }
+
+    fn look_at_with(&self, inode: &Inode, fd: impl AsFd, fields: StatxFlags) -> Result<Attr> {
         let (asked, watch) = (Time::now(), self.watches.get(inode.ino));
-        let stat = statx(fd)?;
+        let stat = statx_with(fd, fields)?;
         inode.tell(&stat);
         let external = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.

@@ -5,8 +5,8 @@
 //! keeps its capabilities, and the umask is combined by the backing file system, which knows the
 //! directory's default ACL.
 
-use std::ffi::OsStr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
@@ -79,7 +79,7 @@ impl Passthrough {
     fn make(
         &self,
         new: &NewNode<'_>,
-        make: impl Fn(std::os::fd::BorrowedFd<'_>, &std::ffi::CStr) -> rustix::io::Result<()>,
+        make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<CountedEntry<'_>> {
         self.check_writable()?;
         let parent = self.inode(new.parent)?;
@@ -103,12 +103,9 @@ impl Passthrough {
         for _ in 0..ATTEMPTS {
             match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
-                    let asked = Time::now();
-                    let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
-                    self.note_present(&parent, new.name, &made.entry);
-                    let (ino, stat) = (made.entry.ino, made.entry.attr.stat);
-                    let opened = self.opened(ino, file, flags, Some(Seen { asked, stat }));
-                    return Ok((made, opened));
+                    let made = self.enter_open(file, flags)?;
+                    self.note_present(&parent, new.name, &made.0.entry);
+                    return Ok(made);
                 }
                 // Made since the kernel looked, by way of SOURCE or another mount.
                 Err(Errno::EEXIST) if flags & libc::O_EXCL == 0 => {}
@@ -122,6 +119,31 @@ impl Passthrough {
             }
         }
         Err(Errno::ESTALE)
+    }
+
+    /// Makes and opens a regular file that has no name, on the file system of the directory `new.parent`; it
+    /// gets one by LINK, or is gone with its last handle. `new.name` means nothing.
+    ///
+    /// # Errors
+    /// EOPNOTSUPP where the backing file system has no O_TMPFILE; else as [`Passthrough::mknod`].
+    pub fn tmpfile(&self, new: &NewNode<'_>, flags: i32) -> Result<(CountedEntry<'_>, Opened)> {
+        self.check_writable()?;
+        self.check_room()?;
+        let parent = self.inode(new.parent)?;
+        let dir = self.path_fd(&parent)?;
+        // Without O_EXCL, which would keep the server from linking it: the client's kernel obeys that.
+        let how = self.backing_flags(flags) | libc::O_TMPFILE;
+        let file = self.with_space(|| new.make_file(&dir, c".", how))?;
+        self.enter_open(file, flags)
+    }
+
+    /// Takes in a file that was just made and is open.
+    fn enter_open(&self, file: OwnedFd, flags: i32) -> Result<(CountedEntry<'_>, Opened)> {
+        let asked = Time::now();
+        let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
+        let (ino, stat) = (made.entry.ino, made.entry.attr.stat);
+        let opened = self.opened(ino, file, flags, Some(Seen { asked, stat }));
+        Ok((made, opened))
     }
 
     /// Keeps what has the name, for the LOOKUP that ESTALE causes.
@@ -156,15 +178,18 @@ impl Passthrough {
     }
 
     fn create_exclusive(&self, dir: impl AsFd, new: &NewNode<'_>, flags: i32) -> Result<OwnedFd> {
-        let name = component(new.name)?;
-        let flags = self.backing_flags(flags) | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(new.mode & 0o7777);
-        new.as_caller(|| rustix::fs::openat(dir, &name, flags, mode).or_errno())
+        let how = self.backing_flags(flags) | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
+        new.make_file(dir, &component(new.name)?, how)
     }
 }
 
 impl NewNode<'_> {
+    fn make_file(&self, dir: impl AsFd, name: &CStr, flags: i32) -> Result<OwnedFd> {
+        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(self.mode & 0o7777);
+        self.as_caller(|| rustix::fs::openat(dir, name, flags, mode).or_errno())
+    }
+
     fn as_caller<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
         set_umask(self.umask).or_errno()?;
         let _creds = FsCreds::assume(self.caller.uid, self.caller.gid, Power::Keep).or_errno()?;

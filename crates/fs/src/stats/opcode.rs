@@ -28,4 +28,5 @@ opcodes! {
     FsyncDir "FSYNCDIR", SetXattr "SETXATTR", GetXattr "GETXATTR", ListXattr "LISTXATTR",
     RemoveXattr "REMOVEXATTR", Access "ACCESS", GetLk "GETLK", SetLk "SETLK",
     Fallocate "FALLOCATE", Lseek "LSEEK", CopyFileRange "COPY_FILE_RANGE", Ioctl "IOCTL",
+    Statx "STATX", Tmpfile "TMPFILE", Syncfs "SYNCFS",
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use thrufs_fs::{Attr, Opcode, Result, SetAttr};
 use thrufs_wire::Reply as Answer;
-use thrufs_wire::abi::{AttrOut, SetattrIn, StatfsOut};
+use thrufs_wire::abi::{AttrOut, SetattrIn, StatfsOut, StatxOut};
 
 use super::convert::{self, os};
 use super::reply::Reply;
@@ -17,6 +17,23 @@ impl Server {
         let ino = call.ino;
         let found = self.run(Opcode::GetAttr, call.by, ino, |fs| fs.getattr(ino, fh));
         self.reply_attr(found, call.reply);
+    }
+
+    /// The kernel keeps the basic fields and the time of birth of the answer, whatever was asked for
+    /// (`fuse_do_statx`).
+    pub(super) fn statx(self: &Arc<Self>, call: Call, fh: Option<u64>) {
+        let Call { by, ino, reply } = call;
+        let attr = match self.run(Opcode::Statx, by, ino, |fs| fs.statx(ino, fh)) {
+            Ok(attr) => attr,
+            Err(error) => return reply.error(error),
+        };
+        let fs = Arc::clone(self.fs());
+        after_reply::answer_attr(self.fs(), attr, move |attr| {
+            let config = fs.config();
+            let stat = convert::statx(&config.ids, &attr);
+            let answer = Answer::Statx(StatxOut::new(stat, config.timeouts.attr));
+            reply.send(&answer).gives_nothing();
+        });
     }
 
     pub(super) fn setattr(self: &Arc<Self>, call: Call, arg: &SetattrIn) {
@@ -68,6 +85,13 @@ impl Server {
             }
             Err(error) => call.reply.error(error),
         }
+    }
+
+    /// The kernel sends it where syncfs(2) is the server's: to a virtiofs device.
+    pub(super) fn syncfs(&self, call: Call) {
+        let ino = call.ino;
+        let done = self.run(Opcode::Syncfs, call.by, ino, |fs| fs.syncfs(ino));
+        call.reply.done(done).gives_nothing();
     }
 
     pub(super) fn setxattr(&self, call: Call, name: &CStr, value: &[u8], flags: u32) {

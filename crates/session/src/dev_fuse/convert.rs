@@ -4,7 +4,7 @@ use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::StatVfs;
+use rustix::fs::{StatVfs, StatxFlags, StatxTimestamp};
 use thrufs_fs::{Attr, DirEntryRef, Errno, FileKind, IdMaps, Opened, Result, SetTime};
 use thrufs_wire::abi::{self, Kstatfs, OpenOutFlags};
 use thrufs_wire::request;
@@ -40,6 +40,38 @@ pub(super) fn attr(maps: &IdMaps, attr: &Attr) -> abi::Attr {
         rdev: encode_dev(stat.stx_rdev_major, stat.stx_rdev_minor),
         blksize: stat.stx_blksize,
         flags: abi::AttrFlags::empty(),
+    }
+}
+
+/// The same for STATX, with the time of birth where there is one.
+pub(super) fn statx(maps: &IdMaps, attr: &Attr) -> abi::Statx {
+    let stat = &attr.stat;
+    let told = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    abi::Statx {
+        mask: stat.stx_mask & told.bits(),
+        blksize: stat.stx_blksize,
+        nlink: stat.stx_nlink,
+        uid: maps.uid.to_guest(stat.stx_uid),
+        gid: maps.gid.to_guest(stat.stx_gid),
+        mode: stat.stx_mode,
+        ino: attr.ino,
+        size: stat.stx_size,
+        blocks: stat.stx_blocks,
+        atime: time(stat.stx_atime),
+        btime: time(stat.stx_btime),
+        ctime: time(stat.stx_ctime),
+        mtime: time(stat.stx_mtime),
+        rdev_major: stat.stx_rdev_major,
+        rdev_minor: stat.stx_rdev_minor,
+        ..abi::Statx::default()
+    }
+}
+
+fn time(time: StatxTimestamp) -> abi::SxTime {
+    abi::SxTime {
+        tv_sec: time.tv_sec,
+        tv_nsec: time.tv_nsec,
+        ..abi::SxTime::default()
     }
 }
 

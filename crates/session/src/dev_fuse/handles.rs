@@ -3,14 +3,14 @@
 use std::ffi::CStr;
 use std::os::fd::BorrowedFd;
 
-use thrufs_fs::{Entry, Opcode, Opened, Result};
+use thrufs_fs::{CountedEntry, Entry, Opcode, Opened, Result};
 use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
 
 use super::convert;
 use super::names::NO_GENERATION;
-use super::reply::Sent;
+use super::reply::{Reply, Sent};
 use super::server::{Call, Server};
 use crate::after_reply;
 
@@ -31,11 +31,23 @@ impl Server {
     }
 
     pub(super) fn create(&self, call: Call, arg: &CreateIn, name: &CStr) {
-        let Call { by, ino, reply } = call;
-        let made = self.run(Opcode::Create, by, ino, |fs| {
-            let new = self.new_node(by, ino, name, (arg.mode, arg.umask))?;
+        let made = self.run(Opcode::Create, call.by, call.ino, |fs| {
+            let new = self.new_node(call.by, call.ino, name, (arg.mode, arg.umask))?;
             fs.create(&new, arg.flags.cast_signed())
         });
+        self.reply_created(made, call.reply);
+    }
+
+    /// `call` names the directory that says which file system.
+    pub(super) fn tmpfile(&self, call: Call, arg: &CreateIn) {
+        let made = self.run(Opcode::Tmpfile, call.by, call.ino, |fs| {
+            let new = self.new_node(call.by, call.ino, c".", (arg.mode, arg.umask))?;
+            fs.tmpfile(&new, arg.flags.cast_signed())
+        });
+        self.reply_created(made, call.reply);
+    }
+
+    fn reply_created(&self, made: Result<(CountedEntry<'_>, Opened)>, reply: Reply) {
         let (entry, opened) = match made {
             Ok(made) => made,
             Err(error) => return reply.error(error),

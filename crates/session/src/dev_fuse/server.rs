@@ -182,6 +182,7 @@ impl Server {
             Request::Mknod { arg, name, .. } => self.mknod(call, &arg, name),
             Request::Mkdir { arg, name, .. } => self.mkdir(call, &arg, name),
             Request::Create { arg, name, .. } => self.create(call, &arg, name),
+            Request::Tmpfile { arg, .. } => self.tmpfile(call, &arg),
             Request::Link { arg, name } => self.link(call, arg.oldnodeid, name),
             Request::Unlink { name } => self.unlink(call, name),
             Request::Rmdir { name } => self.rmdir(call, name),
@@ -194,9 +195,11 @@ impl Server {
             Request::Readlink => self.readlink(call),
 
             Request::Getattr(arg) => self.getattr(call, arg.handle()),
+            Request::Statx(arg) => self.statx(call, arg.handle()),
             Request::Setattr(arg) => self.setattr(call, &arg),
             Request::Access(arg) => self.access(call, arg.mask),
             Request::Statfs => self.statfs(call),
+            Request::Syncfs(_) => self.syncfs(call),
             Request::Setxattr { arg, name, value } => self.setxattr(call, name, value, arg.flags),
             Request::Getxattr { arg, name } => self.getxattr(call, name, arg.size),
             Request::Listxattr(arg) => self.listxattr(call, arg.size),
@@ -230,10 +233,9 @@ impl Server {
             // The kernel sends it once, before the session.
             Request::Init(_) => call.reply.error(Errno::EIO),
             // See `crate::UNSUPPORTED`; the last four are owed no answer, and do not come here.
-            Request::Syncfs(_) | Request::Statx(_) | Request::Tmpfile { .. } | Request::Bmap(_)
-            | Request::Poll(_) | Request::Setupmapping(_) | Request::Removemapping(_)
-            | Request::Forget(_) | Request::BatchForget(_) | Request::Interrupt(_)
-            | Request::NotifyReply { .. } => {
+            Request::Bmap(_) | Request::Poll(_) | Request::Setupmapping(_)
+            | Request::Removemapping(_) | Request::Forget(_) | Request::BatchForget(_)
+            | Request::Interrupt(_) | Request::NotifyReply { .. } => {
                 call.reply.error(Errno::ENOSYS);
             }
         }
@@ -273,6 +275,7 @@ fn needs_room(request: &Request<'_>) -> Option<Opcode> {
         Request::Mknod { .. } => Some(Opcode::MkNod),
         Request::Mkdir { .. } => Some(Opcode::MkDir),
         Request::Create { .. } => Some(Opcode::Create),
+        Request::Tmpfile { .. } => Some(Opcode::Tmpfile),
         Request::Open(_) => Some(Opcode::Open),
         Request::Opendir(_) => Some(Opcode::OpenDir),
         Request::Readdirplus(_) => Some(Opcode::ReadDirPlus),
