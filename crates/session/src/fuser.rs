@@ -24,9 +24,10 @@ use thrufs_fs::{
 
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
+use crate::convert::file_flags;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::ids;
-use convert::{file_type, fuser_errno, number_only};
+use convert::{file_type, fopen_flags, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: Notifier) -> SendInval {
@@ -206,7 +207,7 @@ impl FuseAdapter {
 
     /// Answers an OPEN.
     fn reply_open(&self, ino: INodeNo, opened: &Opened, reply: ReplyOpen) {
-        let (fh, flags) = (FileHandle(opened.fh), file_flags(opened));
+        let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(opened)));
         let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
         match self
             .backing_ids
@@ -227,7 +228,7 @@ impl FuseAdapter {
         let entry = made.entry();
         let ttl = after_reply::timeout(self.fs(), entry);
         let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
-        let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+        let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(&opened)));
         let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
         match self
             .backing_ids
@@ -300,26 +301,5 @@ fn reply_xattr(value: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
         Ok(value) if value.len() > size as usize => reply.error(::fuser::Errno::ERANGE),
         Ok(value) => reply.data(&value),
         Err(error) => reply.error(fuser_errno(error)),
-    }
-}
-
-fn file_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = match opened.no_flush {
-        true => FopenFlags::FOPEN_NOFLUSH,
-        false => FopenFlags::empty(),
-    };
-    if opened.direct_io {
-        // Writers of one file need not wait for each other: the backing file orders them.
-        flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    } else if opened.keep_cache {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
-    }
-    flags
-}
-
-fn directory_flags(opened: &Opened) -> FopenFlags {
-    match opened.keep_cache {
-        true => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-        false => FopenFlags::empty(),
     }
 }

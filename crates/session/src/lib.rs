@@ -16,6 +16,7 @@
 
 mod after_reply;
 mod backing_ids;
+mod convert;
 mod dev_fuse;
 mod dispatch;
 mod fuser;

@@ -13,6 +13,7 @@ use super::names::NO_GENERATION;
 use super::reply::Sent;
 use super::server::{Call, Server};
 use crate::after_reply;
+use crate::convert::file_flags;
 
 impl Server {
     pub(super) fn open(&self, call: Call, flags: u32) {
@@ -75,7 +76,7 @@ impl Server {
             },
             None => OpenOut {
                 fh,
-                open_flags: convert::file_flags(opened),
+                open_flags: file_flags(opened),
                 backing_id: 0,
             },
         })

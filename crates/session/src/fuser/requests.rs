@@ -19,12 +19,12 @@ use thrufs_fs::{
     is_interrupted,
 };
 
-use super::convert::{file_type, fuser_errno, number_only, set_time};
+use super::convert::{file_type, fopen_flags, fuser_errno, number_only, set_time};
 use super::{
-    FuseAdapter, Lock, NO_GENERATION, directory_flags, init, place, reply_empty, reply_written,
-    reply_xattr,
+    FuseAdapter, Lock, NO_GENERATION, init, place, reply_empty, reply_written, reply_xattr,
 };
 use crate::after_reply;
+use crate::convert::directory_flags;
 use crate::dispatch::Requester;
 use crate::ids;
 
@@ -365,7 +365,9 @@ impl Filesystem for FuseAdapter {
                 fs.opendir(ino.0, &this.caller(by)?)
             });
             match opened {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
+                Ok(opened) => {
+                    reply.opened(FileHandle(opened.fh), fopen_flags(directory_flags(&opened)))
+                }
                 Err(error) => reply.error(fuser_errno(error)),
             }
         });
