@@ -80,10 +80,6 @@ fn check(end: u64) -> Result<()> {
 }
 
 impl Backing for Bounded {
-    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
-        HostBacking.read(fd, buf, offset)
-    }
-
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
         if let Position::At(offset) = position {
             check(offset.saturating_add(data.len() as u64))?;
@@ -99,14 +95,6 @@ impl Backing for Bounded {
     ) -> Result<usize> {
         check(offset)?;
         HostBacking.write_joined(fd, parts, offset)
-    }
-
-    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.flush(fd, datasync)
-    }
-
-    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.sync(fd, datasync)
     }
 
     fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
