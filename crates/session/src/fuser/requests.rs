@@ -366,7 +366,8 @@ impl Filesystem for FuseAdapter {
             });
             match opened {
                 Ok(opened) => {
-                    reply.opened(FileHandle(opened.fh), fopen_flags(directory_flags(&opened)))
+                    let flags = fopen_flags(directory_flags(&opened));
+                    reply.opened(FileHandle(opened.fh), flags);
                 }
                 Err(error) => reply.error(fuser_errno(error)),
             }
