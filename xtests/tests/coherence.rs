@@ -21,11 +21,7 @@ fn write_on_one_mount_is_read_on_the_other_at_once() -> Outcome {
         let first = Mount::new(Backing::Here, &["--cache=never"])?;
         let second = Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?;
         let files = [
-            File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(first.path("f"))?,
+            File::create_new(first.path("f"))?,
             File::options()
                 .read(true)
                 .write(true)

@@ -185,11 +185,7 @@ fn much(m: &Mount, mib: usize) -> Outcome {
             scope.spawn(move || -> Outcome {
                 let mut block = vec![7; 1 << 20];
                 let path = m.path(&format!("f{half}"));
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(path)?;
+                let file = File::create_new(path)?;
                 (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
                 // So that reading it is READs; all other caches stay.
                 posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;

@@ -45,11 +45,7 @@ fn rename_replaces_an_existing_file_and_keeps_the_inode() -> Outcome {
 fn rename_of_an_open_file_keeps_its_descriptor_working() -> Outcome {
     on_mount(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"before", 0)?;
         std::fs::rename(m.path("f"), m.path("d/g"))?;
         file.write_all_at(b" after", 6)?;
@@ -130,11 +126,7 @@ fn rename_of_directories_follows_the_rules() -> Outcome {
 #[test]
 fn unlink_of_an_open_file_keeps_its_content() -> Outcome {
     on_mount(&[], |m| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"one", 0)?;
         std::fs::remove_file(m.path("f"))?;
         ensure!(names(m, "")?.is_empty(), "silly names: {:?}", names(m, "")?);
