@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::uring;
+use xtests::support::calls::open_rdwr;
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
@@ -22,10 +23,7 @@ fn write_on_one_mount_is_read_on_the_other_at_once() -> Outcome {
         let second = Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?;
         let files = [
             File::create_new(first.path("f"))?,
-            File::options()
-                .read(true)
-                .write(true)
-                .open(second.path("f"))?,
+            open_rdwr(second.path("f"))?,
         ];
         let (mut model, mut random) = (Vec::new(), Random(42));
         for step in 0..3000_u32 {

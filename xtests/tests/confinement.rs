@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use xtests::support::calls::chmod;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
 use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
@@ -314,7 +315,7 @@ fn create_by_an_owner_outside_the_maps_is_refused_and_not_done_as_root() -> Outc
         m.require_mount()?;
         chown(m.source("."), Some(100_000), Some(100_000))?;
         std::fs::create_dir(m.path("all"))?;
-        std::fs::set_permissions(m.path("all"), PermissionsExt::from_mode(0o777))?;
+        chmod(m.path("all"), 0o777)?;
         let file = |name: &str| m.path("all").join(name);
         User::new(999, 999).act(|| Ok(std::fs::write(file("inside"), "x")?))?;
         let made = m.source("all/inside").metadata()?;

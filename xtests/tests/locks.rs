@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::open_rdwr;
 use xtests::support::lock_holder::{Kind, LockHolder, range};
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, on_mount};
@@ -113,7 +114,7 @@ fn lock_of_byte_ranges_collides_only_where_they_overlap() -> Outcome {
 fn getlk_names_the_range_that_is_in_the_way() -> Outcome {
     let locked = ["--start=100", "--len=50"];
     with_held(&[Kind::Posix], &locked, |_, path, other| {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = open_rdwr(path)?;
         let mut asked = range(libc::F_WRLCK, 0, 0);
         fcntl(&file, FcntlArg::F_GETLK(&mut asked))?;
         let got = (i32::from(asked.l_type), asked.l_start, asked.l_len);

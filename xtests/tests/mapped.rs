@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
-use xtests::support::calls::{map_shared, open};
+use xtests::support::calls::{map_shared, open, open_append};
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, on_mount};
 
@@ -206,7 +206,7 @@ fn append_from_a_mapping_of_the_same_file_grows_it() -> Outcome {
     // As generic/362: O_APPEND together with a source that faults.
     on_mount(&[ALLOW_MMAP], |m| {
         let (_file, mapping) = prepared(m, "f", 2)?;
-        let file = File::options().append(true).open(m.path("f"))?;
+        let file = open_append(m.path("f"))?;
         for round in 0..3 {
             mapping.discard()?;
             let written = mapping.pwritev_to(&file, std::slice::from_ref(&(0..2 * PAGE)), 0)?;

@@ -1,12 +1,13 @@
 //! `--translate-uid`, `--translate-gid` and `--xattrmap`: what the client sees and what is on SOURCE.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
+use xtests::support::calls::chmod;
 use xtests::support::{Outcome, User, on_mount};
 
 const TRANSLATED: &[&str] = &[
@@ -25,14 +26,14 @@ fn owner(path: &Path) -> Result<(u32, u32)> {
 fn create_with_translated_ids_belongs_to_the_other_user_on_source() -> Outcome {
     on_mount(TRANSLATED, |m| {
         m.require_mount()?;
-        std::fs::set_permissions(m.dir(), PermissionsExt::from_mode(0o777))?;
+        chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         User::new(2000, 2001).act(|| {
             File::create(dir.join("f"))?;
             std::fs::create_dir(dir.join("d"))?;
             std::os::unix::fs::symlink("f", dir.join("l"))?;
             // Its own file, in its own words: the kernel checks by what the mount shows.
-            std::fs::set_permissions(dir.join("f"), PermissionsExt::from_mode(0o600))?;
+            chmod(dir.join("f"), 0o600)?;
             std::fs::write(dir.join("f"), "mine")?;
             Ok(())
         })?;
@@ -68,7 +69,7 @@ fn chown_with_translated_ids_is_translated() -> Outcome {
 fn create_with_a_forbidden_id_gives_eperm_and_makes_nothing() -> Outcome {
     on_mount(TRANSLATED, |m| {
         m.require_mount()?;
-        std::fs::set_permissions(m.dir(), PermissionsExt::from_mode(0o777))?;
+        chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         for (uid, gid) in [(3000, 1), (1, 3009)] {
             let error = User::new(uid, gid).act(|| Ok(File::create(dir.join("f")).unwrap_err()))?;
@@ -110,13 +111,13 @@ fn chmod_and_write_by_a_member_of_a_translated_group_keeps_plain_set_gid() -> Ou
         m.require_mount()?;
         std::fs::write(m.source("f"), "content")?;
         chown(m.source("f"), Some(5000), Some(6001))?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o2664))?;
+        chmod(m.source("f"), 0o2664)?;
         let path = m.path("f");
         let member = User::new(2001, 2000).in_groups(&[2001]);
         member.act(|| Ok(std::fs::write(&path, "other")?))?;
         let mode = m.source("f").metadata()?.mode() & 0o7777;
         ensure!(mode == 0o2664, "{mode:o} after a member");
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o2666))?;
+        chmod(m.source("f"), 0o2666)?;
         // In a group of that number on SOURCE, which the client's 6001 is as well, but not 2002.
         let stranger = User::new(2001, 2000).in_groups(&[2002]);
         stranger.act(|| Ok(std::fs::write(&path, "other")?))?;

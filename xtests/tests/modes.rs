@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use xtests::support::calls::{open_append, open_rdwr, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::mount::is_native;
 use xtests::support::wait::wait_until;
@@ -44,7 +45,7 @@ fn requests_of(m: &Mount, file: &File, data: &[u8], offset: u64) -> Result<u64> 
 fn sized(m: &Mount, name: &str, size: u64) -> Result<File> {
     let file = File::create(m.source(name))?;
     file.set_len(size)?;
-    Ok(File::options().read(true).write(true).open(m.path(name))?)
+    Ok(open_rdwr(m.path(name))?)
 }
 
 fn needs_mount(m: &Mount) -> Outcome {
@@ -184,10 +185,10 @@ fn write_under_writeback_is_on_source_after_fsync() -> Outcome {
     on_mount(&["--writeback", "--cache=auto"], |m| {
         std::fs::write(m.source("f"), [1; 10_000])?;
         // Write-only, inside a page: the kernel reads the page through this handle.
-        let file = File::options().write(true).open(m.path("f"))?;
+        let file = open_wronly(m.path("f"))?;
         file.write_all_at(b"inside", 5000)?;
-        let mut first = File::options().append(true).open(m.path("f"))?;
-        let mut second = File::options().append(true).open(m.path("f"))?;
+        let mut first = open_append(m.path("f"))?;
+        let mut second = open_append(m.path("f"))?;
         for _ in 0..100 {
             first.write_all(&[2; 100])?;
             second.write_all(&[3; 100])?;

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::{open_rdwr, open_wronly};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
@@ -262,7 +263,7 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
         m.require_mount()?;
         std::fs::create_dir(m.path("d"))?;
         std::fs::write(m.path("d/f"), "content")?;
-        let mut open = File::options().read(true).write(true).open(m.path("d/f"))?;
+        let mut open = open_rdwr(m.path("d/f"))?;
         std::fs::remove_dir_all(m.source("d"))?;
         let mut text = String::new();
         open.read_to_string(&mut text)?;
@@ -340,7 +341,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         open.sync_all()?;
         m.drop_caches()?;
         let image = m.scratch().path().join("image");
-        let file = File::options().write(true).open(&image)?;
+        let file = open_wronly(&image)?;
         let size = file.metadata()?.len();
         file.set_len(64 << 10)?;
         m.drop_caches()?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::ensure;
 use rustix::fs::{XattrFlags, getxattr, lgetxattr, listxattr, lsetxattr, removexattr, setxattr};
 use rustix::io::Errno;
+use xtests::support::calls::open_wronly;
 use xtests::support::command::succeed;
 use xtests::support::{Outcome, User, missing, on_mount};
 
@@ -139,10 +140,7 @@ fn write_to_a_file_with_capabilities_drops_them() -> Outcome {
         let path = m.path("f");
         User::new(501, 501).act(|| {
             use std::os::unix::fs::FileExt;
-            Ok(File::options()
-                .write(true)
-                .open(&path)?
-                .write_all_at(b"x", 0)?)
+            Ok(open_wronly(&path)?.write_all_at(b"x", 0)?)
         })?;
         let left = value_of(&m.source("f"), "security.capability");
         ensure!(
