@@ -2,6 +2,8 @@
 //!
 //! Each transport's own `convert.rs` has the rest: the types that differ between fuser and the wire.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use thrufs_fs::{Errno, Opened};
 use thrufs_wire::abi::OpenOutFlags;
 
@@ -37,6 +39,16 @@ pub(crate) fn directory_flags(opened: &Opened) -> OpenOutFlags {
         true => OpenOutFlags::FOPEN_KEEP_CACHE | OpenOutFlags::FOPEN_CACHE_DIR,
         false => OpenOutFlags::empty(),
     }
+}
+
+/// None for one that no clock can show.
+pub(crate) fn system_time(seconds: i64, nanoseconds: u32) -> Option<SystemTime> {
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let whole = match seconds < 0 {
+        true => UNIX_EPOCH.checked_sub(distance),
+        false => UNIX_EPOCH.checked_add(distance),
+    };
+    whole?.checked_add(Duration::from_nanos(u64::from(nanoseconds)))
 }
 
 #[cfg(test)]

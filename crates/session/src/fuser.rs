@@ -26,7 +26,6 @@ use crate::after_reply;
 use crate::backing_ids::BackingIds;
 use crate::convert::file_flags;
 use crate::dispatch::{Dispatch, Requester, Target};
-use crate::ids;
 use convert::{file_type, fopen_flags, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
@@ -91,42 +90,45 @@ impl FuseAdapter {
 
     /// The caller, with its ids on SOURCE.
     fn caller(&self, by: impl Into<Requester>) -> Result<Caller> {
-        ids::caller(&self.fs().config().ids, by.into())
+        self.dispatch.caller(by.into())
     }
 
-    /// The node to make, and its creator.
-    fn new_node<'a>(
+    /// MKNOD, MKDIR and SYMLINK.
+    fn make(
         &self,
+        opcode: Opcode,
         by: Requester,
-        parent: INodeNo,
-        name: &'a OsStr,
-        mode: u32,
-        umask: u32,
-    ) -> Result<NewNode<'a>> {
-        Ok(NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: self.caller(by)?,
-        })
+        (parent, name, mode): (INodeNo, &OsStr, (u32, u32)),
+        reply: ReplyEntry,
+        make: impl for<'a> FnOnce(&'a Passthrough, &NewNode<'_>) -> Result<CountedEntry<'a>>
+        + Send
+        + 'static,
+    ) {
+        let name = name.to_owned();
+        self.when_room(opcode, by, move |this| {
+            let made = this.run(opcode, by, parent.0, |fs| {
+                make(fs, &this.dispatch.new_node(by, parent.0, &name, mode)?)
+            });
+            this.reply_entry(made, reply);
+        });
     }
 
-    /// The lock asked for, and its owner.
+    /// The lock asked for, and its owner; `typ` is F_RDLCK, F_WRLCK or F_UNLCK.
     fn lock_request(
         &self,
         req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        lock: &Lock,
+        (ino, fh): (INodeNo, FileHandle),
+        owner: LockOwner,
+        range: LockRange,
+        (typ, pid): (i32, u32),
     ) -> Result<LockRequest> {
         Ok(LockRequest {
             ino: ino.0,
             fh: fh.0,
-            owner: lock.owner.0,
-            kind: LockKind::from_fcntl(lock.typ)?,
-            range: lock.range,
-            pid: lock.pid,
+            owner: owner.0,
+            kind: LockKind::from_fcntl(typ)?,
+            range,
+            pid,
             caller: self.caller(req)?,
         })
     }
@@ -261,15 +263,6 @@ impl From<&Request> for Requester {
             pid: req.pid(),
         }
     }
-}
-
-/// A lock as the protocol names it.
-struct Lock {
-    owner: LockOwner,
-    range: LockRange,
-    /// F_RDLCK, F_WRLCK or F_UNLCK.
-    typ: i32,
-    pid: u32,
 }
 
 fn place(parent: INodeNo, name: &OsStr) -> DirEntryRef<'_> {

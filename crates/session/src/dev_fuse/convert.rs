@@ -2,14 +2,13 @@
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::StatVfs;
 use thrufs_fs::{Attr, DirEntryRef, Errno, FileKind, IdMaps, Result, SetTime};
 use thrufs_wire::abi::{self, Kstatfs};
 use thrufs_wire::request;
 
-use crate::convert::encode_dev;
+use crate::convert::{encode_dev, system_time};
 
 pub(super) fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
@@ -68,13 +67,7 @@ pub(super) fn set_time(time: request::SetTime) -> Result<SetTime> {
         request::SetTime::Now => return Ok(SetTime::Now),
         request::SetTime::At(at) => at,
     };
-    let seconds = Duration::from_secs(at.seconds.unsigned_abs());
-    let whole = match at.seconds < 0 {
-        true => UNIX_EPOCH.checked_sub(seconds),
-        false => UNIX_EPOCH.checked_add(seconds),
-    };
-    let nanos = Duration::from_nanos(u64::from(at.nanoseconds));
-    let time: Option<SystemTime> = whole.and_then(|whole| whole.checked_add(nanos));
+    let time = system_time(at.seconds, at.nanoseconds);
     time.map(SetTime::At).ok_or(Errno::EINVAL)
 }
 
@@ -94,6 +87,8 @@ pub(super) fn statfs(stat: &StatVfs) -> Kstatfs {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]

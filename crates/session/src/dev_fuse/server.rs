@@ -18,7 +18,7 @@ use super::interrupts::Interrupts;
 use super::reply::Reply;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
-use crate::{ids, panics};
+use crate::panics;
 
 /// Serves a [`Passthrough`] on a connection.
 pub(super) struct Server {
@@ -253,7 +253,7 @@ impl Server {
 
     /// The caller, with its ids on SOURCE.
     pub(super) fn caller(&self, by: Requester) -> Result<Caller> {
-        ids::caller(&self.fs().config().ids, by)
+        self.dispatch.caller(by)
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::fs::StatxTimestamp;
 use thrufs_fs::{Attr, Errno, FileKind, SetTime};
 use thrufs_wire::abi::OpenOutFlags;
 
-use crate::convert::{encode_dev, visible_errno};
+use crate::convert::{encode_dev, system_time, visible_errno};
 
 pub(super) fn fuser_errno(error: Errno) -> ::fuser::Errno {
     ::fuser::Errno::from_i32(visible_errno(error) as i32)
@@ -38,9 +38,9 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: stat.stx_size,
         blocks: stat.stx_blocks,
-        atime: system_time(&stat.stx_atime),
-        mtime: system_time(&stat.stx_mtime),
-        ctime: system_time(&stat.stx_ctime),
+        atime: shown_time(&stat.stx_atime),
+        mtime: shown_time(&stat.stx_mtime),
+        ctime: shown_time(&stat.stx_ctime),
         crtime: UNIX_EPOCH,
         kind: file_type(attr.kind()),
         perm: stat.stx_mode & 0o7777,
@@ -75,16 +75,8 @@ pub(super) fn number_only(ino: u64) -> FileAttr {
     }
 }
 
-fn system_time(time: &StatxTimestamp) -> SystemTime {
-    let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
-    let whole = match time.tv_sec < 0 {
-        true => UNIX_EPOCH.checked_sub(seconds),
-        false => UNIX_EPOCH.checked_add(seconds),
-    };
-    let nanos = Duration::from_nanos(u64::from(time.tv_nsec));
-    whole
-        .and_then(|whole| whole.checked_add(nanos))
-        .unwrap_or(UNIX_EPOCH)
+fn shown_time(time: &StatxTimestamp) -> SystemTime {
+    system_time(time.tv_sec, time.tv_nsec).unwrap_or(UNIX_EPOCH)
 }
 
 /// A time to set. fuser 0.18 subtracts the nanoseconds of a time before 1970 where the protocol
