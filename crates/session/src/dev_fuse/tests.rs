@@ -2,13 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, setsockopt, shutdown, socketpair, sockopt,
-};
+use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 use thrufs_fs::{Config, Locks, ROOT_INO};
 use thrufs_wire::abi::{
@@ -18,6 +16,7 @@ use thrufs_wire::{InitFlags, Opcode};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
+use crate::notify::tests::pair;
 
 const HEADER: usize = 16;
 
@@ -27,16 +26,6 @@ struct Kernel {
     fs: Arc<Passthrough>,
     session: Option<JoinHandle<io::Result<()>>>,
     source: TempDir,
-}
-
-fn pair() -> (File, OwnedFd) {
-    let kind = SockType::SeqPacket;
-    let (kernel, server) =
-        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    for end in [&kernel, &server] {
-        setsockopt(end, sockopt::SndBuf, &(1 << 20)).unwrap();
-    }
-    (kernel.into(), server)
 }
 
 fn file_system(source: &Path, config: Config) -> Arc<Passthrough> {
