@@ -11,7 +11,7 @@ use thrufs_sys::uring;
 use xtests::support::calls::open_rdwr;
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
 
 const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
@@ -88,8 +88,7 @@ fn names_made_on_one_mount_exist_on_the_other_at_once() -> Outcome {
 fn read_during_an_asynchronous_direct_write_leaves_nothing_older_than_it_in_the_cache() -> Outcome {
     for cache in ["--cache=auto", "--cache=always"] {
         let slow = format!("--fault=write:range=0+{PAGE}:delay=1500");
-        on_mount(&[cache, &slow], |m| {
-            m.require_mount()?;
+        on_daemon(&[cache, &slow], |m| {
             std::fs::write(m.source("f"), [b'A'; 2 * PAGE])?;
             let reader = File::open(m.path("f"))?;
             let mut direct = File::options();

@@ -18,7 +18,7 @@ use nix::time::{ClockId, clock_gettime};
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::calls::{open_append, open_rdwr, open_wronly};
 use xtests::support::wait::wait_until;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 4;
@@ -50,8 +50,7 @@ fn byte(file: &File, at: usize) -> Result<u8> {
 /// Runs `meanwhile` during a write(2) to the first page that follows one to the last page.
 fn check_write_under_way(meanwhile: fn(&Mount, &File) -> Outcome) -> Outcome {
     let slow = format!("--fault=write:range=0+{PAGE}:delay=1500");
-    on_mount(&[AUTO, &slow], |m| {
-        m.require_mount()?;
+    on_daemon(&[AUTO, &slow], |m| {
         let (file, mapping) = warm(m)?;
         // Sets another mtime on SOURCE, and lets the kernel's attributes expire.
         let last = (PAGES - 1) * PAGE;
@@ -186,8 +185,7 @@ fn append_under_source_shows_in_a_file_that_the_mount_appends_to() -> Outcome {
 
 #[test]
 fn read_after_writes_of_the_mount_is_served_from_the_cache() -> Outcome {
-    on_mount(&[AUTO], |m| {
-        m.require_mount()?;
+    on_daemon(&[AUTO], |m| {
         let (file, _mapping) = warm(m)?;
         let (reads, lookers) = (m.requests("READ")?, m.requests("GETATTR")?);
         for round in 0..50 {

@@ -12,7 +12,7 @@ use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::calls::{map_shared, open, open_append};
 use xtests::support::mount::ALLOW_MMAP;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 /// For the tests that race two threads.
@@ -36,8 +36,7 @@ fn prepared(m: &Mount, name: &str, count: usize) -> Result<(File, SharedMapping)
 #[test]
 fn mmap_of_a_file_under_direct_io_is_shared_only_where_that_is_asked_for() -> Outcome {
     for cache in ["--cache=never", "--cache=metadata"] {
-        on_mount(&[cache], |m| {
-            m.require_mount()?;
+        on_daemon(&[cache], |m| {
             std::fs::write(m.source("f"), pages(1))?;
             let file = open(&m.path("f"), 0)?;
             let len = NonZeroUsize::new(PAGE).expect("not 0");

@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
 use xtests::support::calls::chmod;
-use xtests::support::{Outcome, User, on_mount};
+use xtests::support::{Outcome, User, on_daemon};
 
 const TRANSLATED: &[&str] = &[
     "--translate-uid=map:2000:5000:2",
@@ -24,8 +24,7 @@ fn owner(path: &Path) -> Result<(u32, u32)> {
 
 #[test]
 fn create_with_translated_ids_belongs_to_the_other_user_on_source() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         User::new(2000, 2001).act(|| {
@@ -47,8 +46,7 @@ fn create_with_translated_ids_belongs_to_the_other_user_on_source() -> Outcome {
 
 #[test]
 fn chown_with_translated_ids_is_translated() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         File::create(m.path("f"))?;
         chown(m.path("f"), Some(2001), Some(2000))?;
         ensure!(owner(&m.source("f"))? == (5001, 6000), "on SOURCE");
@@ -67,8 +65,7 @@ fn chown_with_translated_ids_is_translated() -> Outcome {
 
 #[test]
 fn create_with_a_forbidden_id_gives_eperm_and_makes_nothing() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         for (uid, gid) in [(3000, 1), (1, 3009)] {
@@ -91,8 +88,7 @@ fn create_with_squashed_ids_belongs_to_one_user() -> Outcome {
         "--translate-uid=host:1234:0:1",
         "--translate-gid=squash-host:1234:0:1",
     ];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         chown(m.source("."), Some(1234), Some(1234))?;
         File::create(m.path("f"))?;
         ensure!(owner(&m.source("f"))? == (1234, 1234), "on SOURCE");
@@ -107,8 +103,7 @@ fn create_with_squashed_ids_belongs_to_one_user() -> Outcome {
 /// the client, that of the file one of SOURCE.
 #[test]
 fn chmod_and_write_by_a_member_of_a_translated_group_keeps_plain_set_gid() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         std::fs::write(m.source("f"), "content")?;
         chown(m.source("f"), Some(5000), Some(6001))?;
         chmod(m.source("f"), 0o2664)?;
@@ -138,8 +133,7 @@ fn names(path: &Path) -> Result<Vec<String>> {
 
 #[test]
 fn setxattr_with_xattrmap_has_another_name_on_source() -> Outcome {
-    on_mount(&["--xattrmap=:map:trusted.:user.virtiofs.:"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--xattrmap=:map:trusted.:user.virtiofs.:"], |m| {
         let (path, source) = (m.path("f"), m.source("f"));
         File::create(&path)?;
         setxattr(&path, "trusted.a", b"1", XattrFlags::CREATE)?;
@@ -160,8 +154,7 @@ fn setxattr_with_xattrmap_has_another_name_on_source() -> Outcome {
 
 #[test]
 fn setxattr_of_a_capability_that_would_be_renamed_is_refused() -> Outcome {
-    on_mount(&["--xattrmap=:map::user.virtiofs.:"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--xattrmap=:map::user.virtiofs.:"], |m| {
         let path = m.path("f");
         File::create(&path)?;
         let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use xtests::support::calls::{close, open_append, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
+use xtests::support::{Backing, Outcome, User, on_backing, on_daemon, on_mount};
 
 /// Deadline of asynchronous effects.
 const TICK: Duration = Duration::from_secs(10);
@@ -171,8 +171,7 @@ fn ioctl_ficlone_does_as_the_backing_does() -> Outcome {
 
 #[test]
 fn readonly_mount_refuses_every_change_with_erofs() -> Outcome {
-    on_mount(&["--readonly"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--readonly"], |m| {
         std::fs::write(m.source("f"), "x")?;
         std::fs::create_dir(m.source("d"))?;
         let path = |name: &str| m.path(name);

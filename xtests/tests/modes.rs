@@ -11,7 +11,7 @@ use xtests::support::calls::{open_append, open_rdwr, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::mount::is_native;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 const MAX_PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
@@ -48,14 +48,9 @@ fn sized(m: &Mount, name: &str, size: u64) -> Result<File> {
     Ok(open_rdwr(m.path(name))?)
 }
 
-fn needs_mount(m: &Mount) -> Outcome {
-    m.require_mount()
-}
-
 #[test]
 fn write_of_a_mebibyte_without_cache_is_one_request_at_any_offset() -> Outcome {
-    on_mount(&["--cache=never"], |m| {
-        needs_mount(m)?;
+    on_daemon(&["--cache=never"], |m| {
         let file = sized(m, "f", 4 << 20)?;
         let data = Aligned::new(1 << 20, 5);
         for offset in [0, 1, 100, 2048, 4095, 4096, (1 << 20) + 3] {
@@ -74,8 +69,7 @@ fn write_of_a_mebibyte_without_cache_is_one_request_at_any_offset() -> Outcome {
 
 #[test]
 fn write_with_one_page_writes_is_a_request_a_page() -> Outcome {
-    on_mount(&["--one-page-writes", "--cache=auto"], |m| {
-        needs_mount(m)?;
+    on_daemon(&["--one-page-writes", "--cache=auto"], |m| {
         let file = sized(m, "f", 1 << 20)?;
         // Not a constant: while its pages are not in memory the kernel copies up to the next page
         // of the buffer, sends that, and continues: 31 WRITEs.
@@ -93,7 +87,7 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         };
         let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
         let m = Mount::new(Backing::Tmpfs, &options)?;
-        needs_mount(&m)?;
+        m.require_mount()?;
         wait_until(
             "fs.fuse.max_pages_limit to be put back",
             Duration::from_secs(10),
@@ -111,8 +105,7 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
 fn write_under_kernel_passthrough_reaches_source_past_the_daemon() -> Outcome {
     // With --cache=always once open(2) failed: the kernel takes no FOPEN_KEEP_CACHE here.
     for cache in ["--cache=auto", "--cache=always"] {
-        on_mount(&["--passthrough=always", cache], |m| {
-            needs_mount(m)?;
+        on_daemon(&["--passthrough=always", cache], |m| {
             let mut file = File::create(m.path("f"))?;
             ensure!(
                 requests_of(m, &file, &vec![1; 100_000], 0)? == 0,

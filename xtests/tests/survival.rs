@@ -18,8 +18,8 @@ use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
-    unmounted,
+    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_daemon, on_mount,
+    on_whole, unmounted,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -259,8 +259,7 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
 
 #[test]
 fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
         std::fs::write(m.path("d/f"), "content")?;
         let mut open = open_rdwr(m.path("d/f"))?;
@@ -396,8 +395,7 @@ fn signals_without_number_disturb_no_request() -> Outcome {
 /// As in a suspended machine, or a paused container.
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::write(m.path("f"), "content")?;
         // A directory each: the kernel would make the second wait for the first in a common one.
         std::fs::create_dir(m.path("d"))?;

@@ -13,7 +13,7 @@ use xtests::support::calls::{chmod, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::install::find;
 use xtests::support::syscall_trace::{Served, SyscallTrace};
-use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_daemon};
 
 const USER: u32 = 4001;
 const LOOKUP: u32 = 1;
@@ -88,8 +88,7 @@ fn unpack(m: &Mount, name: &str, user: Option<&User>) -> Result<Vec<Served>> {
 /// supervisor, which took most of its time.
 #[test]
 fn setattr_of_what_tar_unpacks_asks_nothing_about_the_caller() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         for (name, user) in [("root", None), ("user", Some(User::new(USER, USER)))] {
             let served = unpack(m, name, user.as_ref())?;
             let setattrs = count(&served, SETATTR);
@@ -383,8 +382,7 @@ fn flushes_of_a_reader_and_a_writer(m: &Mount) -> Result<(u64, u64)> {
 
 #[test]
 fn close_of_a_file_open_for_reading_sends_no_flush() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         let flushes = flushes_of_a_reader_and_a_writer(m)?;
         ensure!(flushes == (0, 1), "{flushes:?}");
         Ok(())
@@ -394,8 +392,7 @@ fn close_of_a_file_open_for_reading_sends_no_flush() -> Outcome {
 /// Which drops the caller's POSIX locks on SOURCE.
 #[test]
 fn close_of_a_file_open_for_reading_sends_a_flush_with_locks_on_source() -> Outcome {
-    on_mount(&["--locks=host"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--locks=host"], |m| {
         let flushes = flushes_of_a_reader_and_a_writer(m)?;
         ensure!(flushes == (1, 1), "{flushes:?}");
         Ok(())

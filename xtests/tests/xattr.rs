@@ -8,7 +8,7 @@ use rustix::fs::{XattrFlags, getxattr, lgetxattr, listxattr, lsetxattr, removexa
 use rustix::io::Errno;
 use xtests::support::calls::open_wronly;
 use xtests::support::command::succeed;
-use xtests::support::{Outcome, User, missing, on_mount};
+use xtests::support::{Outcome, User, missing, on_daemon, on_mount};
 
 fn value_of(path: &std::path::Path, name: &str) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0; 70_000];
@@ -112,8 +112,7 @@ fn xattr_of_a_symlink_is_its_own() -> Outcome {
 
 #[test]
 fn xattr_without_the_option_is_enotsup() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         File::create(m.path("f"))?;
         setxattr(m.source("f"), "user.a", b"1", XattrFlags::empty())?;
         ensure!(value_of(&m.path("f"), "user.a") == Err(Errno::OPNOTSUPP));
