@@ -26,7 +26,7 @@ pub mod syscall_trace;
 pub mod user;
 pub mod wait;
 
-pub use mount::{Mount, ino, mounted, on_backing, on_mount, on_whole, unmounted};
+pub use mount::{Mount, ino, mounted, on_backing, on_daemon, on_mount, on_whole, unmounted};
 pub use peers::Peer;
 pub use scratch::{Backing, Layout, Scratch};
 pub use skip::{Outcome, case, missing};

@@ -110,11 +110,7 @@ fn lookup_of_an_inode_number_in_use_again_is_the_new_file() -> Outcome {
     on_backing(Backing::Ext4(30), &[], |m| {
         let mut reused = 0;
         for round in 0..100 {
-            let old = File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(m.path("old"))?;
+            let old = File::create_new(m.path("old"))?;
             old.write_all_at(format!("old {round}").as_bytes(), 0)?;
             let number = old.metadata()?.ino();
             drop(old);

@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use anyhow::ensure;
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustix::io::Errno;
+use xtests::support::calls::{open_append, open_wronly};
 use xtests::support::{Mount, Outcome, ino, on_mount};
 
 fn rename(m: &Mount, from: &str, to: &str, flags: RenameFlags) -> rustix::io::Result<()> {
@@ -45,11 +46,7 @@ fn rename_replaces_an_existing_file_and_keeps_the_inode() -> Outcome {
 fn rename_of_an_open_file_keeps_its_descriptor_working() -> Outcome {
     on_mount(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"before", 0)?;
         std::fs::rename(m.path("f"), m.path("d/g"))?;
         file.write_all_at(b" after", 6)?;
@@ -130,11 +127,7 @@ fn rename_of_directories_follows_the_rules() -> Outcome {
 #[test]
 fn unlink_of_an_open_file_keeps_its_content() -> Outcome {
     on_mount(&[], |m| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"one", 0)?;
         std::fs::remove_file(m.path("f"))?;
         ensure!(names(m, "")?.is_empty(), "silly names: {:?}", names(m, "")?);
@@ -176,10 +169,7 @@ fn link_gives_one_inode_two_names() -> Outcome {
         std::fs::create_dir(m.path("d"))?;
         std::fs::hard_link(m.path("a"), m.path("d/b"))?;
         ensure!(ino(&m.path("a"))? == ino(&m.path("d/b"))?);
-        File::options()
-            .append(true)
-            .open(m.path("d/b"))?
-            .write_all(b"y")?;
+        open_append(m.path("d/b"))?.write_all(b"y")?;
         ensure!(std::fs::read(m.path("a"))? == b"xy");
         symlink("a", m.path("l"))?;
         std::fs::hard_link(m.path("l"), m.path("l2"))?;
@@ -265,10 +255,7 @@ fn fifo_carries_bytes_between_two_clients() -> Outcome {
         )?;
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| std::fs::read(m.path("fifo")));
-            File::options()
-                .write(true)
-                .open(m.path("fifo"))?
-                .write_all(b"through")?;
+            open_wronly(m.path("fifo"))?.write_all(b"through")?;
             ensure!(reader.join().expect("no panic")? == b"through");
             Ok(())
         })

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::{open_rdwr, open_wronly};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
-    unmounted,
+    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_daemon, on_mount,
+    on_whole, unmounted,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -258,11 +259,10 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
 
 #[test]
 fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
         std::fs::write(m.path("d/f"), "content")?;
-        let mut open = File::options().read(true).write(true).open(m.path("d/f"))?;
+        let mut open = open_rdwr(m.path("d/f"))?;
         std::fs::remove_dir_all(m.source("d"))?;
         let mut text = String::new();
         open.read_to_string(&mut text)?;
@@ -340,7 +340,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         open.sync_all()?;
         m.drop_caches()?;
         let image = m.scratch().path().join("image");
-        let file = File::options().write(true).open(&image)?;
+        let file = open_wronly(&image)?;
         let size = file.metadata()?.len();
         file.set_len(64 << 10)?;
         m.drop_caches()?;
@@ -395,8 +395,7 @@ fn signals_without_number_disturb_no_request() -> Outcome {
 /// As in a suspended machine, or a paused container.
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::write(m.path("f"), "content")?;
         // A directory each: the kernel would make the second wait for the first in a common one.
         std::fs::create_dir(m.path("d"))?;

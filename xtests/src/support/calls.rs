@@ -4,13 +4,45 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
+
+/// chmod(2).
+///
+/// # Errors
+/// Of the call.
+pub fn chmod(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+/// Opens a file that is there with O_RDWR.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_rdwr(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Opens a file that is there with O_WRONLY.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_wronly(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().write(true).open(path)
+}
+
+/// Opens a file that is there with O_APPEND.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_append(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().append(true).open(path)
+}
 
 /// truncate(2): by path, with no open file.
 ///

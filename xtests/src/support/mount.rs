@@ -359,6 +359,14 @@ pub fn on_mount(options: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outco
     on_backing(Backing::Here, options, body)
 }
 
+/// The same for what only a daemon's mount has: skips a native run.
+pub fn on_daemon(options: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
+    on_mount(options, |m| {
+        m.require_mount()?;
+        body(m)
+    })
+}
+
 /// The same on a file system of its own.
 pub fn on_backing(
     backing: Backing,

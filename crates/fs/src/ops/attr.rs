@@ -3,9 +3,7 @@
 use std::os::fd::AsFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{
-    Access, AtFlags, Mode, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-};
+use rustix::fs::{Access, AtFlags, Mode, StatxFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 

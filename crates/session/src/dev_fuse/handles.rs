@@ -1,6 +1,6 @@
 //! Requests that open and close files: OPEN, CREATE, FLUSH, RELEASE, FSYNC.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, OsStr};
 use std::os::fd::BorrowedFd;
 
 use thrufs_fs::{CountedEntry, Entry, Opcode, Opened, Result};
@@ -8,11 +8,12 @@ use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
 
-use super::convert;
+use super::convert::{self, os};
 use super::names::NO_GENERATION;
 use super::reply::{Reply, Sent};
 use super::server::{Call, Server};
 use crate::after_reply;
+use crate::convert::file_flags;
 
 impl Server {
     pub(super) fn open(&self, call: Call, flags: u32) {
@@ -32,7 +33,8 @@ impl Server {
 
     pub(super) fn create(&self, call: Call, arg: &CreateIn, name: &CStr) {
         let made = self.run(Opcode::Create, call.by, call.ino, |fs| {
-            let new = self.new_node(call.by, call.ino, name, (arg.mode, arg.umask))?;
+            let mode = (arg.mode, arg.umask);
+            let new = self.dispatch.new_node(call.by, call.ino, os(name), mode)?;
             fs.create(&new, arg.flags.cast_signed())
         });
         self.reply_created(made, call.reply);
@@ -41,7 +43,8 @@ impl Server {
     /// `call` names the directory that says which file system.
     pub(super) fn tmpfile(&self, call: Call, arg: &CreateIn) {
         let made = self.run(Opcode::Tmpfile, call.by, call.ino, |fs| {
-            let new = self.new_node(call.by, call.ino, c".", (arg.mode, arg.umask))?;
+            let (no_name, mode) = (OsStr::new("."), (arg.mode, arg.umask));
+            let new = self.dispatch.new_node(call.by, call.ino, no_name, mode)?;
             fs.tmpfile(&new, arg.flags.cast_signed())
         });
         self.reply_created(made, call.reply);
@@ -87,7 +90,7 @@ impl Server {
             },
             None => OpenOut {
                 fh,
-                open_flags: convert::file_flags(opened),
+                open_flags: file_flags(opened),
                 backing_id: 0,
             },
         })
