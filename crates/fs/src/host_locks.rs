@@ -116,6 +116,8 @@ pub struct LockRequest {
     pub pid: u32,
     /// The thread that asks.
     pub caller: Caller,
+    /// By flock(2), or by fcntl(2); none where the transport does not say, and the caller's system call tells.
+    pub is_flock: Option<bool>,
 }
 
 /// What came of trying.

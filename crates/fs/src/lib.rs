@@ -84,7 +84,7 @@ pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
     CountedEntry, CountedLookup, DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr,
-    SetTime, WriteRequest,
+    SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};

@@ -63,3 +63,4 @@ pub use namespace::DirEntryRef;
 pub use open::Opened;
 pub use read::ReadRequest;
 pub use write::WriteRequest;
+pub use xattr::SetXattr;

@@ -231,6 +231,7 @@ fn setlk_of_two_owners_excludes_until_one_flushes() {
     let (entry, opened) = served.create(ROOT, "file").unwrap();
     let caller = served.new_node(ROOT, "", 0).caller;
     let lock = |owner, kind, start, end| LockRequest {
+        is_flock: None,
         ino: entry.ino,
         fh: opened.fh,
         owner,

@@ -27,7 +27,7 @@ use std::sync::Arc;
 use thrufs_fs::{Errno, Passthrough, SendEntry, SendInval};
 use thrufs_transport::dev_fuse::{self, DevFuse, RequestBuffer};
 use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InHeader, InitIn, InitOut};
-use thrufs_wire::{Dialect, Reply, Request, decode};
+use thrufs_wire::{Dialect, InitFlags, Reply, Request, decode};
 
 use crate::init::{Agreed, Offer, negotiate};
 use crate::notify;
@@ -86,6 +86,7 @@ impl DevFuseSession {
         let offer = Offer {
             abi: (arg.major, arg.minor),
             capabilities: arg.capabilities(),
+            carried: InitFlags::from_bits_retain(!0),
             max_readahead: arg.max_readahead,
         };
         let agreed = match negotiate(fs.config(), &offer) {

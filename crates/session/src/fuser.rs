@@ -123,6 +123,7 @@ impl FuseAdapter {
         (typ, pid): (i32, u32),
     ) -> Result<LockRequest> {
         Ok(LockRequest {
+            is_flock: None,
             ino: ino.0,
             fh: fh.0,
             owner: owner.0,

@@ -43,9 +43,9 @@ impl Wish {
     }
 }
 
-/// Never asked for, as fuser 0.18 does not implement them: SETXATTR_EXT, SECURITY_CTX,
-/// CREATE_SUPP_GROUP, SUBMOUNTS, MAP_ALIGNMENT, HAS_INODE_DAX, ALLOW_IDMAP, HAS_RESEND,
-/// REQUEST_TIMEOUT, OVER_IO_URING (README, "What fuser cannot carry").
+/// Never asked for: what README, "What fuser cannot carry", names and no row here has; and CREATE_SUPP_GROUP, since
+/// the kernel has checked the caller's groups and taken the set-gid bit where they ask for it, and the server
+/// creates with CAP_DAC_OVERRIDE and CAP_FSETID.
 fn wishes(config: &Config) -> Vec<Wish> {
     let host_locks = config.locks == Locks::Host;
     vec![
@@ -77,6 +77,11 @@ fn wishes(config: &Config) -> Vec<Wish> {
         Wish::when(true, InitFlags::FUSE_HANDLE_KILLPRIV_V2),
         // chattr(1) on directories as on files.
         Wish::when(true, InitFlags::FUSE_HAS_IOCTL_DIR),
+        // Whether an ACL costs the set-gid bit comes with SETXATTR, instead of being asked of the caller.
+        Wish::when(
+            config.posix_acl != PosixAcl::Never,
+            InitFlags::FUSE_SETXATTR_EXT,
+        ),
         // Without these two the kernel keeps locks itself.
         Wish::when(host_locks, InitFlags::FUSE_POSIX_LOCKS),
         Wish::when(host_locks, InitFlags::FUSE_FLOCK_LOCKS),
@@ -120,6 +125,8 @@ fn wishes(config: &Config) -> Vec<Wish> {
 pub(crate) struct Offer {
     pub(crate) abi: (u32, u32),
     pub(crate) capabilities: InitFlags,
+    /// What the transport can carry: the rest is as if the kernel did not offer it.
+    pub(crate) carried: InitFlags,
     /// The largest that is allowed: the answer can only lower it, which never pays.
     pub(crate) max_readahead: u32,
 }
@@ -149,6 +156,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
     let mut capabilities = always | InitFlags::FUSE_MAX_PAGES;
     let mut granted = names(capabilities);
     let mut refused = Vec::new();
+    let offered = offer.capabilities & offer.carried;
     for Wish {
         flag,
         wanted,
@@ -158,7 +166,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         if !wanted {
             continue;
         }
-        if offer.capabilities.contains(flag) {
+        if offered.contains(flag) {
             capabilities |= flag;
             granted.extend(names(flag));
         } else if let Some((option, remedy)) = required_by {
@@ -214,6 +222,7 @@ mod tests {
         Offer {
             abi: (7, 45),
             capabilities,
+            carried: InitFlags::from_bits_retain(!0),
             max_readahead: 1 << 17,
         }
     }

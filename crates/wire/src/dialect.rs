@@ -36,7 +36,7 @@ impl Dialect {
     }
 
     /// `fuse_setxattr_in` has all its 16 bytes.
-    pub(crate) const fn setxattr_ext(self) -> bool {
+    pub const fn setxattr_ext(self) -> bool {
         self.granted.contains(InitFlags::FUSE_SETXATTR_EXT)
     }
 

@@ -53,9 +53,12 @@ impl Passthrough {
             self.unlock(request)?;
             return Ok(LockWait::Done);
         }
-        let family = match request.range.is_whole_file() {
-            true if system_call(request.caller.pid) == System::Flock => Family::Whole,
-            _part_or_fcntl => Family::Range,
+        let is_flock = request.is_flock.unwrap_or_else(|| {
+            request.range.is_whole_file() && system_call(request.caller.pid) == System::Flock
+        });
+        let family = match is_flock {
+            true => Family::Whole,
+            false => Family::Range,
         };
         let file = self.owner_file(request, family)?;
         // In the table before it is locked: of two threads of one owner, one file must win.
@@ -68,11 +71,15 @@ impl Passthrough {
         }
     }
 
-    /// An owner that unlocks a whole file may mean either family: those it has.
+    /// Where it is not said which family an owner means that unlocks a whole file: those it has.
     fn unlock(&self, request: &LockRequest) -> Result<()> {
         self.handle(request.fh, request.ino)?;
         for family in [Family::Range, Family::Whole] {
-            if family == Family::Whole && !request.range.is_whole_file() {
+            let is_meant = match request.is_flock {
+                Some(is_flock) => is_flock == (family == Family::Whole),
+                None => family == Family::Range || request.range.is_whole_file(),
+            };
+            if !is_meant {
                 continue;
             }
             let key = (request.ino, family, request.owner);

@@ -23,6 +23,20 @@ const XATTR_MAX: usize = 65_536;
 const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// What SETXATTR sets.
+#[derive(Clone, Copy, Debug)]
+pub struct SetXattr<'a> {
+    /// The attribute's name, as the client calls it.
+    pub name: &'a OsStr,
+    /// Its new value.
+    pub value: &'a [u8],
+    /// XATTR_CREATE, XATTR_REPLACE.
+    pub flags: i32,
+    /// Whether an access ACL costs the file its set-gid bit; none where the transport does not say: unless the
+    /// caller is in the file's group.
+    pub kills_sgid: Option<bool>,
+}
+
 impl Passthrough {
     /// Value of an extended attribute.
     ///
@@ -38,31 +52,24 @@ impl Passthrough {
         Ok(value)
     }
 
-    /// Sets an extended attribute; `flags` are XATTR_CREATE and XATTR_REPLACE.
+    /// Sets an extended attribute.
     ///
     /// # Errors
     /// EEXIST, ENODATA, ENOSPC, EROFS, ENOSYS when extended attributes are off.
-    pub fn setxattr(
-        &self,
-        ino: u64,
-        name: &OsStr,
-        value: &[u8],
-        flags: i32,
-        caller: &Caller,
-    ) -> Result<()> {
-        let is_acl_access = name.as_bytes() == ACL_ACCESS;
-        let name = self.xattr_name(name)?;
+    pub fn setxattr(&self, ino: u64, set: &SetXattr<'_>, caller: &Caller) -> Result<()> {
+        let is_acl_access = set.name.as_bytes() == ACL_ACCESS;
+        let name = self.xattr_name(set.name)?;
         self.check_writable()?;
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
-        let flags = XattrFlags::from_bits(flags as u32).ok_or(Errno::EINVAL)?;
-        // Setting an ACL clears set-gid unless the caller is in the file's group. The protocol
-        // says so in a flag that fuser does not carry, so the backing file system decides, and
-        // must not find our CAP_FSETID.
-        let others = match is_acl_access
-            && caller.uid != 0
-            && !self.is_member(&mode_and_owner(&fd)?, caller)
-        {
+        let (value, flags) = (set.value, set.flags as u32);
+        let flags = XattrFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
+        let is_not_member = || -> Result<bool> {
+            Ok(caller.uid != 0 && !self.is_member(&mode_and_owner(&fd)?, caller))
+        };
+        let kills_sgid = is_acl_access && set.kills_sgid.map_or_else(is_not_member, Ok)?;
+        // The backing file system clears the bit, and must not find our CAP_FSETID.
+        let others = match kills_sgid {
             true => CapabilitySet::FSETID,
             false => CapabilitySet::empty(),
         };

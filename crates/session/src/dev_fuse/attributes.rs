@@ -3,9 +3,9 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use thrufs_fs::{Attr, Opcode, Result, SetAttr};
+use thrufs_fs::{Attr, Opcode, Result, SetAttr, SetXattr};
 use thrufs_wire::Reply as Answer;
-use thrufs_wire::abi::{AttrOut, SetattrIn, StatfsOut, StatxOut};
+use thrufs_wire::abi::{AttrOut, SetattrIn, SetxattrExtFlags, SetxattrIn, StatfsOut, StatxOut};
 
 use super::convert::{self, os};
 use super::reply::Reply;
@@ -90,10 +90,17 @@ impl Server {
         call.reply.done(done).gives_nothing();
     }
 
-    pub(super) fn setxattr(&self, call: Call, name: &CStr, value: &[u8], flags: u32) {
-        let flags = flags.cast_signed();
+    pub(super) fn setxattr(&self, call: Call, arg: &SetxattrIn, name: &CStr, value: &[u8]) {
+        let kill = SetxattrExtFlags::FUSE_SETXATTR_ACL_KILL_SGID;
+        let is_told = self.dialect.setxattr_ext();
+        let set = SetXattr {
+            name: os(name),
+            value,
+            flags: arg.flags.cast_signed(),
+            kills_sgid: is_told.then(|| arg.setxattr_flags.contains(kill)),
+        };
         let done = self.run(Opcode::SetXattr, call.by, call.ino, |fs| {
-            fs.setxattr(call.ino, os(name), value, flags, &self.caller(call.by)?)
+            fs.setxattr(call.ino, &set, &self.caller(call.by)?)
         });
         call.reply.done(done).gives_nothing();
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thrufs_fs::{Errno, LockKind, LockRange, LockRequest, LockWait, Opcode, Passthrough, Result};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{FileLock, LkIn, LkOut};
+use thrufs_wire::request::LockKind as LockFamily;
 
 use super::server::{Call, Server};
 use crate::dispatch::Requester;
@@ -78,6 +79,7 @@ impl Server {
             range,
             pid: arg.lk.pid,
             caller: self.caller(by)?,
+            is_flock: Some(arg.kind() == LockFamily::Flock),
         })
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Server {
     pub(super) backing_ids: BackingIds<BackingId>,
     pub(super) device: Arc<DevFuse>,
     pub(super) interrupts: Arc<Interrupts>,
-    dialect: Dialect,
+    pub(super) dialect: Dialect,
     allowed: Allowed,
     owner: u32,
 }
@@ -192,7 +192,7 @@ impl Server {
             Request::Access(arg) => self.access(call, arg.mask),
             Request::Statfs => self.statfs(call),
             Request::Syncfs(_) => self.syncfs(call),
-            Request::Setxattr { arg, name, value } => self.setxattr(call, name, value, arg.flags),
+            Request::Setxattr { arg, name, value } => self.setxattr(call, &arg, name, value),
             Request::Getxattr { arg, name } => self.getxattr(call, name, arg.size),
             Request::Listxattr(arg) => self.listxattr(call, arg.size),
             Request::Removexattr { name } => self.removexattr(call, name),

@@ -9,12 +9,16 @@ use thrufs_wire::InitFlags;
 
 use crate::init::{Agreed, Offer};
 
+/// fuser 0.18 does not parse what these change: on the longer SETXATTR its thread panics.
+const NOT_CARRIED: InitFlags = InitFlags::FUSE_SETXATTR_EXT;
+
 /// Tells the kernel what this mount wants.
 pub(super) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Result<Negotiated> {
     let abi = kernel.kernel_abi();
     let offer = Offer {
         abi: (abi.0, abi.1),
         capabilities: InitFlags::from_bits_retain(kernel.capabilities().bits()),
+        carried: InitFlags::from_bits_retain(!0).difference(NOT_CARRIED),
         max_readahead: kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX),
     };
     let Agreed {

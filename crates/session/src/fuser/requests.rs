@@ -15,7 +15,7 @@ use ::fuser::{
 };
 
 use thrufs_fs::{
-    CountedLookup, Errno, LockRange, LockWait, Opcode, Passthrough, ReadRequest, SetAttr,
+    CountedLookup, Errno, LockRange, LockWait, Opcode, Passthrough, ReadRequest, SetAttr, SetXattr,
     WriteRequest, is_interrupted,
 };
 
@@ -452,8 +452,14 @@ impl Filesystem for FuseAdapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let set = SetXattr {
+            name,
+            value,
+            flags,
+            kills_sgid: None,
+        };
         let done = self.run(Opcode::SetXattr, req, ino.0, |fs| {
-            fs.setxattr(ino.0, name, value, flags, &self.caller(req)?)
+            fs.setxattr(ino.0, &set, &self.caller(req)?)
         });
         reply_empty(done, reply);
     }

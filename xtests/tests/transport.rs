@@ -1,0 +1,190 @@
+//! What only the loop of thrufs's own on /dev/fuse carries (`--transport=device`), compared with SOURCE.
+
+use std::fs::File;
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
+use xtests::support::calls::chmod;
+use xtests::support::wait::wait_for;
+use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+const DEVICE: &str = "--transport=device";
+
+fn statx(path: &Path) -> Result<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+    Ok(rustix::fs::statx(CWD, path, flags, mask)?)
+}
+
+/// Everything that statx(2) says but for device, mount and attributes, which the kernel does not take from
+/// the server (`fuse_do_statx`).
+fn fields(stat: &Statx) -> String {
+    let mask = stat.stx_mask & (StatxFlags::BASIC_STATS | StatxFlags::BTIME).bits();
+    let times = [
+        stat.stx_atime,
+        stat.stx_btime,
+        stat.stx_ctime,
+        stat.stx_mtime,
+    ];
+    let times = times.map(|time| (time.tv_sec, time.tv_nsec));
+    format!(
+        "mask {mask:#x} mode {:o} nlink {} owner {}:{} ino {} size {} blocks {} rdev {}:{} times {times:?}",
+        stat.stx_mode,
+        stat.stx_nlink,
+        stat.stx_uid,
+        stat.stx_gid,
+        stat.stx_ino,
+        stat.stx_size,
+        stat.stx_blocks,
+        stat.stx_rdev_major,
+        stat.stx_rdev_minor,
+    )
+}
+
+#[test]
+fn statx_of_every_type_equals_the_backing_with_the_time_of_birth() -> Outcome {
+    on_mount(&[DEVICE], |m| {
+        std::fs::write(m.path("file"), vec![1; 10_000])?;
+        std::fs::create_dir(m.path("dir"))?;
+        std::os::unix::fs::symlink("target", m.path("link"))?;
+        let mode = Mode::from_raw_mode(0o640);
+        for (name, kind, dev) in [
+            ("fifo", rustix::fs::FileType::Fifo, 0),
+            ("socket", rustix::fs::FileType::Socket, 0),
+            (
+                "char",
+                rustix::fs::FileType::CharacterDevice,
+                rustix::fs::makedev(1, 300),
+            ),
+        ] {
+            rustix::fs::mknodat(CWD, m.path(name), kind, mode, dev)?;
+        }
+        for name in ["file", "dir", "link", "fifo", "socket", "char"] {
+            let (shown, real) = (statx(&m.path(name))?, statx(&m.source(name))?);
+            ensure!(
+                real.stx_mask & StatxFlags::BTIME.bits() != 0,
+                "SOURCE has no times of birth"
+            );
+            let (shown, real) = (fields(&shown), fields(&real));
+            ensure!(shown == real, "{name}: {shown}\non SOURCE {real}");
+        }
+        Ok(())
+    })
+}
+
+/// By an open file whose name is gone.
+#[test]
+fn statx_of_an_unlinked_open_file_has_its_time_of_birth() -> Outcome {
+    on_mount(&[DEVICE], |m| {
+        let file = File::create_new(m.path("file"))?;
+        let before = statx(&m.path("file"))?;
+        std::fs::remove_file(m.path("file"))?;
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
+        let after = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, mask)?;
+        let born = |stat: &Statx| (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
+        ensure!(born(&before) == born(&after) && after.stx_nlink == 0);
+        Ok(())
+    })
+}
+
+fn open_without_a_name(dir: &Path, exclusive: OFlags, mode: u32) -> Result<File> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | exclusive;
+    let file = rustix::fs::open(dir, flags, Mode::from_raw_mode(mode));
+    Ok(file.context("open(2) with O_TMPFILE")?.into())
+}
+
+fn link(file: &File, to: &Path) -> rustix::io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let name = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
+    rustix::fs::linkat(CWD, name, CWD, to, AtFlags::SYMLINK_FOLLOW)
+}
+
+#[test]
+fn tmpfile_is_written_read_and_linked_as_natively() -> Outcome {
+    for held in ["never", "prefer"] {
+        let held = format!("--inode-file-handles={held}");
+        on_mount(&[DEVICE, &held], |m| {
+            let mut file = open_without_a_name(m.dir(), OFlags::empty(), 0o640)?;
+            ensure!(file.metadata()?.nlink() == 0);
+            file.write_all(b"no name yet")?;
+            ensure!(std::fs::read_dir(m.dir())?.count() == 0);
+            link(&file, &m.path("named"))?;
+            ensure!(file.metadata()?.nlink() == 1);
+            ensure!(std::fs::read(m.source("named"))? == b"no name yet");
+            let mut again = String::new();
+            file.rewind()?;
+            file.read_to_string(&mut again)?;
+            ensure!(again == "no name yet");
+            ensure!(File::open(m.path("named"))?.metadata()?.ino() == file.metadata()?.ino());
+            let exclusive = open_without_a_name(m.dir(), OFlags::EXCL, 0o600)?;
+            let refused = link(&exclusive, &m.path("never"));
+            ensure!(refused == Err(rustix::io::Errno::NOENT), "{refused:?}");
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+/// Owner, group and mode of files without a name, over directories, callers, modes and umasks: as natively.
+#[test]
+fn tmpfile_by_any_user_in_any_directory_belongs_to_whom_it_does_natively() -> Outcome {
+    on_mount(&[DEVICE], |m| {
+        let callers = || {
+            [
+                User::new(0, 0),
+                User::new(4001, 5001),
+                User::new(4001, 4001).in_groups(&[5001]),
+                User::new(4002, 4002).with_umask(0o077),
+            ]
+        };
+        for (dir, mode) in [("plain", 0o777), ("set-gid", 0o2777), ("sticky", 0o3777)] {
+            for root in [m.dir(), &m.source("")] {
+                // Each on its own side, since the owner of a directory does not depend on it.
+                let path = root.join(dir);
+                if !path.exists() {
+                    std::fs::create_dir(&path)?;
+                    chown(&path, Some(4001), Some(5001))?;
+                    chmod(&path, mode)?;
+                }
+            }
+            for caller in callers() {
+                for mode in [0o640, 0o666, 0o2770, 0o6777] {
+                    let made = |path: &Path| {
+                        let file =
+                            caller.act(|| open_without_a_name(path, OFlags::empty(), mode))?;
+                        let stat = file.metadata()?;
+                        Ok::<_, anyhow::Error>((stat.mode(), stat.uid(), stat.gid()))
+                    };
+                    let (shown, real) = (made(&m.path(dir))?, made(&m.source(dir))?);
+                    ensure!(
+                        shown == real,
+                        "{dir}, {caller:?}, {mode:o}: {shown:?}, natively {real:?}"
+                    );
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// A file without a name that its last handle lets go takes nothing with it, and leaves nothing.
+#[test]
+fn tmpfile_that_is_closed_frees_its_inode() -> Outcome {
+    on_backing(Backing::Tmpfs, &[DEVICE], |m| {
+        let inodes = || rustix::fs::statvfs(m.source("")).map(|stat| stat.f_ffree);
+        let before = inodes()?;
+        for _ in 0..100 {
+            let mut file = open_without_a_name(m.dir(), OFlags::empty(), 0o600)?;
+            file.write_all(&[1; 4096])?;
+        }
+        wait_for("the inodes to be free again", DEADLINE, || {
+            Ok((inodes()? >= before).then_some(()))
+        })
+    })
+}
