@@ -4,14 +4,19 @@ use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 use xtests::support::calls::chmod;
-use xtests::support::wait::wait_for;
-use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
+use xtests::support::command::wait_for_exit;
+use xtests::support::wait::{wait_for, wait_until};
+use xtests::support::{Backing, Mount, Outcome, Scratch, User, on_backing, on_daemon, on_mount};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const DEVICE: &str = "--transport=device";
@@ -186,5 +191,80 @@ fn tmpfile_that_is_closed_frees_its_inode() -> Outcome {
         wait_for("the inodes to be free again", DEADLINE, || {
             Ok((inodes()? >= before).then_some(()))
         })
+    })
+}
+
+/// Runs `program` on a mount whose SOURCE has stopped to answer, and kills it as ^C does.
+fn interrupted(m: &Mount, program: &mut Command) -> Outcome {
+    let before = m.waiting()?;
+    let mut child = program.stdout(Stdio::null()).spawn()?;
+    wait_until("its request to be read", DEADLINE, || {
+        Ok(m.waiting()? > before)
+    })?;
+    kill(pid_of(&child), Signal::SIGINT)?;
+    let ended = wait_for_exit(&mut child, "an interrupted caller", DEADLINE)?;
+    ensure!(ended.signal() == Some(libc::SIGINT), "{ended:?}");
+    Ok(())
+}
+
+fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(i32::try_from(child.id()).expect("a process id"))
+}
+
+/// What waited for a SOURCE that hangs, say on a server that is gone, could not be killed.
+#[test]
+fn request_of_a_killed_caller_ends_while_source_hangs_and_leaves_nothing() -> Outcome {
+    on_daemon(&["--cache=never"], |lower| {
+        std::fs::create_dir(lower.path("dir"))?;
+        std::fs::write(lower.path("dir/file"), "content")?;
+        let scratch = Scratch::sharing(lower.dir().to_owned())?;
+        let upper = Mount::of(scratch, &[DEVICE, "--cache=never", "--thread-pool-size=16"])?;
+        let open = File::open(upper.path("dir/file"))?;
+        let count = || -> Result<_> {
+            let status = upper.status()?;
+            Ok((status["inodes"].as_u64(), status["handles"].as_u64()))
+        };
+        upper.drop_caches()?;
+        let before = count()?;
+        lower.while_stopped(|| {
+            let path = |name: &str| upper.path(name);
+            interrupted(&upper, Command::new("stat").arg(path("absent")))?;
+            interrupted(&upper, Command::new("cat").arg(path("dir/file")))?;
+            interrupted(&upper, Command::new("ls").arg(path("dir")))?;
+            interrupted(&upper, Command::new("cat").stdin(open.try_clone()?))?;
+            Ok(())
+        })?;
+        ensure!(std::fs::read(upper.path("dir/file"))? == b"content");
+        upper.drop_caches()?;
+        wait_until("what was given out to be taken back", DEADLINE, || {
+            Ok(count()? == before)
+        })?;
+        drop(open);
+        upper.unmount()
+    })
+}
+
+/// Natively a signal that has a handler does not end a wait for a disk.
+#[test]
+fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
+    on_mount(&[DEVICE, "--fault=read:nth=1:delay=1000"], |m| {
+        std::fs::write(m.source("file"), "content")?;
+        let script = format!(
+            "trap 'echo handled' USR1; read -r line <'{}' || :; echo $line",
+            m.path("file").display()
+        );
+        let child = Command::new("bash")
+            .args(["-c", &script])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        wait_until("READ to be under way", DEADLINE, || Ok(m.waiting()? > 0))?;
+        kill(pid_of(&child), Signal::SIGUSR1)?;
+        let said = child.wait_with_output()?;
+        let said = String::from_utf8_lossy(&said.stdout);
+        ensure!(
+            said.contains("content") && said.contains("handled"),
+            "{said:?}"
+        );
+        Ok(())
     })
 }

@@ -65,7 +65,7 @@ mod write_batch;
 
 pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
-pub use caller::inspect::{is_interrupted, read_status, read_system_call};
+pub use caller::inspect::{is_dying, is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};
 pub use coherence::external::ExternalChange;

@@ -11,11 +11,13 @@ mod attributes;
 mod convert;
 mod data;
 mod directories;
+mod dying;
 mod handles;
 mod interrupts;
 mod locks;
 mod names;
 mod reply;
+mod running;
 mod server;
 #[cfg(test)]
 mod tests;

@@ -97,6 +97,13 @@ pub fn is_interrupted(tid: u32) -> bool {
     tid != 0 && status(tid).is_none_or(|status| status.pending != 0)
 }
 
+/// Whether thread `tid` has been killed: the kernel makes any signal that ends its process one of these for each of its
+/// threads (`complete_signal`), but for those that dump core. A caller that cannot be seen from here counts as living.
+pub fn is_dying(tid: u32) -> bool {
+    const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+    tid != 0 && status(tid).is_some_and(|status| status.pending & KILLED != 0)
+}
+
 /// Supplementary groups of a thread; none when it cannot be seen from here.
 pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
     status(tid).unwrap_or_default().groups

@@ -41,19 +41,19 @@ impl Interrupts {
             true => noted.pop_front(),
             false => None,
         };
-        self.count.store(noted.len(), Ordering::Release);
+        self.count.store(noted.len(), Ordering::SeqCst);
         evicted.map(|evicted| evicted.unique)
     }
 
     /// Whether `request` was interrupted; true once.
     pub(super) fn take(&self, request: u64) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 {
+        if self.count.load(Ordering::SeqCst) == 0 {
             return false;
         }
         let mut noted = self.noted.lock();
         let before = noted.len();
         noted.retain(|known| known.request != request);
-        self.count.store(noted.len(), Ordering::Release);
+        self.count.store(noted.len(), Ordering::SeqCst);
         noted.len() < before
     }
 }

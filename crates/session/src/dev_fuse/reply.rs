@@ -11,6 +11,8 @@ use thrufs_transport::dev_fuse::DevFuse;
 use thrufs_wire::abi::{GetxattrOut, WriteOut};
 use thrufs_wire::{Opcode, Reply as Answer};
 
+use super::running::Ticket;
+
 use crate::convert::visible_errno;
 
 /// What came of sending an answer.
@@ -42,11 +44,19 @@ pub(super) struct Reply {
     unique: u64,
     opcode: Opcode,
     is_owed: bool,
+    /// None for a request that is never given up.
+    ticket: Option<Ticket>,
 }
 
 impl Reply {
-    pub(super) fn new(device: &Arc<DevFuse>, unique: u64, opcode: Opcode) -> Self {
+    pub(super) fn new(
+        device: &Arc<DevFuse>,
+        unique: u64,
+        opcode: Opcode,
+        ticket: Option<Ticket>,
+    ) -> Self {
         Self {
+            ticket,
             device: Arc::clone(device),
             unique,
             opcode,
@@ -62,6 +72,9 @@ impl Reply {
             self.opcode
         );
         self.is_owed = false;
+        if self.is_given_up() {
+            return Sent::Refused;
+        }
         match self.deliver(answer) {
             Ok(()) => Sent::Taken,
             Err(error) => {
@@ -75,6 +88,11 @@ impl Reply {
                 Sent::Refused
             }
         }
+    }
+
+    /// Whether another thread has sent the answer. Otherwise none can from now on.
+    fn is_given_up(&mut self) -> bool {
+        self.ticket.take().is_some_and(|ticket| !ticket.claim())
     }
 
     fn deliver(&self, answer: &Answer<'_>) -> io::Result<()> {
@@ -133,7 +151,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if !self.is_owed {
+        if !self.is_owed || self.is_given_up() {
             return;
         }
         // After the end of the connection nothing waits, and dropping is what the end consists of.

@@ -14,8 +14,10 @@ use thrufs_wire::request::DecodeError;
 use thrufs_wire::{Dialect, Message, Reply as Answer, Request, decode};
 
 use super::allowed::Allowed;
+use super::dying::DyingCallers;
 use super::interrupts::Interrupts;
 use super::reply::Reply;
+use super::running::{Running, Ticket};
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::panics;
@@ -26,6 +28,8 @@ pub(super) struct Server {
     pub(super) backing_ids: BackingIds<BackingId>,
     pub(super) device: Arc<DevFuse>,
     pub(super) interrupts: Arc<Interrupts>,
+    running: Arc<Running>,
+    dying: Arc<DyingCallers>,
     pub(super) dialect: Dialect,
     allowed: Allowed,
     owner: u32,
@@ -46,7 +50,10 @@ impl Server {
         dialect: Dialect,
         allowed: Allowed,
     ) -> Self {
+        let running = Arc::default();
         Self {
+            dying: Arc::new(DyingCallers::new(&device, &running)),
+            running,
             dispatch: Dispatch::new(fs),
             backing_ids: BackingIds::default(),
             device,
@@ -64,6 +71,7 @@ impl Server {
     /// Answers what still waits: the session has ended.
     pub(super) fn stop(&self) {
         self.dispatch.stop();
+        self.dying.stop();
     }
 
     /// Serves one message.
@@ -154,10 +162,14 @@ impl Server {
             opcode.name().trim_start_matches("FUSE_"),
             header.nodeid
         );
+        let ticket = match may_be_given_up(request) {
+            true => self.enter(header),
+            false => None,
+        };
         let call = Call {
             by: Requester::from(header),
             ino: header.nodeid,
-            reply: Reply::new(&self.device, header.unique, opcode),
+            reply: Reply::new(&self.device, header.unique, opcode, ticket),
         };
         if !self.is_allowed(header, request) {
             return call.reply.error(Errno::EACCES);
@@ -233,11 +245,26 @@ impl Server {
         }
     }
 
+    /// The request can be given up from now on.
+    fn enter(&self, header: &InHeader) -> Option<Ticket> {
+        let ticket = self.running.enter(header.unique, header.pid);
+        // Another thread may have read the INTERRUPT first.
+        if self.interrupts.take(header.unique) {
+            self.dying.watch(header.unique);
+        }
+        ticket
+    }
+
+    /// The caller of `request` has a signal.
     fn interrupt(&self, request: u64, unique: u64) {
         if let Some(evicted) = self.interrupts.note(request, unique) {
             // Refused when its request is done.
             let again = Answer::Error(Errno::EAGAIN).encode(evicted);
             let _is_done = self.device.send(&again);
+        }
+        // After the note: a request that is entered meanwhile finds that, or is found here.
+        if self.running.caller(request).is_some() && self.interrupts.take(request) {
+            self.dying.watch(request);
         }
         self.fs().wake_lock_waiters();
     }
@@ -264,6 +291,26 @@ fn caught_or_logged(serve: impl FnOnce()) {
     if panics::caught(serve).is_err() {
         tracing::error!("panic in a request: a bug");
     }
+}
+
+/// Requests that change nothing on SOURCE: what they give out is taken back when nothing waits for the answer.
+fn may_be_given_up(request: &Request<'_>) -> bool {
+    matches!(
+        request,
+        Request::Lookup { .. }
+            | Request::Getattr(_)
+            | Request::Statx(_)
+            | Request::Readlink
+            | Request::Getxattr { .. }
+            | Request::Listxattr(_)
+            | Request::Statfs
+            | Request::Open(_)
+            | Request::Read(_)
+            | Request::Lseek(_)
+            | Request::Opendir(_)
+            | Request::Readdir(_)
+            | Request::Readdirplus(_)
+    )
 }
 
 /// Requests that may wait for a descriptor, which they need for longer than they last.

@@ -270,7 +270,7 @@ fn setlk_whose_answer_is_refused_is_released() {
 fn reply_that_is_dropped_answers_eio() {
     let (mut socket, server) = pair();
     let device = Arc::new(DevFuse::new(server));
-    drop(reply::Reply::new(&device, 8, Opcode::Getattr));
+    drop(reply::Reply::new(&device, 8, Opcode::Getattr, None));
     let mut bytes = [0; 100];
     assert_eq!(socket.read(&mut bytes).unwrap(), HEADER);
     assert_eq!(bytes[4..8], (-libc::EIO).to_ne_bytes());
