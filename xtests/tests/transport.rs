@@ -268,3 +268,29 @@ fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
         Ok(())
     })
 }
+
+/// One thread serves one client; a request that waits for SOURCE makes another one read.
+#[test]
+fn status_counts_the_threads_that_read() -> Outcome {
+    on_mount(&[DEVICE, "--fault=read:delay=300"], |m| {
+        std::fs::write(m.source("file"), "content")?;
+        let readers = || Ok::<_, anyhow::Error>(m.status()?["readers"].clone());
+        let before = readers()?;
+        ensure!(before["threads"].as_u64() >= Some(1), "{before}");
+        ensure!(before["reading"].as_u64() >= Some(1), "{before}");
+        std::thread::scope(|scope| {
+            let reads = [(); 4].map(|()| scope.spawn(|| std::fs::read(m.path("file"))));
+            reads.into_iter().all(|read| read.join().is_ok())
+        });
+        let after = readers()?;
+        ensure!(
+            after["threads"].as_u64() > before["threads"].as_u64(),
+            "{before} {after}"
+        );
+        ensure!(
+            after["changes"].as_u64() > before["changes"].as_u64(),
+            "{before} {after}"
+        );
+        Ok(())
+    })
+}

@@ -27,7 +27,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use thrufs_fs::{Errno, Passthrough, SendEntry, SendInval};
-use thrufs_transport::dev_fuse::{self, DevFuse, RequestBuffer};
+use thrufs_transport::dev_fuse::{self, DevFuse, ReaderCounts, RequestBuffer};
 use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InHeader, InitIn, InitOut};
 use thrufs_wire::{Dialect, InitFlags, Reply, Request, decode};
 
@@ -47,6 +47,7 @@ pub struct DevFuseSession {
     device: Arc<DevFuse>,
     server: Arc<Server>,
     max_write: u32,
+    counts: Arc<ReaderCounts>,
 }
 
 impl DevFuseSession {
@@ -105,6 +106,7 @@ impl DevFuseSession {
             device,
             server,
             max_write,
+            counts: Arc::default(),
         })
     }
 
@@ -118,6 +120,11 @@ impl DevFuseSession {
         notify::entry(Arc::clone(&self.device))
     }
 
+    /// The threads of the session, when it runs.
+    pub fn reader_counts(&self) -> Arc<ReaderCounts> {
+        Arc::clone(&self.counts)
+    }
+
     /// Serves until the connection ends, with at most `threads` threads at a time.
     ///
     /// # Errors
@@ -125,7 +132,7 @@ impl DevFuseSession {
     pub fn run(self, threads: usize) -> io::Result<()> {
         let server = Arc::clone(&self.server);
         let handle = Arc::new(move |message: &[u8]| server.serve(message));
-        let result = dev_fuse::serve(&self.device, self.max_write, threads, handle);
+        let result = dev_fuse::serve(&self.device, self.max_write, threads, &self.counts, handle);
         self.server.stop();
         result
     }

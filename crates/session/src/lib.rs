@@ -30,3 +30,4 @@ pub use dev_fuse::{Allowed, DevFuseSession};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
+pub use thrufs_transport::dev_fuse::ReaderCounts;

@@ -9,4 +9,4 @@ mod readers;
 pub use backing::BackingId;
 pub use buffer::RequestBuffer;
 pub use connection::DevFuse;
-pub use readers::{Handler, serve};
+pub use readers::{Handler, ReaderCounts, serve};

@@ -14,7 +14,7 @@ use fuser::SessionACL;
 use thrufs_fs::{
     FaultyBacking, LetGo, Negotiated, Notify, Passthrough, SendEntry, SendInval, Watch, Watching,
 };
-use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked};
+use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, ReaderCounts};
 use tokio::sync::oneshot;
 
 use super::shortfall;
@@ -63,6 +63,7 @@ pub(crate) const LOST_THREAD: &str =
 pub(crate) struct Serving {
     fs: Arc<Passthrough>,
     transport: Transport,
+    readers: Option<Arc<ReaderCounts>>,
     ended: oneshot::Receiver<io::Result<()>>,
 }
 
@@ -97,6 +98,7 @@ impl Serving {
         }
         let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
         let watching = watching.transpose()?;
+        let readers = session.readers();
         let (sender, ended) = oneshot::channel();
         let served = Arc::clone(&fs);
         let threads = plan.session.threads;
@@ -115,6 +117,7 @@ impl Serving {
         Ok(Self {
             fs,
             transport,
+            readers,
             ended,
         })
     }
@@ -138,9 +141,9 @@ impl Serving {
         &self.fs
     }
 
-    /// How requests come from the kernel.
-    pub(crate) fn transport(&self) -> Transport {
-        self.transport
+    /// How requests come from the kernel, and the threads that read them where they are ours.
+    pub(crate) fn transport(&self) -> (Transport, Option<Arc<ReaderCounts>>) {
+        (self.transport, self.readers.clone())
     }
 
     /// Waits until the session ends by itself: by an unmount (`Ok`), or by a failure.
@@ -212,6 +215,13 @@ impl Session {
             Transport::Device => {
                 DevFuseSession::handshake(fs, connection, allowed).map(Self::DevFuse)
             }
+        }
+    }
+
+    fn readers(&self) -> Option<Arc<ReaderCounts>> {
+        match self {
+            Self::Fuser(_) => None,
+            Self::DevFuse(session) => Some(session.reader_counts()),
         }
     }
 

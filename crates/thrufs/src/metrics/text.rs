@@ -249,6 +249,7 @@ mod tests {
             device: "0:1".to_owned(),
             uptime_seconds: 1.5,
             transport: Transport::default(),
+            readers: None,
             source_state: SourceState::default(),
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {

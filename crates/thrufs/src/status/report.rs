@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
+use thrufs_session::ReaderCounts;
 
 use crate::daemon::source_state::{SourceState, SourceView};
 use crate::options::process::Transport;
@@ -33,11 +34,35 @@ pub(crate) struct Status {
     pub(crate) uptime_seconds: f64,
     #[serde(default)]
     pub(crate) transport: Transport,
+    /// None where fuser has the threads.
+    #[serde(default)]
+    pub(crate) readers: Option<Readers>,
     /// What became of SOURCE.
     #[serde(default)]
     pub(crate) source_state: SourceState,
     #[serde(flatten)]
     pub(crate) snapshot: Snapshot,
+}
+
+/// The threads that read from /dev/fuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Readers {
+    /// Threads that there are.
+    pub(crate) threads: usize,
+    /// Those that read now.
+    pub(crate) reading: usize,
+    /// How often one began or stopped to read.
+    pub(crate) changes: u64,
+}
+
+impl From<&ReaderCounts> for Readers {
+    fn from(counts: &ReaderCounts) -> Self {
+        Self {
+            threads: counts.threads(),
+            reading: counts.reading(),
+            changes: counts.changes(),
+        }
+    }
 }
 
 /// Where a [`Status`] comes from.
@@ -50,6 +75,7 @@ pub(crate) struct Reporter {
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
     pub(crate) transport: Transport,
+    pub(crate) readers: Option<Arc<ReaderCounts>>,
     pub(crate) started: Instant,
     pub(crate) source_view: SourceView,
 }
@@ -72,6 +98,7 @@ impl Reporter {
             pid,
             server_pid: pid,
             transport: Transport::default(),
+            readers: None,
             started: Instant::now(),
             source_view,
         }
@@ -86,9 +113,16 @@ impl Reporter {
         }
     }
 
-    /// The same, where messages come by `transport`.
-    pub(crate) fn by_transport(self, transport: Transport) -> Self {
-        Self { transport, ..self }
+    /// The same, where messages come by this transport to these threads.
+    pub(crate) fn by_transport(
+        self,
+        (transport, readers): (Transport, Option<Arc<ReaderCounts>>),
+    ) -> Self {
+        Self {
+            transport,
+            readers,
+            ..self
+        }
     }
 
     /// The mount now.
@@ -102,6 +136,7 @@ impl Reporter {
             mountpoint: self.mountpoint.clone(),
             device: self.device.clone(),
             transport: self.transport,
+            readers: self.readers.as_deref().map(Readers::from),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             source_state: self.source_view.now(),
             snapshot: self.fs.snapshot()?,

@@ -163,7 +163,13 @@ fn head(status: &Status) -> Vec<String> {
             "kernel holds    {} inodes, {} open handles; {} requests in flight",
             snapshot.inodes, snapshot.handles, snapshot.in_flight
         ),
-        format!("transport       {}", status.transport),
+        match &status.readers {
+            None => format!("transport       {}", status.transport),
+            Some(readers) => format!(
+                "transport       {}: {} threads, {} of them read, changed {} times",
+                status.transport, readers.threads, readers.reading, readers.changes
+            ),
+        },
     ]
 }
 

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -40,6 +40,40 @@ const IDLE: Duration = Duration::from_secs(10);
 /// Serves one message.
 pub type Handler = Arc<dyn Fn(&[u8]) + Send + Sync>;
 
+/// How many threads there are, for an operator. Each value is true by itself.
+#[derive(Debug, Default)]
+pub struct ReaderCounts {
+    threads: AtomicUsize,
+    reading: AtomicUsize,
+    changes: AtomicU64,
+}
+
+impl ReaderCounts {
+    /// Threads that there are: readers, and those that wait to be needed.
+    pub fn threads(&self) -> usize {
+        self.threads.load(Ordering::Relaxed)
+    }
+
+    /// Those that read.
+    pub fn reading(&self) -> usize {
+        self.reading.load(Ordering::Relaxed)
+    }
+
+    /// How often one began or stopped to read.
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// To be called under the lock of the state.
+    fn note(&self, state: &State) {
+        self.threads.store(state.members.len(), Ordering::Relaxed);
+        let before = self.reading.swap(state.readers, Ordering::Relaxed);
+        if before != state.readers {
+            self.changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// Serves all messages of `device` until the connection ends, with at most `most` threads at a time; the
 /// calling thread watches them. WRITEs have at most `max_write` bytes. `handle` must not panic.
 ///
@@ -49,9 +83,13 @@ pub fn serve(
     device: &Arc<DevFuse>,
     max_write: u32,
     most: usize,
+    counts: &Arc<ReaderCounts>,
     handle: Handler,
 ) -> io::Result<()> {
-    let readers = Readers::new(device, max_write, most, handle);
+    let readers = Readers {
+        counts: Arc::clone(counts),
+        ..Readers::new(device, max_write, most, handle)
+    };
     Arc::new(readers).serve()
 }
 
@@ -60,6 +98,7 @@ struct Readers {
     max_write: u32,
     most: usize,
     handle: Handler,
+    counts: Arc<ReaderCounts>,
     /// A leaf lock, held across no system call but a thread's start.
     state: Mutex<State>,
     /// Whether the watcher looks at intervals; otherwise the next request wakes it.
@@ -98,6 +137,7 @@ impl Readers {
             max_write,
             most: most.max(1),
             handle,
+            counts: Arc::default(),
             state: Mutex::default(),
             is_watched: AtomicBool::new(true),
             idle: IDLE,
@@ -145,6 +185,7 @@ impl Readers {
             return Ok(false);
         }
         state.readers += 1;
+        self.counts.note(state);
         Ok(true)
     }
 
@@ -162,6 +203,7 @@ impl Readers {
         let mut state = self.state.lock();
         if state.readers > 1 {
             state.readers -= 1;
+            self.counts.note(&state);
             me.reads.store(false, Ordering::Release);
         }
     }
@@ -211,6 +253,7 @@ impl Readers {
             if left.is_zero() {
                 state.idle.retain(|(idle, _)| !Arc::ptr_eq(idle, me));
                 state.members.retain(|(member, _)| !Arc::ptr_eq(member, me));
+                self.counts.note(&state);
                 return false;
             }
             drop(state);
