@@ -11,7 +11,7 @@ mod expected;
 mod kernels;
 mod room;
 mod stages;
-mod trees;
+
 mod workloads;
 
 use std::io::Write;

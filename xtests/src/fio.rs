@@ -27,6 +27,7 @@ mod sets;
 mod state;
 mod stats;
 mod summary;
+pub(crate) mod work;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

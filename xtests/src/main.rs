@@ -37,6 +37,8 @@ enum Command {
     Kernel(kernel::Args),
     /// Compare performance: the jobs of fio-jobs on thrufs, its peers and the native directory.
     Fio(fio::Args),
+    /// Compare performance: tar, git, cp and builds on thrufs, its peers and the native directory.
+    Work(fio::work::Args),
     /// A process that uses the probe's mount.
     #[command(hide = true)]
     ProbeClient,
@@ -63,6 +65,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Command::Suite(args) => suite::run(&args),
         Command::HoldLock(args) => lock_holder::run(&args),
         Command::Fio(args) => fio::run(&args),
+        Command::Work(args) => fio::work::run(&args),
         Command::Kernel(args) => kernel::run(&args),
     }
 }

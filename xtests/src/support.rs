@@ -23,6 +23,7 @@ mod shutdown_wait;
 pub mod skip;
 pub mod stdout;
 pub mod syscall_trace;
+pub mod trees;
 pub mod user;
 pub mod wait;
 

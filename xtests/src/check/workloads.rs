@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::trees;
 use crate::report::Report;
 use crate::support::command::succeed;
 use crate::support::install;
 use crate::support::mount::{ALLOW_MMAP, BIN};
+use crate::support::trees;
 use crate::support::{Backing, Mount};
 
 const FILES: usize = 50_000;

@@ -140,10 +140,15 @@ impl Server {
             Running::Counted(trace) => return Ok(Some(sent(&trace.requests()?))),
             Running::Thrufs { binary, .. } => binary,
         };
-        let mut status = Command::new(binary);
-        let text = succeed(status.args(["status", "--json"]).arg(&self.dir))?;
-        let status = serde_json::from_str(&text).context("thrufs status --json")?;
-        Ok(Some(requests(&status)?))
+        Ok(Some(requests(&status(binary, &self.dir)?)?))
+    }
+
+    /// What thrufs has counted so far, by opcode; nothing of another server.
+    pub(super) fn opcodes(&self) -> Result<Vec<(String, u64)>> {
+        let Running::Thrufs { binary, .. } = &self.served else {
+            return Ok(Vec::new());
+        };
+        by_opcode(&status(binary, &self.dir)?)
     }
 
     /// Unmounts and checks that it went well.
@@ -156,22 +161,39 @@ impl Server {
     }
 }
 
-fn requests(status: &Value) -> Result<Requests> {
+fn status(binary: &Path, dir: &Path) -> Result<Value> {
+    let mut status = Command::new(binary);
+    let text = succeed(status.args(["status", "--json"]).arg(dir))?;
+    serde_json::from_str(&text).context("thrufs status --json")
+}
+
+fn by_opcode(status: &Value) -> Result<Vec<(String, u64)>> {
     let opcodes = status["opcodes"].as_array();
     let opcodes = opcodes.context("thrufs status --json has no `opcodes`")?;
-    let mut counted = Requests::default();
-    for opcode in opcodes {
-        let count = opcode["requests"]
-            .as_u64()
-            .context("an opcode without `requests`")?;
-        counted.all += count;
-        match opcode["opcode"].as_str() {
-            Some("WRITE") => counted.write = count,
-            Some("READ") => counted.read = count,
-            _ => {}
-        }
-    }
-    Ok(counted)
+    let count = |opcode: &Value| {
+        let count = opcode["requests"].as_u64();
+        let name = opcode["opcode"].as_str().unwrap_or_default();
+        Ok((
+            name.to_owned(),
+            count.context("an opcode without `requests`")?,
+        ))
+    };
+    opcodes.iter().map(count).collect()
+}
+
+fn requests(status: &Value) -> Result<Requests> {
+    let counts = by_opcode(status)?;
+    let of = |name: &str| {
+        counts
+            .iter()
+            .find(|(known, _)| known == name)
+            .map_or(0, |found| found.1)
+    };
+    Ok(Requests {
+        write: of("WRITE"),
+        read: of("READ"),
+        all: counts.iter().map(|(_, count)| count).sum(),
+    })
 }
 
 /// The requests that the kernel sent.

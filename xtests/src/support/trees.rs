@@ -9,12 +9,12 @@ use anyhow::Result;
 use rustix::fs::{XattrFlags, setxattr};
 
 /// Writes `files` small files below `top`; always the same.
-pub(super) fn make(top: &Path, files: usize) -> Result<()> {
+pub fn make(top: &Path, files: usize) -> Result<()> {
     write(top, files, true)
 }
 
 /// The same without extended attributes, for a mount that has none.
-pub(super) fn make_plain(top: &Path, files: usize) -> Result<()> {
+pub fn make_plain(top: &Path, files: usize) -> Result<()> {
     write(top, files, false)
 }
 
