@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::errno;
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::wait::wait_until;
@@ -316,9 +317,7 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
             }
             listed.sort();
             ensure!(listed == names, "{option}: {listed:?}");
-            let errno = std::fs::metadata(m.path("dead"))
-                .err()
-                .and_then(|error| error.raw_os_error());
+            let errno = errno(std::fs::metadata(m.path("dead")));
             ensure!(errno == Some(libc::ENOTCONN), "{option}: {errno:?}");
             m.unmount()?;
         }

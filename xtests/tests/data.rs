@@ -8,7 +8,7 @@ use anyhow::ensure;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use thrufs_rules::table::SHAPES;
-use xtests::support::calls::{open_append, open_rdwr, open_wronly};
+use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
 use xtests::support::{Backing, Outcome, missing, on_backing, on_mount};
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -180,8 +180,8 @@ fn read_and_write_by_a_descriptor_of_the_wrong_mode_is_ebadf() -> Outcome {
         std::fs::write(m.path("f"), "data")?;
         let reader = File::open(m.path("f"))?;
         let writer = open_wronly(m.path("f"))?;
-        ensure!(reader.write_at(b"x", 0).unwrap_err().raw_os_error() == Some(libc::EBADF));
-        ensure!(writer.read_at(&mut [0], 0).unwrap_err().raw_os_error() == Some(libc::EBADF));
+        refused(reader.write_at(b"x", 0), libc::EBADF)?;
+        refused(writer.read_at(&mut [0], 0), libc::EBADF)?;
         // The kernel reads partial pages of files opened write-only: 3 bytes inside one page.
         writer.write_all_at(b"ata", 1)?;
         writer.write_all_at(b"!", 5000)?;

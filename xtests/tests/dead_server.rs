@@ -15,6 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
+use xtests::support::calls::errno;
 use xtests::support::command::succeed;
 use xtests::support::mount::{Leftover, mount_command, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, stat_error};
@@ -66,8 +67,7 @@ fn check_dead(m: &Mount) -> Outcome {
         let errno = stat_error(&m.path(name));
         ensure!(errno == Some(libc::ENOTCONN), "stat of '{name}': {errno:?}");
     }
-    let error = std::fs::read_dir(m.dir()).err();
-    let errno = error.and_then(|error| error.raw_os_error());
+    let errno = errno(std::fs::read_dir(m.dir()));
     ensure!(errno == Some(libc::ENOTCONN), "readdir: {errno:?}");
     succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
     ensure!(!is_mounted(m.dir()), "still mounted");
@@ -162,8 +162,7 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
             })?;
             ensure!(code.is_err(), "{options:?}: a killed daemon has no code");
             wait_until("the connection to be gone", SOON, || {
-                let error = std::fs::read_dir(m.dir()).err();
-                let errno = error.and_then(|error| error.raw_os_error());
+                let errno = errno(std::fs::read_dir(m.dir()));
                 Ok(errno == Some(libc::ENOTCONN))
             })?;
             check_dead(&m).with_context(|| format!("{options:?}"))?;

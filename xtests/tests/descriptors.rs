@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use xtests::support::calls::refused;
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_daemon, on_mount};
@@ -140,17 +141,16 @@ fn open_beyond_the_daemon_s_descriptors_is_enfile_and_the_rest_is_served() -> Ou
     on_daemon(&["--rlimit-nofile=256"], |m| {
         std::fs::write(m.path("f"), "content")?;
         let mut files = Vec::new();
-        let refused = loop {
+        let error = loop {
             match File::open(m.path("f")) {
                 Ok(file) => files.push(file),
                 Err(error) => break error,
             }
             ensure!(files.len() < 256, "more files than descriptors");
         };
-        ensure!(refused.raw_os_error() == Some(libc::ENFILE), "{refused}");
-        ensure!(files.len() > 150, "only {} files", files.len());
-        let error = File::create(m.path("g")).unwrap_err();
         ensure!(error.raw_os_error() == Some(libc::ENFILE), "{error}");
+        ensure!(files.len() > 150, "only {} files", files.len());
+        refused(File::create(m.path("g")), libc::ENFILE)?;
         ensure!(!m.source("g").exists(), "refused, and made nevertheless");
         // All that needs no open file goes on, and close(2) is no error.
         std::fs::rename(m.path("f"), m.path("h"))?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::refused;
 use xtests::support::command::{output, said, succeed};
 use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, mount_line};
@@ -153,8 +154,7 @@ fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
             m.wait_for_daemon().is_err(),
             "a killed daemon has no exit code"
         );
-        let error = std::fs::read(m.path("f")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENOTCONN), "{error}");
+        refused(std::fs::read(m.path("f")), libc::ENOTCONN)?;
         succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
         wait_for_unmounted(m.dir())
     })

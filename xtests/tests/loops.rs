@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
+use xtests::support::calls::errno;
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted};
@@ -129,8 +130,7 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
         said_on_stderr(&done)
     );
     ensure!(is_mounted(&dir), "rm unmounted");
-    let error = std::fs::rename(dir.join("a/mnt"), dir.join("other")).err();
-    let errno = error.and_then(|error| error.raw_os_error());
+    let errno = errno(std::fs::rename(dir.join("a/mnt"), dir.join("other")));
     ensure!(errno == Some(libc::EBUSY), "rename: {errno:?}");
     m.unmount()?;
     ensure!(dir.is_dir() && !dir.join("covered").exists(), "what rm did");

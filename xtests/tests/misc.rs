@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::fs::{Access, AtFlags, CWD, IFlags, accessat, ioctl_getflags, ioctl_setflags, statvfs};
 use rustix::io::Errno;
-use xtests::support::calls::{close, open_append, open_wronly};
+use xtests::support::calls::{close, errno, open_append, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Outcome, User, on_backing, on_daemon, on_mount};
@@ -186,7 +186,7 @@ fn readonly_mount_refuses_every_change_with_erofs() -> Outcome {
             ("link", std::fs::hard_link(path("f"), path("h"))),
         ];
         for (what, result) in attempts {
-            let errno = result.err().and_then(|error| error.raw_os_error());
+            let errno = errno(result);
             ensure!(errno == Some(libc::EROFS), "{what}: {errno:?}");
         }
         let chmod = rustix::fs::chmod(path("f"), rustix::fs::Mode::from_raw_mode(0o600));

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use xtests::support::calls::errno;
 use xtests::support::command::succeed;
 use xtests::support::mount::{Leftover, STRANGE_NAMES, thrufs};
 use xtests::support::wait::wait_until;
@@ -42,9 +43,7 @@ fn check(source: &Path, dir: &Path) -> Outcome {
     };
     kill(pid("server_pid")?, Signal::SIGKILL)?;
     wait_until("the mount to be dead", SOON, || {
-        let errno = std::fs::read_dir(dir)
-            .err()
-            .and_then(|error| error.raw_os_error());
+        let errno = errno(std::fs::read_dir(dir));
         Ok(errno == Some(libc::ENOTCONN))
     })?;
     run(&["mount", "--replace-dead"], &[source, dir])?;

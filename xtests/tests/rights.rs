@@ -15,7 +15,7 @@ use rustix::fs::{
     AtFlags, CWD, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fstat, openat,
 };
 use rustix::io::Errno;
-use xtests::support::calls::{chmod, open_rdwr, open_wronly, truncate};
+use xtests::support::calls::{chmod, open_rdwr, open_wronly, refused, truncate};
 use xtests::support::command::{output, succeed};
 use xtests::support::wait::wait_until;
 use xtests::support::{
@@ -472,8 +472,7 @@ fn truncate_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> 
     on_mount(REMEMBERING, |m| {
         taken_away(m)?;
         let done = alice().act(|| Ok(truncate(&m.path("f"), 0)))?;
-        let refused = done.unwrap_err();
-        ensure!(refused.raw_os_error() == Some(libc::EACCES), "{refused}");
+        refused(done, libc::EACCES)?;
         ensure!(std::fs::read(m.source("f"))? == b"content");
         Ok(truncate(&m.path("f"), 0)?)
     })

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::calls::{open_rdwr, open_wronly};
+use xtests::support::calls::{errno, open_rdwr, open_wronly};
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
@@ -59,10 +59,6 @@ fn wait_for_dead(dir: &Path) -> Outcome {
     wait_until("the connection to be gone", SOON, || {
         Ok(stat_error(dir) == Some(libc::ENOTCONN))
     })
-}
-
-fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
 }
 
 #[test]

@@ -22,7 +22,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
-use xtests::support::calls::chmod;
+use xtests::support::calls::{chmod, errno, refused};
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs, transport_option};
 use xtests::support::mount_table::mount_table;
@@ -274,8 +274,7 @@ fn work(machine: &Machine<'_>) -> Outcome {
         ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
         // Having a daemon makes the user no root.
-        let error = chown(dir.join("g"), Some(0), Some(0)).expect_err("root only may");
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(chown(dir.join("g"), Some(0), Some(0)), libc::EPERM)?;
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
     ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
@@ -507,7 +506,7 @@ fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> 
             wait_until("the mount to be dead", SOON, || {
                 let listed =
                     User::new(USER, USER).act(|| Ok(std::fs::read_dir(machine.mountpoint())))?;
-                let errno = listed.err().and_then(|error| error.raw_os_error());
+                let errno = errno(listed);
                 Ok(errno == Some(libc::ENOTCONN))
             })?;
             ensure!(machine.line()?.is_some(), "it is unmounted");

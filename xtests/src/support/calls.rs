@@ -7,10 +7,25 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
+
+/// The errno of a call that failed.
+pub fn errno<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+/// Makes sure that a call failed with this errno.
+pub fn refused<T>(result: io::Result<T>, wanted: i32) -> Result<()> {
+    let (got, wanted) = (errno(result), io::Error::from_raw_os_error(wanted));
+    ensure!(
+        got == wanted.raw_os_error(),
+        "errno {got:?} and not {wanted}"
+    );
+    Ok(())
+}
 
 /// chmod(2).
 ///
