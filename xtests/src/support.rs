@@ -14,6 +14,7 @@ pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod mount_table;
+pub mod operator;
 pub mod peers;
 pub mod process;
 pub mod random;

@@ -257,7 +257,6 @@ fn break_out_by_a_forbidden_system_call_ends_the_server() -> Outcome {
 fn supervisor_killed_takes_the_server_along() -> Outcome {
     case(|| {
         let mut m = Mount::new(Backing::Here, &[])?;
-        let _leftover = Leftover(m.dir().to_owned());
         let server = m.server_pid()?;
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err(), "it was killed");

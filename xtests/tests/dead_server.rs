@@ -5,7 +5,6 @@ use std::fs::File;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,11 +13,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::Pid;
 use xtests::support::calls::errno;
-use xtests::support::command::succeed;
-use xtests::support::mount::{Leftover, mount_command, thrufs, transport_option};
 use xtests::support::mount_table::{is_mounted, stat_error};
+use xtests::support::operator;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 
@@ -69,9 +66,7 @@ fn check_dead(m: &Mount) -> Outcome {
     }
     let errno = errno(std::fs::read_dir(m.dir()));
     ensure!(errno == Some(libc::ENOTCONN), "readdir: {errno:?}");
-    succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
-    ensure!(!is_mounted(m.dir()), "still mounted");
-    Ok(())
+    operator::umount(m.dir())
 }
 
 /// The server's death unmounted: the empty directory below showed, and `rsync -a --delete MNT/ backup/`
@@ -88,7 +83,6 @@ fn server_ended_by_a_signal_leaves_a_dead_mount() -> Outcome {
         ];
         for (sandbox, signal) in cases {
             let mut m = mounted_over_something(&[sandbox])?;
-            let _leftover = Leftover(m.dir().to_owned());
             let server = m.server_pid()?;
             ensure!(server != m.pid()?, "{sandbox}: one process does both");
             let dir = m.dir().to_owned();
@@ -118,7 +112,6 @@ fn server_killed_at_its_first_answer_leaves_a_dead_mount() -> Outcome {
         for round in 0..30 {
             // What the server logs delays what it tells.
             let mut m = mounted_over_something(&["--log-level=trace"])?;
-            let _leftover = Leftover(m.dir().to_owned());
             let (supervisor, server) = (m.pid()?, m.server_pid()?);
             kill(supervisor, Signal::SIGSTOP)?;
             kill(server, Signal::SIGKILL)?;
@@ -149,7 +142,6 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
         ];
         for (options, both) in cases {
             let mut m = mounted_over_something(options)?;
-            let _leftover = Leftover(m.dir().to_owned());
             let (supervisor, server) = (m.pid()?, m.server_pid()?);
             let dir = m.dir().to_owned();
             let code = while_listed(&dir, || {
@@ -184,7 +176,6 @@ fn server_killed_while_its_notification_waits_leaves_a_dead_mount() -> Outcome {
             "--log-level=debug",
         ];
         let mut m = mounted_over_something(&options)?;
-        let _leftover = Leftover(m.dir().to_owned());
         std::fs::write(m.source("f"), [7; 4096])?;
         let direct = File::options()
             .write(true)
@@ -213,25 +204,13 @@ fn unmount_with_another_mount_made_at_once_is_no_death() -> Outcome {
     case(|| {
         for round in 0..20 {
             let mut m = mounted_over_something(&[])?;
-            let _leftover = Leftover(m.dir().to_owned());
-            let next = |word: &str| {
-                Ok::<_, anyhow::Error>({
-                    let mut next = Command::new(thrufs()?);
-                    next.arg(word);
-                    next
-                })
-            };
-            succeed(next("umount")?.arg(m.dir()))?;
-            succeed(
-                next("mount")?
-                    .args(transport_option())
-                    .args([&m.source(""), m.dir()]),
-            )?;
+            operator::umount(m.dir())?;
+            operator::mount(&m.source(""), m.dir(), &[])?;
             let code = m.wait_for_daemon()?;
             ensure!(code == 0, "round {round}: exit code {code}\n{}", m.log());
             ensure!(m.log().contains("was unmounted"), "{}", m.log());
             ensure!(std::fs::read(m.path("f"))? == b"content", "the next mount");
-            succeed(next("umount")?.arg(m.dir()))?;
+            operator::umount(m.dir())?;
         }
         Ok(())
     })
@@ -299,24 +278,18 @@ fn system_log(scratch: &Scratch) -> Result<UnixDatagram> {
 
 fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcome {
     let dir = scratch.mountpoint();
-    let mut mount = mount_command()?;
-    mount.arg("--log-level=debug").args(options);
-    succeed(mount.args([&scratch.source(), &dir]))?;
-    let mut status = Command::new(thrufs()?);
-    let status = succeed(status.args(["status", "--json"]).arg(&dir))?;
-    let status: serde_json::Value = serde_json::from_str(&status)?;
-    let pid = |name: &str| -> Result<Pid> {
-        let number = status[name].as_i64().context("no process id")?;
-        Ok(Pid::from_raw(i32::try_from(number)?))
-    };
-    let has_supervisor = pid("pid")? != pid("server_pid")?;
+    let options = [&["--log-level=debug"], options].concat();
+    operator::mount(&scratch.source(), &dir, &options)?;
+    let status = operator::status(&dir)?;
+    let [daemon, server] = operator::processes(&status)?;
+    let has_supervisor = daemon != server;
     if !has_supervisor {
         // What ends it must leave it time for a word.
         let minor = status["device"].as_str().unwrap_or_default();
         let minor = minor.trim_start_matches("0:");
         std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")?;
     } else {
-        kill(pid("server_pid")?, Signal::SIGKILL)?;
+        kill(server, Signal::SIGKILL)?;
     }
     let mut told = String::new();
     let mut read = || -> Result<()> {
@@ -327,7 +300,7 @@ fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcom
         }
         Ok(())
     };
-    let process = format!("/proc/{}", pid("pid")?);
+    let process = format!("/proc/{daemon}");
     wait_until("the daemon to be gone", SOON, || {
         read()?;
         Ok(!Path::new(&process).exists())
@@ -360,5 +333,5 @@ fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcom
         ensure!(told.contains("INIT: "), "no last words:\n{told}");
     }
     ensure!(std::fs::read_dir(&dir).is_err(), "it answers");
-    succeed(Command::new(thrufs()?).arg("umount").arg(&dir)).map(drop)
+    operator::uncover(&dir)
 }

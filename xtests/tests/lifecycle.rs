@@ -11,8 +11,9 @@ use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::refused;
 use xtests::support::command::{output, said, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
+use xtests::support::operator;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
@@ -148,15 +149,13 @@ fn umount_by_each_program_ends_the_daemon() -> Outcome {
 fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(
             m.wait_for_daemon().is_err(),
             "a killed daemon has no exit code"
         );
         refused(std::fs::read(m.path("f")), libc::ENOTCONN)?;
-        succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
-        wait_for_unmounted(m.dir())
+        operator::umount(m.dir())
     })
 }
 
@@ -165,19 +164,9 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
-            let mut mount = Command::new(thrufs()?);
-            succeed(
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .args([s.source(), s.mountpoint()]),
-            )?;
+            operator::mount(&s.source(), &s.mountpoint(), &[])?;
             ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
-            succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
-            ensure!(
-                !is_mounted(&s.mountpoint()),
-                "umount returned before it was done"
-            );
+            operator::umount(&s.mountpoint())?;
         }
         Ok(())
     })
@@ -315,11 +304,8 @@ fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
             let length = socket.recv(&mut buffer)?;
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
-        let mut mount = Command::new(thrufs()?);
-        mount
-            .env("NOTIFY_SOCKET", &path)
-            .args(["mount", "-f"])
-            .args(transport_option());
+        let mut mount = mount_command()?;
+        mount.arg("-f").env("NOTIFY_SOCKET", &path);
         let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
         let ready = next();
         let answer = std::fs::read(s.mountpoint().join("f"));

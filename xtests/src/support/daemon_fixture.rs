@@ -18,7 +18,7 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 
 use super::command::wait_for_exit;
-use super::mount_table::{abort, is_mounted, mount_line};
+use super::mount_table::{Leftover, abort, is_mounted, mount_line};
 use super::process::children;
 use super::shutdown_wait::{Limits, wait_for_end};
 use super::wait::{wait_for, wait_until};
@@ -186,6 +186,8 @@ impl Drop for DaemonFixture {
     fn drop(&mut self) {
         self.stop_watching();
         let Some(mut daemon) = self.daemon.take() else {
+            // A daemon that was killed leaves its mount.
+            drop(Leftover(self.dir.clone()));
             return;
         };
         if std::thread::panicking() {

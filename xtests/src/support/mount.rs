@@ -10,13 +10,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
 use super::daemon_fixture::{DaemonFixture, tied_to_us};
-use super::mount_table::{abort, connection, is_mounted};
+pub use super::mount_table::Leftover;
+use super::mount_table::connection;
 use super::scratch::{Backing, Layout, Scratch};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -299,18 +299,6 @@ impl Drop for GoesOn {
     fn drop(&mut self) {
         // Fails only if the process is gone.
         let _gone = kill(self.0, Signal::SIGCONT);
-    }
-}
-
-/// Removes a mount that a test made by itself when the test is over.
-pub struct Leftover(pub PathBuf);
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        if is_mounted(&self.0) {
-            abort(&self.0);
-            let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        }
     }
 }
 
