@@ -23,6 +23,7 @@ pub mod scratch;
 mod shutdown_wait;
 pub mod skip;
 pub mod stdout;
+pub mod stuck_notification;
 pub mod syscall_trace;
 pub mod user;
 pub mod wait;

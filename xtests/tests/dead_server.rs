@@ -1,8 +1,6 @@
 //! What a mount becomes when its server ends without having been told to: dead, and never the directory
 //! below; and what is told of it, and where.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +14,8 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use xtests::support::calls::errno;
 use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::operator;
+use xtests::support::process::state;
+use xtests::support::stuck_notification;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 
@@ -115,12 +115,9 @@ fn server_killed_at_its_first_answer_leaves_a_dead_mount() -> Outcome {
             let (supervisor, server) = (m.pid()?, m.server_pid()?);
             kill(supervisor, Signal::SIGSTOP)?;
             kill(server, Signal::SIGKILL)?;
-            let zombie = format!("/proc/{server}/stat");
             wait_until("the server to be dead", SOON, || {
                 // Reaped already, where a thread of the supervisor was not stopped yet.
-                let stat = std::fs::read_to_string(&zombie).unwrap_or_default();
-                let state = stat.rsplit_once(") ").map(|(_, fields)| &fields[..1]);
-                Ok(state.is_none_or(|state| state == "Z"))
+                Ok(state(server).is_none_or(|state| state == 'Z'))
             })?;
             kill(supervisor, Signal::SIGCONT)?;
             let code = m.wait_for_daemon()?;
@@ -168,31 +165,12 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
 #[test]
 fn server_killed_while_its_notification_waits_leaves_a_dead_mount() -> Outcome {
     case(|| {
-        let options = [
-            "--fault=write:delay=500",
-            "--fault=write:EIO",
-            "--fault=read:delay=600000",
-            "--cache=auto",
-            "--log-level=debug",
-        ];
-        let mut m = mounted_over_something(&options)?;
-        std::fs::write(m.source("f"), [7; 4096])?;
-        let direct = File::options()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(m.path("f"))?;
-        let reader = File::open(m.path("f"))?;
-        let writing = std::thread::spawn(move || direct.write_at(&[8; 4096], 0).is_err());
-        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
-        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
-        wait_until("the notification", SOON, || {
-            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
-        })?;
+        let mut m = mounted_over_something(&stuck_notification::OPTIONS)?;
+        let callers = stuck_notification::begin(&m)?;
         kill(m.server_pid()?, Signal::SIGKILL)?;
         let code = m.wait_for_daemon()?;
         ensure!(code == 1, "exit code {code}\n{}", m.log());
-        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
-        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
+        callers.check_failed()?;
         check_dead(&m)
     })
 }

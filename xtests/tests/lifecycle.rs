@@ -1,7 +1,6 @@
 //! From the command line to a clean unmount, by every way in and out.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -14,10 +13,11 @@ use xtests::support::command::{output, said, succeed};
 use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::operator;
+use xtests::support::process::pid_of;
+use xtests::support::stuck_notification;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
-const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
 
 fn wait_for_unmounted(path: &Path) -> Outcome {
@@ -58,27 +58,9 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
 #[test]
 fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
     case(|| {
-        let faults = [
-            "--fault=write:delay=500",
-            "--fault=write:EIO",
-            "--fault=read:delay=600000",
-            "--cache=auto",
-            "--log-level=debug",
-        ];
-        let mut m = Mount::new(Backing::Here, &faults)?;
+        let mut m = Mount::new(Backing::Here, &stuck_notification::OPTIONS)?;
         m.require_mount()?;
-        std::fs::write(m.source("f"), [7; PAGE])?;
-        let direct = File::options()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(m.path("f"))?;
-        let reader = File::open(m.path("f"))?;
-        let writing = std::thread::spawn(move || direct.write_at(&[8; PAGE], 0).is_err());
-        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
-        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
-        wait_until("the notification", SOON, || {
-            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
-        })?;
+        let callers = stuck_notification::begin(&m)?;
         let line = mount_line(m.dir()).unwrap_or_default();
         let connection = line.split([' ', ':']).nth(3).unwrap_or_default();
         let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
@@ -89,9 +71,7 @@ fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
         })?;
         ensure!(code == 0, "exit code {code}\n{}", m.log());
         ensure!(!is_mounted(m.dir()), "still mounted");
-        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
-        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
-        Ok(())
+        callers.check_failed()
     })
 }
 
@@ -309,10 +289,7 @@ fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
         let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
         let ready = next();
         let answer = std::fs::read(s.mountpoint().join("f"));
-        kill(
-            nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?),
-            Signal::SIGTERM,
-        )?;
+        kill(pid_of(&daemon), Signal::SIGTERM)?;
         let stopping = next();
         let status = daemon.wait()?;
         ensure!(ready?.contains("READY=1"));

@@ -13,12 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
 use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
 use xtests::support::mount::{Leftover, mount_command, thrufs};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mounts_at};
 use xtests::support::operator::{processes, status, umount, uncover};
-use xtests::support::process::{has_open, state};
+use xtests::support::process::{has_open, pid_of, state};
 use xtests::support::random::Random;
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Outcome, Scratch, case, missing, unmounted};
@@ -40,17 +39,13 @@ fn mount(s: &Scratch, options: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn pid(child: &Child) -> Result<Pid> {
-    Ok(Pid::from_raw(i32::try_from(child.id())?))
-}
-
 fn wait_for_mount(s: &Scratch) -> Outcome {
     wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))
 }
 
 /// Ends a daemon by SIGTERM, which must unmount.
 fn terminate(s: &Scratch, daemon: &mut Child) -> Outcome {
-    kill(pid(daemon)?, Signal::SIGTERM)?;
+    kill(pid_of(daemon), Signal::SIGTERM)?;
     let status = wait_for_exit(daemon, "the daemon to end", SOON)?;
     ensure!(status.success(), "{status}");
     ensure!(!is_mounted(&s.mountpoint()), "still mounted");
@@ -99,7 +94,7 @@ fn mount_in_the_foreground_keeps_nothing_beyond_the_standard_streams() -> Outcom
             shell.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(&lock);
             shell.arg(mount.get_program()).args(mount.get_args());
             let mut daemon = shell.stdin(Stdio::null()).spawn()?;
-            let daemon_pid = pid(&daemon)?;
+            let daemon_pid = pid_of(&daemon);
             let kept = wait_for_mount(&s).and_then(|()| has_open(daemon_pid, &lock));
             terminate(&s, &mut daemon).with_context(|| format!("{options:?}"))?;
             ensure!(
@@ -118,7 +113,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
         .process_group(0)
         .stderr(Stdio::piped())
         .spawn()?;
-    let pid = pid(&start)?;
+    let pid = pid_of(&start);
     // The random moment itself, and no wait for anything.
     std::thread::sleep(after);
     if group {
@@ -184,7 +179,7 @@ fn stopped_while_it_waits(s: &Scratch) -> Result<Child> {
         .map_err(|(_file, errno)| errno)
         .context("lock /run/thrufs")?;
     let start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
-    let pid = pid(&start)?;
+    let pid = pid_of(&start);
     wait_for_mount(s)?;
     kill(pid, Signal::SIGSTOP)?;
     wait_until("the start to be stopped", SOON, || {
@@ -199,8 +194,8 @@ fn start_interrupted_while_the_daemon_mounts_says_that_nothing_is_mounted() -> O
         let (s, _leftover) = unmounted()?;
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             let mut start = stopped_while_it_waits(&s)?;
-            kill(pid(&start)?, signal)?;
-            kill(pid(&start)?, Signal::SIGCONT)?;
+            kill(pid_of(&start), signal)?;
+            kill(pid_of(&start), Signal::SIGCONT)?;
             let status = wait_for_exit(&mut start, "the start to end", SOON)?;
             ensure!(!is_mounted(&s.mountpoint()), "{signal}: left mounted");
             ensure!(status.signal() == Some(signal as i32), "{signal}: {status}");
@@ -252,7 +247,7 @@ fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
             .arg(mount.get_program())
             .args(mount.get_args());
         let mut start = shell.stdin(Stdio::null()).spawn()?;
-        let (pid, program) = (pid(&start)?, std::fs::canonicalize(thrufs()?)?);
+        let (pid, program) = (pid_of(&start), std::fs::canonicalize(thrufs()?)?);
         // For as long as the start takes after the shell has ended.
         let status = wait_for("the start to end", SOON, || {
             if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program) {

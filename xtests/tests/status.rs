@@ -12,6 +12,7 @@ use serde_json::Value;
 use xtests::support::command::{output, wait_for_exit};
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::mount_line;
+use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
 
@@ -238,8 +239,7 @@ fn status_watch_ends_well_on_interrupt() -> Outcome {
         wait_until("two lines", SOON, || {
             Ok(std::fs::read_to_string(&shown)?.lines().count() >= 2)
         })?;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(watching.id())?);
-        kill(pid, Signal::SIGINT)?;
+        kill(pid_of(&watching), Signal::SIGINT)?;
         let ended = wait_for_exit(&mut watching, "the watching to end", SOON)?;
         ensure!(ended.success(), "{ended}");
         for line in std::fs::read_to_string(&shown)?.lines() {
