@@ -5,6 +5,7 @@
 //! suites and checks of the binary use the same mounts.
 
 pub mod calls;
+pub mod checks;
 pub mod command;
 pub mod daemon_fixture;
 pub mod install;
@@ -25,6 +26,7 @@ pub mod skip;
 pub mod stdout;
 pub mod stuck_notification;
 pub mod syscall_trace;
+pub mod threads;
 pub mod user;
 pub mod wait;
 

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use xtests::support::calls::chmod;
+use xtests::support::checks::holds;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
 use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
@@ -97,7 +98,7 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
             ensure!(!same, "the {kind} namespace is the host's");
         }
         // Its root is SOURCE, and its mount namespace has nothing else.
-        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        holds(format!("/proc/{pid}/root/f"), b"content")?;
         let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
         ensure!(mounts.contains("nosuid,nodev"), "{mounts}");
@@ -129,7 +130,7 @@ fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
         let pid = m.server_pid()?;
         std::fs::write(m.path("f"), "content")?;
         check_privileges(pid, &kept(m.scratch(), &[]))?;
-        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        holds(format!("/proc/{pid}/root/f"), b"content")?;
         ensure!(namespace(pid, "mnt")? == namespace(Pid::this(), "mnt")?);
         Ok(())
     })

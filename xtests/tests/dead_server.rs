@@ -3,7 +3,6 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -12,10 +11,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use xtests::support::calls::errno;
+use xtests::support::checks::holds;
 use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::operator;
 use xtests::support::process::state;
 use xtests::support::stuck_notification;
+use xtests::support::threads::beside;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 
@@ -36,24 +37,13 @@ fn mounted_over_something(options: &[&str]) -> Result<Mount> {
 
 /// Lists the mount all the time while `body` runs. What is listed is the mount or an error.
 fn while_listed<T>(dir: &Path, body: impl FnOnce() -> Result<T>) -> Result<T> {
-    let done = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let listing = scope.spawn(|| -> Outcome {
-            while !done.load(Ordering::Relaxed) {
-                let Ok(entries) = std::fs::read_dir(dir) else {
-                    continue;
-                };
-                for entry in entries.flatten() {
-                    ensure!(entry.file_name() != BELOW, "the directory below shows");
-                }
-            }
-            Ok(())
-        });
-        let result = body();
-        done.store(true, Ordering::Relaxed);
-        listing.join().map_err(|_| anyhow!("the test panicked"))??;
-        result
-    })
+    let list = || {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            ensure!(entry.file_name() != BELOW, "the directory below shows");
+        }
+        Ok(())
+    };
+    beside(list, body)
 }
 
 /// The mount is there, and dead; and it can be unmounted.
@@ -187,7 +177,7 @@ fn unmount_with_another_mount_made_at_once_is_no_death() -> Outcome {
             let code = m.wait_for_daemon()?;
             ensure!(code == 0, "round {round}: exit code {code}\n{}", m.log());
             ensure!(m.log().contains("was unmounted"), "{}", m.log());
-            ensure!(std::fs::read(m.path("f"))? == b"content", "the next mount");
+            holds(m.path("f"), b"content")?;
             operator::umount(m.dir())?;
         }
         Ok(())

@@ -9,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xtests::support::calls::refused;
+use xtests::support::checks::equal;
 use xtests::support::command::succeed;
+use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_daemon, on_mount};
 
@@ -178,23 +180,13 @@ fn reading_and_writing_much_leaves_memory_bounded() -> Outcome {
 /// Writes and reads so much, by two programs.
 fn much(m: &Mount, mib: usize) -> Outcome {
     m.require_mount()?;
-    std::thread::scope(|scope| {
-        let halves = [0, 1].map(|half| {
-            scope.spawn(move || -> Outcome {
-                let mut block = vec![7; 1 << 20];
-                let path = m.path(&format!("f{half}"));
-                let file = File::create_new(path)?;
-                (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
-                // So that reading it is READs; all other caches stay.
-                posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-                (0..mib / 2)
-                    .try_for_each(|at| file.read_exact_at(&mut block, (at as u64) << 20))?;
-                Ok(())
-            })
-        });
-        halves
-            .into_iter()
-            .try_for_each(|half| half.join().expect("no panic"))
+    in_threads(2, |half| {
+        let mut block = vec![7; 1 << 20];
+        let file = File::create_new(m.path(&format!("f{half}")))?;
+        (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
+        // So that reading it is READs; all other caches stay.
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        (0..mib / 2).try_for_each(|at| Ok(file.read_exact_at(&mut block, (at as u64) << 20)?))
     })?;
     let sent = m.requests("READ")? as usize;
     ensure!(
@@ -306,14 +298,7 @@ fn listing_of_more_files_than_descriptors(threads: &[&str]) -> Outcome {
         let seen = User::new(1000, 1000).act(|| walk(m.dir()))?;
         ensure!(seen == 600, "{seen} files");
         // More clients than session threads, all of which wait.
-        std::thread::scope(|scope| {
-            let walks: Vec<_> = (0..12).map(|_| scope.spawn(|| walk(m.dir()))).collect();
-            walks.into_iter().try_for_each(|one| {
-                let seen = one.join().expect("no panic")?;
-                ensure!(seen == 600, "{seen} files");
-                Ok(())
-            })
-        })?;
+        in_threads(12, |_| equal("files", walk(m.dir())?, 600))?;
         for index in 0..300 {
             std::fs::create_dir(m.path(&format!("new{index}")))?;
             std::fs::write(m.path(&format!("new{index}/f")), "x")?;

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use serde_json::Value;
+use xtests::support::checks::holds;
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, on_daemon};
 
@@ -82,7 +83,7 @@ fn write_by_sixteen_at_once_shares_flushes_and_neighbours_share_a_call() -> Outc
             ensure!(result? == BLOCK);
         }
         let expected: Vec<u8> = (0..WRITERS).flat_map(block).collect();
-        ensure!(std::fs::read(m.source("f"))? == expected, "SOURCE differs");
+        holds(m.source("f"), &expected)?;
         let writes = writes(m)?;
         ensure!(count(&writes, "requests")? == WRITERS as u64, "{writes}");
         // One alone and one for all others, unless one of them came very late.

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::refused;
+use xtests::support::checks::holds;
 use xtests::support::command::{output, said, succeed};
 use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
@@ -81,7 +82,7 @@ fn daemon_with_sighup_keeps_serving() -> Outcome {
         let m = mounted()?;
         for _ in 0..3 {
             kill(m.pid()?, Signal::SIGHUP)?;
-            ensure!(std::fs::read(m.path("f"))? == b"content");
+            holds(m.path("f"), b"content")?;
         }
         m.unmount()
     })
@@ -93,7 +94,7 @@ fn umount_of_a_busy_mount_is_refused_and_serves_on() -> Outcome {
         let m = mounted()?;
         let open = File::open(m.path("f"))?;
         ensure!(umount2(m.dir(), MntFlags::empty()) == Err(nix::errno::Errno::EBUSY));
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        holds(m.path("f"), b"content")?;
         drop(open);
         m.unmount()
     })
@@ -145,7 +146,7 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
         let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
             operator::mount(&s.source(), &s.mountpoint(), &[])?;
-            ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+            holds(s.mountpoint().join("f"), b"content")?;
             operator::umount(&s.mountpoint())?;
         }
         Ok(())
@@ -232,7 +233,7 @@ fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
                     .args([&source, &dir])
                     .args(["-o", options]),
             )?;
-            ensure!(std::fs::read(dir.join("f"))? == b"content", "{name}");
+            holds(dir.join("f"), b"content")?;
             ensure!(
                 mount_line(&dir).unwrap_or_default().contains("noatime"),
                 "{name}: noatime"
@@ -263,7 +264,7 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
             .args(["-t", "fuse", "-o", "nofail,cache=never", &device])
             .arg(s.mountpoint());
         succeed(&mut mount)?;
-        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        holds(s.mountpoint().join("f"), b"content")?;
         let line = mount_line(&s.mountpoint()).unwrap_or_default();
         ensure!(line.contains(" - fuse.thrufs "), "{line}");
         succeed(Command::new("umount").arg(s.mountpoint())).map(|_| ())

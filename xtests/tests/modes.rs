@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
+use xtests::support::checks::holds;
 use xtests::support::command::succeed;
 use xtests::support::mount::is_native;
 use xtests::support::wait::wait_until;
@@ -152,7 +153,7 @@ fn open_that_cannot_be_passed_through_falls_back_under_auto() -> Outcome {
     case(|| {
         let m = on_overlay("--passthrough=auto")?;
         std::fs::write(m.path("f"), "through the daemon")?;
-        ensure!(std::fs::read(m.source("f"))? == b"through the daemon");
+        holds(m.source("f"), b"through the daemon")?;
         m.unmount()
     })
 }
@@ -191,11 +192,7 @@ fn write_under_writeback_is_on_source_after_fsync() -> Outcome {
             expected.extend([2; 100]);
             expected.extend([3; 100]);
         }
-        ensure!(
-            std::fs::read(m.source("f"))? == expected,
-            "other bytes on SOURCE"
-        );
-        ensure!(std::fs::read(m.path("f"))? == expected, "other bytes here");
-        Ok(())
+        holds(m.source("f"), &expected)?;
+        holds(m.path("f"), &expected)
     })
 }

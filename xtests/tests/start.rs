@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
+use xtests::support::checks::holds;
 use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
 use xtests::support::mount::{Leftover, mount_command, thrufs};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mounts_at};
@@ -131,7 +132,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
     ensure!(mounted == status.success(), "{told}");
     ensure!(mounted || status.signal() == Some(signal as i32), "{told}");
     if mounted {
-        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        holds(s.mountpoint().join("f"), b"content")?;
         umount(&s.mountpoint())?;
     }
     Ok(mounted)
@@ -318,7 +319,7 @@ fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
         let mut daemon = mount.stderr(writer).spawn()?;
         drop(mount);
         wait_for_mount(&s)?;
-        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        holds(s.mountpoint().join("f"), b"content")?;
         terminate(&s, &mut daemon)?;
         let mut log = String::new();
         reader.read_to_string(&mut log)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
+use xtests::support::checks::holds;
 use xtests::support::command::{output, wait_for_exit};
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::mount_line;
@@ -93,7 +94,7 @@ fn status_shows_by_which_transport_the_mount_is_served() -> Outcome {
         on_daemon(&[&format!("--transport={transport}")], |m| {
             wait_for_socket(m.dir())?;
             std::fs::write(m.path("f"), "content")?;
-            ensure!(std::fs::read(m.path("f"))? == b"content");
+            holds(m.path("f"), b"content")?;
             let status = json(m.dir())?;
             ensure!(status["transport"] == transport, "{status}");
             let text = String::from_utf8(status_text(m.dir())?)?;

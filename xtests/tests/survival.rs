@@ -7,18 +7,20 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::{errno, open_rdwr, open_wronly};
+use xtests::support::checks::holds;
 use xtests::support::command::{output, said_on_stderr};
 use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{
     abort, is_mounted, mount_line, mount_table, mounts_at, stat_error,
 };
 use xtests::support::operator::{self, umount_when_idle};
+use xtests::support::threads::beside;
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_daemon, on_mount,
@@ -38,7 +40,7 @@ fn remount(source: &Path, dir: &Path) -> Outcome {
 /// As `remount`, where something stays mounted below.
 fn remount_over(source: &Path, dir: &Path) -> Outcome {
     operator::mount(source, dir, &["--replace-dead", "--nonempty"])?;
-    ensure!(std::fs::read(dir.join("f"))? == b"content");
+    holds(dir.join("f"), b"content")?;
     umount_when_idle(dir)
 }
 
@@ -118,7 +120,7 @@ fn replace_dead_leaves_what_lives_or_is_not_thrufs() -> Outcome {
         let before = mount_line(m.dir());
         remount_over(&m.source(""), m.dir())?;
         ensure!(mount_line(m.dir()) == before, "the mount below is another");
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        holds(m.path("f"), b"content")?;
         m.unmount()?;
         let scratch = Scratch::new(Backing::Here)?;
         std::fs::write(scratch.source().join("f"), "content")?;
@@ -273,11 +275,10 @@ fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
         let error = errno(std::fs::write(m.path("f"), "other"));
         ensure!(error == Some(libc::EROFS), "{error:?}");
         ensure!(errno(File::create(m.path("g"))) == Some(libc::EROFS));
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        holds(m.path("f"), b"content")?;
         remount("rw")?;
         std::fs::write(m.path("f"), "other")?;
-        ensure!(std::fs::read(m.source("f"))? == b"other");
-        Ok(())
+        holds(m.source("f"), b"other")
     })
 }
 
@@ -291,8 +292,7 @@ fn source_full_gives_enospc_and_takes_writes_again() -> Outcome {
             std::fs::remove_file(m.path(&format!("f{index}")))?;
         }
         std::fs::write(m.path("g"), vec![8; 1 << 20])?;
-        ensure!(std::fs::read(m.source("g"))? == vec![8; 1 << 20]);
-        Ok(())
+        holds(m.source("g"), vec![8; 1 << 20])
     })
 }
 
@@ -330,31 +330,21 @@ fn signals_without_number_disturb_no_request() -> Outcome {
             Signal::SIGURG,
             Signal::SIGXFSZ,
         ];
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let storm = scope.spawn(|| -> Result<u64> {
-                let mut sent = 0;
-                while !done.load(Ordering::Relaxed) {
-                    for signal in harmless {
-                        kill(pid, signal)?;
-                        sent += 1;
-                    }
-                }
-                Ok(sent)
-            });
-            let worked = (0..300_usize).try_for_each(|round| -> Outcome {
-                let path = m.path(&format!("f{}", round % 10));
-                let data = vec![round as u8; 40_000 + round];
-                std::fs::write(&path, &data)?;
-                ensure!(std::fs::read(&path)? == data, "round {round}");
-                Ok(())
-            });
-            done.store(true, Ordering::Relaxed);
-            let sent = storm.join().expect("the storm does not panic")?;
-            worked?;
-            ensure!(sent > 1000, "{sent} signals");
+        let sent = AtomicU64::new(0);
+        let storm = || {
+            harmless.iter().try_for_each(|signal| kill(pid, *signal))?;
+            sent.fetch_add(harmless.len() as u64, Ordering::Relaxed);
             Ok(())
-        })
+        };
+        let work = |round: usize| {
+            let path = m.path(&format!("f{}", round % 10));
+            let data = vec![round as u8; 40_000 + round];
+            std::fs::write(&path, &data)?;
+            holds(&path, &data)
+        };
+        beside(storm, || (0..300).try_for_each(work))?;
+        ensure!(sent.into_inner() > 1000, "too few signals");
+        Ok(())
     })
 }
 
@@ -377,8 +367,7 @@ fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
         })?;
         ensure!(reading.join().expect("no panic")? == b"content");
         writing.join().expect("no panic")?;
-        ensure!(std::fs::read(m.source("d/g"))? == b"written");
-        Ok(())
+        holds(m.source("d/g"), b"written")
     })
 }
 

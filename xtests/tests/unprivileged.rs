@@ -23,6 +23,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use xtests::support::calls::{chmod, errno, refused};
+use xtests::support::checks::holds;
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs, transport_option};
 use xtests::support::mount_table::mount_table;
@@ -267,17 +268,17 @@ impl Server {
 fn work(machine: &Machine<'_>) -> Outcome {
     let (dir, source) = (machine.mountpoint(), machine.source());
     User::new(USER, USER).act(|| {
-        ensure!(std::fs::read(dir.join("f"))? == b"content");
+        holds(dir.join("f"), b"content")?;
         std::fs::create_dir(dir.join("d"))?;
         std::fs::write(dir.join("d/new"), vec![7; 100_000])?;
         std::fs::rename(dir.join("d/new"), dir.join("g"))?;
-        ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
+        holds(dir.join("g"), vec![7; 100_000])?;
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
         // Having a daemon makes the user no root.
         refused(chown(dir.join("g"), Some(0), Some(0)), libc::EPERM)?;
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
-    ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
+    holds(source.join("g"), vec![7; 100_000])?;
     ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
     // No other user, root included, is let in.
     let error = std::fs::read(dir.join("f")).expect_err("root is let in");
@@ -421,7 +422,7 @@ fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
         }
         let nspid = &status["NSpid"];
         ensure!(nspid.split_whitespace().last() == Some("1"), "{nspid}");
-        ensure!(std::fs::read(server.path("root/f"))? == b"content");
+        holds(server.path("root/f"), b"content")?;
         let mounts = std::fs::read_to_string(server.path("mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
         machine.unmount(&server)
@@ -459,7 +460,7 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         let (server, _detached) = machine.mounted(&["--allow-other"])?;
         // By root, and by another user.
         let file = machine.mountpoint().join("f");
-        ensure!(std::fs::read(&file)? == b"content");
+        holds(&file, b"content")?;
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
         machine.unmount(&server)

@@ -8,6 +8,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
@@ -57,6 +58,25 @@ pub fn open_wronly(path: impl AsRef<Path>) -> io::Result<File> {
 /// Of open(2).
 pub fn open_append(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().append(true).open(path)
+}
+
+/// utimensat(2) of the name itself, with seconds and nanoseconds of access and change.
+///
+/// # Errors
+/// Of the call.
+pub fn set_times(path: &Path, accessed: (i64, i64), changed: (i64, i64)) -> io::Result<()> {
+    let [last_access, last_modification] =
+        [accessed, changed].map(|(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec });
+    let times = Timestamps {
+        last_access,
+        last_modification,
+    };
+    Ok(rustix::fs::utimensat(
+        CWD,
+        path,
+        &times,
+        AtFlags::SYMLINK_NOFOLLOW,
+    )?)
 }
 
 /// truncate(2): by path, with no open file.
