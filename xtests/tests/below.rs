@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::calls::errno;
+use xtests::support::calls::refused;
 use xtests::support::checks::holds;
 use xtests::support::command::{output, succeed};
 use xtests::support::mount::{Leftover, thrufs};
@@ -309,8 +309,7 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
             }
             listed.sort();
             ensure!(listed == names, "{option}: {listed:?}");
-            let errno = errno(std::fs::metadata(m.path("dead")));
-            ensure!(errno == Some(libc::ENOTCONN), "{option}: {errno:?}");
+            refused(std::fs::metadata(m.path("dead")), libc::ENOTCONN).context(option)?;
             m.unmount()?;
         }
         Ok(())

@@ -8,11 +8,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::support::calls::chmod;
+use xtests::support::calls::{chmod, refused};
 use xtests::support::checks::holds;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
@@ -318,12 +317,8 @@ fn create_by_an_owner_outside_the_maps_is_refused_and_not_done_as_root() -> Outc
         let made = m.source("all/inside").metadata()?;
         ensure!((made.uid(), made.gid()) == (100_999, 100_999), "{made:?}");
         for (uid, gid) in [(1000, 999), (999, 1000), (1000, 1000)] {
-            let refused = User::new(uid, gid).act(|| Ok(File::create(file("outside")).err()))?;
-            let error = refused.and_then(|error| error.raw_os_error());
-            ensure!(
-                error == Some(Errno::EOVERFLOW as i32),
-                "{uid}:{gid}: {error:?}"
-            );
+            let made = User::new(uid, gid).act(|| Ok(File::create(file("outside"))))?;
+            refused(made, libc::EOVERFLOW).with_context(|| format!("{uid}:{gid}"))?;
             ensure!(!m.source("all/outside").exists(), "made by whom?");
         }
         Ok(())

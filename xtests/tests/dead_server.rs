@@ -10,8 +10,8 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use xtests::support::calls::errno;
-use xtests::support::checks::holds;
+use xtests::support::calls::{errno, refused};
+use xtests::support::checks::{holds, mentions};
 use xtests::support::mount_table::{is_mounted, stat_error};
 use xtests::support::operator;
 use xtests::support::process::state;
@@ -54,8 +54,7 @@ fn check_dead(m: &Mount) -> Outcome {
         let errno = stat_error(&m.path(name));
         ensure!(errno == Some(libc::ENOTCONN), "stat of '{name}': {errno:?}");
     }
-    let errno = errno(std::fs::read_dir(m.dir()));
-    ensure!(errno == Some(libc::ENOTCONN), "readdir: {errno:?}");
+    refused(std::fs::read_dir(m.dir()), libc::ENOTCONN).context("readdir")?;
     operator::umount(m.dir())
 }
 
@@ -141,8 +140,7 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
             })?;
             ensure!(code.is_err(), "{options:?}: a killed daemon has no code");
             wait_until("the connection to be gone", SOON, || {
-                let errno = errno(std::fs::read_dir(m.dir()));
-                Ok(errno == Some(libc::ENOTCONN))
+                Ok(errno(std::fs::read_dir(m.dir())) == Some(libc::ENOTCONN))
             })?;
             check_dead(&m).with_context(|| format!("{options:?}"))?;
         }
@@ -284,17 +282,9 @@ fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcom
         .filter(|line| line.starts_with("<27>"))
         .collect();
     let of_death: Vec<&&str> = errors.iter().filter(|line| line.contains(death)).collect();
-    ensure!(
-        of_death.len() == 1,
-        "told {} times:\n{told}",
-        of_death.len()
-    );
+    ensure!(of_death.len() == 1, "not told once:\n{told}");
     for wanted in ["thrufs[", "answers ENOTCONN", "thrufs umount"] {
-        ensure!(
-            of_death[0].contains(wanted),
-            "no '{wanted}': {}",
-            of_death[0]
-        );
+        mentions(of_death[0], wanted)?;
     }
     if has_supervisor {
         // At this level it had said what INIT negotiated.

@@ -8,15 +8,13 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use rustix::fs::{Dir, FileType, OFlags};
 use xtests::support::calls::refused;
+use xtests::support::checks::equal;
 use xtests::support::{Mount, Outcome, on_mount};
 
 fn open(path: &Path) -> Result<Dir> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(Dir::new(rustix::fs::open(
-        path,
-        flags,
-        rustix::fs::Mode::empty(),
-    )?)?)
+    let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    Ok(Dir::new(opened)?)
 }
 
 /// The next name and the position after it.
@@ -25,10 +23,8 @@ fn next(dir: &mut Dir) -> Result<Option<(String, i64)>> {
         return Ok(None);
     };
     let entry = entry?;
-    Ok(Some((
-        entry.file_name().to_string_lossy().into_owned(),
-        entry.offset(),
-    )))
+    let name = entry.file_name().to_string_lossy().into_owned();
+    Ok(Some((name, entry.offset())))
 }
 
 fn rest(dir: &mut Dir) -> Result<Vec<String>> {
@@ -109,19 +105,11 @@ fn seekdir_to_every_told_position_continues_there() -> Outcome {
         ensure!(told.len() == 1002);
         for index in (0..told.len() - 1).rev().step_by(37) {
             dir.seek(told[index].1)?;
-            let after = next(&mut dir)?.map(|(name, _)| name);
-            ensure!(
-                after.as_ref() == Some(&told[index + 1].0),
-                "after {}: {after:?}",
-                told[index].0
-            );
+            let after = next(&mut dir)?;
+            equal(&told[index].0, after.as_ref(), told.get(index + 1))?;
         }
         dir.seek(told[1001].1)?;
-        ensure!(
-            next(&mut dir)?.is_none(),
-            "something comes after the last entry"
-        );
-        Ok(())
+        equal("after the last entry", next(&mut dir)?, None)
     })
 }
 
@@ -135,16 +123,10 @@ fn rewinddir_after_changes_shows_them() -> Outcome {
         std::fs::remove_file(m.path("entry-number-000050"))?;
         dir.rewind();
         let names = rest(&mut dir)?;
-        ensure!(
-            names.contains(&"added".to_owned()),
-            "the new entry is not there"
-        );
-        ensure!(
-            !names.contains(&"entry-number-000050".to_owned()),
-            "the removed entry is there"
-        );
-        ensure!(names.len() == 102);
-        Ok(())
+        let has = |wanted| names.iter().any(|name| name == wanted);
+        ensure!(has("added"), "the new entry is not there");
+        ensure!(!has("entry-number-000050"), "the removed entry is there");
+        equal("names", names.len(), 102)
     })
 }
 

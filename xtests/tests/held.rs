@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags};
-use xtests::support::calls::open_wronly;
+use xtests::support::calls::{open_wronly, refused};
 use xtests::support::checks::holds;
 use xtests::support::command::succeed;
 use xtests::support::threads::in_threads;
@@ -435,8 +435,7 @@ fn write_on_a_source_that_is_full_of_a_held_file_is_enospc() -> Outcome {
         std::fs::write(m.path("held"), vec![7; 3 << 20])?;
         let held = hold(&m.path("held"))?;
         std::fs::remove_file(m.path("held"))?;
-        let error = std::fs::write(m.path("f"), vec![7; 3 << 20]).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENOSPC), "{error}");
+        refused(std::fs::write(m.path("f"), vec![7; 3 << 20]), libc::ENOSPC)?;
         holds(link(&held), vec![7; 3 << 20])?;
         drop(held);
         std::fs::write(m.path("f"), vec![7; 3 << 20])?;

@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::refused;
-use xtests::support::checks::holds;
+use xtests::support::checks::{holds, mentions};
 use xtests::support::command::{output, said, succeed};
 use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
@@ -112,10 +112,9 @@ fn umount_by_each_program_ends_the_daemon() -> Outcome {
         ];
         for words in programs {
             let mut m = mounted()?;
-            let program = if words[0] == "thrufs" {
-                thrufs()?
-            } else {
-                words[0].into()
+            let program = match words[0] {
+                "thrufs" => thrufs()?,
+                other => other.into(),
             };
             succeed(Command::new(program).args(&words[1..]).arg(m.dir()))?;
             wait_for_unmounted(m.dir())?;
@@ -131,10 +130,8 @@ fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
     case(|| {
         let mut m = mounted()?;
         kill(m.pid()?, Signal::SIGKILL)?;
-        ensure!(
-            m.wait_for_daemon().is_err(),
-            "a killed daemon has no exit code"
-        );
+        // A killed daemon has no exit code.
+        ensure!(m.wait_for_daemon().is_err());
         refused(std::fs::read(m.path("f")), libc::ENOTCONN)?;
         operator::umount(m.dir())
     })
@@ -170,25 +167,14 @@ fn mount_that_cannot_start_names_the_reason_and_leaves_nothing() -> Outcome {
         for (paths, options, named) in cases {
             for foreground in [false, true] {
                 let mut mount = Command::new("timeout");
-                mount
-                    .arg("10")
-                    .arg(thrufs()?)
-                    .arg("mount")
-                    .args(options)
-                    .args(paths);
+                mount.arg("10").arg(thrufs()?).arg("mount");
+                mount.args(options).args(paths);
                 let result = output(mount.args(foreground.then_some("-f")))?;
-                ensure!(!result.status.success(), "{paths:?} {options:?}: success");
-                ensure!(
-                    result.status.code() != Some(124),
-                    "{paths:?} {options:?}: hangs"
-                );
-                let text = said(&result);
-                ensure!(
-                    text.contains(named),
-                    "{paths:?} {options:?}: {named} is not in:\n{text}"
-                );
-                ensure!(!text.contains("panicked"), "{text}");
-                ensure!(!is_mounted(&dir), "{paths:?} {options:?}: left mounted");
+                let (status, text) = (result.status, said(&result));
+                let told = format!("{paths:?} {options:?}: {status}\n{text}");
+                ensure!(!status.success() && status.code() != Some(124), "{told}");
+                ensure!(text.contains(named) && !text.contains("panicked"), "{told}");
+                ensure!(!is_mounted(&dir), "left mounted: {told}");
             }
         }
         Ok(())
@@ -202,12 +188,9 @@ fn mount_shows_type_source_and_safe_flags() -> Outcome {
         let line = mount_line(m.dir()).unwrap_or_default();
         let source = m.source("");
         let source = source.to_str().unwrap_or_default().trim_end_matches('/');
-        ensure!(
-            line.contains(&format!(" - fuse.thrufs {source} ")),
-            "{line}"
-        );
+        mentions(&line, &format!(" - fuse.thrufs {source} "))?;
         for flag in ["nosuid", "nodev", "allow_other", "default_permissions"] {
-            ensure!(line.contains(flag), "{flag}: {line}");
+            mentions(&line, flag)?;
         }
         m.unmount()
     })
@@ -228,21 +211,14 @@ fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
         for name in ["mount.thrufs", "mount.fuse.thrufs"] {
             let program = helper(&s, name)?;
             let (source, dir) = (s.source(), s.mountpoint());
-            succeed(
-                Command::new(&program)
-                    .args([&source, &dir])
-                    .args(["-o", options]),
-            )?;
+            let mut after = Command::new(&program);
+            succeed(after.args([&source, &dir]).args(["-o", options]))?;
             holds(dir.join("f"), b"content")?;
-            ensure!(
-                mount_line(&dir).unwrap_or_default().contains("noatime"),
-                "{name}: noatime"
-            );
+            mentions(&mount_line(&dir).unwrap_or_default(), "noatime").context(name)?;
             succeed(Command::new("umount").arg(&dir))?;
             let mut before = Command::new(&program);
             succeed(before.args(["-o", "ro,xattr"]).args([&source, &dir]))?;
-            let error = std::fs::write(dir.join("g"), "").unwrap_err();
-            ensure!(error.raw_os_error() == Some(libc::EROFS), "{name}: {error}");
+            refused(std::fs::write(dir.join("g"), ""), libc::EROFS).context(name)?;
             succeed(Command::new("umount").arg(&dir))?;
         }
         Ok(())
@@ -260,10 +236,8 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
         let program = std::fs::canonicalize(thrufs()?)?;
         let device = format!("{}#{}", program.display(), s.source().display());
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "fuse", "-o", "nofail,cache=never", &device])
-            .arg(s.mountpoint());
-        succeed(&mut mount)?;
+        mount.args(["-t", "fuse", "-o", "nofail,cache=never", &device]);
+        succeed(mount.arg(s.mountpoint()))?;
         holds(s.mountpoint().join("f"), b"content")?;
         let line = mount_line(&s.mountpoint()).unwrap_or_default();
         ensure!(line.contains(" - fuse.thrufs "), "{line}");

@@ -6,7 +6,8 @@ use std::process::{Command, Output};
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
-use xtests::support::calls::errno;
+use xtests::support::calls::refused;
+use xtests::support::checks::equal;
 use xtests::support::command::{output, said_on_stderr};
 use xtests::support::mount::{Leftover, is_native};
 use xtests::support::mount_table::{abort, is_mounted};
@@ -94,26 +95,22 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
     let m = Mounted::new(&source, &dir, options)?;
     let (found, done) = walk(&["find"], &dir, &[&m])?;
     ensure!(done.status.success(), "find: {}", said_on_stderr(&done));
-    let shown: Vec<&str> = found
+    let shown = found
         .iter()
-        .filter_map(|path| path.strip_prefix(dir.to_str()?))
-        .collect();
-    ensure!(
-        shown == ["", "/a", "/a/mnt", "/a/mnt/covered", "/f"],
-        "find: {shown:?}"
-    );
+        .filter_map(|path| path.strip_prefix(dir.to_str()?));
+    let wanted = ["", "/a", "/a/mnt", "/a/mnt/covered", "/f"];
+    equal("find", shown.collect::<Vec<_>>(), wanted.to_vec())?;
     let (_, done) = walk(&["ls", "-lR"], &dir, &[&m])?;
     ensure!(done.status.success(), "ls: {}", said_on_stderr(&done));
     let (_, done) = walk(&["rm", "-r"], &dir.join("a"), &[&m])?;
     // As natively: what is mounted on is busy.
-    ensure!(
-        said_on_stderr(&done).contains("busy"),
-        "rm: {}",
-        said_on_stderr(&done)
-    );
+    let said = said_on_stderr(&done);
+    ensure!(said.contains("busy"), "rm: {said}");
     ensure!(is_mounted(&dir), "rm unmounted");
-    let errno = errno(std::fs::rename(dir.join("a/mnt"), dir.join("other")));
-    ensure!(errno == Some(libc::EBUSY), "rename: {errno:?}");
+    refused(
+        std::fs::rename(dir.join("a/mnt"), dir.join("other")),
+        libc::EBUSY,
+    )?;
     m.unmount()?;
     ensure!(dir.is_dir() && !dir.join("covered").exists(), "what rm did");
     Ok(())
@@ -131,11 +128,7 @@ fn mountpoint_below_the_root_shows_what_it_covers() -> Outcome {
             let m = Mounted::new(Path::new("/"), &dir, options)?;
             let inside = dir.join(dir.strip_prefix("/")?);
             let (found, done) = walk(&["find"], &inside, &[&m])?;
-            ensure!(
-                done.status.success(),
-                "{options:?}: {}",
-                said_on_stderr(&done)
-            );
+            ensure!(done.status.success(), "{}", said_on_stderr(&done));
             ensure!(found.len() == 2, "{options:?}: {found:?}");
             ensure!(found[1].ends_with("/mnt/covered"), "{options:?}: {found:?}");
             m.unmount()?;
@@ -192,16 +185,11 @@ fn circle(scratch: &Scratch, options: &[&str], sees_all: bool) -> Outcome {
         }
     }
     // What was mounted before is entered: z's mount shows what is in y's.
-    ensure!(
-        c.0.join("y/f").exists() && c.0.join("y/x/f").exists(),
-        "the older mounts"
-    );
+    ensure!(c.0.join("y/f").exists() && c.0.join("y/x/f").exists());
     if sees_all {
         let (_, done) = walk(&["rm", "-r"], &c.0, &all)?;
-        ensure!(
-            !said_on_stderr(&done).is_empty(),
-            "what is mounted on was removed"
-        );
+        let told = said_on_stderr(&done);
+        ensure!(!told.is_empty(), "what is mounted on was removed");
         ensure!(!path("z/f").exists(), "rm did nothing");
     }
     c.unmount()?;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
-use xtests::support::calls::{map_shared, open, open_append};
+use xtests::support::calls::{map_shared, open, open_append, refused};
 use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::threads::beside;
@@ -52,25 +52,15 @@ fn mmap_of_a_file_under_direct_io_is_shared_only_where_that_is_asked_for() -> Ou
             std::fs::write(m.source("f"), pages(1))?;
             let file = open(&m.path("f"), 0)?;
             let len = NonZeroUsize::new(PAGE).expect("not 0");
-            let shared = SharedMapping::new(&file, len).err();
-            ensure!(
-                shared.and_then(|error| error.raw_os_error()) == Some(libc::ENODEV),
-                "{cache}: mapped shared"
-            );
+            refused(SharedMapping::new(&file, len), libc::ENODEV).context(cache)?;
             let private = Mapping::of_file(&file, PAGE, false, false)?;
-            let seen = private.span(0..PAGE)?.load()?;
-            ensure!(seen == pages(1), "{cache}: mapped privately");
-            Ok(())
+            same_bytes(cache, private.span(0..PAGE)?.load()?, pages(1))
         })?;
         on_mount(&[cache, ALLOW_MMAP], |m| {
             let (_file, mapping) = prepared(m, "f", 1)?;
             mapping.write(0, b"stored")?;
             mapping.sync()?;
-            ensure!(
-                std::fs::read(m.source("f"))?.starts_with(b"stored"),
-                "{cache}"
-            );
-            Ok(())
+            same_bytes(cache, &std::fs::read(m.source("f"))?[..6], b"stored")
         })?;
     }
     Ok(())

@@ -38,8 +38,7 @@ fn check(source: &Path, dir: &Path) -> Outcome {
     );
     kill(server, Signal::SIGKILL)?;
     wait_until("the mount to be dead", SOON, || {
-        let errno = errno(std::fs::read_dir(dir));
-        Ok(errno == Some(libc::ENOTCONN))
+        Ok(errno(std::fs::read_dir(dir)) == Some(libc::ENOTCONN))
     })?;
     run(&["mount", "--replace-dead"], &[source, dir])?;
     ensure!(is_mounted(dir), "it is not mounted again");

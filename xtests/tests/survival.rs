@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::calls::{errno, open_rdwr, open_wronly};
-use xtests::support::checks::holds;
+use xtests::support::calls::{errno, open_rdwr, open_wronly, refused};
+use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::command::{output, said_on_stderr};
 use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{
@@ -61,35 +61,27 @@ fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once()
             for (index, count) in acknowledged.iter().enumerate() {
                 let file = File::create(m.path(&format!("w{index}")))?;
                 scope.spawn(move || {
-                    while file
-                        .write_all_at(&[7; BLOCK], count.load(Ordering::SeqCst))
-                        .is_ok()
-                    {
+                    let write = |at| file.write_all_at(&[7; BLOCK], at).is_ok();
+                    while write(count.load(Ordering::SeqCst)) {
                         count.fetch_add(BLOCK as u64, Ordering::SeqCst);
                     }
                 });
             }
+            let writes = |count: &AtomicU64| count.load(Ordering::SeqCst) > 1 << 20;
             wait_until("the writers to write", SOON, || {
-                Ok(acknowledged
-                    .iter()
-                    .all(|count| count.load(Ordering::SeqCst) > 1 << 20))
+                Ok(acknowledged.iter().all(writes))
             })?;
             kill(m.pid()?, Signal::SIGKILL)?;
             Ok(())
         })?;
-        ensure!(
-            m.wait_for_daemon().is_err(),
-            "a killed daemon has no exit code"
-        );
+        // A killed daemon has no exit code.
+        ensure!(m.wait_for_daemon().is_err());
         wait_for_dead(m.dir())?;
         for (index, count) in acknowledged.iter().enumerate() {
             let written = std::fs::read(m.source(&format!("w{index}")))?;
             let count = usize::try_from(count.load(Ordering::SeqCst))?;
             ensure!(written.len() >= count, "{} of {count} bytes", written.len());
-            ensure!(
-                written[..count].iter().all(|byte| *byte == 7),
-                "wrong bytes"
-            );
+            same_bytes(index, &written[..count], vec![7; count])?;
         }
         remount(&m.source(""), m.dir())
     })
@@ -104,10 +96,8 @@ fn mount_on_a_dead_mount_names_both_remedies() -> Outcome {
         wait_for_dead(m.dir())?;
         let refused = output(mount_command()?.args([&m.source(""), m.dir()]))?;
         let text = said_on_stderr(&refused);
-        ensure!(
-            !refused.status.success() && text.contains("thrufs umount"),
-            "{text}"
-        );
+        ensure!(!refused.status.success(), "{text}");
+        ensure!(text.contains("thrufs umount"), "{text}");
         ensure!(text.contains("--replace-dead"), "{text}");
         remount(&m.source(""), m.dir())
     })
@@ -127,10 +117,7 @@ fn replace_dead_leaves_what_lives_or_is_not_thrufs() -> Outcome {
         scratch.mount_tmpfs(&scratch.mountpoint())?;
         let before = mount_line(&scratch.mountpoint());
         remount_over(&scratch.source(), &scratch.mountpoint())?;
-        ensure!(
-            mount_line(&scratch.mountpoint()) == before,
-            "the tmpfs is gone"
-        );
+        equal("the tmpfs", mount_line(&scratch.mountpoint()), before)?;
         scratch.unmount_last()
     })
 }
@@ -173,10 +160,8 @@ fn abort_by_fusectl_ends_the_daemon_and_the_place_is_free_again() -> Outcome {
         let mut m = mounted()?;
         let open = File::open(m.path("f"))?;
         abort(m.dir());
-        ensure!(
-            std::fs::metadata(m.path("g")).is_err(),
-            "a request after the abort succeeds"
-        );
+        let asked = std::fs::metadata(m.path("g"));
+        ensure!(asked.is_err(), "a request after the abort succeeds");
         check_given_up(&mut m, "an abort by /sys/fs/fuse/connections/")?;
         ensure!(!m.log().contains("panicked"), "{}", m.log());
         drop(open);
@@ -198,8 +183,10 @@ fn request_without_an_answer_for_the_timeout_ends_the_mount() -> Outcome {
             Ok(std::fs::read_to_string(REQUEST_TIMEOUT)? == before)
         })?;
         // The kernel checks every 15 seconds.
-        let error = errno(std::fs::write(m.path("new"), "never answered"));
-        ensure!(error == Some(libc::ECONNABORTED), "{error:?}");
+        refused(
+            std::fs::write(m.path("new"), "never answered"),
+            libc::ECONNABORTED,
+        )?;
         check_given_up(&mut m, "--request-timeout=15")?;
         remount(&m.source(""), m.dir())
     })
@@ -225,6 +212,13 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
     })
 }
 
+fn refuses_names(removed: &Path) -> Outcome {
+    let error = errno(std::fs::write(removed.join("g"), ""));
+    let is_gone = matches!(error, Some(libc::ENOENT | libc::ESTALE));
+    ensure!(is_gone, "{error:?}");
+    Ok(())
+}
+
 #[test]
 fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
     on_daemon(&[], |m| {
@@ -236,23 +230,14 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
         open.read_to_string(&mut text)?;
         ensure!(text == "content", "{text:?}");
         open.write_all(b"more")?;
-        let error = errno(std::fs::write(m.path("d/g"), ""));
-        ensure!(
-            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
-            "{error:?}"
-        );
+        refuses_names(&m.path("d"))?;
         if m.scratch().is_whole() {
             // A mount point cannot be removed.
             return Ok(());
         }
         // Everything below SOURCE, and SOURCE itself.
         std::fs::remove_dir_all(m.source(""))?;
-        let error = errno(std::fs::write(m.path("g"), ""));
-        ensure!(
-            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
-            "{error:?}"
-        );
-        Ok(())
+        refuses_names(m.dir())
     })
 }
 
@@ -272,9 +257,8 @@ fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
         };
         std::fs::write(m.path("f"), "content")?;
         remount("ro")?;
-        let error = errno(std::fs::write(m.path("f"), "other"));
-        ensure!(error == Some(libc::EROFS), "{error:?}");
-        ensure!(errno(File::create(m.path("g"))) == Some(libc::EROFS));
+        refused(std::fs::write(m.path("f"), "other"), libc::EROFS)?;
+        refused(File::create(m.path("g")), libc::EROFS)?;
         holds(m.path("f"), b"content")?;
         remount("rw")?;
         std::fs::write(m.path("f"), "other")?;
@@ -287,7 +271,7 @@ fn source_full_gives_enospc_and_takes_writes_again() -> Outcome {
     on_backing(Backing::Ext4(16), &[], |m| {
         let filled = (0..64)
             .try_for_each(|index| std::fs::write(m.path(&format!("f{index}")), vec![7; 1 << 20]));
-        ensure!(errno(filled) == Some(libc::ENOSPC));
+        refused(filled, libc::ENOSPC)?;
         for index in 0..4 {
             std::fs::remove_file(m.path(&format!("f{index}")))?;
         }
@@ -310,8 +294,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         let size = file.metadata()?.len();
         file.set_len(64 << 10)?;
         m.drop_caches()?;
-        let read = errno(open.read_exact_at(&mut vec![0; 8 << 20], 0));
-        ensure!(read == Some(libc::EIO), "{read:?}");
+        refused(open.read_exact_at(&mut vec![0; 8 << 20], 0), libc::EIO)?;
         // The mount itself still answers.
         ensure!(std::fs::metadata(m.dir())?.is_dir());
         file.set_len(size)?;

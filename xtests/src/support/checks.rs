@@ -18,6 +18,12 @@ pub fn equal<T: Debug + PartialEq>(what: impl Display, got: T, wanted: T) -> Out
     Ok(())
 }
 
+/// A text contains another.
+pub fn mentions(text: &str, wanted: &str) -> Outcome {
+    ensure!(text.contains(wanted), "no {wanted} in: {text}");
+    Ok(())
+}
+
 /// Bytes are the wanted ones.
 pub fn same_bytes(what: impl Display, got: impl AsRef<[u8]>, wanted: impl AsRef<[u8]>) -> Outcome {
     let (got, wanted) = (got.as_ref(), wanted.as_ref());
