@@ -1,4 +1,4 @@
-//! System calls as a test wants them: those that neither std nor rustix has, as std would have them (a test
+//! System calls as a test wants them: as std would have them where it has none of them or a long one (a test
 //! uses one of nix and rustix), and those whose failure skips the test.
 
 use std::fs::File;
@@ -8,7 +8,9 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
@@ -65,18 +67,10 @@ pub fn open_append(path: impl AsRef<Path>) -> io::Result<File> {
 /// # Errors
 /// Of the call.
 pub fn set_times(path: &Path, accessed: (i64, i64), changed: (i64, i64)) -> io::Result<()> {
-    let [last_access, last_modification] =
-        [accessed, changed].map(|(tv_sec, tv_nsec)| Timespec { tv_sec, tv_nsec });
-    let times = Timestamps {
-        last_access,
-        last_modification,
-    };
-    Ok(rustix::fs::utimensat(
-        CWD,
-        path,
-        &times,
-        AtFlags::SYMLINK_NOFOLLOW,
-    )?)
+    let [accessed, changed] =
+        [accessed, changed].map(|(seconds, nanoseconds)| TimeSpec::new(seconds, nanoseconds));
+    let flag = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(AT_FDCWD, path, &accessed, &changed, flag)?)
 }
 
 /// truncate(2): by path, with no open file.
