@@ -5,6 +5,7 @@
 //! suites and checks of the binary use the same mounts.
 
 pub mod calls;
+pub mod checks;
 pub mod command;
 pub mod daemon_fixture;
 pub mod install;
@@ -14,6 +15,7 @@ pub mod kernel_trace;
 pub mod lock_holder;
 pub mod mount;
 pub mod mount_table;
+pub mod operator;
 pub mod peers;
 pub mod process;
 pub mod random;
@@ -22,7 +24,9 @@ pub mod scratch;
 mod shutdown_wait;
 pub mod skip;
 pub mod stdout;
+pub mod stuck_notification;
 pub mod syscall_trace;
+pub mod threads;
 pub mod trees;
 pub mod user;
 pub mod wait;

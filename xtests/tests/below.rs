@@ -6,12 +6,16 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::refused;
+use xtests::support::checks::holds;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::operator;
+use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case};
 
@@ -38,7 +42,7 @@ fn with_disk(propagation: MsFlags, options: &[&str]) -> Result<Mount> {
 fn look_at_all(m: &Mount) -> Outcome {
     succeed(Command::new("ls").arg("-lR").arg(m.path("disk")))?;
     for name in ["f", "d/f", "d/e/f"] {
-        ensure!(std::fs::read(m.path("disk").join(name))? == b"content");
+        holds(m.path("disk").join(name), b"content")?;
     }
     for name in ["none", "d/none", "d/e/none"] {
         ensure!(!m.path("disk").join(name).exists());
@@ -124,7 +128,7 @@ fn umount_of_a_disk_below_source_is_busy_for_as_long_as_it_is_used() -> Outcome 
             ensure!(errno == Some(Errno::EBUSY), "in use: {errno:?}");
             Ok(start.elapsed() > Duration::from_millis(1500))
         })?;
-        ensure!(std::fs::read(m.path("disk/d/e/f"))? == b"content");
+        holds(m.path("disk/d/e/f"), b"content")?;
         let cwd = format!("/proc/{}/cwd", stands.0.id());
         ensure!(
             std::fs::read_link(cwd)? == m.path("disk/d/e"),
@@ -147,7 +151,7 @@ fn umount_of_source_is_refused_for_as_long_as_it_is_served() -> Outcome {
             std::fs::write(m.path("f"), "content")?;
             let errno = umount2(&m.source(""), MntFlags::empty()).err();
             ensure!(errno == Some(Errno::EBUSY), "{sandbox}: {errno:?}");
-            ensure!(std::fs::read(m.path("f"))? == b"content");
+            holds(m.path("f"), b"content")?;
             m.unmount()?;
         }
         Ok(())
@@ -205,13 +209,7 @@ fn status_and_log_say_what_became_of_source() -> Outcome {
             &["--sandbox=none"],
             &["--sandbox=none", "--seccomp=none"],
         ];
-        std::thread::scope(|scope| {
-            let checks = sandboxes.map(|options| scope.spawn(|| check_troubles(options)));
-            checks.into_iter().try_for_each(|check| {
-                let checked = check.join();
-                checked.map_err(|_| anyhow!("the test panicked"))?
-            })
-        })
+        in_threads(sandboxes.len(), |index| check_troubles(sandboxes[index]))
     })
 }
 
@@ -253,7 +251,7 @@ fn status_of_a_private_source_names_what_the_sandbox_holds() -> Outcome {
             ensure!(lines.len() == 2, "{option}: {lines:?}");
             let held = lines[1].starts_with("/disk is unmounted outside");
             ensure!(held, "{option}: {lines:?}");
-            ensure!(std::fs::read(m.path("disk/f"))? == b"content");
+            holds(m.path("disk/f"), b"content")?;
             let status = m.status()?;
             ensure!(status["source_state"]["held"][0] == "disk", "{status}");
             m.unmount()?;
@@ -271,13 +269,9 @@ fn umount_of_source_right_after_thrufs_umount_succeeds() -> Outcome {
                 let scratch = Scratch::new(Backing::Tmpfs)?;
                 let dir = scratch.mountpoint();
                 let _leftover = Leftover(dir.clone());
-                let mut mount = Command::new(thrufs()?);
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .arg(format!("--sandbox={sandbox}"));
-                succeed(mount.args([scratch.source(), dir.clone()]))?;
-                succeed(Command::new(thrufs()?).arg("umount").arg(&dir))?;
+                let sandbox = format!("--sandbox={sandbox}");
+                operator::mount(&scratch.source(), &dir, &[&sandbox])?;
+                operator::umount(&dir)?;
                 umount2(&scratch.source(), MntFlags::empty()).context("umount of SOURCE")?;
             }
         }
@@ -302,7 +296,6 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
         scratch.adopt(&dead);
         kill(inner.pid()?, Signal::SIGKILL)?;
         ensure!(inner.wait_for_daemon().is_err());
-        let _leftover = Leftover(inner.dir().to_owned());
         for option in ["--cache=auto", "--no-readdirplus"] {
             let m = Mount::of(
                 Scratch::sharing(scratch.source())?,
@@ -316,10 +309,7 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
             }
             listed.sort();
             ensure!(listed == names, "{option}: {listed:?}");
-            let errno = std::fs::metadata(m.path("dead"))
-                .err()
-                .and_then(|error| error.raw_os_error());
-            ensure!(errno == Some(libc::ENOTCONN), "{option}: {errno:?}");
+            refused(std::fs::metadata(m.path("dead")), libc::ENOTCONN).context(option)?;
             m.unmount()?;
         }
         Ok(())

@@ -9,6 +9,7 @@ use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::uring;
 use xtests::support::calls::open_rdwr;
+use xtests::support::checks::{equal, same_bytes};
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
@@ -38,19 +39,13 @@ fn write_on_one_mount_is_read_on_the_other_at_once() -> Outcome {
                 model.resize(model.len().max(offset + len), 0);
                 model[offset..offset + len].copy_from_slice(&data);
             }
-            let seen = files[reader].metadata()?.len();
-            ensure!(
-                seen == model.len() as u64,
-                "step {step}: size {seen}, {}",
-                model.len()
-            );
+            let seen = files[reader].metadata()?.len() as usize;
+            equal(format!("size in step {step}"), seen, model.len())?;
             let (at, len) = (random.below(model.len() + 1), random.below(50_000));
             let mut buffer = vec![0; len];
             let read = files[reader].read_at(&mut buffer, at as u64)?;
-            ensure!(
-                buffer[..read] == model[at..at + read],
-                "step {step}: stale bytes at {at}"
-            );
+            let what = format!("step {step} at {at}");
+            same_bytes(what, &buffer[..read], &model[at..at + read])?;
         }
         drop(files);
         second.unmount()?;
@@ -69,10 +64,8 @@ fn names_made_on_one_mount_exist_on_the_other_at_once() -> Outcome {
             std::fs::write(first.path(&name), "x")?;
             ensure!(second.path(&name).exists(), "{name} is not there");
             std::fs::rename(second.path(&name), second.path(&moved))?;
-            ensure!(
-                !first.path(&name).exists() && first.path(&moved).exists(),
-                "{name} not moved"
-            );
+            let seen = [&name, &moved].map(|name| first.path(name).exists());
+            equal("the old and the new name", seen, [false, true])?;
             std::fs::remove_file(first.path(&moved))?;
             ensure!(!second.path(&moved).exists(), "{moved} is still there");
         }

@@ -8,11 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::support::calls::chmod;
+use xtests::support::calls::{chmod, refused};
+use xtests::support::checks::holds;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
 use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
@@ -97,7 +97,7 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
             ensure!(!same, "the {kind} namespace is the host's");
         }
         // Its root is SOURCE, and its mount namespace has nothing else.
-        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        holds(format!("/proc/{pid}/root/f"), b"content")?;
         let mounts = std::fs::read_to_string(format!("/proc/{pid}/mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
         ensure!(mounts.contains("nosuid,nodev"), "{mounts}");
@@ -129,7 +129,7 @@ fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
         let pid = m.server_pid()?;
         std::fs::write(m.path("f"), "content")?;
         check_privileges(pid, &kept(m.scratch(), &[]))?;
-        ensure!(std::fs::read(format!("/proc/{pid}/root/f"))? == b"content");
+        holds(format!("/proc/{pid}/root/f"), b"content")?;
         ensure!(namespace(pid, "mnt")? == namespace(Pid::this(), "mnt")?);
         Ok(())
     })
@@ -257,7 +257,6 @@ fn break_out_by_a_forbidden_system_call_ends_the_server() -> Outcome {
 fn supervisor_killed_takes_the_server_along() -> Outcome {
     case(|| {
         let mut m = Mount::new(Backing::Here, &[])?;
-        let _leftover = Leftover(m.dir().to_owned());
         let server = m.server_pid()?;
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err(), "it was killed");
@@ -318,12 +317,8 @@ fn create_by_an_owner_outside_the_maps_is_refused_and_not_done_as_root() -> Outc
         let made = m.source("all/inside").metadata()?;
         ensure!((made.uid(), made.gid()) == (100_999, 100_999), "{made:?}");
         for (uid, gid) in [(1000, 999), (999, 1000), (1000, 1000)] {
-            let refused = User::new(uid, gid).act(|| Ok(File::create(file("outside")).err()))?;
-            let error = refused.and_then(|error| error.raw_os_error());
-            ensure!(
-                error == Some(Errno::EOVERFLOW as i32),
-                "{uid}:{gid}: {error:?}"
-            );
+            let made = User::new(uid, gid).act(|| Ok(File::create(file("outside"))))?;
+            refused(made, libc::EOVERFLOW).with_context(|| format!("{uid}:{gid}"))?;
             ensure!(!m.source("all/outside").exists(), "made by whom?");
         }
         Ok(())

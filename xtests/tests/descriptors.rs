@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use xtests::support::calls::refused;
+use xtests::support::checks::equal;
 use xtests::support::command::succeed;
+use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_daemon, on_mount};
 
@@ -140,17 +143,16 @@ fn open_beyond_the_daemon_s_descriptors_is_enfile_and_the_rest_is_served() -> Ou
     on_daemon(&["--rlimit-nofile=256"], |m| {
         std::fs::write(m.path("f"), "content")?;
         let mut files = Vec::new();
-        let refused = loop {
+        let error = loop {
             match File::open(m.path("f")) {
                 Ok(file) => files.push(file),
                 Err(error) => break error,
             }
             ensure!(files.len() < 256, "more files than descriptors");
         };
-        ensure!(refused.raw_os_error() == Some(libc::ENFILE), "{refused}");
-        ensure!(files.len() > 150, "only {} files", files.len());
-        let error = File::create(m.path("g")).unwrap_err();
         ensure!(error.raw_os_error() == Some(libc::ENFILE), "{error}");
+        ensure!(files.len() > 150, "only {} files", files.len());
+        refused(File::create(m.path("g")), libc::ENFILE)?;
         ensure!(!m.source("g").exists(), "refused, and made nevertheless");
         // All that needs no open file goes on, and close(2) is no error.
         std::fs::rename(m.path("f"), m.path("h"))?;
@@ -178,23 +180,13 @@ fn reading_and_writing_much_leaves_memory_bounded() -> Outcome {
 /// Writes and reads so much, by two programs.
 fn much(m: &Mount, mib: usize) -> Outcome {
     m.require_mount()?;
-    std::thread::scope(|scope| {
-        let halves = [0, 1].map(|half| {
-            scope.spawn(move || -> Outcome {
-                let mut block = vec![7; 1 << 20];
-                let path = m.path(&format!("f{half}"));
-                let file = File::create_new(path)?;
-                (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
-                // So that reading it is READs; all other caches stay.
-                posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
-                (0..mib / 2)
-                    .try_for_each(|at| file.read_exact_at(&mut block, (at as u64) << 20))?;
-                Ok(())
-            })
-        });
-        halves
-            .into_iter()
-            .try_for_each(|half| half.join().expect("no panic"))
+    in_threads(2, |half| {
+        let mut block = vec![7; 1 << 20];
+        let file = File::create_new(m.path(&format!("f{half}")))?;
+        (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
+        // So that reading it is READs; all other caches stay.
+        posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
+        (0..mib / 2).try_for_each(|at| Ok(file.read_exact_at(&mut block, (at as u64) << 20)?))
     })?;
     let sent = m.requests("READ")? as usize;
     ensure!(
@@ -306,14 +298,7 @@ fn listing_of_more_files_than_descriptors(threads: &[&str]) -> Outcome {
         let seen = User::new(1000, 1000).act(|| walk(m.dir()))?;
         ensure!(seen == 600, "{seen} files");
         // More clients than session threads, all of which wait.
-        std::thread::scope(|scope| {
-            let walks: Vec<_> = (0..12).map(|_| scope.spawn(|| walk(m.dir()))).collect();
-            walks.into_iter().try_for_each(|one| {
-                let seen = one.join().expect("no panic")?;
-                ensure!(seen == 600, "{seen} files");
-                Ok(())
-            })
-        })?;
+        in_threads(12, |_| equal("files", walk(m.dir())?, 600))?;
         for index in 0..300 {
             std::fs::create_dir(m.path(&format!("new{index}")))?;
             std::fs::write(m.path(&format!("new{index}/f")), "x")?;

@@ -7,15 +7,14 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{Dir, FileType, OFlags};
+use xtests::support::calls::refused;
+use xtests::support::checks::equal;
 use xtests::support::{Mount, Outcome, on_mount};
 
 fn open(path: &Path) -> Result<Dir> {
     let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-    Ok(Dir::new(rustix::fs::open(
-        path,
-        flags,
-        rustix::fs::Mode::empty(),
-    )?)?)
+    let opened = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
+    Ok(Dir::new(opened)?)
 }
 
 /// The next name and the position after it.
@@ -24,10 +23,8 @@ fn next(dir: &mut Dir) -> Result<Option<(String, i64)>> {
         return Ok(None);
     };
     let entry = entry?;
-    Ok(Some((
-        entry.file_name().to_string_lossy().into_owned(),
-        entry.offset(),
-    )))
+    let name = entry.file_name().to_string_lossy().into_owned();
+    Ok(Some((name, entry.offset())))
 }
 
 fn rest(dir: &mut Dir) -> Result<Vec<String>> {
@@ -109,18 +106,10 @@ fn seekdir_to_every_told_position_continues_there() -> Outcome {
         for index in (0..told.len() - 1).rev().step_by(37) {
             dir.seek(told[index].1)?;
             let after = next(&mut dir)?.map(|(name, _)| name);
-            ensure!(
-                after.as_ref() == Some(&told[index + 1].0),
-                "after {}: {after:?}",
-                told[index].0
-            );
+            equal(&told[index].0, after.as_ref(), Some(&told[index + 1].0))?;
         }
         dir.seek(told[1001].1)?;
-        ensure!(
-            next(&mut dir)?.is_none(),
-            "something comes after the last entry"
-        );
-        Ok(())
+        equal("after the last entry", next(&mut dir)?, None)
     })
 }
 
@@ -134,16 +123,10 @@ fn rewinddir_after_changes_shows_them() -> Outcome {
         std::fs::remove_file(m.path("entry-number-000050"))?;
         dir.rewind();
         let names = rest(&mut dir)?;
-        ensure!(
-            names.contains(&"added".to_owned()),
-            "the new entry is not there"
-        );
-        ensure!(
-            !names.contains(&"entry-number-000050".to_owned()),
-            "the removed entry is there"
-        );
-        ensure!(names.len() == 102);
-        Ok(())
+        let has = |wanted| names.iter().any(|name| name == wanted);
+        ensure!(has("added"), "the new entry is not there");
+        ensure!(!has("entry-number-000050"), "the removed entry is there");
+        equal("names", names.len(), 102)
     })
 }
 
@@ -193,8 +176,7 @@ fn readdir_of_a_removed_open_directory_is_empty_or_enoent() -> Outcome {
             Ok(names) => ensure!(names.iter().all(|n| n == "." || n == ".."), "{names:?}"),
             Err(error) => ensure!(error.to_string().contains("No such file"), "{error}"),
         }
-        let inside = std::fs::write(m.path("d/new"), "").unwrap_err();
-        ensure!(inside.raw_os_error() == Some(libc::ENOENT));
+        refused(std::fs::write(m.path("d/new"), ""), libc::ENOENT)?;
         Ok(())
     })
 }

@@ -10,6 +10,8 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use serde_json::Value;
+use xtests::support::calls::{map_shared, open_rdwr};
+use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::{Mount, Outcome, on_daemon};
 
@@ -48,8 +50,7 @@ fn block(at: usize) -> Vec<u8> {
 /// A file that is long enough, so that no WRITE extends it (the kernel sends those one by one).
 fn prepared(m: &Mount) -> Result<File> {
     std::fs::write(m.source("f"), vec![0; WRITERS * BLOCK])?;
-    let mut options = File::options();
-    Ok(options.read(true).write(true).open(m.path("f"))?)
+    Ok(open_rdwr(m.path("f"))?)
 }
 
 /// Sixteen write(2) at the same time, to a block each; their results.
@@ -82,7 +83,7 @@ fn write_by_sixteen_at_once_shares_flushes_and_neighbours_share_a_call() -> Outc
             ensure!(result? == BLOCK);
         }
         let expected: Vec<u8> = (0..WRITERS).flat_map(block).collect();
-        ensure!(std::fs::read(m.source("f"))? == expected, "SOURCE differs");
+        holds(m.source("f"), &expected)?;
         let writes = writes(m)?;
         ensure!(count(&writes, "requests")? == WRITERS as u64, "{writes}");
         // One alone and one for all others, unless one of them came very late.
@@ -116,17 +117,10 @@ fn flush_that_fails_is_an_error_for_every_write_that_it_was_for() -> Outcome {
         let results = write_at_once(&file);
         let failed = results.iter().filter_map(|result| result.as_ref().err());
         let errnos: Vec<_> = failed.map(std::io::Error::raw_os_error).collect();
-        ensure!(
-            errnos.iter().all(|errno| *errno == Some(libc::EIO)),
-            "{errnos:?}"
-        );
-        let writes = writes(m)?;
-        let flushes = count(&writes, "flushes")?;
-        ensure!(
-            (8..WRITERS).contains(&errnos.len()),
-            "{} WRITEs failed; {flushes} flushes passed",
-            errnos.len()
-        );
+        let failures = errnos.len();
+        equal("errnos", errnos, vec![Some(libc::EIO); failures])?;
+        let told = format!("{failures} WRITEs failed: {}", writes(m)?);
+        ensure!((8..WRITERS).contains(&failures), "{told}");
         // The second flush serves all others.
         ensure!(file.write_at(&block(3), 0)? == BLOCK);
         Ok(())
@@ -172,18 +166,14 @@ fn msync_is_flushed() -> Outcome {
     let options = ["--durability=dsync", ALLOW_MMAP];
     on_daemon(&options, |m| {
         let file = prepared(m)?;
-        let len = std::num::NonZeroUsize::new(WRITERS * BLOCK).context("not empty")?;
-        let mapping = thrufs_sys::mapping::SharedMapping::new(&file, len)?;
+        let mapping = map_shared(&file, WRITERS * BLOCK)?;
         mapping.write(BLOCK, &block(1))?;
         mapping.sync()?;
         let writes = writes(m)?;
-        ensure!(
-            count(&writes, "requests")? == count(&writes, "flushes")?,
-            "{writes}"
-        );
-        let expected = std::fs::read(m.source("f"))?;
-        ensure!(expected[BLOCK..2 * BLOCK] == block(1), "SOURCE differs");
-        Ok(())
+        let flushes = count(&writes, "flushes")?;
+        equal("flushes", flushes, count(&writes, "requests")?)?;
+        let content = std::fs::read(m.source("f"))?;
+        same_bytes("SOURCE", &content[BLOCK..2 * BLOCK], block(1))
     })
 }
 
@@ -198,7 +188,6 @@ fn fallocate_and_copy_that_cannot_be_made_durable_are_errors() -> Outcome {
         let (mut from, mut to) = (0, (4 * BLOCK) as u64);
         let copied =
             rustix::fs::copy_file_range(&file, Some(&mut from), &file, Some(&mut to), BLOCK);
-        ensure!(copied == Err(Errno::IO), "{copied:?}");
-        Ok(())
+        equal("copy_file_range", copied, Err(Errno::IO))
     })
 }

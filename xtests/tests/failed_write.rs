@@ -7,11 +7,12 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::io::Errno;
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use thrufs_sys::mapping::SharedMapping;
-use xtests::support::calls::{map_shared, open};
+use xtests::support::calls::{map_shared, open, refused};
+use xtests::support::checks::{equal, holds};
 use xtests::support::command::succeed;
 use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::mount::cache_mode;
@@ -34,16 +35,9 @@ fn content(seed: usize, len: usize) -> Vec<u8> {
 }
 
 /// The result of one write(2), as pwrite(2) reports it.
-fn write_once(file: &File, data: &[u8], offset: usize) -> Result<usize, i32> {
+fn write_once(file: &File, data: &[u8], offset: usize) -> std::result::Result<usize, i32> {
     file.write_at(data, offset as u64)
         .map_err(|error| error.raw_os_error().unwrap_or(0))
-}
-
-fn first_difference(a: &[u8], b: &[u8]) -> String {
-    match a.iter().zip(b).position(|(a, b)| a != b) {
-        Some(at) => format!("differs first at byte {at}: {} and {}", a[at], b[at]),
-        None => format!("lengths {} and {}", a.len(), b.len()),
-    }
 }
 
 /// SOURCE has `expected`, and soon so do read(2), a reopened file, and `mapping`.
@@ -53,12 +47,7 @@ fn check_views(
     mapping: Option<&SharedMapping>,
     expected: &[u8],
 ) -> Outcome {
-    let backing = std::fs::read(m.source("f"))?;
-    ensure!(
-        backing == expected,
-        "the backing file is not what was acknowledged: {}",
-        first_difference(&backing, expected)
-    );
+    holds(m.source("f"), expected).context("what was acknowledged")?;
     wait_until("read(2) to show the backing file", SOON, || {
         // Longer than the file: bytes beyond its end must not show either.
         let mut seen = vec![0; expected.len() + 4 * PAGE];
@@ -114,10 +103,7 @@ fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) ->
         } else {
             Ok(arrived)
         };
-        ensure!(
-            count == wanted,
-            "write(2) returned {count:?}, not {wanted:?}"
-        );
+        equal("write(2)", count, wanted)?;
         expected.resize(expected.len().max(shape.offset + arrived), 0);
         expected[shape.offset..][..arrived].copy_from_slice(&new[..arrived]);
         check_views(m, &file, mapping.as_ref(), &expected)?;
@@ -203,12 +189,10 @@ fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
         std::fs::write(m.source("f"), content(1, 32 * PAGE))?;
         let file = open(&m.path("f"), 0)?;
         file.write_all_at(&content(2, PAGE), 0)?;
-        ensure!(
-            !m.log().contains("NOTIFY_INVAL_INODE"),
-            "nothing failed yet"
-        );
+        let told = m.log().contains("NOTIFY_INVAL_INODE");
+        ensure!(!told, "nothing failed yet");
         let refused = write_once(&file, &content(3, PAGE), 8 * PAGE);
-        ensure!(refused == Err(libc::EIO), "{refused:?}");
+        equal("write(2)", refused, Err(libc::EIO))?;
         wait_until("the notification", SOON, || {
             let log = m.log();
             let line = log.lines().find(|line| line.contains("NOTIFY_INVAL_INODE"));
@@ -250,17 +234,22 @@ fn write_refused_is_logged_with_the_path_below_source() -> Outcome {
     Ok(())
 }
 
+/// A file of four pages, mapped, and its content.
+fn mapped(m: &Mount) -> Result<(File, SharedMapping, Vec<u8>)> {
+    let content = content(1, 4 * PAGE);
+    std::fs::write(m.source("f"), &content)?;
+    let file = open(&m.path("f"), 0)?;
+    let mapping = map_shared(&file, 4 * PAGE)?;
+    Ok((file, mapping, content))
+}
+
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
     // The kernel keeps the pages of a failed writeback clean, with stores that no file has.
     on_daemon(&["--fault=write:nth=1:EIO", ALLOW_MMAP], |m| {
-        let expected = content(1, 4 * PAGE);
-        std::fs::write(m.source("f"), &expected)?;
-        let file = open(&m.path("f"), 0)?;
-        let mapping = map_shared(&file, 4 * PAGE)?;
+        let (file, mapping, expected) = mapped(m)?;
         mapping.write(PAGE + 5, b"refused")?;
-        let error = mapping.sync().err().and_then(|error| error.raw_os_error());
-        ensure!(error == Some(libc::EIO), "msync(2) said {error:?}");
+        refused(mapping.sync(), libc::EIO)?;
         check_views(m, &file, Some(&mapping), &expected)
     })
 }
@@ -274,14 +263,9 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
         ALLOW_MMAP,
     ];
     on_daemon(&options, |m| {
-        let old = content(1, 4 * PAGE);
-        std::fs::write(m.source("f"), &old)?;
-        let file = open(&m.path("f"), 0)?;
-        let mapping = map_shared(&file, 4 * PAGE)?;
+        let (file, mapping, mut expected) = mapped(m)?;
         mapping.write(PAGE, &[0xee; 64])?;
-        let error = mapping.sync().err().and_then(|error| error.raw_os_error());
-        ensure!(error == Some(libc::ENOSPC), "msync(2) said {error:?}");
-        let mut expected = old;
+        refused(mapping.sync(), libc::ENOSPC)?;
         expected[PAGE..PAGE + 10].fill(0xee);
         check_views(m, &file, Some(&mapping), &expected)
     })
@@ -382,10 +366,7 @@ fn write_beyond_the_daemons_rlimit_fsize_is_efbig_and_the_daemon_lives() -> Outc
         let count = write_once(&file, &new, 0);
         ensure!(count == Ok(limit), "write(2) across the limit: {count:?}");
         let refused = write_once(&file, &new, limit);
-        ensure!(
-            refused == Err(libc::EFBIG),
-            "write(2) beyond it: {refused:?}"
-        );
+        equal("write(2) beyond it", refused, Err(libc::EFBIG))?;
         check_views(m, &file, None, &new[..limit])
             .with_context(|| format!("--cache={}", cache_mode()))
     })

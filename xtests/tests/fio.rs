@@ -8,10 +8,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use xtests::support::command::{output, wait_for_exit};
+use xtests::support::checks::equal;
+use xtests::support::command::{output, said_on_stderr, wait_for_exit};
 use xtests::support::install;
 use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
 use xtests::support::mount_table::mount_table;
+use xtests::support::process::pid_of;
 use xtests::support::skip::{Outcome, case, missing};
 use xtests::support::wait::wait_until;
 
@@ -28,9 +30,8 @@ fn xtests_fio(args: &[&str]) -> Result<Command> {
 fn once(body: impl FnOnce() -> Outcome) -> Outcome {
     case(|| {
         if is_native() || cache_mode() != "auto" {
-            return Err(missing(
-                "nothing: sessions are tested once, with --cache=auto",
-            ));
+            let once = "nothing: sessions are tested once, with --cache=auto";
+            return Err(missing(once));
         }
         install::apt(&[("fio", "fio")])?;
         body()
@@ -56,9 +57,9 @@ fn fio_session_on_two_configurations_writes_a_report_with_figures() -> Outcome {
         command.args(["--rounds=1", "--runtime=1", "--backing=tmpfs", "--out"]);
         let said = output(command.arg(&out))?;
         ensure!(said.status.success(), "{said:?}");
-        let stdout = String::from_utf8_lossy(&said.stdout).into_owned();
+        let stdout = String::from_utf8_lossy(&said.stdout);
         ensure!(
-            stdout.trim_end().ends_with("2 passed, 0 failed, 0 skipped"),
+            stdout.ends_with("2 passed, 0 failed, 0 skipped\n"),
             "{stdout}"
         );
         let report = report(&out)?;
@@ -67,30 +68,23 @@ fn fio_session_on_two_configurations_writes_a_report_with_figures() -> Outcome {
             let runs = runs_of(&report, config);
             ensure!(runs.len() == 1, "{config}: {} runs", runs.len());
             let written = &runs[0]["measured"]["written"];
+            let latency = written["latency"].as_array().context("no latencies")?;
             ensure!(
                 written["bytes"].as_u64() > Some(1 << 20),
                 "{config}: {written}"
             );
-            ensure!(
-                written["latency"].as_array().is_some_and(|l| l.len() > 5),
-                "{written}"
-            );
+            ensure!(latency.len() > 5, "{written}");
         }
         let thrufs = &runs_of(&report, "thrufs")[0]["measured"];
         // One WRITE for each write(2) of 64 KiB, and CPU time of the daemon.
-        ensure!(
-            thrufs["requests"]["write"] == thrufs["written"]["operations"],
-            "{thrufs}"
-        );
+        let writes = &thrufs["written"]["operations"];
+        equal("WRITEs", &thrufs["requests"]["write"], writes)?;
         ensure!(
             thrufs["load"]["daemon_seconds"].as_f64() > Some(0.0),
             "{thrufs}"
         );
         let page = fs::read_to_string(out.join("report.html"))?;
-        ensure!(
-            page.matches("<svg").count() == 3,
-            "bars, curves, requests: {page}"
-        );
+        equal("bars, curves, requests", page.matches("<svg").count(), 3)?;
         let text = fs::read_to_string(out.join("report.md"))?;
         ensure!(text.contains("| `seqwrite-psync:64k` | MB/s |"), "{text}");
         Ok(())
@@ -112,15 +106,9 @@ fn fio_session_interrupted_keeps_what_is_done_and_can_be_resumed() -> Outcome {
         wait_until("the first run to be kept", LIMIT, || {
             Ok(fs::read_to_string(&runs).is_ok_and(|text| text.lines().count() >= 1))
         })?;
-        kill(
-            nix::unistd::Pid::from_raw(i32::try_from(session.id())?),
-            Signal::SIGINT,
-        )?;
+        kill(pid_of(&session), Signal::SIGINT)?;
         wait_for_exit(&mut session, "the interrupted session to end", LIMIT)?;
-        ensure!(
-            report(&out)?["incomplete"] == true,
-            "it was not interrupted"
-        );
+        ensure!(report(&out)?["incomplete"] == true);
         let mounts = mount_table("/proc/self/mountinfo")?;
         let ours = scratch.path().display().to_string();
         ensure!(!mounts.contains(&ours), "left behind: {mounts}");
@@ -128,26 +116,25 @@ fn fio_session_interrupted_keeps_what_is_done_and_can_be_resumed() -> Outcome {
         ensure!(said.status.success(), "{said:?}");
         let report = report(&out)?;
         ensure!(report["incomplete"] == false);
-        let mut rounds: Vec<u64> = runs_of(&report, "thrufs")
-            .iter()
-            .filter_map(|run| run["round"].as_u64())
-            .collect();
+        let runs = runs_of(&report, "thrufs");
+        let mut rounds: Vec<_> = runs.iter().map(|run| run["round"].as_u64()).collect();
         rounds.sort_unstable();
-        ensure!(rounds == [0, 1, 2], "{rounds:?}");
-        Ok(())
+        equal("rounds", rounds, vec![Some(0), Some(1), Some(2)])
     })
+}
+
+fn fails_with(command: &mut Command, wanted: &str) -> Outcome {
+    let failed = output(command)?;
+    let told = said_on_stderr(&failed);
+    ensure!(!failed.status.success() && told.contains(wanted), "{told}");
+    Ok(())
 }
 
 #[test]
 fn fio_session_with_a_misspelt_job_names_the_nearest() -> Outcome {
     once(|| {
-        let said = output(&mut xtests_fio(&["seqwrit-psync", "--rounds=1"])?)?;
-        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
-        ensure!(
-            !said.status.success() && stderr.contains("did you mean seqwrite-psync"),
-            "{stderr}"
-        );
-        Ok(())
+        let mut command = xtests_fio(&["seqwrit-psync", "--rounds=1"])?;
+        fails_with(&mut command, "did you mean seqwrite-psync")
     })
 }
 
@@ -160,12 +147,6 @@ fn fio_session_without_fio_names_the_package() -> Outcome {
         command
             .arg(scratch.path().join("out"))
             .env("PATH", scratch.path());
-        let said = output(&mut command)?;
-        let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
-        ensure!(
-            !said.status.success() && stderr.contains("apt-get install fio"),
-            "{stderr}"
-        );
-        Ok(())
+        fails_with(&mut command, "apt-get install fio")
     })
 }

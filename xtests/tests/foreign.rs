@@ -17,6 +17,7 @@ use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use thrufs_sys::mapping::SharedMapping;
 use xtests::support::calls::{open_append, open_rdwr, open_wronly};
+use xtests::support::checks::same_bytes;
 use xtests::support::wait::wait_until;
 use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
@@ -68,10 +69,7 @@ fn check_write_under_way(meanwhile: fn(&Mount, &File) -> Outcome) -> Outcome {
             ensure!(all[last..] == [b'B'; PAGE], "the first write is not there");
             Ok(())
         })?;
-        ensure!(
-            mapping.read(0..PAGE)? == [b'C'; PAGE],
-            "the bytes of before stay"
-        );
+        same_bytes("later", mapping.read(0..PAGE)?, [b'C'; PAGE])?;
         ensure!(byte(&file, 0)? == b'C', "read(2) has the bytes of before");
         Ok(())
     })

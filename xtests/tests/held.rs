@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags};
-use xtests::support::calls::open_wronly;
+use xtests::support::calls::{open_wronly, refused};
+use xtests::support::checks::holds;
 use xtests::support::command::succeed;
+use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_backing};
 
@@ -182,11 +184,8 @@ fn bind_mount_of_a_file_that_is_removed_can_be_used_as_before() -> Outcome {
         std::fs::write(m.path("f"), "content")?;
         let bound = m.scratch().path().join("bound");
         File::create(&bound)?;
-        succeed(
-            Command::new("mount")
-                .arg("--bind")
-                .args([&m.path("f"), &bound]),
-        )?;
+        let mut bind = Command::new("mount");
+        succeed(bind.arg("--bind").args([&m.path("f"), &bound]))?;
         let used = remove(m, "f", unlink).and_then(|()| use_file(&hold(&bound)?));
         succeed(Command::new("umount").arg(&bound))?;
         used
@@ -248,14 +247,14 @@ fn file_whose_names_are_removed_at_once_while_held_can_be_used_as_before() -> Ou
 
 /// Device and inode number of what the daemon has open.
 fn open_inodes(m: &Mount) -> Result<BTreeSet<(u64, u64)>> {
-    let mut found = BTreeSet::new();
-    for entry in std::fs::read_dir(format!("/proc/{}/fd", m.server_pid()?))? {
-        // One that has been closed meanwhile is none.
-        if let Ok(stat) = std::fs::metadata(entry?.path()) {
-            found.insert((stat.dev(), stat.ino()));
-        }
-    }
-    Ok(found)
+    let open = std::fs::read_dir(format!("/proc/{}/fd", m.server_pid()?))?;
+    // One that has been closed meanwhile is none.
+    Ok(open.flatten().flat_map(|open| inode(open.path())).collect())
+}
+
+fn inode(path: impl AsRef<Path>) -> Result<(u64, u64)> {
+    let stat = std::fs::metadata(path)?;
+    Ok((stat.dev(), stat.ino()))
 }
 
 /// Everything that opens something on SOURCE.
@@ -292,8 +291,7 @@ fn mixed_load_leaves_no_file_of_the_client_open_in_the_daemon() -> Outcome {
         wait_until("all that the load used to be closed", SOON, || {
             let mut now = open_inodes(m)?;
             // SOURCE itself may be open by handle of its mount.
-            let source = m.source("").metadata()?;
-            now.remove(&(source.dev(), source.ino()));
+            now.remove(&inode(m.source(""))?);
             Ok(now.is_subset(&before))
         })
     })
@@ -315,12 +313,10 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
         let m = Mount::of(scratch, &["--inode-file-handles=prefer"])?;
         m.require_mount()?;
         std::fs::write(m.path("below/first"), vec![7; 1 << 20])?;
-        ensure!(std::fs::read(m.path("alone"))? == b"alone");
-        let first = m.source("below/first").metadata()?;
-        let first = (first.dev(), first.ino());
+        holds(m.path("alone"), b"alone")?;
+        let first = inode(m.source("below/first"))?;
         // Held while it is known, of necessity: that mount has no directory.
-        let alone = m.source("alone").metadata()?;
-        let alone = (alone.dev(), alone.ino());
+        let alone = inode(m.source("alone"))?;
         ensure!(open_inodes(&m)?.contains(&alone));
         wait_until("the first file to be closed", SOON, || {
             Ok(!open_inodes(&m)?.contains(&first))
@@ -330,14 +326,10 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
             let free = rustix::fs::statvfs(m.source("below"))?;
             Ok(free.f_bfree + 8 > free.f_blocks)
         })?;
-        wait_until(
-            "the file that is mounted alone to be forgotten",
-            SOON,
-            || {
-                m.drop_caches()?;
-                Ok(!open_inodes(&m)?.contains(&alone))
-            },
-        )?;
+        wait_until("the file mounted alone to be forgotten", SOON, || {
+            m.drop_caches()?;
+            Ok(!open_inodes(&m)?.contains(&alone))
+        })?;
         m.unmount()
     })
 }
@@ -390,11 +382,8 @@ fn refill(m: &Mount, by: Filled) -> Outcome {
 /// A SOURCE of 4 MiB on tmpfs.
 fn small_tmpfs() -> Result<Scratch> {
     let scratch = Scratch::new(Backing::Tmpfs)?;
-    succeed(
-        Command::new("mount")
-            .args(["-o", "remount,size=4m"])
-            .arg(scratch.source()),
-    )?;
+    let mut mount = Command::new("mount");
+    succeed(mount.args(["-o", "remount,size=4m"]).arg(scratch.source()))?;
     Ok(scratch)
 }
 
@@ -446,73 +435,55 @@ fn write_on_a_source_that_is_full_of_a_held_file_is_enospc() -> Outcome {
         std::fs::write(m.path("held"), vec![7; 3 << 20])?;
         let held = hold(&m.path("held"))?;
         std::fs::remove_file(m.path("held"))?;
-        let error = std::fs::write(m.path("f"), vec![7; 3 << 20]).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENOSPC), "{error}");
-        ensure!(std::fs::read(link(&held))? == vec![7; 3 << 20]);
+        refused(std::fs::write(m.path("f"), vec![7; 3 << 20]), libc::ENOSPC)?;
+        holds(link(&held), vec![7; 3 << 20])?;
         drop(held);
         std::fs::write(m.path("f"), vec![7; 3 << 20])?;
         m.unmount()
     })
 }
 
+const FEW: [&str; 2] = ["--inode-file-handles=prefer", "--rlimit-nofile=256"];
+
 /// Removed files without a user need no descriptors, however many they are.
 #[test]
 fn removal_of_many_files_needs_few_descriptors() -> Outcome {
-    on_backing(
-        Backing::Tmpfs,
-        &["--inode-file-handles=prefer", "--rlimit-nofile=256"],
-        |m| {
-            for dir in 0..4 {
-                std::fs::create_dir(m.source(&format!("d{dir}")))?;
-                for file in 0..1000 {
-                    File::create(m.source(&format!("d{dir}/f{file}")))?;
-                }
+    on_backing(Backing::Tmpfs, &FEW, |m| {
+        for dir in 0..4 {
+            std::fs::create_dir(m.source(&format!("d{dir}")))?;
+            for file in 0..1000 {
+                File::create(m.source(&format!("d{dir}/f{file}")))?;
             }
-            std::thread::scope(|scope| {
-                let remove =
-                    |dir| scope.spawn(move || std::fs::remove_dir_all(m.path(&format!("d{dir}"))));
-                let removers = [0, 1, 2, 3].map(remove);
-                removers
-                    .into_iter()
-                    .try_for_each(|one| one.join().expect("no panic"))
-            })?;
-            ensure!(
-                !m.log().contains("were removed"),
-                "the log says: {}",
-                m.log()
-            );
-            Ok(())
-        },
-    )
+        }
+        in_threads(4, |dir| {
+            Ok(std::fs::remove_dir_all(m.path(&format!("d{dir}")))?)
+        })?;
+        let log = m.log();
+        ensure!(!log.contains("were removed"), "the log says: {log}");
+        Ok(())
+    })
 }
 
 /// Clients that use more removed files than there are descriptors for can go on removing.
 #[test]
 fn removal_of_more_held_files_than_descriptors_succeeds() -> Outcome {
-    on_backing(
-        Backing::Tmpfs,
-        &["--inode-file-handles=prefer", "--rlimit-nofile=256"],
-        |m| {
-            m.require_mount()?;
-            let mut held = Vec::new();
-            for index in 0..200 {
-                let path = m.path(&format!("f{index}"));
-                std::fs::write(&path, "content")?;
-                held.push(hold(&path)?);
-                std::fs::remove_file(&path)?;
-            }
-            // The first ones are pinned, and there is room for all else.
-            for held in &held[..40] {
-                ensure!(std::fs::read(link(held)).context("read")? == b"content");
-            }
-            ensure!(
-                m.log().contains("were removed"),
-                "the log says: {}",
-                m.log()
-            );
-            drop(held);
-            std::fs::write(m.path("f"), "content")?;
-            wait_until("the pins to go", SOON, || Ok(m.daemon_descriptors()? < 60))
-        },
-    )
+    on_backing(Backing::Tmpfs, &FEW, |m| {
+        m.require_mount()?;
+        let mut held = Vec::new();
+        for index in 0..200 {
+            let path = m.path(&format!("f{index}"));
+            std::fs::write(&path, "content")?;
+            held.push(hold(&path)?);
+            std::fs::remove_file(&path)?;
+        }
+        // The first ones are pinned, and there is room for all else.
+        for held in &held[..40] {
+            ensure!(std::fs::read(link(held)).context("read")? == b"content");
+        }
+        let log = m.log();
+        ensure!(log.contains("were removed"), "the log says: {log}");
+        drop(held);
+        std::fs::write(m.path("f"), "content")?;
+        wait_until("the pins to go", SOON, || Ok(m.daemon_descriptors()? < 60))
+    })
 }

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use xtests::support::calls::chmod;
 use xtests::support::command::{said, succeed, wait_for_exit};
+use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, case, missing};
 
@@ -265,7 +266,7 @@ fn ended_by(signal: Signal) -> Outcome {
 
 /// Ends xtests, and waits for everything of it to be gone.
 fn end(machine: &Machine, mut run: Child, signal: Signal) -> Outcome {
-    kill(Pid::from_raw(i32::try_from(run.id())?), signal)?;
+    kill(pid_of(&run), signal)?;
     let status = wait_for_exit(&mut run, "xtests to end", SOON)?;
     ensure!(!status.success(), "{status}");
     let text = said(&run.wait_with_output()?);

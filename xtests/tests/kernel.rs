@@ -35,28 +35,24 @@ fn build(tree: &Path, lab: &Path) -> Result<Child> {
 /// The compiler that make has started in this lab.
 fn compiler(lab: &Path) -> Result<i32> {
     wait_for("the compiler to start", SOON, || {
-        let found = walk(&lab.join("build"))
-            .into_iter()
-            .find(|path| path.ends_with("pid"));
-        let Some(path) = found else {
-            return Ok(None);
-        };
-        Ok(Some(std::fs::read_to_string(path)?.trim().parse()?))
+        let built = walk(&lab.join("build"));
+        let file = built.iter().find(|path| path.ends_with("pid"));
+        file.map(|path| Ok(std::fs::read_to_string(path)?.trim().parse()?))
+            .transpose()
     })
 }
 
 fn walk(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
     let paths = entries.map(|entry| entry.path());
-    paths
-        .flat_map(|path| {
-            if path.is_dir() {
-                walk(&path)
-            } else {
-                vec![path]
-            }
-        })
-        .collect()
+    let below = |path: PathBuf| {
+        if path.is_dir() {
+            walk(&path)
+        } else {
+            vec![path]
+        }
+    };
+    paths.flat_map(below).collect()
 }
 
 /// Whether the process has ended, reaped or not.

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
 use xtests::support::calls::{chmod, open_append, open_rdwr, open_wronly};
+use xtests::support::checks::{equal, has_mode};
 use xtests::support::{Mount, Outcome, User, on_daemon, on_mount};
 
 const OWNER: u32 = 4001;
@@ -42,21 +43,16 @@ fn callers() -> [Option<User>; 6] {
 
 type Operation = (&'static str, fn(&Path) -> Result<()>);
 
-fn for_writing(path: &Path) -> std::io::Result<File> {
-    open_wronly(path)
-}
-
 const OPERATIONS: &[Operation] = &[
     ("write", |path| {
-        Ok(for_writing(path)?.write_all_at(&[1; 5000], 10)?)
+        Ok(open_wronly(path)?.write_all_at(&[1; 5000], 10)?)
     }),
     ("append", |path| {
         let mut file = open_append(path)?;
         Ok(file.write_all(b"more")?)
     }),
     ("direct write", |path| {
-        let mut options = File::options();
-        let file = options
+        let file = File::options()
             .write(true)
             .custom_flags(libc::O_DIRECT)
             .open(path)?;
@@ -64,14 +60,14 @@ const OPERATIONS: &[Operation] = &[
         let start = room.as_ptr().align_offset(4096);
         Ok(file.write_all_at(&room[start..start + 4096], 0)?)
     }),
-    ("truncate", |path| Ok(for_writing(path)?.set_len(100)?)),
+    ("truncate", |path| Ok(open_wronly(path)?.set_len(100)?)),
     ("O_TRUNC", |path| {
         File::create(path)?;
         Ok(())
     }),
     ("fallocate", |path| {
         let flags = FallocateFlags::empty();
-        Ok(rustix::fs::fallocate(for_writing(path)?, flags, 0, 20_000)?)
+        Ok(rustix::fs::fallocate(open_wronly(path)?, flags, 0, 20_000)?)
     }),
     ("copy_file_range", |path| {
         let file = open_rdwr(path)?;
@@ -116,14 +112,7 @@ fn outcome(
         Ok((mode, has))
     };
     let (here, there) = (left(path)?, left(source)?);
-    ensure!(
-        here == there,
-        "{:o} {} is seen, SOURCE has {:o} {}",
-        here.0,
-        here.1,
-        there.0,
-        there.1
-    );
+    equal("mode and capability", here, there)?;
     std::fs::remove_file(path)?;
     Ok(format!("{error:?} {:o} capability: {}", here.0, here.1))
 }
@@ -174,9 +163,7 @@ fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
         chmod(m.path("f"), 0o6755)?;
         let path = m.path("f");
         let _either_way = User::new(4002, 4002).act(|| Ok(chown(&path, None, None)?));
-        let mode = m.source("f").metadata()?.permissions().mode() & 0o7777;
-        ensure!(mode == 0o6755, "{mode:o}");
-        Ok(())
+        has_mode(m.source("f"), 0o6755)
     })
 }
 

@@ -1,21 +1,24 @@
 //! From the command line to a clean unmount, by every way in and out.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::refused;
+use xtests::support::checks::{holds, mentions};
 use xtests::support::command::{output, said, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
+use xtests::support::operator;
+use xtests::support::process::pid_of;
+use xtests::support::stuck_notification;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
-const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
 
 fn wait_for_unmounted(path: &Path) -> Outcome {
@@ -56,27 +59,9 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
 #[test]
 fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
     case(|| {
-        let faults = [
-            "--fault=write:delay=500",
-            "--fault=write:EIO",
-            "--fault=read:delay=600000",
-            "--cache=auto",
-            "--log-level=debug",
-        ];
-        let mut m = Mount::new(Backing::Here, &faults)?;
+        let mut m = Mount::new(Backing::Here, &stuck_notification::OPTIONS)?;
         m.require_mount()?;
-        std::fs::write(m.source("f"), [7; PAGE])?;
-        let direct = File::options()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(m.path("f"))?;
-        let reader = File::open(m.path("f"))?;
-        let writing = std::thread::spawn(move || direct.write_at(&[8; PAGE], 0).is_err());
-        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
-        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
-        wait_until("the notification", SOON, || {
-            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
-        })?;
+        let callers = stuck_notification::begin(&m)?;
         let line = mount_line(m.dir()).unwrap_or_default();
         let connection = line.split([' ', ':']).nth(3).unwrap_or_default();
         let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
@@ -87,9 +72,7 @@ fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
         })?;
         ensure!(code == 0, "exit code {code}\n{}", m.log());
         ensure!(!is_mounted(m.dir()), "still mounted");
-        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
-        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
-        Ok(())
+        callers.check_failed()
     })
 }
 
@@ -99,7 +82,7 @@ fn daemon_with_sighup_keeps_serving() -> Outcome {
         let m = mounted()?;
         for _ in 0..3 {
             kill(m.pid()?, Signal::SIGHUP)?;
-            ensure!(std::fs::read(m.path("f"))? == b"content");
+            holds(m.path("f"), b"content")?;
         }
         m.unmount()
     })
@@ -111,7 +94,7 @@ fn umount_of_a_busy_mount_is_refused_and_serves_on() -> Outcome {
         let m = mounted()?;
         let open = File::open(m.path("f"))?;
         ensure!(umount2(m.dir(), MntFlags::empty()) == Err(nix::errno::Errno::EBUSY));
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        holds(m.path("f"), b"content")?;
         drop(open);
         m.unmount()
     })
@@ -129,10 +112,9 @@ fn umount_by_each_program_ends_the_daemon() -> Outcome {
         ];
         for words in programs {
             let mut m = mounted()?;
-            let program = if words[0] == "thrufs" {
-                thrufs()?
-            } else {
-                words[0].into()
+            let program = match words[0] {
+                "thrufs" => thrufs()?,
+                other => other.into(),
             };
             succeed(Command::new(program).args(&words[1..]).arg(m.dir()))?;
             wait_for_unmounted(m.dir())?;
@@ -147,16 +129,11 @@ fn umount_by_each_program_ends_the_daemon() -> Outcome {
 fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
-        ensure!(
-            m.wait_for_daemon().is_err(),
-            "a killed daemon has no exit code"
-        );
-        let error = std::fs::read(m.path("f")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENOTCONN), "{error}");
-        succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
-        wait_for_unmounted(m.dir())
+        // A killed daemon has no exit code.
+        ensure!(m.wait_for_daemon().is_err());
+        refused(std::fs::read(m.path("f")), libc::ENOTCONN)?;
+        operator::umount(m.dir())
     })
 }
 
@@ -165,19 +142,9 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
-            let mut mount = Command::new(thrufs()?);
-            succeed(
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .args([s.source(), s.mountpoint()]),
-            )?;
-            ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
-            succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
-            ensure!(
-                !is_mounted(&s.mountpoint()),
-                "umount returned before it was done"
-            );
+            operator::mount(&s.source(), &s.mountpoint(), &[])?;
+            holds(s.mountpoint().join("f"), b"content")?;
+            operator::umount(&s.mountpoint())?;
         }
         Ok(())
     })
@@ -200,25 +167,14 @@ fn mount_that_cannot_start_names_the_reason_and_leaves_nothing() -> Outcome {
         for (paths, options, named) in cases {
             for foreground in [false, true] {
                 let mut mount = Command::new("timeout");
-                mount
-                    .arg("10")
-                    .arg(thrufs()?)
-                    .arg("mount")
-                    .args(options)
-                    .args(paths);
+                mount.arg("10").arg(thrufs()?).arg("mount");
+                mount.args(options).args(paths);
                 let result = output(mount.args(foreground.then_some("-f")))?;
-                ensure!(!result.status.success(), "{paths:?} {options:?}: success");
-                ensure!(
-                    result.status.code() != Some(124),
-                    "{paths:?} {options:?}: hangs"
-                );
-                let text = said(&result);
-                ensure!(
-                    text.contains(named),
-                    "{paths:?} {options:?}: {named} is not in:\n{text}"
-                );
-                ensure!(!text.contains("panicked"), "{text}");
-                ensure!(!is_mounted(&dir), "{paths:?} {options:?}: left mounted");
+                let (status, text) = (result.status, said(&result));
+                let told = format!("{paths:?} {options:?}: {status}\n{text}");
+                ensure!(!status.success() && status.code() != Some(124), "{told}");
+                ensure!(text.contains(named) && !text.contains("panicked"), "{told}");
+                ensure!(!is_mounted(&dir), "left mounted: {told}");
             }
         }
         Ok(())
@@ -232,12 +188,9 @@ fn mount_shows_type_source_and_safe_flags() -> Outcome {
         let line = mount_line(m.dir()).unwrap_or_default();
         let source = m.source("");
         let source = source.to_str().unwrap_or_default().trim_end_matches('/');
-        ensure!(
-            line.contains(&format!(" - fuse.thrufs {source} ")),
-            "{line}"
-        );
+        mentions(&line, &format!(" - fuse.thrufs {source} "))?;
         for flag in ["nosuid", "nodev", "allow_other", "default_permissions"] {
-            ensure!(line.contains(flag), "{flag}: {line}");
+            mentions(&line, flag)?;
         }
         m.unmount()
     })
@@ -258,21 +211,14 @@ fn mount_helper_names_take_the_options_of_fstab() -> Outcome {
         for name in ["mount.thrufs", "mount.fuse.thrufs"] {
             let program = helper(&s, name)?;
             let (source, dir) = (s.source(), s.mountpoint());
-            succeed(
-                Command::new(&program)
-                    .args([&source, &dir])
-                    .args(["-o", options]),
-            )?;
-            ensure!(std::fs::read(dir.join("f"))? == b"content", "{name}");
-            ensure!(
-                mount_line(&dir).unwrap_or_default().contains("noatime"),
-                "{name}: noatime"
-            );
+            let mut after = Command::new(&program);
+            succeed(after.args([&source, &dir]).args(["-o", options]))?;
+            holds(dir.join("f"), b"content")?;
+            mentions(&mount_line(&dir).unwrap_or_default(), "noatime").context(name)?;
             succeed(Command::new("umount").arg(&dir))?;
             let mut before = Command::new(&program);
             succeed(before.args(["-o", "ro,xattr"]).args([&source, &dir]))?;
-            let error = std::fs::write(dir.join("g"), "").unwrap_err();
-            ensure!(error.raw_os_error() == Some(libc::EROFS), "{name}: {error}");
+            refused(std::fs::write(dir.join("g"), ""), libc::EROFS).context(name)?;
             succeed(Command::new("umount").arg(&dir))?;
         }
         Ok(())
@@ -290,11 +236,9 @@ fn mount_by_mount8_through_mount_fuse_works() -> Outcome {
         let program = std::fs::canonicalize(thrufs()?)?;
         let device = format!("{}#{}", program.display(), s.source().display());
         let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "fuse", "-o", "nofail,cache=never", &device])
-            .arg(s.mountpoint());
-        succeed(&mut mount)?;
-        ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
+        mount.args(["-t", "fuse", "-o", "nofail,cache=never", &device]);
+        succeed(mount.arg(s.mountpoint()))?;
+        holds(s.mountpoint().join("f"), b"content")?;
         let line = mount_line(&s.mountpoint()).unwrap_or_default();
         ensure!(line.contains(" - fuse.thrufs "), "{line}");
         succeed(Command::new("umount").arg(s.mountpoint())).map(|_| ())
@@ -315,18 +259,12 @@ fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
             let length = socket.recv(&mut buffer)?;
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
-        let mut mount = Command::new(thrufs()?);
-        mount
-            .env("NOTIFY_SOCKET", &path)
-            .args(["mount", "-f"])
-            .args(transport_option());
+        let mut mount = mount_command()?;
+        mount.arg("-f").env("NOTIFY_SOCKET", &path);
         let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
         let ready = next();
         let answer = std::fs::read(s.mountpoint().join("f"));
-        kill(
-            nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?),
-            Signal::SIGTERM,
-        )?;
+        kill(pid_of(&daemon), Signal::SIGTERM)?;
         let stopping = next();
         let status = daemon.wait()?;
         ensure!(ready?.contains("READY=1"));

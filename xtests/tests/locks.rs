@@ -14,6 +14,7 @@ use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, on_daemon, on_mount};
 
 const KINDS: [Kind; 3] = [Kind::Posix, Kind::Ofd, Kind::Flock];
+const SOON: Duration = Duration::from_secs(5);
 const BOTH: [&str; 2] = ["--locks=local", "--locks=host"];
 
 fn holder(kind: Kind, extra: &[&str], file: &Path) -> Result<LockHolder> {
@@ -40,16 +41,11 @@ fn attempt(kind: Kind, extra: &[&str], file: &Path) -> Result<String> {
 fn wait_for_blocked(waiter: &LockHolder) -> Outcome {
     let file = format!("/proc/{}/syscall", waiter.pid());
     let locking = [libc::SYS_fcntl, libc::SYS_flock].map(|number| number.to_string());
-    wait_until(
-        "the lock holder to wait in the kernel",
-        Duration::from_secs(5),
-        || {
-            let text = std::fs::read_to_string(&file)?;
-            Ok(locking
-                .iter()
-                .any(|number| text.split(' ').next() == Some(number)))
-        },
-    )
+    wait_until("the lock holder to wait in the kernel", SOON, || {
+        let text = std::fs::read_to_string(&file)?;
+        let number = text.split(' ').next().unwrap_or_default();
+        Ok(locking.iter().any(|locking| locking == number))
+    })
 }
 
 /// Lets one process lock a new file, wherever locks are kept and with each of `kinds`, and runs `body`.
@@ -133,19 +129,15 @@ fn lock_on_the_host_is_seen_from_both_sides() -> Outcome {
         for kind in KINDS {
             File::create(m.path("f"))?;
             let client = held(kind, &[], &m.path("f"))?;
-            ensure!(
-                attempt(kind, &[], &m.source("f"))? == "busy",
-                "{kind:?}: SOURCE does not see it"
-            );
+            let on_source = attempt(kind, &[], &m.source("f"))?;
+            ensure!(on_source == "busy", "{kind:?}: SOURCE does not see it");
             client.release()?;
-            wait_until("SOURCE to see the release", Duration::from_secs(5), || {
+            wait_until("SOURCE to see the release", SOON, || {
                 Ok(attempt(kind, &[], &m.source("f"))? == "locked")
             })?;
             let host = held(kind, &[], &m.source("f"))?;
-            ensure!(
-                attempt(kind, &[], &m.path("f"))? == "busy",
-                "{kind:?}: the mount does not see it"
-            );
+            let here = attempt(kind, &[], &m.path("f"))?;
+            ensure!(here == "busy", "{kind:?}: the mount does not see it");
             host.release()?;
         }
         Ok(())
@@ -184,7 +176,7 @@ fn lock_that_waits_is_given_up_within_a_second_of_a_signal() -> Outcome {
             wait_for_blocked(&waiter)?;
             let start = Instant::now();
             kill(waiter.pid(), signal)?;
-            waiter.wait_for_end(Duration::from_secs(5))?;
+            waiter.wait_for_end(SOON)?;
             let took = start.elapsed();
             ensure!(took < Duration::from_secs(1), "{signal}: {took:?}");
             first.release()?;
@@ -203,11 +195,7 @@ fn lock_waiters_in_number_leave_the_mount_usable() -> Outcome {
         let first = held(Kind::Posix, &[], &path)?;
         let mut waiters = Vec::new();
         for index in 0..24 {
-            let kind = if index % 2 == 0 {
-                Kind::Posix
-            } else {
-                Kind::Ofd
-            };
+            let kind = [Kind::Posix, Kind::Ofd][index % 2];
             let waiter = holder(kind, &["--wait"], &path)?;
             wait_for_blocked(&waiter)?;
             waiters.push(waiter);
@@ -216,11 +204,8 @@ fn lock_waiters_in_number_leave_the_mount_usable() -> Outcome {
         for index in 0..100 {
             std::fs::write(m.path(&format!("g{index}")), "x")?;
         }
-        ensure!(
-            start.elapsed() < Duration::from_secs(5),
-            "{:?} for 100 files",
-            start.elapsed()
-        );
+        let took = start.elapsed();
+        ensure!(took < SOON, "{took:?} for 100 files");
         first.release()
     })
 }
@@ -229,11 +214,9 @@ fn lock_waiters_in_number_leave_the_mount_usable() -> Outcome {
 fn lock_is_dropped_when_its_process_is_killed() -> Outcome {
     with_held(&KINDS, &[], |kind, path, mut first| {
         kill(first.pid(), Signal::SIGKILL)?;
-        first.wait_for_end(Duration::from_secs(5))?;
-        wait_until(
-            "the lock of a killed process to go",
-            Duration::from_secs(5),
-            || Ok(attempt(kind, &[], path)? == "locked"),
-        )
+        first.wait_for_end(SOON)?;
+        wait_until("the lock of a killed process to go", SOON, || {
+            Ok(attempt(kind, &[], path)? == "locked")
+        })
     })
 }

@@ -4,59 +4,44 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use thrufs_sys::mountinfo::MountPath;
+use xtests::support::calls::refused;
+use xtests::support::checks::{equal, holds};
+use xtests::support::threads::{beside, in_threads};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, ino, on_backing, on_mount};
 
 /// Concurrent LOOKUP, READDIRPLUS, RENAME, CREATE and UNLINK over few names, with evictions.
 fn storm(m: &Mount) -> Outcome {
-    let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..4usize)
-            .map(|worker| {
-                scope.spawn(move || -> Outcome {
-                    for round in 0..300 {
-                        let own = m.path(&format!("d{}/w{worker}-{}", round % 3, round % 20));
-                        std::fs::write(&own, "x")?;
-                        let moved = m.path(&format!("d{}/m{worker}", (round + 1) % 3));
-                        std::fs::rename(&own, &moved)?;
-                        ensure!(std::fs::read(&moved)? == b"x");
-                        std::fs::hard_link(&moved, &own)?;
-                        std::fs::remove_file(&own)?;
-                        std::fs::remove_file(&moved)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        let walker = scope.spawn(|| -> Outcome {
-            while !stop.load(Ordering::Relaxed) {
-                for dir in ["d0", "d1", "d2"] {
-                    for entry in std::fs::read_dir(m.path(dir))? {
-                        // The name may be gone by now; any other error is a failure.
-                        match entry?.path().symlink_metadata() {
-                            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                                Err(error)?;
-                            }
-                            _ => {}
-                        }
-                    }
+    let work = |worker| {
+        for round in 0..300 {
+            let own = m.path(&format!("d{}/w{worker}-{}", round % 3, round % 20));
+            std::fs::write(&own, "x")?;
+            let moved = m.path(&format!("d{}/m{worker}", (round + 1) % 3));
+            std::fs::rename(&own, &moved)?;
+            holds(&moved, b"x")?;
+            std::fs::hard_link(&moved, &own)?;
+            std::fs::remove_file(&own)?;
+            std::fs::remove_file(&moved)?;
+        }
+        Ok(())
+    };
+    let walk = || {
+        for dir in ["d0", "d1", "d2"] {
+            for entry in std::fs::read_dir(m.path(dir))? {
+                // The name may be gone by now; any other error is a failure.
+                match entry?.path().symlink_metadata() {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error)?,
+                    _ => {}
                 }
-                std::fs::write("/proc/sys/vm/drop_caches", "2")?;
             }
-            Ok(())
-        });
-        let done = workers
-            .into_iter()
-            .try_for_each(|worker| worker.join().expect("no panic"));
-        stop.store(true, Ordering::Relaxed);
-        walker.join().expect("no panic")?;
-        done
-    })
+        }
+        Ok(std::fs::write("/proc/sys/vm/drop_caches", "2")?)
+    };
+    beside(walk, || in_threads(4, work))
 }
 
 #[test]
@@ -117,7 +102,7 @@ fn lookup_of_an_inode_number_in_use_again_is_the_new_file() -> Outcome {
             std::fs::remove_file(m.path("old"))?;
             std::fs::write(m.path("new"), format!("new {round}"))?;
             reused += usize::from(ino(&m.path("new"))? == number);
-            ensure!(std::fs::read(m.path("new"))? == format!("new {round}").as_bytes());
+            holds(m.path("new"), format!("new {round}").as_bytes())?;
             ensure!(m.path("new").metadata()?.nlink() == 1);
             std::fs::remove_file(m.path("new"))?;
         }
@@ -138,10 +123,7 @@ fn lookup_after_source_replaced_a_file_finds_the_new_one() -> Outcome {
             for round in 0..50 {
                 let content = format!("round {round}");
                 std::fs::write(m.source("f"), &content)?;
-                ensure!(
-                    std::fs::read(m.path("f"))? == content.as_bytes(),
-                    "{content}"
-                );
+                holds(m.path("f"), content.as_bytes())?;
                 std::fs::remove_file(m.source("f"))?;
                 ensure!(!m.path("f").exists(), "{content}: still there");
                 std::fs::create_dir(m.source("f"))?;
@@ -191,28 +173,14 @@ fn stat_over_several_devices_gives_unique_and_stable_numbers() -> Outcome {
                 .collect()
         };
         let first = numbers(&m)?;
-        ensure!(
-            first.len() == names.len(),
-            "{} numbers for {} files",
-            first.len(),
-            names.len()
-        );
+        equal("unique numbers", first.len(), names.len())?;
         for name in names.iter().filter(|name| !name.contains('/')) {
-            ensure!(
-                ino(&m.path(name))? == ino(&m.source(name))?,
-                "{name}: unique, but renumbered"
-            );
+            equal(name, ino(&m.path(name))?, ino(&m.source(name))?)?;
         }
         m.drop_caches()?;
-        ensure!(
-            numbers(&m)? == first,
-            "other numbers after the inodes were forgotten"
-        );
+        equal("after the inodes were forgotten", numbers(&m)?, first)?;
         for name in &names {
-            ensure!(
-                std::fs::read(m.path(name))? == name.as_bytes(),
-                "{name}: another file"
-            );
+            holds(m.path(name), name.as_bytes())?;
         }
         m.unmount()
     })
@@ -226,10 +194,11 @@ fn rename_across_devices_is_exdev() -> Outcome {
         scratch.mount_tmpfs(&scratch.source().join("other"))?;
         let m = Mount::of(scratch, &[])?;
         std::fs::write(m.path("f"), "x")?;
-        let error = std::fs::rename(m.path("f"), m.path("other/f")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EXDEV), "{error}");
-        let error = std::fs::hard_link(m.path("f"), m.path("other/f")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EXDEV), "{error}");
+        refused(std::fs::rename(m.path("f"), m.path("other/f")), libc::EXDEV)?;
+        refused(
+            std::fs::hard_link(m.path("f"), m.path("other/f")),
+            libc::EXDEV,
+        )?;
         m.unmount()
     })
 }

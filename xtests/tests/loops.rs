@@ -3,17 +3,17 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
-use xtests::support::command::{output, said_on_stderr, succeed};
-use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
+use xtests::support::calls::refused;
+use xtests::support::checks::equal;
+use xtests::support::command::{output, said_on_stderr};
+use xtests::support::mount::{Leftover, is_native};
 use xtests::support::mount_table::{abort, is_mounted};
-use xtests::support::wait::wait_until;
+use xtests::support::operator;
 use xtests::support::{Backing, Outcome, Scratch, case, missing};
 
-const SOON: Duration = Duration::from_secs(10);
 const NOTHING: Option<&str> = None;
 const SANDBOXES: [&[&str]; 5] = [
     &["--sandbox=none"],
@@ -38,29 +38,13 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(source: &Path, dir: &Path, options: &[&str]) -> Result<Self> {
-        let mut mount = Command::new(thrufs()?);
-        succeed(
-            mount
-                .arg("mount")
-                .args(transport_option())
-                .args(options)
-                .args([source, dir]),
-        )?;
+        operator::mount(source, dir, options)?;
         Ok(Self(dir.to_owned()))
     }
 
     /// By the operator, who may have to wait while another process holds the mount busy.
     fn unmount(self) -> Outcome {
-        wait_until(
-            &format!("{} not to be busy", self.0.display()),
-            SOON,
-            || {
-                let done = output(Command::new(thrufs()?).arg("umount").arg(&self.0))?;
-                let said = String::from_utf8_lossy(&done.stderr);
-                ensure!(done.status.success() || said.contains("busy"), "{said}");
-                Ok(done.status.success())
-            },
-        )?;
+        operator::umount_when_idle(&self.0)?;
         ensure!(!is_mounted(&self.0), "it is mounted still");
         Ok(())
     }
@@ -111,27 +95,22 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
     let m = Mounted::new(&source, &dir, options)?;
     let (found, done) = walk(&["find"], &dir, &[&m])?;
     ensure!(done.status.success(), "find: {}", said_on_stderr(&done));
-    let shown: Vec<&str> = found
+    let shown = found
         .iter()
-        .filter_map(|path| path.strip_prefix(dir.to_str()?))
-        .collect();
-    ensure!(
-        shown == ["", "/a", "/a/mnt", "/a/mnt/covered", "/f"],
-        "find: {shown:?}"
-    );
+        .filter_map(|path| path.strip_prefix(dir.to_str()?));
+    let wanted = ["", "/a", "/a/mnt", "/a/mnt/covered", "/f"];
+    equal("find", shown.collect::<Vec<_>>(), wanted.to_vec())?;
     let (_, done) = walk(&["ls", "-lR"], &dir, &[&m])?;
     ensure!(done.status.success(), "ls: {}", said_on_stderr(&done));
     let (_, done) = walk(&["rm", "-r"], &dir.join("a"), &[&m])?;
     // As natively: what is mounted on is busy.
-    ensure!(
-        said_on_stderr(&done).contains("busy"),
-        "rm: {}",
-        said_on_stderr(&done)
-    );
+    let said = said_on_stderr(&done);
+    ensure!(said.contains("busy"), "rm: {said}");
     ensure!(is_mounted(&dir), "rm unmounted");
-    let error = std::fs::rename(dir.join("a/mnt"), dir.join("other")).err();
-    let errno = error.and_then(|error| error.raw_os_error());
-    ensure!(errno == Some(libc::EBUSY), "rename: {errno:?}");
+    refused(
+        std::fs::rename(dir.join("a/mnt"), dir.join("other")),
+        libc::EBUSY,
+    )?;
     m.unmount()?;
     ensure!(dir.is_dir() && !dir.join("covered").exists(), "what rm did");
     Ok(())
@@ -149,11 +128,7 @@ fn mountpoint_below_the_root_shows_what_it_covers() -> Outcome {
             let m = Mounted::new(Path::new("/"), &dir, options)?;
             let inside = dir.join(dir.strip_prefix("/")?);
             let (found, done) = walk(&["find"], &inside, &[&m])?;
-            ensure!(
-                done.status.success(),
-                "{options:?}: {}",
-                said_on_stderr(&done)
-            );
+            ensure!(done.status.success(), "{}", said_on_stderr(&done));
             ensure!(found.len() == 2, "{options:?}: {found:?}");
             ensure!(found[1].ends_with("/mnt/covered"), "{options:?}: {found:?}");
             m.unmount()?;
@@ -210,16 +185,11 @@ fn circle(scratch: &Scratch, options: &[&str], sees_all: bool) -> Outcome {
         }
     }
     // What was mounted before is entered: z's mount shows what is in y's.
-    ensure!(
-        c.0.join("y/f").exists() && c.0.join("y/x/f").exists(),
-        "the older mounts"
-    );
+    ensure!(c.0.join("y/f").exists() && c.0.join("y/x/f").exists());
     if sees_all {
         let (_, done) = walk(&["rm", "-r"], &c.0, &all)?;
-        ensure!(
-            !said_on_stderr(&done).is_empty(),
-            "what is mounted on was removed"
-        );
+        let told = said_on_stderr(&done);
+        ensure!(!told.is_empty(), "what is mounted on was removed");
         ensure!(!path("z/f").exists(), "rm did nothing");
     }
     c.unmount()?;

@@ -3,15 +3,17 @@
 
 use std::fs::File;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
-use xtests::support::calls::{map_shared, open, open_append};
+use xtests::support::calls::{map_shared, open, open_append, refused};
+use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::mount::ALLOW_MMAP;
+use xtests::support::threads::beside;
 use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
@@ -31,6 +33,16 @@ fn prepared(m: &Mount, name: &str, count: usize) -> Result<(File, SharedMapping)
     Ok((file, mapping))
 }
 
+/// pwrite(2) of a range of the mapping.
+fn write(mapping: &SharedMapping, range: Range<usize>, to: &File, at: usize) -> Result<usize> {
+    Ok(mapping.pwritev_to(to, std::slice::from_ref(&range), at as i64)?)
+}
+
+/// pread(2) into a range of the mapping.
+fn read(mapping: &SharedMapping, range: Range<usize>, from: &File, at: usize) -> Result<usize> {
+    Ok(mapping.preadv_from(from, std::slice::from_ref(&range), at as i64)?)
+}
+
 /// While one thread stores to a page of a file under direct I/O through a mapping, the kernel loses
 /// what another writes to it by pwrite(2) (xfstests generic/344 and 346), whatever the server does.
 #[test]
@@ -40,25 +52,15 @@ fn mmap_of_a_file_under_direct_io_is_shared_only_where_that_is_asked_for() -> Ou
             std::fs::write(m.source("f"), pages(1))?;
             let file = open(&m.path("f"), 0)?;
             let len = NonZeroUsize::new(PAGE).expect("not 0");
-            let shared = SharedMapping::new(&file, len).err();
-            ensure!(
-                shared.and_then(|error| error.raw_os_error()) == Some(libc::ENODEV),
-                "{cache}: mapped shared"
-            );
+            refused(SharedMapping::new(&file, len), libc::ENODEV).context(cache)?;
             let private = Mapping::of_file(&file, PAGE, false, false)?;
-            let seen = private.span(0..PAGE)?.load()?;
-            ensure!(seen == pages(1), "{cache}: mapped privately");
-            Ok(())
+            same_bytes(cache, private.span(0..PAGE)?.load()?, pages(1))
         })?;
         on_mount(&[cache, ALLOW_MMAP], |m| {
             let (_file, mapping) = prepared(m, "f", 1)?;
             mapping.write(0, b"stored")?;
             mapping.sync()?;
-            ensure!(
-                std::fs::read(m.source("f"))?.starts_with(b"stored"),
-                "{cache}"
-            );
-            Ok(())
+            same_bytes(cache, &std::fs::read(m.source("f"))?[..6], b"stored")
         })?;
     }
     Ok(())
@@ -75,16 +77,9 @@ fn pwritev_from_a_mapping_of_the_pages_it_overwrites_completes() -> Outcome {
         ensure!(written > 0 && written <= 2 * PAGE, "{written}");
         // The head of the source is older than the write, whatever the kernel did in between.
         let content = std::fs::read(m.source("f"))?;
-        ensure!(content.len() == offset + written);
-        ensure!(
-            content[..offset] == expected[..offset],
-            "bytes before the write changed"
-        );
-        ensure!(
-            content[offset..offset + PAGE] == expected[..PAGE],
-            "other bytes than the source's"
-        );
-        Ok(())
+        equal("length", content.len(), offset + written)?;
+        same_bytes("before", &content[..offset], &expected[..offset])?;
+        same_bytes("written", &content[offset..][..PAGE], &expected[..PAGE])
     })
 }
 
@@ -97,13 +92,10 @@ fn write_from_an_unfaulted_mapping_of_the_same_page_completes() -> Outcome {
             mapping.discard()?;
             m.drop_caches()?;
             let range = from..from + size;
-            ensure!(mapping.pwritev_to(&file, std::slice::from_ref(&range), to)? == size);
+            equal("written", write(&mapping, range.clone(), &file, to)?, size)?;
             let mut expected = pages(1);
-            expected.copy_within(range, to as usize);
-            ensure!(
-                std::fs::read(m.source("f"))? == expected,
-                "{size} bytes from {from} to {to}"
-            );
+            expected.copy_within(range, to);
+            holds(m.source("f"), &expected).with_context(|| format!("{size}: {from} to {to}"))?;
             drop((file, mapping));
             std::fs::remove_file(m.path("f"))?;
         }
@@ -126,9 +118,8 @@ fn truncate_after_a_store_in_the_last_page_keeps_the_kept_bytes() -> Outcome {
         expected[10..16].copy_from_slice(b"stored");
         expected.resize(200, 0);
         expected.extend(b"grown");
-        ensure!(std::fs::read(m.path("f"))? == expected, "through the mount");
-        ensure!(std::fs::read(m.source("f"))? == expected, "on SOURCE");
-        Ok(())
+        holds(m.path("f"), &expected)?;
+        holds(m.source("f"), &expected)
     })
 }
 
@@ -137,36 +128,24 @@ fn direct_write_while_mapped_pages_are_read_ends_with_the_written_bytes() -> Out
     // As generic/247: O_DIRECT writes against readers of a mapping of the same range.
     on_mount(&[ALLOW_MMAP], |m| {
         let (_file, mapping) = prepared(m, "f", 16)?;
-        let stop = AtomicBool::new(false);
+        let direct = open(&m.path("f"), libc::O_DIRECT)?;
+        let mut room = vec![0; 17 * PAGE];
+        let start = room.as_ptr().align_offset(PAGE);
         let mut round = 0_u8;
-        std::thread::scope(|scope| -> Outcome {
-            let reader = scope.spawn(|| -> Outcome {
-                while !stop.load(Ordering::Relaxed) {
-                    mapping.read(0..16 * PAGE)?;
+        beside(
+            || mapping.read(0..16 * PAGE).map(drop).map_err(Into::into),
+            || {
+                let begin = Instant::now();
+                while begin.elapsed() < LASTING {
+                    round = round.wrapping_add(1);
+                    room.fill(round);
+                    direct.write_all_at(&room[start..start + 16 * PAGE], 0)?;
                 }
                 Ok(())
-            });
-            let direct = open(&m.path("f"), libc::O_DIRECT)?;
-            let mut room = vec![0; 17 * PAGE];
-            let start = room.as_ptr().align_offset(PAGE);
-            let begin = Instant::now();
-            while begin.elapsed() < LASTING {
-                round = round.wrapping_add(1);
-                room.fill(round);
-                direct.write_all_at(&room[start..start + 16 * PAGE], 0)?;
-            }
-            stop.store(true, Ordering::Relaxed);
-            reader.join().expect("no panic")
-        })?;
-        ensure!(
-            std::fs::read(m.source("f"))? == vec![round; 16 * PAGE],
-            "on SOURCE"
-        );
-        ensure!(
-            std::fs::read(m.path("f"))? == vec![round; 16 * PAGE],
-            "through the mount"
-        );
-        Ok(())
+            },
+        )?;
+        holds(m.source("f"), vec![round; 16 * PAGE])?;
+        holds(m.path("f"), vec![round; 16 * PAGE])
     })
 }
 
@@ -183,18 +162,13 @@ fn write_from_a_mapping_with_each_kind_of_descriptor_copies_the_file() -> Outcom
             let file = open(&m.path(name), flags)?;
             let mut done = 0;
             while done < 4 * PAGE {
-                let range = done..4 * PAGE;
-                let to = (4 * PAGE + done) as i64;
-                let written = mapping.pwritev_to(&file, std::slice::from_ref(&range), to)?;
+                let written = write(&mapping, done..4 * PAGE, &file, 4 * PAGE + done)?;
                 ensure!(written > 0, "{name}: no progress at {done}");
                 done += written;
             }
             let mut expected = pages(8);
             expected.copy_within(..4 * PAGE, 4 * PAGE);
-            ensure!(
-                std::fs::read(m.source(name))? == expected,
-                "{name}: other bytes"
-            );
+            holds(m.source(name), &expected)?;
         }
         Ok(())
     })
@@ -208,14 +182,10 @@ fn append_from_a_mapping_of_the_same_file_grows_it() -> Outcome {
         let file = open_append(m.path("f"))?;
         for round in 0..3 {
             mapping.discard()?;
-            let written = mapping.pwritev_to(&file, std::slice::from_ref(&(0..2 * PAGE)), 0)?;
+            let written = write(&mapping, 0..2 * PAGE, &file, 0)?;
             ensure!(written == 2 * PAGE, "round {round}: {written}");
         }
-        ensure!(
-            std::fs::read(m.source("f"))? == pages(2).repeat(4),
-            "other bytes"
-        );
-        Ok(())
+        holds(m.source("f"), pages(2).repeat(4))
     })
 }
 
@@ -237,15 +207,14 @@ fn write_from_two_ranges_of_another_mapped_file_is_whole() -> Outcome {
                 // A short write is allowed; the rest must then be possible.
                 ensure!(written >= ranges[0].len(), "{written} at {offset}");
                 let rest = ranges[1].start + written - ranges[0].len()..ranges[1].end;
-                let at = (offset + written) as i64;
-                written += mapping.pwritev_to(&target, std::slice::from_ref(&rest), at)?;
+                written += write(&mapping, rest, &target, offset + written)?;
             }
             ensure!(written == total, "{written} of {total} at {offset}");
             let source = pages(4);
             let mut expected = vec![9; 3 * PAGE];
             let bytes = [&source[ranges[0].clone()], &source[ranges[1].clone()]].concat();
             expected[offset..offset + total].copy_from_slice(&bytes);
-            ensure!(std::fs::read(m.source("to"))? == expected, "at {offset}");
+            holds(m.source("to"), &expected)?;
         }
         Ok(())
     })
@@ -262,22 +231,15 @@ fn read_into_a_mapping_of_the_same_file_copies_it() -> Outcome {
             mapping.discard()?;
             let mut done = 0;
             while done < 4 * PAGE {
-                let range = 4 * PAGE + done..8 * PAGE;
-                let read = mapping.preadv_from(&file, std::slice::from_ref(&range), done as i64)?;
-                ensure!(read > 0, "{name}: no progress at {done}");
-                done += read;
+                let count = read(&mapping, 4 * PAGE + done..8 * PAGE, &file, done)?;
+                ensure!(count > 0, "{name}: no progress at {done}");
+                done += count;
             }
             mapping.sync()?;
             let mut expected = pages(8);
             expected.copy_within(..4 * PAGE, 4 * PAGE);
-            ensure!(
-                mapping.read(0..8 * PAGE)? == expected,
-                "{name}: in the mapping"
-            );
-            ensure!(
-                std::fs::read(m.source(name))? == expected,
-                "{name}: on SOURCE"
-            );
+            same_bytes(name, mapping.read(0..8 * PAGE)?, &expected)?;
+            holds(m.source(name), &expected)?;
         }
         Ok(())
     })
@@ -293,15 +255,12 @@ fn read_of_a_hole_into_its_own_mapping_gives_zeros() -> Outcome {
         let mapping = map_shared(&file, 8 * PAGE)?;
         for (to, from) in [(PAGE + 1, 0), (2 * PAGE - 3, 5), (4 * PAGE, 3 * PAGE)] {
             let range = to..to + 1000;
-            ensure!(mapping.preadv_from(&file, std::slice::from_ref(&range), from as i64)? == 1000);
-            ensure!(
-                mapping.read(range)? == mapping.read(from..from + 1000)?,
-                "{from} to {to}"
-            );
+            equal("read", read(&mapping, range.clone(), &file, from)?, 1000)?;
+            let expected = mapping.read(from..from + 1000)?;
+            same_bytes(format!("{from} to {to}"), mapping.read(range)?, expected)?;
         }
         mapping.sync()?;
-        ensure!(std::fs::read(m.source("f"))? == mapping.read(0..8 * PAGE)?);
-        Ok(())
+        holds(m.source("f"), mapping.read(0..8 * PAGE)?)
     })
 }
 
@@ -316,11 +275,9 @@ fn direct_write_of_a_long_mapped_buffer_at_the_end_extends_the_file() -> Outcome
         let target = open(&m.path("to"), libc::O_DIRECT)?;
         let mut done = 0;
         while done < 128 * PAGE {
-            let range = done..128 * PAGE;
-            done += mapping.pwritev_to(&target, std::slice::from_ref(&range), done as i64)?;
+            done += write(&mapping, done..128 * PAGE, &target, done)?;
         }
-        ensure!(std::fs::read(m.source("to"))? == pages(128));
-        Ok(())
+        holds(m.source("to"), pages(128))
     })
 }
 
@@ -329,38 +286,19 @@ fn write_and_read_with_faulting_buffers_against_discarding_make_progress() -> Ou
     // As generic/729: the pages of the buffer go again and again while the call runs.
     on_mount(&[ALLOW_MMAP], |m| {
         let (file, mapping) = prepared(m, "f", 32)?;
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| -> Outcome {
-            let discarder = scope.spawn(|| -> Outcome {
-                while !stop.load(Ordering::Relaxed) {
-                    mapping.discard()?;
-                }
-                Ok(())
-            });
+        let copy_up_and_down = || {
             let begin = Instant::now();
-            let worker = || -> Outcome {
-                while begin.elapsed() < LASTING {
-                    let low = 0..16 * PAGE;
-                    let high = 16 * PAGE as i64;
-                    ensure!(mapping.pwritev_to(&file, std::slice::from_ref(&low), high)? > 0);
-                    let upper = 16 * PAGE..32 * PAGE;
-                    ensure!(mapping.preadv_from(&file, std::slice::from_ref(&upper), 0)? > 0);
-                }
-                Ok(())
-            };
-            let done = worker();
-            stop.store(true, Ordering::Relaxed);
-            discarder.join().expect("no panic")?;
-            done
-        })?;
+            while begin.elapsed() < LASTING {
+                ensure!(write(&mapping, 0..16 * PAGE, &file, 16 * PAGE)? > 0);
+                ensure!(read(&mapping, 16 * PAGE..32 * PAGE, &file, 0)? > 0);
+            }
+            Ok(())
+        };
+        beside(|| Ok(mapping.discard()?), copy_up_and_down)?;
         mapping.sync()?;
         let mut expected = pages(32);
         expected.copy_within(..16 * PAGE, 16 * PAGE);
-        ensure!(
-            std::fs::read(m.source("f"))? == expected,
-            "other bytes on SOURCE"
-        );
-        Ok(())
+        holds(m.source("f"), &expected)
     })
 }
 
@@ -374,8 +312,7 @@ fn write_from_the_mapping_of_the_other_file_in_both_directions_ends() -> Outcome
         let copy = |from: &SharedMapping, to: &File| -> Outcome {
             while begin.elapsed() < LASTING {
                 from.discard()?;
-                let range = 0..3 * PAGE;
-                ensure!(from.pwritev_to(to, std::slice::from_ref(&range), 100)? > 0);
+                ensure!(write(from, 0..3 * PAGE, to, 100)? > 0);
             }
             Ok(())
         };
@@ -395,10 +332,7 @@ fn store_through_a_mapping_is_on_source_after_msync() -> Outcome {
         mapping.sync()?;
         ensure!(std::fs::read(m.source("f"))?[PAGE + 5..PAGE + 11] == *b"mapped");
         file.write_all_at(b"written", 2 * PAGE as u64)?;
-        ensure!(
-            mapping.read(2 * PAGE..2 * PAGE + 7)? == b"written",
-            "the mapping is stale"
-        );
+        same_bytes("mapping", mapping.read(2 * PAGE..2 * PAGE + 7)?, b"written")?;
         drop(mapping);
         ensure!(std::fs::read(m.path("f"))?.len() == 3 * PAGE);
         Ok(())

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
-use xtests::support::calls::chmod;
+use xtests::support::calls::{chmod, refused};
+use xtests::support::checks::has_mode;
 use xtests::support::{Outcome, User, on_daemon};
 
 const TRANSLATED: &[&str] = &[
@@ -54,10 +55,8 @@ fn chown_with_translated_ids_is_translated() -> Outcome {
         // An id without a rule stays.
         chown(m.path("f"), Some(7), None)?;
         ensure!(owner(&m.source("f"))? == (7, 6000), "7 on SOURCE");
-        let error = chown(m.path("f"), Some(3009), None).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
-        let error = chown(m.path("f"), None, Some(3000)).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(chown(m.path("f"), Some(3009), None), libc::EPERM)?;
+        refused(chown(m.path("f"), None, Some(3000)), libc::EPERM)?;
         ensure!(owner(&m.source("f"))? == (7, 6000), "after a refusal");
         Ok(())
     })
@@ -69,11 +68,8 @@ fn create_with_a_forbidden_id_gives_eperm_and_makes_nothing() -> Outcome {
         chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         for (uid, gid) in [(3000, 1), (1, 3009)] {
-            let error = User::new(uid, gid).act(|| Ok(File::create(dir.join("f")).unwrap_err()))?;
-            ensure!(
-                error.raw_os_error() == Some(libc::EPERM),
-                "{uid}:{gid}: {error}"
-            );
+            let made = User::new(uid, gid).act(|| Ok(File::create(dir.join("f"))))?;
+            refused(made, libc::EPERM).with_context(|| format!("{uid}:{gid}"))?;
             ensure!(!m.source("f").exists(), "{uid}:{gid} made a file");
         }
         Ok(())
@@ -110,15 +106,12 @@ fn chmod_and_write_by_a_member_of_a_translated_group_keeps_plain_set_gid() -> Ou
         let path = m.path("f");
         let member = User::new(2001, 2000).in_groups(&[2001]);
         member.act(|| Ok(std::fs::write(&path, "other")?))?;
-        let mode = m.source("f").metadata()?.mode() & 0o7777;
-        ensure!(mode == 0o2664, "{mode:o} after a member");
+        has_mode(m.source("f"), 0o2664).context("after a member")?;
         chmod(m.source("f"), 0o2666)?;
         // In a group of that number on SOURCE, which the client's 6001 is as well, but not 2002.
         let stranger = User::new(2001, 2000).in_groups(&[2002]);
         stranger.act(|| Ok(std::fs::write(&path, "other")?))?;
-        let mode = m.source("f").metadata()?.mode() & 0o7777;
-        ensure!(mode == 0o666, "{mode:o} after a stranger");
-        Ok(())
+        has_mode(m.source("f"), 0o666).context("after a stranger")
     })
 }
 
@@ -158,12 +151,8 @@ fn setxattr_of_a_capability_that_would_be_renamed_is_refused() -> Outcome {
         let path = m.path("f");
         File::create(&path)?;
         let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        let set = setxattr(
-            &path,
-            "security.capability",
-            &capability,
-            XattrFlags::empty(),
-        );
+        let (name, flags) = ("security.capability", XattrFlags::empty());
+        let set = setxattr(&path, name, &capability, flags);
         ensure!(set == Err(Errno::OPNOTSUPP), "{set:?}");
         setxattr(&path, "user.a", b"1", XattrFlags::empty())?;
         ensure!(names(&path)? == ["user.a"]);

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use xtests::support::command::output;
+use xtests::support::checks::equal;
+use xtests::support::command::{output, said};
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
@@ -46,10 +47,8 @@ fn get_as(address: SocketAddr, path: &str, accept: &str) -> Result<String> {
 fn scrape(address: SocketAddr, accept: &str) -> Result<String> {
     let answer = get_as(address, "/metrics", accept)?;
     let (header, body) = answer.split_once("\r\n\r\n").context("no body")?;
-    ensure!(
-        header.contains(&format!("content-type: {accept}")),
-        "{header}"
-    );
+    let wanted = format!("content-type: {accept}");
+    ensure!(header.contains(&wanted), "{header}");
     Ok(body.to_owned())
 }
 
@@ -67,18 +66,17 @@ fn metrics_of_a_mount_count_what_was_done() -> Outcome {
         std::fs::write(m.path("f"), vec![7; 65_536])?;
         let text = get(address, "/metrics")?;
         ensure!(text.starts_with("HTTP/1.1 200 OK\r\n"), "{text}");
-        ensure!(
-            text.contains("content-type: application/openmetrics-text"),
-            "{text}"
-        );
-        ensure!(
-            value(&text, "thrufs_requests_total{opcode=\"WRITE\"}")? == 1.0,
-            "{text}"
-        );
-        ensure!(
-            value(&text, "thrufs_written_bytes_total")? == 65_536.0,
-            "{text}"
-        );
+        ensure!(text.contains("content-type: application/openmetrics-text"));
+        equal(
+            "WRITEs",
+            value(&text, "thrufs_requests_total{opcode=\"WRITE\"}")?,
+            1.0,
+        )?;
+        equal(
+            "bytes",
+            value(&text, "thrufs_written_bytes_total")?,
+            65_536.0,
+        )?;
         ensure!(text.ends_with("# EOF\n"), "{text}");
         ensure!(get(address, "/")?.starts_with("HTTP/1.1 404 "));
         Ok(())
@@ -90,17 +88,11 @@ fn metrics_clients_that_say_nothing_leave_the_mount_and_scrapers_alone() -> Outc
     on_daemon(&["--metrics=0"], |m| {
         let address = address(m)?;
         let before = m.daemon_descriptors()?;
-        let clients: Result<Vec<_>, _> = (0..100)
-            .map(|_| TcpStream::connect_timeout(&address, SOON))
-            .collect();
-        let clients = clients?;
+        let connect = |_| TcpStream::connect_timeout(&address, SOON);
+        let _clients = (0..100).map(connect).collect::<Result<Vec<_>, _>>()?;
         std::fs::write(m.path("f"), "served")?;
         let more = m.daemon_descriptors()?.saturating_sub(before);
-        ensure!(
-            more <= 16,
-            "{more} descriptors for {} clients",
-            clients.len()
-        );
+        ensure!(more <= 16, "{more} descriptors for 100 clients");
         ensure!(get(address, "/metrics")?.starts_with("HTTP/1.1 200 OK\r\n"));
         Ok(())
     })
@@ -122,20 +114,15 @@ for family in text_string_to_metric_families(text):
 
 /// Runs a program with `input`, and returns its output.
 fn feed(program: &mut Command, input: &str) -> Result<String> {
-    let piped = program
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = piped.spawn()?;
-    child
-        .stdin
-        .take()
-        .context("its input")?
-        .write_all(input.as_bytes())?;
-    let said = child.wait_with_output()?;
-    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
-    ensure!(said.status.success(), "{program:?}: {text}\nof\n{input}");
-    Ok(text.into_owned())
+    program.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = program.stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().context("its input")?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    let done = child.wait_with_output()?;
+    let text = said(&done);
+    ensure!(done.status.success(), "{program:?}: {text}\nof\n{input}");
+    Ok(text)
 }
 
 /// Prometheus 3 refused the scrape: histograms had no bucket `+Inf`.

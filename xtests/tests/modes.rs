@@ -1,13 +1,14 @@
 //! How data travels in each mode: WRITEs per write(2), kernel passthrough, the writeback cache.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use xtests::support::calls::{open_append, open_rdwr, open_wronly};
+use anyhow::{Result, ensure};
+use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
+use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::command::succeed;
 use xtests::support::mount::is_native;
 use xtests::support::wait::wait_until;
@@ -57,11 +58,8 @@ fn write_of_a_mebibyte_without_cache_is_one_request_at_any_offset() -> Outcome {
             let count = requests_of(m, &file, data.bytes(), offset)?;
             ensure!(count == 1, "1 MiB at {offset}: {count} WRITEs");
             let there = std::fs::read(m.source("f"))?;
-            let range = offset as usize..offset as usize + data.len;
-            ensure!(
-                there[range] == *data.bytes(),
-                "1 MiB at {offset}: other bytes"
-            );
+            let written = &there[offset as usize..][..data.len];
+            same_bytes(format!("1 MiB at {offset}"), written, data.bytes())?;
         }
         Ok(())
     })
@@ -88,11 +86,9 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
         let m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
-        wait_until(
-            "fs.fuse.max_pages_limit to be put back",
-            Duration::from_secs(10),
-            || Ok(std::fs::read_to_string(MAX_PAGES_LIMIT)? == before),
-        )?;
+        wait_until("the limit to be put back", Duration::from_secs(10), || {
+            Ok(std::fs::read_to_string(MAX_PAGES_LIMIT)? == before)
+        })?;
         let file = sized(&m, "f", 8 << 20)?;
         let count = requests_of(&m, &file, &vec![7; 4 << 20], 0)?;
         ensure!(count == 1, "4 MiB: {count} WRITEs");
@@ -107,21 +103,16 @@ fn write_under_kernel_passthrough_reaches_source_past_the_daemon() -> Outcome {
     for cache in ["--cache=auto", "--cache=always"] {
         on_daemon(&["--passthrough=always", cache], |m| {
             let mut file = File::create(m.path("f"))?;
-            ensure!(
-                requests_of(m, &file, &vec![1; 100_000], 0)? == 0,
-                "WRITEs came"
-            );
+            equal("WRITEs", requests_of(m, &file, &vec![1; 100_000], 0)?, 0)?;
             // A second handle while the first is open, and one after it was closed.
             let second = File::options().read(true).append(true).open(m.path("f"))?;
             (&second).write_all(b"end")?;
             file.flush()?;
             drop(file);
-            let mut back = Vec::new();
-            File::open(m.path("f"))?.read_to_end(&mut back)?;
-            ensure!(back.len() == 100_003 && back.ends_with(b"end"));
-            ensure!(back == std::fs::read(m.source("f"))?);
-            ensure!(second.metadata()?.len() == 100_003);
-            Ok(())
+            let expected = [&vec![1; 100_000], &b"end"[..]].concat();
+            holds(m.path("f"), &expected)?;
+            holds(m.source("f"), &expected)?;
+            equal("size", second.metadata()?.len(), 100_003)
         })?;
     }
     Ok(())
@@ -139,10 +130,9 @@ fn on_overlay(option: &str) -> Result<Mount> {
     let shown = layers.display();
     let mut mount = Command::new("mount");
     let dirs = format!("lowerdir={shown}/lower,upperdir={shown}/upper,workdir={shown}/work");
-    mount
-        .args(["-t", "overlay", "-o", &dirs, "overlay"])
-        .arg(scratch.source());
-    succeed(&mut mount).map_err(|error| missing(format!("overlayfs: {error:#}")))?;
+    mount.args(["-t", "overlay", "-o", &dirs, "overlay"]);
+    succeed(mount.arg(scratch.source()))
+        .map_err(|error| missing(format!("overlayfs: {error:#}")))?;
     scratch.adopt(&scratch.source());
     Mount::of(scratch, &[option, "--cache=auto"])
 }
@@ -152,7 +142,7 @@ fn open_that_cannot_be_passed_through_falls_back_under_auto() -> Outcome {
     case(|| {
         let m = on_overlay("--passthrough=auto")?;
         std::fs::write(m.path("f"), "through the daemon")?;
-        ensure!(std::fs::read(m.source("f"))? == b"through the daemon");
+        holds(m.source("f"), b"through the daemon")?;
         m.unmount()
     })
 }
@@ -165,10 +155,8 @@ fn open_that_cannot_be_passed_through_fails_under_always() -> Outcome {
         }
         let m = on_overlay("--passthrough=always")?;
         std::fs::write(m.source("f"), "x")?;
-        let error = File::open(m.path("f")).err().context("it opened")?;
-        ensure!(error.raw_os_error() == Some(libc::ELOOP), "{error}");
-        let error = File::create(m.path("new")).err().context("it opened")?;
-        ensure!(error.raw_os_error() == Some(libc::ELOOP), "{error}");
+        refused(File::open(m.path("f")), libc::ELOOP)?;
+        refused(File::create(m.path("new")), libc::ELOOP)?;
         m.unmount()
     })
 }
@@ -193,11 +181,7 @@ fn write_under_writeback_is_on_source_after_fsync() -> Outcome {
             expected.extend([2; 100]);
             expected.extend([3; 100]);
         }
-        ensure!(
-            std::fs::read(m.source("f"))? == expected,
-            "other bytes on SOURCE"
-        );
-        ensure!(std::fs::read(m.path("f"))? == expected, "other bytes here");
-        Ok(())
+        holds(m.source("f"), &expected)?;
+        holds(m.path("f"), &expected)
     })
 }

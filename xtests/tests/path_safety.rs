@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags, openat, openat2};
 use rustix::fs::{XattrFlags, mkdirat, renameat_with, symlinkat, unlinkat};
+use xtests::support::checks::holds;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case, on_mount};
 
 /// At least so long, and until both sides have done enough: a busy machine takes longer.
@@ -43,7 +44,7 @@ fn snapshot(dir: &Path, into: &mut Vec<String>) -> Result<()> {
         if stat.is_dir() {
             snapshot(&path, into)?;
         } else if stat.is_file() {
-            ensure!(std::fs::read(&path)? == CANARY, "{path:?} was written");
+            holds(&path, CANARY)?;
         }
     }
     Ok(())

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,9 @@ use rustix::fs::{
     AtFlags, CWD, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fstat, openat,
 };
 use rustix::io::Errno;
-use xtests::support::calls::{chmod, open_rdwr, open_wronly, truncate};
-use xtests::support::command::{output, succeed};
+use xtests::support::calls::{chmod, open_rdwr, open_wronly, refused, truncate};
+use xtests::support::checks::{equal, has_mode, holds};
+use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, User, case, missing, on_backing, on_mount,
@@ -50,8 +51,7 @@ fn rounds() -> Result<u32> {
 /// A directory in which every user may make and remove names.
 fn open_directory(m: &Mount) -> Result<()> {
     std::fs::create_dir(m.source("d"))?;
-    let all_users = PermissionsExt::from_mode(0o777);
-    Ok(std::fs::set_permissions(m.source("d"), all_users)?)
+    Ok(chmod(m.source("d"), 0o777)?)
 }
 
 /// What became of the opener's tries.
@@ -79,10 +79,8 @@ impl Tally {
             Err(Errno::ACCESS) if name == SECRET => self.refused += 1,
             Err(Errno::EXIST) if flags.contains(OFlags::EXCL) => self.existed += 1,
             Err(errno) => {
-                *self
-                    .unexpected
-                    .entry((name, errno.raw_os_error()))
-                    .or_default() += 1;
+                let failed = (name, errno.raw_os_error());
+                *self.unexpected.entry(failed).or_default() += 1;
             }
         }
         // After which the kernel does not know the name.
@@ -140,11 +138,7 @@ fn race(ours: &Path, theirs: &Path, look_first: bool) -> Result<Tally> {
 /// ALICE never gets what is BOB's alone, and always what she may have.
 fn judge(tally: &Tally) -> Outcome {
     eprintln!("{tally:?}");
-    ensure!(
-        tally.wrong == 0,
-        "{} of BOB's files opened for ALICE",
-        tally.wrong
-    );
+    equal("files of BOB's opened for ALICE", tally.wrong, 0)?;
     ensure!(tally.unexpected.is_empty(), "{:?}", tally.unexpected);
     Ok(())
 }
@@ -283,11 +277,13 @@ fn unlink_of_anothers_name_by_root_of_an_own_user_namespace_is_refused() -> Outc
         };
         let made = as_root("d/mine")?;
         if !made.status.success() {
-            let why = String::from_utf8_lossy(&made.stderr).into_owned();
-            return Err(missing(format!("user namespaces: {why}")));
+            return Err(missing(format!(
+                "user namespaces: {}",
+                said_on_stderr(&made)
+            )));
         }
         let removed = as_root("d/f")?;
-        let said = String::from_utf8_lossy(&removed.stderr);
+        let said = said_on_stderr(&removed);
         ensure!(said.contains("not permitted"), "{said}");
         ensure!(is_bobs(m, "d/f")?);
         Ok(())
@@ -337,15 +333,8 @@ fn unlink_by_root_of_a_user_namespace_that_has_the_owner_succeeds() -> Outcome {
         std::fs::write(proc.join("uid_map"), "0 23001 2")?;
         std::fs::write(proc.join("gid_map"), "0 23100 1")?;
         let mut rm = Command::new("nsenter");
-        rm.args([
-            "--target",
-            &pid,
-            "--user",
-            "--setuid=0",
-            "--setgid=0",
-            "rm",
-            "-f",
-        ]);
+        rm.args(["--target", &pid, "--user", "--setuid=0", "--setgid=0"]);
+        rm.args(["rm", "-f"]);
         let removed = succeed(rm.arg(m.path("d/f")));
         drop(holder.stdin.take());
         holder.wait()?;
@@ -399,10 +388,12 @@ fn setattr_by_the_owner_succeeds() -> Outcome {
             Ok(())
         })?;
         let after = m.source("f").metadata()?;
-        ensure!(
-            (after.mode() & 0o7777, after.gid(), after.mtime()) == (0o600, STAFF + 1, 1_000_000)
-        );
-        Ok(())
+        equal(
+            "group and time",
+            (after.gid(), after.mtime()),
+            (STAFF + 1, 1_000_000),
+        )?;
+        has_mode(m.source("f"), 0o600)
     })
 }
 
@@ -411,26 +402,15 @@ fn setxattr_of_an_acl_by_one_that_was_the_owner_until_now_is_refused() -> Outcom
     let options = [REMEMBERING, &["--posix-acl"]].concat();
     on_mount(&options, |m| {
         file(&m.source("f"), ALICE, 0o600)?;
-        succeed(
-            Command::new("setfacl")
-                .args(["-m", "u:23003:r"])
-                .arg(m.source("f")),
-        )?;
+        let mut setfacl = Command::new("setfacl");
+        succeed(setfacl.args(["-m", "u:23003:r"]).arg(m.source("f")))?;
         ensure!(m.path("f").metadata()?.uid() == ALICE);
+        const ACL: &str = "system.posix_acl_access";
         let mut acl = [0; 256];
-        let len = rustix::fs::getxattr(m.source("f"), "system.posix_acl_access", &mut acl[..])?;
+        let len = rustix::fs::getxattr(m.source("f"), ACL, &mut acl[..])?;
         own(&m.source("f"), BOB)?;
-        let set = alice().act(|| {
-            let (path, flags) = (m.path("f"), XattrFlags::empty());
-            Ok(rustix::fs::setxattr(
-                path,
-                "system.posix_acl_access",
-                &acl[..len],
-                flags,
-            ))
-        })?;
-        ensure!(set == Err(Errno::PERM), "{set:?}");
-        Ok(())
+        let set = || rustix::fs::setxattr(m.path("f"), ACL, &acl[..len], XattrFlags::empty());
+        equal("setxattr", alice().act(|| Ok(set()))?, Err(Errno::PERM))
     })
 }
 
@@ -461,7 +441,7 @@ fn open_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> Outc
             }
             Ok(())
         })?;
-        ensure!(std::fs::read(m.source("f"))? == b"content");
+        holds(m.source("f"), b"content")?;
         open_wronly(m.path("f"))?;
         User::new(BOB, STAFF).act(|| Ok(File::open(m.path("f")).map(drop)?))
     })
@@ -472,9 +452,8 @@ fn truncate_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> 
     on_mount(REMEMBERING, |m| {
         taken_away(m)?;
         let done = alice().act(|| Ok(truncate(&m.path("f"), 0)))?;
-        let refused = done.unwrap_err();
-        ensure!(refused.raw_os_error() == Some(libc::EACCES), "{refused}");
-        ensure!(std::fs::read(m.source("f"))? == b"content");
+        refused(done, libc::EACCES)?;
+        holds(m.source("f"), b"content")?;
         Ok(truncate(&m.path("f"), 0)?)
     })
 }
@@ -483,8 +462,8 @@ fn truncate_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> 
 fn opendir_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> Outcome {
     on_mount(REMEMBERING, |m| {
         taken_away(m)?;
-        let got = alice().act(|| Ok(std::fs::read_dir(m.path("dir")).err()))?;
-        ensure!(got.and_then(|error| error.raw_os_error()) == Some(libc::EACCES));
+        let got = alice().act(|| Ok(std::fs::read_dir(m.path("dir"))))?;
+        refused(got, libc::EACCES)?;
         std::fs::read_dir(m.path("dir"))?;
         Ok(())
     })
@@ -497,8 +476,8 @@ fn open_by_number_of_what_has_become_anothers_alone_on_source_is_refused() -> Ou
         taken_away(m)?;
         let file = openat(CWD, m.path("f"), OFlags::PATH, Mode::empty())?;
         let by_number = format!("/proc/self/fd/{}", file.as_raw_fd());
-        let got = alice().act(|| Ok(File::open(&by_number).err()))?;
-        ensure!(got.and_then(|error| error.raw_os_error()) == Some(libc::EACCES));
+        let got = alice().act(|| Ok(File::open(&by_number)))?;
+        refused(got, libc::EACCES)?;
         File::open(&by_number)?;
         Ok(())
     })

@@ -1,7 +1,7 @@
 //! `thrufs status` of mounts that live, are dead, and were never ours.
 
 use std::io::Read;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -9,9 +9,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
-use xtests::support::command::{output, wait_for_exit};
+use xtests::support::checks::{equal, has_mode, holds};
+use xtests::support::command::{output, said_on_stderr, wait_for_exit};
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::mount_line;
+use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
 
@@ -25,7 +27,7 @@ fn status(arguments: &[&str], path: &Path) -> Result<Output> {
 
 fn json(path: &Path) -> Result<Value> {
     let output = status(&["--json"], path)?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said_on_stderr(&output);
     ensure!(output.status.success(), "thrufs status --json: {said}");
     Ok(serde_json::from_slice(&output.stdout)?)
 }
@@ -59,13 +61,9 @@ fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
         ensure!(status["pid"] == m.pid()?.as_raw(), "{status}");
         ensure!(status["mountpoint"] == m.dir().to_str().unwrap_or_default());
         ensure!(status["source"] == m.source("").canonicalize()?.to_str().unwrap_or_default());
-        ensure!(status["writes"]["bytes"] == 65_536, "{}", status["writes"]);
-        ensure!(status["writes"]["requests"] == 1, "{}", status["writes"]);
-        ensure!(
-            status["writes"]["pwritev2_calls"] == 1,
-            "{}",
-            status["writes"]
-        );
+        for (name, wanted) in [("bytes", 65_536), ("requests", 1), ("pwritev2_calls", 1)] {
+            equal(name, &status["writes"][name], &Value::from(wanted))?;
+        }
         let lookups = opcode(&status, "LOOKUP").context("no LOOKUP")?;
         ensure!(lookups["errors"].as_u64() >= Some(1), "{lookups}");
         ensure!(status["negotiated"]["max_write"].as_u64() >= Some(4096));
@@ -76,14 +74,14 @@ fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
             descriptors.is_some_and(|said| said.abs_diff(counted) <= 2),
             "{descriptors:?} descriptors by status, {counted} by /proc"
         );
-        let text = String::from_utf8(status_text(m.dir())?)?;
+        let text = status_text(m.dir())?;
         ensure!(text.contains("64.0 KiB in 1 WRITE requests"), "{text}");
         Ok(())
     })
 }
 
-fn status_text(dir: &Path) -> Result<Vec<u8>> {
-    Ok(status(&[], dir)?.stdout)
+fn status_text(dir: &Path) -> Result<String> {
+    Ok(String::from_utf8(status(&[], dir)?.stdout)?)
 }
 
 #[test]
@@ -92,10 +90,10 @@ fn status_shows_by_which_transport_the_mount_is_served() -> Outcome {
         on_daemon(&[&format!("--transport={transport}")], |m| {
             wait_for_socket(m.dir())?;
             std::fs::write(m.path("f"), "content")?;
-            ensure!(std::fs::read(m.path("f"))? == b"content");
+            holds(m.path("f"), b"content")?;
             let status = json(m.dir())?;
             ensure!(status["transport"] == transport, "{status}");
-            let text = String::from_utf8(status_text(m.dir())?)?;
+            let text = status_text(m.dir())?;
             let line = format!("transport       {transport}");
             ensure!(text.lines().any(|shown| shown.starts_with(&line)), "{text}");
             Ok(())
@@ -120,12 +118,8 @@ fn status_socket_is_private_and_goes_with_the_mount() -> Outcome {
         let m = Mount::new(Backing::Here, &[])?;
         m.require_mount()?;
         let path = wait_for_socket(m.dir())?;
-        let mode = |path: &Path| Ok::<_, std::io::Error>(path.metadata()?.permissions().mode());
-        ensure!(mode(&path)? & 0o777 == 0o600, "the socket's mode");
-        ensure!(
-            mode(Path::new(RUNTIME))? & 0o777 == 0o700,
-            "the directory's mode"
-        );
+        has_mode(&path, 0o600)?;
+        has_mode(RUNTIME, 0o700)?;
         // Its number may be used again at once, by another test's socket of the same name.
         let identity = |meta: &std::fs::Metadata| (meta.ino(), meta.ctime(), meta.ctime_nsec());
         let ours = identity(&path.metadata()?);
@@ -143,21 +137,17 @@ fn status_of_a_dead_daemon_says_so_and_the_next_daemon_cleans_up() -> Outcome {
         m.require_mount()?;
         let path = wait_for_socket(m.dir())?;
         kill(m.pid()?, Signal::SIGKILL)?;
-        let dead = format!(
-            "{}: its daemon is dead; run `thrufs umount",
-            m.dir().display()
-        );
+        let dir = m.dir().display();
+        let dead = format!("{dir}: its daemon is dead; run `thrufs umount");
         wait_until("status to call the daemon dead", SOON, || {
             let output = status(&[], m.dir())?;
-            let said = String::from_utf8_lossy(&output.stderr);
-            Ok(output.status.code() == Some(1) && said.contains(&dead))
+            Ok(output.status.code() == Some(1) && said_on_stderr(&output).contains(&dead))
         })?;
         let next = Mount::new(Backing::Here, &[])?;
         wait_for_socket(next.dir())?;
         ensure!(!path.exists(), "{} is left behind", path.display());
         // Without its socket as well, since the kernel knows.
-        let output = status(&[], m.dir())?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said_on_stderr(&status(&[], m.dir())?);
         ensure!(said.contains(&dead), "{said}");
         next.unmount()
     })
@@ -186,10 +176,11 @@ fn status_of_a_mount_that_hangs_and_has_no_socket_ends() -> Outcome {
             });
             let long = Duration::from_secs(60);
             let ended = wait_for_exit(&mut asking, "status to end", long)?;
-            let said = said
-                .recv_timeout(SOON)
-                .context("the end of its output while the mount hangs")?;
-            Ok((ended, said?))
+            let said = said.recv_timeout(SOON);
+            Ok((
+                ended,
+                said.context("the end of its output while the mount hangs")??,
+            ))
         })?;
         ensure!(ended.code() == Some(1), "{ended}");
         ensure!(said.contains("alive or hangs"), "{said}");
@@ -201,23 +192,19 @@ fn status_of_a_mount_that_hangs_and_has_no_socket_ends() -> Outcome {
 #[test]
 fn status_of_all_lists_live_and_dead_mounts() -> Outcome {
     case(|| {
-        let (live, dead) = (
-            Mount::new(Backing::Here, &[])?,
-            Mount::new(Backing::Here, &[])?,
-        );
+        let live = Mount::new(Backing::Here, &[])?;
+        let dead = Mount::new(Backing::Here, &[])?;
         live.require_mount()?;
         wait_for_socket(live.dir())?;
         kill(dead.pid()?, Signal::SIGKILL)?;
         wait_until("the list to show both", SOON, || {
-            let said = output(Command::new(thrufs()?).arg("status"))?;
-            let said = String::from_utf8_lossy(&said.stdout);
-            let lists_live = said
-                .lines()
-                .any(|line| line.starts_with(&format!("{}: /", live.dir().display())));
-            let lists_dead = said.lines().any(|line| {
-                line.starts_with(&format!("{}: its daemon is dead", dead.dir().display()))
-            });
-            Ok(lists_live && lists_dead)
+            let listed = output(Command::new(thrufs()?).arg("status"))?;
+            let listed = String::from_utf8_lossy(&listed.stdout);
+            let lists = |m: &Mount, what: &str| {
+                let wanted = format!("{}: {what}", m.dir().display());
+                listed.lines().any(|line| line.starts_with(&wanted))
+            };
+            Ok(lists(&live, "/") && lists(&dead, "its daemon is dead"))
         })?;
         live.unmount()
     })
@@ -231,15 +218,15 @@ fn status_watch_ends_well_on_interrupt() -> Outcome {
         let mut command = Command::new(thrufs()?);
         command
             .args(["status", "--watch=0.1", "--json"])
-            .arg(m.dir())
+            .arg(m.dir());
+        command
             .stdout(std::fs::File::create(&shown)?)
             .stdin(Stdio::null());
         let mut watching = command.spawn()?;
         wait_until("two lines", SOON, || {
             Ok(std::fs::read_to_string(&shown)?.lines().count() >= 2)
         })?;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(watching.id())?);
-        kill(pid, Signal::SIGINT)?;
+        kill(pid_of(&watching), Signal::SIGINT)?;
         let ended = wait_for_exit(&mut watching, "the watching to end", SOON)?;
         ensure!(ended.success(), "{ended}");
         for line in std::fs::read_to_string(&shown)?.lines() {

@@ -2,14 +2,15 @@
 
 use std::process::{Command, Output};
 
+use xtests::support::command::said;
+
 fn suite(args: &[&str]) -> (Output, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_xtests"))
         .arg("suite")
         .args(args)
         .output()
         .expect("xtests runs");
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let text = said(&output);
     (output, text)
 }
 

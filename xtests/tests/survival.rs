@@ -7,15 +7,20 @@ use std::io::{Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::calls::{open_rdwr, open_wronly};
-use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
-use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
+use xtests::support::calls::{errno, open_rdwr, open_wronly, refused};
+use xtests::support::checks::{equal, holds, same_bytes};
+use xtests::support::command::{output, said_on_stderr};
+use xtests::support::mount::{mount_command, thrufs};
+use xtests::support::mount_table::{
+    abort, is_mounted, mount_line, mount_table, mounts_at, stat_error,
+};
+use xtests::support::operator::{self, umount_when_idle};
+use xtests::support::threads::beside;
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_daemon, on_mount,
@@ -34,24 +39,9 @@ fn remount(source: &Path, dir: &Path) -> Outcome {
 
 /// As `remount`, where something stays mounted below.
 fn remount_over(source: &Path, dir: &Path) -> Outcome {
-    succeed(
-        Command::new(thrufs()?)
-            .args(["mount", "--replace-dead", "--nonempty"])
-            .args(transport_option())
-            .args([source, dir]),
-    )?;
-    ensure!(std::fs::read(dir.join("f"))? == b"content");
-    unmount(dir)
-}
-
-/// A child of another test has our files open for a moment between fork and exec.
-fn unmount(dir: &Path) -> Outcome {
-    wait_until(&format!("{} not to be busy", dir.display()), SOON, || {
-        let done = output(Command::new(thrufs()?).arg("umount").arg(dir))?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success() || said.contains("busy"), "{said}");
-        Ok(done.status.success())
-    })
+    operator::mount(source, dir, &["--replace-dead", "--nonempty"])?;
+    holds(dir.join("f"), b"content")?;
+    umount_when_idle(dir)
 }
 
 /// If the daemon is two processes, the one that serves dies a moment after the other.
@@ -61,50 +51,37 @@ fn wait_for_dead(dir: &Path) -> Outcome {
     })
 }
 
-fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
-}
-
 #[test]
 fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once() -> Outcome {
     case(|| {
         const BLOCK: usize = 10_000;
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         let acknowledged: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
         std::thread::scope(|scope| -> Outcome {
             for (index, count) in acknowledged.iter().enumerate() {
                 let file = File::create(m.path(&format!("w{index}")))?;
                 scope.spawn(move || {
-                    while file
-                        .write_all_at(&[7; BLOCK], count.load(Ordering::SeqCst))
-                        .is_ok()
-                    {
+                    let write = |at| file.write_all_at(&[7; BLOCK], at).is_ok();
+                    while write(count.load(Ordering::SeqCst)) {
                         count.fetch_add(BLOCK as u64, Ordering::SeqCst);
                     }
                 });
             }
+            let writes = |count: &AtomicU64| count.load(Ordering::SeqCst) > 1 << 20;
             wait_until("the writers to write", SOON, || {
-                Ok(acknowledged
-                    .iter()
-                    .all(|count| count.load(Ordering::SeqCst) > 1 << 20))
+                Ok(acknowledged.iter().all(writes))
             })?;
             kill(m.pid()?, Signal::SIGKILL)?;
             Ok(())
         })?;
-        ensure!(
-            m.wait_for_daemon().is_err(),
-            "a killed daemon has no exit code"
-        );
+        // A killed daemon has no exit code.
+        ensure!(m.wait_for_daemon().is_err());
         wait_for_dead(m.dir())?;
         for (index, count) in acknowledged.iter().enumerate() {
             let written = std::fs::read(m.source(&format!("w{index}")))?;
             let count = usize::try_from(count.load(Ordering::SeqCst))?;
             ensure!(written.len() >= count, "{} of {count} bytes", written.len());
-            ensure!(
-                written[..count].iter().all(|byte| *byte == 7),
-                "wrong bytes"
-            );
+            same_bytes(index, &written[..count], vec![7; count])?;
         }
         remount(&m.source(""), m.dir())
     })
@@ -114,20 +91,13 @@ fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once()
 fn mount_on_a_dead_mount_names_both_remedies() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err());
         wait_for_dead(m.dir())?;
-        let refused = output(
-            Command::new(thrufs()?)
-                .arg("mount")
-                .args([&m.source(""), m.dir()]),
-        )?;
-        let text = String::from_utf8_lossy(&refused.stderr);
-        ensure!(
-            !refused.status.success() && text.contains("thrufs umount"),
-            "{text}"
-        );
+        let refused = output(mount_command()?.args([&m.source(""), m.dir()]))?;
+        let text = said_on_stderr(&refused);
+        ensure!(!refused.status.success(), "{text}");
+        ensure!(text.contains("thrufs umount"), "{text}");
         ensure!(text.contains("--replace-dead"), "{text}");
         remount(&m.source(""), m.dir())
     })
@@ -140,17 +110,14 @@ fn replace_dead_leaves_what_lives_or_is_not_thrufs() -> Outcome {
         let before = mount_line(m.dir());
         remount_over(&m.source(""), m.dir())?;
         ensure!(mount_line(m.dir()) == before, "the mount below is another");
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        holds(m.path("f"), b"content")?;
         m.unmount()?;
         let scratch = Scratch::new(Backing::Here)?;
         std::fs::write(scratch.source().join("f"), "content")?;
         scratch.mount_tmpfs(&scratch.mountpoint())?;
         let before = mount_line(&scratch.mountpoint());
         remount_over(&scratch.source(), &scratch.mountpoint())?;
-        ensure!(
-            mount_line(&scratch.mountpoint()) == before,
-            "the tmpfs is gone"
-        );
+        equal("the tmpfs", mount_line(&scratch.mountpoint()), before)?;
         scratch.unmount_last()
     })
 }
@@ -160,19 +127,10 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
     case(|| {
         let mut first = mounted()?;
         let dir = first.dir().to_owned();
-        let _leftover = Leftover(dir.clone());
-        let mut second = Command::new(thrufs()?);
-        let mut second = second
-            .args(["mount", "-f", "--nonempty"])
-            .args(transport_option())
-            .args([&first.source(""), &dir])
-            .spawn()?;
-        let lines = || -> Result<usize> {
-            let table = mount_table("/proc/self/mountinfo")?;
-            let point = format!(" {} ", dir.display());
-            Ok(table.lines().filter(|line| line.contains(&point)).count())
-        };
-        let both = wait_until("two mounts", SOON, || Ok(lines()? == 2));
+        let mut second = mount_command()?;
+        second.args(["-f", "--nonempty"]);
+        let mut second = second.args([&first.source(""), &dir]).spawn()?;
+        let both = wait_until("two mounts", SOON, || Ok(mounts_at(&dir)? == 2));
         second.kill()?;
         second.wait()?;
         kill(first.pid()?, Signal::SIGKILL)?;
@@ -180,7 +138,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
         both?;
         wait_for_dead(&dir)?;
         remount(&first.source(""), &dir)?;
-        ensure!(lines()? == 0);
+        ensure!(mounts_at(&dir)? == 0);
         Ok(())
     })
 }
@@ -200,13 +158,10 @@ fn check_given_up(m: &mut Mount, why: &str) -> Outcome {
 fn abort_by_fusectl_ends_the_daemon_and_the_place_is_free_again() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         let open = File::open(m.path("f"))?;
         abort(m.dir());
-        ensure!(
-            std::fs::metadata(m.path("g")).is_err(),
-            "a request after the abort succeeds"
-        );
+        let asked = std::fs::metadata(m.path("g"));
+        ensure!(asked.is_err(), "a request after the abort succeeds");
         check_given_up(&mut m, "an abort by /sys/fs/fuse/connections/")?;
         ensure!(!m.log().contains("panicked"), "{}", m.log());
         drop(open);
@@ -224,13 +179,14 @@ fn request_without_an_answer_for_the_timeout_ends_the_mount() -> Outcome {
         let mut m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
         std::fs::write(m.source("f"), "content")?;
-        let _leftover = Leftover(m.dir().to_owned());
         wait_until("the sysctl to be put back", SOON, || {
             Ok(std::fs::read_to_string(REQUEST_TIMEOUT)? == before)
         })?;
         // The kernel checks every 15 seconds.
-        let error = errno(std::fs::write(m.path("new"), "never answered"));
-        ensure!(error == Some(libc::ECONNABORTED), "{error:?}");
+        refused(
+            std::fs::write(m.path("new"), "never answered"),
+            libc::ECONNABORTED,
+        )?;
         check_given_up(&mut m, "--request-timeout=15")?;
         remount(&m.source(""), m.dir())
     })
@@ -243,7 +199,6 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
         let mut m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
         std::fs::write(m.source("f"), "content")?;
-        let _leftover = Leftover(m.dir().to_owned());
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| errno(std::fs::write(m.path("new"), "never answered")));
             let begun = wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0));
@@ -257,6 +212,13 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
     })
 }
 
+fn refuses_names(removed: &Path) -> Outcome {
+    let error = errno(std::fs::write(removed.join("g"), ""));
+    let is_gone = matches!(error, Some(libc::ENOENT | libc::ESTALE));
+    ensure!(is_gone, "{error:?}");
+    Ok(())
+}
+
 #[test]
 fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
     on_daemon(&[], |m| {
@@ -268,23 +230,14 @@ fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
         open.read_to_string(&mut text)?;
         ensure!(text == "content", "{text:?}");
         open.write_all(b"more")?;
-        let error = errno(std::fs::write(m.path("d/g"), ""));
-        ensure!(
-            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
-            "{error:?}"
-        );
+        refuses_names(&m.path("d"))?;
         if m.scratch().is_whole() {
             // A mount point cannot be removed.
             return Ok(());
         }
         // Everything below SOURCE, and SOURCE itself.
         std::fs::remove_dir_all(m.source(""))?;
-        let error = errno(std::fs::write(m.path("g"), ""));
-        ensure!(
-            matches!(error, Some(libc::ENOENT | libc::ESTALE)),
-            "{error:?}"
-        );
-        Ok(())
+        refuses_names(m.dir())
     })
 }
 
@@ -297,21 +250,19 @@ fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
                 let mut mount = Command::new("mount");
                 let option = format!("remount,{options}");
                 let done = output(mount.args(["-o", &option]).arg(m.source("")))?;
-                let said = String::from_utf8_lossy(&done.stderr);
+                let said = said_on_stderr(&done);
                 ensure!(done.status.success() || said.contains("busy"), "{said}");
                 Ok(done.status.success())
             })
         };
         std::fs::write(m.path("f"), "content")?;
         remount("ro")?;
-        let error = errno(std::fs::write(m.path("f"), "other"));
-        ensure!(error == Some(libc::EROFS), "{error:?}");
-        ensure!(errno(File::create(m.path("g"))) == Some(libc::EROFS));
-        ensure!(std::fs::read(m.path("f"))? == b"content");
+        refused(std::fs::write(m.path("f"), "other"), libc::EROFS)?;
+        refused(File::create(m.path("g")), libc::EROFS)?;
+        holds(m.path("f"), b"content")?;
         remount("rw")?;
         std::fs::write(m.path("f"), "other")?;
-        ensure!(std::fs::read(m.source("f"))? == b"other");
-        Ok(())
+        holds(m.source("f"), b"other")
     })
 }
 
@@ -320,13 +271,12 @@ fn source_full_gives_enospc_and_takes_writes_again() -> Outcome {
     on_backing(Backing::Ext4(16), &[], |m| {
         let filled = (0..64)
             .try_for_each(|index| std::fs::write(m.path(&format!("f{index}")), vec![7; 1 << 20]));
-        ensure!(errno(filled) == Some(libc::ENOSPC));
+        refused(filled, libc::ENOSPC)?;
         for index in 0..4 {
             std::fs::remove_file(m.path(&format!("f{index}")))?;
         }
         std::fs::write(m.path("g"), vec![8; 1 << 20])?;
-        ensure!(std::fs::read(m.source("g"))? == vec![8; 1 << 20]);
-        Ok(())
+        holds(m.source("g"), vec![8; 1 << 20])
     })
 }
 
@@ -344,8 +294,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         let size = file.metadata()?.len();
         file.set_len(64 << 10)?;
         m.drop_caches()?;
-        let read = errno(open.read_exact_at(&mut vec![0; 8 << 20], 0));
-        ensure!(read == Some(libc::EIO), "{read:?}");
+        refused(open.read_exact_at(&mut vec![0; 8 << 20], 0), libc::EIO)?;
         // The mount itself still answers.
         ensure!(std::fs::metadata(m.dir())?.is_dir());
         file.set_len(size)?;
@@ -364,31 +313,21 @@ fn signals_without_number_disturb_no_request() -> Outcome {
             Signal::SIGURG,
             Signal::SIGXFSZ,
         ];
-        let done = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let storm = scope.spawn(|| -> Result<u64> {
-                let mut sent = 0;
-                while !done.load(Ordering::Relaxed) {
-                    for signal in harmless {
-                        kill(pid, signal)?;
-                        sent += 1;
-                    }
-                }
-                Ok(sent)
-            });
-            let worked = (0..300_usize).try_for_each(|round| -> Outcome {
-                let path = m.path(&format!("f{}", round % 10));
-                let data = vec![round as u8; 40_000 + round];
-                std::fs::write(&path, &data)?;
-                ensure!(std::fs::read(&path)? == data, "round {round}");
-                Ok(())
-            });
-            done.store(true, Ordering::Relaxed);
-            let sent = storm.join().expect("the storm does not panic")?;
-            worked?;
-            ensure!(sent > 1000, "{sent} signals");
+        let sent = AtomicU64::new(0);
+        let storm = || {
+            harmless.iter().try_for_each(|signal| kill(pid, *signal))?;
+            sent.fetch_add(harmless.len() as u64, Ordering::Relaxed);
             Ok(())
-        })
+        };
+        let work = |round: usize| {
+            let path = m.path(&format!("f{}", round % 10));
+            let data = vec![round as u8; 40_000 + round];
+            std::fs::write(&path, &data)?;
+            holds(&path, &data)
+        };
+        beside(storm, || (0..300).try_for_each(work))?;
+        ensure!(sent.into_inner() > 1000, "too few signals");
+        Ok(())
     })
 }
 
@@ -411,8 +350,7 @@ fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
         })?;
         ensure!(reading.join().expect("no panic")? == b"content");
         writing.join().expect("no panic")?;
-        ensure!(std::fs::read(m.source("d/g"))? == b"written");
-        Ok(())
+        holds(m.source("d/g"), b"written")
     })
 }
 

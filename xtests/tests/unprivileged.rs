@@ -22,7 +22,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
-use xtests::support::calls::chmod;
+use xtests::support::calls::{chmod, errno, refused};
+use xtests::support::checks::{equal, holds, mentions};
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs, transport_option};
 use xtests::support::mount_table::mount_table;
@@ -177,11 +178,8 @@ impl<'a> Machine<'a> {
     /// The same, which must succeed; returns the process that serves.
     fn mounted(&self, options: &[&str]) -> Result<(Server, Detached)> {
         let (mounted, detached) = self.mount(options)?;
-        ensure!(
-            mounted.status.success(),
-            "{options:?}: {}",
-            said_on_stderr(&mounted)
-        );
+        let told = said_on_stderr(&mounted);
+        ensure!(mounted.status.success(), "{options:?}: {told}");
         let mut status = self.by_user(self.program());
         let status = succeed(status.args(["status", "--json"]).arg(self.mountpoint()))?;
         let status: serde_json::Value = serde_json::from_str(&status)?;
@@ -189,14 +187,14 @@ impl<'a> Machine<'a> {
         Ok((Server(pid), detached))
     }
 
-    /// The error of a mount with these options.
-    fn refused(&self, options: &[&str]) -> Result<String> {
+    /// Makes sure that a mount with these options fails and says each of `wanted`.
+    fn refuses(&self, options: &[&str], wanted: &[&str]) -> Outcome {
         let (refused, _detached) = self.mount(options)?;
         let text = said_on_stderr(&refused);
         ensure!(!refused.status.success(), "{options:?}: success");
         ensure!(!text.contains("panicked"), "{text}");
         ensure!(self.line()?.is_none(), "{options:?}: left mounted");
-        Ok(text)
+        wanted.iter().try_for_each(|wanted| mentions(&text, wanted))
     }
 
     /// The mount, in this thread's mount namespace.
@@ -267,18 +265,17 @@ impl Server {
 fn work(machine: &Machine<'_>) -> Outcome {
     let (dir, source) = (machine.mountpoint(), machine.source());
     User::new(USER, USER).act(|| {
-        ensure!(std::fs::read(dir.join("f"))? == b"content");
+        holds(dir.join("f"), b"content")?;
         std::fs::create_dir(dir.join("d"))?;
         std::fs::write(dir.join("d/new"), vec![7; 100_000])?;
         std::fs::rename(dir.join("d/new"), dir.join("g"))?;
-        ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
+        holds(dir.join("g"), vec![7; 100_000])?;
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
         // Having a daemon makes the user no root.
-        let error = chown(dir.join("g"), Some(0), Some(0)).expect_err("root only may");
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(chown(dir.join("g"), Some(0), Some(0)), libc::EPERM)?;
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
-    ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
+    holds(source.join("g"), vec![7; 100_000])?;
     ensure!(source.join("g").metadata()?.uid() == USER, "the owner");
     // No other user, root included, is let in.
     let error = std::fs::read(dir.join("f")).expect_err("root is let in");
@@ -310,24 +307,12 @@ fn mount_of_a_user_serves_that_user_with_no_capability_and_a_filter() -> Outcome
 /// Whether this user can make the namespaces, by util-linux's own means.
 fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     let mut unshare = machine.by_user("/usr/bin/unshare");
-    let options = [
-        "-U",
-        "-r",
-        "-m",
-        "-p",
-        "-n",
-        "-i",
-        "-f",
-        "--mount-proc",
-        "true",
-    ];
-    let tried = output(unshare.args(options))?;
+    let tried = output(unshare.args(["-Urmpnif", "--mount-proc", "true"]))?;
     if tried.status.success() {
         return Ok(());
     }
-    let text = machine.refused(&["--sandbox=namespace"])?;
-    ensure!(text.contains("--sandbox=namespace"), "{text}");
-    ensure!(text.contains("forbid"), "no reason: {text}");
+    let options = ["--sandbox=namespace"];
+    machine.refuses(&options, &["--sandbox=namespace", "forbid"])?;
     Err(missing(format!(
         "user namespaces for users: {}",
         said_on_stderr(&tried)
@@ -357,15 +342,8 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
         let of_runtime = machine.runtime().join("thrufs");
         for (runtime, directory) in [(Some(machine.runtime()), &of_runtime), (None, &in_tmp)] {
             let mut inside = machine.by_user("/usr/bin/unshare");
-            inside.args([
-                "--user",
-                "--map-root-user",
-                "--mount",
-                "sh",
-                "-c",
-                BY_ROOT_INSIDE,
-                "sh",
-            ]);
+            inside.args(["--user", "--map-root-user", "--mount"]);
+            inside.args(["sh", "-c", BY_ROOT_INSIDE, "sh"]);
             inside.args([machine.program(), machine.source(), machine.mountpoint()]);
             inside.arg(format!("--cache={}", cache_mode()));
             match runtime {
@@ -378,21 +356,12 @@ fn mount_by_root_of_a_user_namespace_has_a_status_of_its_own() -> Outcome {
             ensure!(!text.contains("will not work"), "{text}");
             let status: serde_json::Value = serde_json::from_slice(&done.stdout)?;
             let mountpoint = machine.mountpoint();
-            ensure!(
-                status["mountpoint"] == mountpoint.to_string_lossy().as_ref(),
-                "{status}"
-            );
-            ensure!(
-                text.contains(&format!("{}: /", mountpoint.display())),
-                "{text}"
-            );
+            let shown = mountpoint.to_string_lossy();
+            ensure!(status["mountpoint"] == *shown, "{status}");
+            mentions(&text, &format!("{shown}: /"))?;
             ensure!(machine.source().join("made").metadata()?.uid() == USER);
             // The outer user of root inside; empty once the daemon has ended.
-            ensure!(
-                directory.metadata()?.uid() == USER,
-                "{}",
-                directory.display()
-            );
+            equal(directory.display(), directory.metadata()?.uid(), USER)?;
             wait_until(
                 "the socket to be gone",
                 SOON,
@@ -415,14 +384,12 @@ fn mount_of_a_user_in_namespaces_has_nothing_but_source() -> Outcome {
         work(machine)?;
         let status = server.check_status()?;
         for kind in ["user", "mnt", "pid", "net", "ipc"] {
-            ensure!(
-                server.has_own_namespace(kind)?,
-                "the {kind} namespace is the host's"
-            );
+            let is_own = server.has_own_namespace(kind)?;
+            ensure!(is_own, "the {kind} namespace is the host's");
         }
         let nspid = &status["NSpid"];
         ensure!(nspid.split_whitespace().last() == Some("1"), "{nspid}");
-        ensure!(std::fs::read(server.path("root/f"))? == b"content");
+        holds(server.path("root/f"), b"content")?;
         let mounts = std::fs::read_to_string(server.path("mountinfo"))?;
         ensure!(mounts.lines().count() == 1, "{mounts}");
         machine.unmount(&server)
@@ -434,9 +401,7 @@ fn mount_of_a_user_with_maps_of_ids_serves_in_those_that_are_the_users_to_give()
     on_machine(|machine| {
         require_namespaces(machine)?;
         let maps = ["--sandbox=namespace", OF_UIDS, OF_GIDS];
-        let nobodys = machine.refused(&maps)?;
-        ensure!(nobodys.contains("newuidmap refuses"), "{nobodys}");
-        ensure!(nobodys.contains("in /etc/subuid?"), "{nobodys}");
+        machine.refuses(&maps, &["newuidmap refuses", "in /etc/subuid?"])?;
         for file in ["/etc/subuid", "/etc/subgid"] {
             machine.replace(file, &format!("{NAME}:{SUBORDINATE}:65536\n"))?;
         }
@@ -454,13 +419,12 @@ fn mount_of_a_user_with_maps_of_ids_serves_in_those_that_are_the_users_to_give()
 #[test]
 fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
     on_machine(|machine| {
-        let text = machine.refused(&["--allow-other"])?;
-        ensure!(text.contains("add the line `user_allow_other`"), "{text}");
+        machine.refuses(&["--allow-other"], &["add the line `user_allow_other`"])?;
         machine.replace("/etc/fuse.conf", "user_allow_other\n")?;
         let (server, _detached) = machine.mounted(&["--allow-other"])?;
         // By root, and by another user.
         let file = machine.mountpoint().join("f");
-        ensure!(std::fs::read(&file)? == b"content");
+        holds(&file, b"content")?;
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
         machine.unmount(&server)
@@ -486,8 +450,7 @@ fn mount_of_a_user_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
 #[test]
 fn mount_of_a_user_with_what_only_root_has_says_so() -> Outcome {
     on_machine(|machine| {
-        let text = machine.refused(&["--modcaps=+sys_admin"])?;
-        ensure!(text.contains("--modcaps needs root"), "{text}");
+        machine.refuses(&["--modcaps=+sys_admin"], &["--modcaps needs root"])?;
         let (mounted, _detached) = machine.mount(&["-o", "dev,noatime"])?;
         let text = said_on_stderr(&mounted);
         ensure!(mounted.status.success(), "{text}");
@@ -507,8 +470,7 @@ fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> 
             wait_until("the mount to be dead", SOON, || {
                 let listed =
                     User::new(USER, USER).act(|| Ok(std::fs::read_dir(machine.mountpoint())))?;
-                let errno = listed.err().and_then(|error| error.raw_os_error());
-                Ok(errno == Some(libc::ENOTCONN))
+                Ok(errno(listed) == Some(libc::ENOTCONN))
             })?;
             ensure!(machine.line()?.is_some(), "it is unmounted");
             if replace {
@@ -554,23 +516,16 @@ fn mount_of_a_user_with_any_name_works() -> Outcome {
 #[test]
 fn mount_of_a_user_that_cannot_be_names_the_remedy() -> Outcome {
     on_machine(|machine| {
-        let text = machine.refused(&["--sandbox=chroot"])?;
-        ensure!(text.contains("use --sandbox=namespace or none"), "{text}");
+        let of_sandbox = "use --sandbox=namespace or none";
+        machine.refuses(&["--sandbox=chroot"], &[of_sandbox])?;
         chown(machine.mountpoint(), Some(0), Some(0))?;
-        let text = machine.refused(&[])?;
-        ensure!(
-            text.contains("a directory that is the user's own"),
-            "{text}"
-        );
+        machine.refuses(&[], &["a directory that is the user's own"])?;
         chown(machine.mountpoint(), Some(USER), Some(USER))?;
         machine.let_users_open_the_device(false)?;
-        let text = machine.refused(&[])?;
-        ensure!(text.contains("chmod 0666 /dev/fuse"), "{text}");
+        machine.refuses(&[], &["chmod 0666 /dev/fuse"])?;
         machine.let_users_open_the_device(true)?;
         machine.remove_helper()?;
-        let text = machine.refused(&[])?;
-        ensure!(text.contains("fusermount3 is not installed"), "{text}");
-        ensure!(text.contains("apt-get install fuse3"), "{text}");
-        Ok(())
+        let install = ["fusermount3 is not installed", "apt-get install fuse3"];
+        machine.refuses(&[], &install)
     })
 }

@@ -4,15 +4,15 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::calls::{chmod, open_wronly};
-use xtests::support::command::output;
+use xtests::support::checks::{has_mode, holds};
+use xtests::support::command::{output, said_on_stderr};
 use xtests::support::mount::thrufs;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, User, case, missing, on_backing};
+use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, unmounted};
 
 /// A change shows within milliseconds on an idle machine; this one may be busy.
 const SOON: Duration = Duration::from_secs(10);
@@ -49,13 +49,9 @@ fn change_without_watch_does_not_show_under_cache_always() -> Outcome {
     on_backing(Backing::Tmpfs, &["--cache=always"], |m| {
         m.require_mount()?;
         std::fs::write(m.source("f"), "before")?;
-        ensure!(std::fs::read_to_string(m.path("f"))? == "before");
+        holds(m.path("f"), "before")?;
         std::fs::write(m.source("f"), "later!")?;
-        ensure!(
-            std::fs::read_to_string(m.path("f"))? == "before",
-            "nothing was cached"
-        );
-        Ok(())
+        holds(m.path("f"), "before")
     })
 }
 
@@ -63,7 +59,7 @@ fn change_without_watch_does_not_show_under_cache_always() -> Outcome {
 fn content_changed_on_source_shows() -> Outcome {
     on_each(|m| {
         std::fs::write(m.source("f"), "before")?;
-        ensure!(std::fs::read_to_string(m.path("f"))? == "before");
+        holds(m.path("f"), "before")?;
         std::fs::write(m.source("f"), "after, and longer")?;
         shows(m, "f", "after, and longer")?;
         // Through a file that stays open, and of the same length.
@@ -82,11 +78,13 @@ fn content_changed_on_source_shows() -> Outcome {
 fn attributes_changed_on_source_show() -> Outcome {
     on_each(|m| {
         std::fs::write(m.source("f"), "content")?;
-        ensure!(m.path("f").metadata()?.mode() & 0o7777 == 0o644);
+        has_mode(m.path("f"), 0o644)?;
         chmod(m.source("f"), 0o600)?;
-        wait_until("the mode", SOON, || {
-            Ok(m.path("f").metadata()?.mode() & 0o7777 == 0o600)
-        })?;
+        wait_until(
+            "the mode",
+            SOON,
+            || Ok(has_mode(m.path("f"), 0o600).is_ok()),
+        )?;
         std::fs::hard_link(m.source("f"), m.source("g"))?;
         wait_until("the number of links", SOON, || {
             Ok(m.path("f").metadata()?.nlink() == 2)
@@ -94,9 +92,11 @@ fn attributes_changed_on_source_show() -> Outcome {
         std::fs::create_dir(m.source("d"))?;
         wait_until("the directory", SOON, || Ok(m.path("d").is_dir()))?;
         chmod(m.source("d"), 0o700)?;
-        wait_until("its mode", SOON, || {
-            Ok(m.path("d").metadata()?.mode() & 0o7777 == 0o700)
-        })
+        wait_until(
+            "its mode",
+            SOON,
+            || Ok(has_mode(m.path("d"), 0o700).is_ok()),
+        )
     })
 }
 
@@ -232,11 +232,8 @@ fn change_on_source_shows_soon() -> Outcome {
         }
         delays.sort();
         println!("delay: median {:?}, p99 {:?}", delays[50], delays[98]);
-        ensure!(
-            delays[50] < Duration::from_millis(200),
-            "median {:?}",
-            delays[50]
-        );
+        let median = delays[50];
+        ensure!(median < Duration::from_millis(200), "median {median:?}");
         Ok(())
     })
 }
@@ -244,28 +241,22 @@ fn change_on_source_shows_soon() -> Outcome {
 #[test]
 fn mount_with_watch_and_what_excludes_it_names_both() -> Outcome {
     case(|| {
-        if xtests::support::mount::is_native() {
-            return Err(missing("a mount (this is a native run)"));
-        }
-        let s = Scratch::new(Backing::Here)?;
+        let (s, _leftover) = unmounted()?;
         for other in ["--passthrough=auto", "--writeback"] {
             let mut mount = std::process::Command::new(thrufs()?);
-            let refused = output(
-                mount
-                    .args(["mount", "--watch", other])
-                    .args([s.source(), s.mountpoint()]),
-            )?;
-            let text = String::from_utf8_lossy(&refused.stderr);
+            mount.args(["mount", "--watch", other]);
+            let refused = output(mount.args([s.source(), s.mountpoint()]))?;
+            let text = said_on_stderr(&refused);
             let name = other.split('=').next().unwrap_or_default();
             ensure!(!refused.status.success() && text.contains(name), "{text}");
         }
-        let (source, dir): (PathBuf, PathBuf) = (s.source(), s.mountpoint());
+        let (source, dir) = (s.source(), s.mountpoint());
         let program = thrufs()?;
         let text = User::new(1000, 1000).act(|| {
             let mut mount = std::process::Command::new(&program);
             let refused = output(mount.args(["mount", "--watch"]).args([&source, &dir]))?;
             ensure!(!refused.status.success());
-            Ok(String::from_utf8_lossy(&refused.stderr).into_owned())
+            Ok(said_on_stderr(&refused))
         });
         match text {
             Ok(text) => ensure!(text.contains("--watch needs root"), "{text}"),

@@ -24,6 +24,7 @@ use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process};
 use thrufs_wire::{InitFlags, Opcode};
 use xtests::support::calls::{chmod, open_rdwr, open_wronly};
+use xtests::support::checks::{equal, mentions, same_bytes};
 use xtests::support::command::{succeed, wait_for_exit};
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Outcome, Scratch, User, case, missing};
@@ -297,10 +298,8 @@ fn xattrs(at: &DaemonFixture, file: &Path) -> Outcome {
     let len = at.step("listxattr", Opcode::Listxattr, || {
         Ok(rustix::fs::listxattr(file, &mut value)?)
     })?;
-    ensure!(
-        (size, &value[..len]) == (10, &b"user.name\0"[..]),
-        "{size}, {len}"
-    );
+    equal("size", size, 10)?;
+    same_bytes("names", &value[..len], b"user.name\0")?;
     at.step("removexattr", Opcode::Removexattr, || {
         Ok(rustix::fs::removexattr(file, "user.name")?)
     })
@@ -365,13 +364,7 @@ fn ioctl_and_poll(at: &DaemonFixture, file: &File, path: &Path) -> Outcome {
     let flags = at.step("ioctl", Opcode::Ioctl, || {
         succeed(Command::new("lsattr").arg("-d").arg(path))
     })?;
-    ensure!(
-        flags
-            .split(' ')
-            .next()
-            .is_some_and(|flags| flags.contains('A')),
-        "{flags}"
-    );
+    mentions(flags.split(' ').next().unwrap_or_default(), "A")?;
     let mut fds = [PollFd::new(&file, PollFlags::IN)];
     at.step("poll", Opcode::Poll, || {
         let moment = Timespec {
@@ -408,10 +401,8 @@ fn directories(at: &DaemonFixture) -> Outcome {
         names.collect::<Result<Vec<_>>>()
     })?;
     for expected in ["copy", "data", "empty", "fifo", "file", "link"] {
-        ensure!(
-            all.iter().any(|name| name == expected),
-            "{expected} of {all:?}"
-        );
+        let is_there = all.iter().any(|name| name == expected);
+        ensure!(is_there, "{expected} of {all:?}");
     }
     let opened = at.step("opendir", Opcode::Opendir, || Ok(File::open(&root)?))?;
     at.step("fsyncdir", Opcode::Fsyncdir, || Ok(opened.sync_all()?))?;

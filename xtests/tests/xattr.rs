@@ -1,12 +1,14 @@
 //! The four extended attribute operations, with `--xattr` and without.
 
 use std::fs::File;
+use std::io::Write;
 use std::process::Command;
 
 use anyhow::ensure;
 use rustix::fs::{XattrFlags, getxattr, lgetxattr, listxattr, lsetxattr, removexattr, setxattr};
 use rustix::io::Errno;
-use xtests::support::calls::open_wronly;
+use xtests::support::calls::{chmod, open_wronly};
+use xtests::support::checks::{equal, same_bytes};
 use xtests::support::command::succeed;
 use xtests::support::{Outcome, User, missing, on_daemon, on_mount};
 
@@ -25,14 +27,9 @@ fn setxattr_is_on_source_and_reads_back() -> Outcome {
         for name in ["f", "d"] {
             for value in [&b""[..], b"short", &[0, 1, 255, 0], &[7; 1000]] {
                 setxattr(m.path(name), "user.thrufs", value, XattrFlags::empty())?;
-                ensure!(
-                    value_of(&m.path(name), "user.thrufs")? == value,
-                    "{name} mount"
-                );
-                ensure!(
-                    value_of(&m.source(name), "user.thrufs")? == value,
-                    "{name} SOURCE"
-                );
+                for path in [m.path(name), m.source(name)] {
+                    same_bytes(path.display(), value_of(&path, "user.thrufs")?, value)?;
+                }
             }
         }
         Ok(())
@@ -70,10 +67,8 @@ fn getxattr_and_listxattr_tell_the_size_and_erange() -> Outcome {
         let mut list = vec![0; size];
         ensure!(listxattr(&path, &mut list[..])? == size);
         let text = String::from_utf8(list)?;
-        ensure!(
-            text.split('\0').any(|name| name == "user.a") && text.contains("user.bb\0"),
-            "{text}"
-        );
+        let has = |wanted| text.split_terminator('\0').any(|name| name == wanted);
+        ensure!(has("user.a") && has("user.bb"), "{text}");
         ensure!(listxattr(&path, &mut vec![0_u8; size - 1][..]) == Err(Errno::RANGE));
         Ok(())
     })
@@ -135,18 +130,10 @@ fn write_to_a_file_with_capabilities_drops_them() -> Outcome {
         }
         ensure!(!value_of(&m.source("f"), "security.capability")?.is_empty());
         ensure!(!value_of(&m.path("f"), "security.capability")?.is_empty());
-        rustix::fs::chmod(m.path("f"), rustix::fs::Mode::from_raw_mode(0o777))?;
-        let path = m.path("f");
-        User::new(501, 501).act(|| {
-            use std::os::unix::fs::FileExt;
-            Ok(open_wronly(&path)?.write_all_at(b"x", 0)?)
-        })?;
+        chmod(m.path("f"), 0o777)?;
+        User::new(501, 501).act(|| Ok(open_wronly(m.path("f"))?.write_all(b"x")?))?;
         let left = value_of(&m.source("f"), "security.capability");
-        ensure!(
-            left == Err(Errno::NODATA),
-            "capabilities survive a write: {left:?}"
-        );
-        Ok(())
+        equal("after a write", left, Err(Errno::NODATA))
     })
 }
 
@@ -154,7 +141,7 @@ fn write_to_a_file_with_capabilities_drops_them() -> Outcome {
 fn setxattr_trusted_by_a_user_is_refused() -> Outcome {
     on_mount(&["--xattr"], |m| {
         File::create(m.path("f"))?;
-        rustix::fs::chmod(m.path("f"), rustix::fs::Mode::from_raw_mode(0o666))?;
+        chmod(m.path("f"), 0o666)?;
         let path = m.path("f");
         let got = User::new(501, 501)
             .act(|| Ok(setxattr(&path, "trusted.x", b"1", XattrFlags::empty())))?;

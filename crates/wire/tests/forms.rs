@@ -91,10 +91,8 @@ fn init_flags_have_the_kernels_names() {
     let names: Vec<&str> = flags.names().collect();
     assert_eq!(names, ["FUSE_ASYNC_READ", "FUSE_HAS_RESEND"]);
     assert_eq!(flags.unnamed(), unknown);
-    assert_eq!(
-        InitFlags::named("FUSE_HAS_RESEND"),
-        Some(InitFlags::FUSE_HAS_RESEND)
-    );
+    let named = InitFlags::named("FUSE_HAS_RESEND");
+    assert_eq!(named, Some(InitFlags::FUSE_HAS_RESEND));
     assert_eq!(InitFlags::named("HAS_RESEND"), None);
     let second = flags.intersection(InitFlags::of_flags2());
     assert_eq!(second.names().collect::<Vec<_>>(), ["FUSE_HAS_RESEND"]);
@@ -181,25 +179,18 @@ fn fields_count_only_with_their_flags() {
         lock_owner: 6,
         ..WriteIn::default()
     };
-    assert_eq!(
+    let read = |write: &WriteIn| {
         (
             write.lock_owner(),
             write.is_writeback(),
-            write.kills_suidgid()
-        ),
-        (None, false, false)
-    );
+            write.kills_suidgid(),
+        )
+    };
+    assert_eq!(read(&write), (None, false, false));
     write.write_flags = WriteFlags::FUSE_WRITE_LOCKOWNER
         | WriteFlags::FUSE_WRITE_CACHE
         | WriteFlags::FUSE_WRITE_KILL_SUIDGID;
-    assert_eq!(
-        (
-            write.lock_owner(),
-            write.is_writeback(),
-            write.kills_suidgid()
-        ),
-        (Some(6), true, true)
-    );
+    assert_eq!(read(&write), (Some(6), true, true));
 
     let mut release = ReleaseIn {
         lock_owner: 7,

@@ -145,11 +145,8 @@ fn parsed(mut bytes: &[u8], plus: bool) -> Vec<(u64, u64, u32, CString)> {
             assert_eq!(nodeid, !word(0));
         }
         all.push((word(0), word(8), half(20), name));
-        assert!(
-            bytes[entry + 24 + len..record]
-                .iter()
-                .all(|byte| *byte == 0)
-        );
+        let padding = &bytes[entry + 24 + len..record];
+        assert!(padding.iter().all(|byte| *byte == 0));
         bytes = &bytes[record..];
     }
     assert!(bytes.is_empty());
@@ -205,10 +202,8 @@ fn ioctl_retry_lists_in_before_out() {
     let reply = Reply::IoctlRetry(&[iovec(1), iovec(2)], &[iovec(3)]);
     let body = body(&reply);
     let (out, iovecs) = IoctlOut::read_from_prefix(&body).unwrap();
-    assert_eq!(
-        (out.flags, out.in_iovs, out.out_iovs),
-        (IoctlFlags::FUSE_IOCTL_RETRY, 2, 1)
-    );
+    assert_eq!(out.flags, IoctlFlags::FUSE_IOCTL_RETRY);
+    assert_eq!((out.in_iovs, out.out_iovs), (2, 1));
     let bases: Vec<u8> = iovecs.chunks(16).map(|chunk| chunk[0]).collect();
     assert_eq!(bases, [1, 2, 3]);
 }
@@ -256,10 +251,8 @@ fn timeouts_are_seconds_and_nanoseconds() {
     assert_eq!((out.entry_valid, out.entry_valid_nsec), (1, 500_000_000));
     assert_eq!((out.attr_valid, out.attr_valid_nsec), (0, 7));
     assert_eq!(EntryOut::negative(entry).nodeid, 0);
-    assert_eq!(
-        AttrOut::new(Attr::default(), entry).attr_valid_nsec,
-        500_000_000
-    );
+    let out = AttrOut::new(Attr::default(), entry);
+    assert_eq!(out.attr_valid_nsec, 500_000_000);
 }
 
 fn notified(notification: &Notification<'_>, code: i32) -> Vec<u8> {
@@ -279,63 +272,55 @@ fn words(bytes: &[u8]) -> Vec<u64> {
 #[test]
 fn notification_of_every_kind_is_what_the_kernel_reads() {
     let name: &CStr = c"name";
-    assert_eq!(words(&notified(&Notification::Poll { kh: 9 }, 1)), [9]);
     let inval = Notification::InvalInode {
         nodeid: 5,
         offset: -1,
         len: 0,
     };
-    assert_eq!(words(&notified(&inval, 2)), [5, u64::MAX, 0]);
-    let expire = InvalEntryFlags::FUSE_EXPIRE_ONLY;
-    for (flags, word) in [(InvalEntryFlags::empty(), 4), (expire, 4 | 1 << 32)] {
-        let body = notified(
-            &Notification::InvalEntry {
-                parent: 5,
-                name,
-                flags,
-            },
-            3,
-        );
-        assert_eq!(
-            (words(&body[..16]), &body[16..]),
-            (vec![5, word], &b"name\0"[..])
-        );
-    }
-    let store = notified(
-        &Notification::Store {
-            nodeid: 5,
-            offset: 6,
-            data: b"data",
-        },
-        4,
-    );
-    assert_eq!(
-        (words(&store[..24]), &store[24..]),
-        (vec![5, 6, 4], &b"data"[..])
-    );
+    let entry = |flags| Notification::InvalEntry {
+        parent: 5,
+        name,
+        flags,
+    };
+    let store = Notification::Store {
+        nodeid: 5,
+        offset: 6,
+        data: b"data",
+    };
     let retrieve = Notification::Retrieve {
         unique: 4,
         nodeid: 5,
         offset: 6,
         size: 7,
     };
-    assert_eq!(words(&notified(&retrieve, 5)), [4, 5, 6, 7]);
-    let delete = notified(
-        &Notification::Delete {
-            parent: 5,
-            child: 6,
-            name,
-        },
-        6,
-    );
-    assert_eq!(
-        (words(&delete[..24]), &delete[24..]),
-        (vec![5, 6, 4], &b"name\0"[..])
-    );
-    assert!(notified(&Notification::Resend, 7).is_empty());
-    assert!(notified(&Notification::IncEpoch, 8).is_empty());
+    let delete = Notification::Delete {
+        parent: 5,
+        child: 6,
+        name,
+    };
     let prune = Notification::Prune { nodeids: &[7, 8] };
-    assert_eq!(words(&notified(&prune, 9)), [2, 0, 7, 8]);
+    let expire = entry(InvalEntryFlags::FUSE_EXPIRE_ONLY);
+    let rows = [
+        (Notification::Poll { kh: 9 }, 1, vec![9], ""),
+        (inval, 2, vec![5, u64::MAX, 0], ""),
+        (entry(InvalEntryFlags::empty()), 3, vec![5, 4], "name\0"),
+        (expire, 3, vec![5, 4 | 1 << 32], "name\0"),
+        (store, 4, vec![5, 6, 4], "data"),
+        (retrieve, 5, vec![4, 5, 6, 7], ""),
+        (delete, 6, vec![5, 6, 4], "name\0"),
+        (Notification::Resend, 7, vec![], ""),
+        (Notification::IncEpoch, 8, vec![], ""),
+        (prune, 9, vec![2, 0, 7, 8], ""),
+    ];
+    for (notification, code, numbers, rest) in rows {
+        let body = notified(&notification, code);
+        let (head, tail) = body.split_at(8 * numbers.len());
+        assert_eq!(
+            (words(head), tail),
+            (numbers, rest.as_bytes()),
+            "{notification:?}"
+        );
+    }
 }
 
 #[test]
@@ -366,9 +351,7 @@ fn notification_is_known_where_init_or_the_version_says_so() {
             Notification::IncEpoch,
             prune,
         ];
-        assert_eq!(
-            all.map(|notification| notification.is_known(dialect)),
-            known
-        );
+        let got = all.map(|notification| notification.is_known(dialect));
+        assert_eq!(got, known);
     }
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use crate::report::Report;
-use crate::support::command::{output, succeed};
+use crate::support::command::{output, said, succeed};
 use crate::support::install::{self, cargo};
 use crate::support::skip::missing;
 
@@ -68,20 +68,18 @@ pub(super) fn help(report: &mut Report) -> Result<()> {
 
 fn explains_itself(name: &str, subcommand: &str) -> Result<()> {
     let binary = install::target().join("release").join(name);
-    let said = output(&mut Command::new(&binary))?;
-    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    let done = output(&mut Command::new(&binary))?;
+    let text = said(&done);
+    for wanted in ["Usage:", subcommand] {
+        ensure!(
+            text.contains(wanted),
+            "{name} without arguments prints no {wanted}: {text}"
+        );
+    }
+    let status = done.status;
     ensure!(
-        text.contains("Usage:"),
-        "{name} without arguments prints no usage:\n{text}"
-    );
-    ensure!(
-        text.contains(subcommand),
-        "{name} without arguments does not name {subcommand}"
-    );
-    ensure!(
-        said.status.code() == Some(2),
-        "{name} without arguments exits {}",
-        said.status
+        status.code() == Some(2),
+        "{name} without arguments exits {status}"
     );
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::report::Report;
 use crate::support::command::succeed;
 use crate::support::install;
 use crate::support::mount::{ALLOW_MMAP, BIN};
+use crate::support::threads::in_threads;
 use crate::support::trees;
 use crate::support::{Backing, Mount};
 
@@ -178,24 +179,12 @@ fn sqlite_with(options: &[&str]) -> Result<()> {
     )?;
     ensure!(mode == "wal", "journal mode {mode:?} instead of wal");
     let dir = mount.dir();
-    std::thread::scope(|scope| {
-        let writers: Vec<_> = (0..2)
-            .map(|writer| {
-                scope.spawn(move || -> Result<()> {
-                    for _ in 0..50 {
-                        let text = format!(
-                            ".timeout 20000\nbegin immediate;\ninsert into t(v) select \
-                             hex(randomblob(200)) || {writer} from generate_series(1, 20);\ncommit;"
-                        );
-                        sql_script(dir, &text)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
-        writers
-            .into_iter()
-            .try_for_each(|writer| writer.join().expect("no writer panics"))
+    in_threads(2, |writer| {
+        let text = format!(
+            ".timeout 20000\nbegin immediate;\ninsert into t(v) select \
+             hex(randomblob(200)) || {writer} from generate_series(1, 20);\ncommit;"
+        );
+        (0..50).try_for_each(|_| sql_script(dir, &text))
     })?;
     for (what, expected) in [
         ("pragma integrity_check;", "ok"),
@@ -206,13 +195,9 @@ fn sqlite_with(options: &[&str]) -> Result<()> {
     }
     sql(mount.dir(), "pragma wal_checkpoint(truncate);")?;
     let on_source = mount.source("");
-    mount_free_check(&sql(&on_source, "pragma integrity_check;")?)?;
-    mount.unmount()
-}
-
-fn mount_free_check(said: &str) -> Result<()> {
+    let said = sql(&on_source, "pragma integrity_check;")?;
     ensure!(said == "ok", "on SOURCE: {said}");
-    Ok(())
+    mount.unmount()
 }
 
 /// Lines with dot commands, on sqlite3's stdin by way of a file outside the mount.

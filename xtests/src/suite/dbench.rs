@@ -7,8 +7,8 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::options::Options;
-use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::{output, tail};
+use super::verdicts::Verdicts;
+use crate::support::command::{succeed, tail};
 use crate::support::install;
 
 const LOAD: &str = "/usr/share/dbench/client.txt";
@@ -27,19 +27,9 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
     command.args(["--kill-after=5", &(3 * seconds + 60).to_string()]);
     command.args(["dbench", "-c", LOAD, "-t", &seconds.to_string(), "-D"]);
     let outcome = (|| {
-        let said = output(command.arg(dir).arg(CLIENTS))?;
-        let text = String::from_utf8_lossy(&said.stdout).into_owned();
-        let errors = String::from_utf8_lossy(&said.stderr).into_owned();
-        ensure!(
-            said.status.success() && text.contains("Throughput "),
-            "dbench: {}\n{}",
-            said.status,
-            tail(&(text + &errors))
-        );
+        let text = succeed(command.arg(dir).arg(CLIENTS))?;
+        ensure!(text.contains("Throughput "), "dbench: {}", tail(&text));
         Ok(())
     })();
-    Ok(Verdicts::from([(
-        "dbench".to_owned(),
-        Verdict::from(outcome),
-    )]))
+    Ok(Verdicts::from([("dbench".to_owned(), outcome.into())]))
 }

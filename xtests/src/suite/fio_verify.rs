@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::options::Options;
 use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::{output, tail};
+use crate::support::command::{output, said, said_on_stderr, tail};
 use crate::support::install;
 use crate::support::skip::missing;
 
@@ -51,18 +51,14 @@ fn verify(job: &Path, room: &Path) -> Result<()> {
     command.arg(format!("--directory={}", room.display()));
     // fio's state file of a failed verification belongs beside the job's output, not here.
     let elsewhere = tempfile::tempdir()?;
-    let said = output(command.arg(job).current_dir(elsewhere.path()))?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    let done = output(command.arg(job).current_dir(elsewhere.path()))?;
+    let text = String::from_utf8_lossy(&done.stdout);
+    let errors = said_on_stderr(&done);
     if text.contains("engine") && text.contains("not loadable") {
         return Err(missing(format!("an I/O engine of fio: {}", tail(&errors))));
     }
-    ensure!(
-        said.status.success(),
-        "fio: {}\n{}",
-        said.status,
-        tail(&(text + &errors))
-    );
+    let status = done.status;
+    ensure!(status.success(), "fio: {status}\n{}", tail(&said(&done)));
     ensure_all_was_read(&text)
 }
 

@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Result, ensure};
 
 use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::{output, tail};
+use crate::support::command::{output, said, tail};
 use crate::support::install;
 
 const VERSION: &str = "0.2.2";
@@ -40,21 +40,12 @@ pub(super) fn run(dir: &Path) -> Result<Verdicts> {
     let config = tempfile::NamedTempFile::new()?;
     std::fs::write(config.path(), CONFIG)?;
     let mut command = Command::new("timeout");
-    command
-        .args(["--kill-after=5", "300"])
-        .arg(&program)
-        .arg("-c")
-        .arg(config.path());
-    let said = output(command.arg("-p").arg(dir))?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    command.args(["--kill-after=5", "300"]).arg(&program);
+    command.arg("-c").arg(config.path());
+    let text = said(&output(command.arg("-p").arg(dir))?);
     let verdicts = parse(&text);
-    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
-    ensure!(
-        verdicts.len() > 300,
-        "pjdfstest ran {} tests\n{}",
-        verdicts.len(),
-        tail(&(text + &errors))
-    );
+    let count = verdicts.len();
+    ensure!(count > 300, "pjdfstest ran {count} tests\n{}", tail(&text));
     Ok(verdicts)
 }
 

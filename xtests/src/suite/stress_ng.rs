@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::options::Options;
 use super::sandbox::{self, Bounds};
 use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::{succeed, tail};
+use crate::support::command::{said, succeed, tail};
 use crate::support::install;
 
 /// Stressors of the class that make no call on a file in the given directory, or not without privileges.
@@ -57,22 +57,18 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
 
 fn stressors() -> Result<Vec<String>> {
     // stress-ng lists the members of a class while it refuses the name with the question mark.
-    let said = succeed(Command::new("sh").args(["-c", "stress-ng --class 'filesystem?' 2>&1; :"]))?;
-    let names = said.lines().find_map(|line| {
+    let text = succeed(Command::new("sh").args(["-c", "stress-ng --class 'filesystem?' 2>&1; :"]))?;
+    let names = text.lines().find_map(|line| {
         let (_, names) = line.split_once("class 'filesystem' stressors:")?;
         Some(names)
     });
-    let names = names.with_context(|| format!("stress-ng lists no stressors: {said}"))?;
+    let names = names.with_context(|| format!("stress-ng lists no stressors: {text}"))?;
     let names: Vec<String> = names
         .split_whitespace()
         .filter(|name| !ELSEWHERE.contains(name))
         .map(str::to_owned)
         .collect();
-    ensure!(
-        names.len() > 10,
-        "stress-ng lists {} stressors",
-        names.len()
-    );
+    ensure!(names.len() > 10, "stress-ng lists too few: {names:?}");
     Ok(names)
 }
 
@@ -93,10 +89,9 @@ fn stress(dir: &Path, name: &str, seconds: u64) -> Result<Verdict> {
         "--temp-path",
         sandbox::INSIDE,
     ];
-    let said = sandbox::run(&room, &bounds, &program)?;
-    let text = String::from_utf8_lossy(&said.stdout) + String::from_utf8_lossy(&said.stderr);
+    let done = sandbox::run(&room, &bounds, &program)?;
     std::fs::remove_dir_all(&room).with_context(|| room.display().to_string())?;
-    Ok(judge(said.status.code(), &text))
+    Ok(judge(done.status.code(), &said(&done)))
 }
 
 fn judge(code: Option<i32>, text: &str) -> Verdict {

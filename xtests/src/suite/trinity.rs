@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use super::options::Options;
 use super::sandbox::{self, Bounds};
 use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::tail;
+use crate::support::command::{said, tail};
 use crate::support::install;
 use crate::support::kernel_log::KernelLog;
 
@@ -34,12 +34,12 @@ pub(super) fn provide() -> Result<()> {
 pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
     let kernel = KernelLog::mark()?;
     let end = Instant::now() + Duration::from_secs(options.seconds());
-    let (mut calls, mut runs, mut said) = (0, 0, String::new());
+    let (mut calls, mut runs, mut text) = (0, 0, String::new());
     // Its own calls crash trinity now and then.
     while Instant::now() < end && runs < MOST_RUNS {
         let room = sandbox::room(dir, &format!("run-{runs}"))?;
-        said = fuzz(&room, end.saturating_duration_since(Instant::now()))?;
-        calls += count(&said);
+        text = fuzz(&room, end.saturating_duration_since(Instant::now()))?;
+        calls += count(&text);
         runs += 1;
     }
     eprintln!("  {calls} calls in {runs} runs");
@@ -47,7 +47,7 @@ pub(super) fn run(dir: &Path, options: &Options) -> Result<Verdicts> {
         ensure!(
             calls > LEAST_CALLS,
             "trinity made {calls} calls in {runs} runs\n{}",
-            tail(&said)
+            tail(&text)
         );
         Ok(())
     })();
@@ -85,9 +85,7 @@ fn fuzz(room: &Path, time: Duration) -> Result<String> {
         "-V",
         sandbox::INSIDE,
     ];
-    let said = sandbox::run(room, &bounds, &program)?;
-    let errors = String::from_utf8_lossy(&said.stderr);
-    Ok(String::from_utf8_lossy(&said.stdout).into_owned() + &errors)
+    Ok(said(&sandbox::run(room, &bounds, &program)?))
 }
 
 /// How many calls it reports: at its end, or now and then before.

@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::options::Options;
 use super::tested_fs::TestedFs;
 use super::verdicts::{Verdict, Verdicts};
-use crate::support::command::{output, succeed, tail};
+use crate::support::command::{output, said, succeed, tail};
 use crate::support::install;
 use crate::support::mount::{ALLOW_MMAP, thrufs};
 use crate::support::peers::Kind;
@@ -126,15 +126,13 @@ pub(super) fn run(place: &TestedFs, options: &Options) -> Result<Verdicts> {
         command.env(variable, dir);
     }
     describe_place(place, options, &scratch, &mut command)?;
-    let said = output(command.args(selection(options)))?;
-    let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let errors = String::from_utf8_lossy(&said.stderr).into_owned();
+    let done = output(command.args(selection(options)))?;
+    let (status, text) = (done.status, said(&done));
     let verdicts = parse(&text);
     ensure!(
         !verdicts.is_empty(),
-        "xfstests ran no test ({})\n{}",
-        said.status,
-        tail(&(text + &errors))
+        "xfstests ran no test ({status})\n{}",
+        tail(&text)
     );
     Ok(verdicts)
 }
@@ -156,11 +154,8 @@ fn describe_place(
     };
     match place {
         TestedFs::Thrufs => {
-            let words = THRUFS.iter().copied();
-            let words: Vec<&str> = words
-                .chain(options.with.iter().map(String::as_str))
-                .collect();
-            served("thrufs", &thrufs()?, &words.join(" "));
+            let added: Vec<&str> = options.with.iter().map(String::as_str).collect();
+            served("thrufs", &thrufs()?, &[THRUFS, &added].concat().join(" "));
             Ok(())
         }
         TestedFs::Peer(Kind::PassthroughHpUring) => Err(missing(

@@ -1,4 +1,4 @@
-//! System calls as a test wants them: those that neither std nor rustix has, as std would have them (a test
+//! System calls as a test wants them: as std would have them where it has none of them or a long one (a test
 //! uses one of nix and rustix), and those whose failure skips the test.
 
 use std::fs::File;
@@ -7,10 +7,28 @@ use std::num::NonZeroUsize;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{UtimensatFlags, utimensat};
+use nix::sys::time::TimeSpec;
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
+
+/// The errno of a call that failed.
+pub fn errno<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+/// Makes sure that a call failed with this errno.
+pub fn refused<T>(result: io::Result<T>, wanted: i32) -> Result<()> {
+    let (got, wanted) = (errno(result), io::Error::from_raw_os_error(wanted));
+    ensure!(
+        got == wanted.raw_os_error(),
+        "errno {got:?} and not {wanted}"
+    );
+    Ok(())
+}
 
 /// chmod(2).
 ///
@@ -42,6 +60,17 @@ pub fn open_wronly(path: impl AsRef<Path>) -> io::Result<File> {
 /// Of open(2).
 pub fn open_append(path: impl AsRef<Path>) -> io::Result<File> {
     File::options().append(true).open(path)
+}
+
+/// utimensat(2) of the name itself, with seconds and nanoseconds of access and change.
+///
+/// # Errors
+/// Of the call.
+pub fn set_times(path: &Path, accessed: (i64, i64), changed: (i64, i64)) -> io::Result<()> {
+    let [accessed, changed] =
+        [accessed, changed].map(|(seconds, nanoseconds)| TimeSpec::new(seconds, nanoseconds));
+    let flag = UtimensatFlags::NoFollowSymlink;
+    Ok(utimensat(AT_FDCWD, path, &accessed, &changed, flag)?)
 }
 
 /// truncate(2): by path, with no open file.
