@@ -7,6 +7,7 @@
 pub mod calls;
 pub mod command;
 pub mod daemon_fixture;
+pub mod guest;
 pub mod install;
 pub mod interrupt;
 pub mod kernel_log;

@@ -26,7 +26,9 @@ thread_local! {
 
 /// An address that is not in the memory that the front end has shared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{len} bytes at guest address {address:#x} are not in the memory that is shared with the device")]
+#[error(
+    "{len} bytes at guest address {address:#x} are not in the memory that is shared with the device"
+)]
 pub struct NotShared {
     /// Guest physical address.
     pub address: u64,
@@ -236,20 +238,23 @@ impl<'a> GuestRange<'a> {
 
     fn pieces(self) -> impl Iterator<Item = libc::iovec> + 'a {
         let (mut skip, mut left) = (self.start, self.len);
-        self.of.pieces.iter().map_while(move |piece| {
-            if left == 0 {
-                return None;
-            }
-            let from = skip.min(piece.iov_len);
-            skip -= from;
-            let count = (piece.iov_len - from).min(left);
-            left -= count;
-            Some(libc::iovec {
-                iov_base: piece.iov_base.wrapping_byte_add(from),
-                iov_len: count,
+        self.of
+            .pieces
+            .iter()
+            .map_while(move |piece| {
+                if left == 0 {
+                    return None;
+                }
+                let from = skip.min(piece.iov_len);
+                skip -= from;
+                let count = (piece.iov_len - from).min(left);
+                left -= count;
+                Some(libc::iovec {
+                    iov_base: piece.iov_base.wrapping_byte_add(from),
+                    iov_len: count,
+                })
             })
-        })
-        .filter(|piece| piece.iov_len > 0)
+            .filter(|piece| piece.iov_len > 0)
     }
 }
 
@@ -327,8 +332,20 @@ mod tests {
 
     #[test]
     fn is_aligned_looks_at_both_ends_of_each_piece() {
-        assert!(buffers(&[(0x1000, 512), (0x1200, 1024)]).all().is_aligned(512));
-        assert!(!buffers(&[(0x1000, 512), (0x1210, 512)]).all().is_aligned(512));
-        assert!(!buffers(&[(0x1000, 100), (0x1200, 512)]).all().is_aligned(512));
+        assert!(
+            buffers(&[(0x1000, 512), (0x1200, 1024)])
+                .all()
+                .is_aligned(512)
+        );
+        assert!(
+            !buffers(&[(0x1000, 512), (0x1210, 512)])
+                .all()
+                .is_aligned(512)
+        );
+        assert!(
+            !buffers(&[(0x1000, 100), (0x1200, 512)])
+                .all()
+                .is_aligned(512)
+        );
     }
 }

@@ -304,6 +304,7 @@ fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, Strin
         } else {
             files.max_write
         },
+        takes_notifications: true,
     })
 }
 

@@ -90,10 +90,7 @@ fn descriptor(
 }
 
 /// The table that an indirect descriptor names, in one piece of memory.
-fn indirect<'m>(
-    memory: &'m GuestMemory,
-    of: &Descriptor,
-) -> Result<VolatileSlice<'m>, ChainError> {
+fn indirect<'m>(memory: &'m GuestMemory, of: &Descriptor) -> Result<VolatileSlice<'m>, ChainError> {
     let (address, len) = (of.addr(), of.len());
     if len == 0 || !(len as usize).is_multiple_of(DESCRIPTOR) {
         return Err(ChainError::TableSize(len));

@@ -77,11 +77,7 @@ impl<'a> Queue<'a> {
         }
     }
 
-    fn serve_in(
-        &mut self,
-        memory: &Arc<GuestMemory>,
-        generation: u64,
-    ) -> Result<Pause, RingError> {
+    fn serve_in(&mut self, memory: &Arc<GuestMemory>, generation: u64) -> Result<Pause, RingError> {
         let (next, event_index) = (self.start.next_available, self.start.event_index);
         let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
         let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
@@ -166,7 +162,9 @@ impl<'a> Queue<'a> {
     fn complain(&mut self, error: &str) {
         let name = self.device.name_of(self.index);
         match std::mem::replace(&mut self.has_complained, true) {
-            false => tracing::error!("{name}: a request that is none: {error}; more are not logged"),
+            false => {
+                tracing::error!("{name}: a request that is none: {error}; more are not logged")
+            }
             true => tracing::debug!("{name}: a request that is none: {error}"),
         }
         self.shared.signal_error();
@@ -179,7 +177,10 @@ impl<'a> Queue<'a> {
             return Ok(());
         };
         let wake = self.shared.wake_fd();
-        let mut fds = [PollFd::new(kick, PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+        let mut fds = [
+            PollFd::new(kick, PollFlags::IN),
+            PollFd::new(wake, PollFlags::IN),
+        ];
         match poll(&mut fds, None) {
             Ok(_some) => {}
             Err(Errno::INTR) => return Ok(()),
@@ -195,7 +196,9 @@ impl<'a> Queue<'a> {
         }
         match rustix::io::read(kick, &mut count) {
             Ok(1..) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok(_end) => Err(RingError::Access("the kick descriptor is closed".to_owned())),
+            Ok(_end) => Err(RingError::Access(
+                "the kick descriptor is closed".to_owned(),
+            )),
             Err(error) => Err(RingError::Access(format!("the kick descriptor: {error}"))),
         }
     }

@@ -104,8 +104,16 @@ impl<'m> Ring<'m> {
             slice.map_err(|_outside| RingError::NotShared { what, address })
         };
         Ok(Self {
-            descriptors: part("descriptor table", addresses.descriptors, 16 * usize::from(size))?,
-            available: part("available ring", addresses.available, addresses.available_len())?,
+            descriptors: part(
+                "descriptor table",
+                addresses.descriptors,
+                16 * usize::from(size),
+            )?,
+            available: part(
+                "available ring",
+                addresses.available,
+                addresses.available_len(),
+            )?,
             used: part("used ring", addresses.used, addresses.used_len())?,
             addresses,
             event_index,

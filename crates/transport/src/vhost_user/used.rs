@@ -161,7 +161,9 @@ impl State {
         };
         let available = |offset: usize| {
             let address = at.addresses.available.wrapping_add(offset as u64);
-            let value = at.memory.load::<u16>(GuestAddress(address), Ordering::Relaxed);
+            let value = at
+                .memory
+                .load::<u16>(GuestAddress(address), Ordering::Relaxed);
             value.map(u16::from_le).map_err(io::Error::other)
         };
         // The driver says what it wants before it looks for more.

@@ -113,7 +113,11 @@ impl Shared {
 
 impl Vring {
     /// Runs `serve` unless the queue is not to be served, or is already.
-    pub(super) fn run(&self, service: &Arc<dyn Service>, serve: impl FnOnce(&Shared, Start) -> u16) {
+    pub(super) fn run(
+        &self,
+        service: &Arc<dyn Service>,
+        serve: impl FnOnce(&Shared, Start) -> u16,
+    ) {
         {
             let mut control = self.shared.control.lock();
             if !self.shared.may_run() || control.is_running {
@@ -274,7 +278,8 @@ impl VringT<Memory> for Vring {
     fn set_kick(&self, file: Option<File>) {
         // One that cannot be duplicated is one that the queue never hears.
         let ours = file.as_ref().and_then(|file| file.try_clone().ok());
-        self.shared.change(|control| control.kick = ours.map(Arc::new));
+        self.shared
+            .change(|control| control.kick = ours.map(Arc::new));
         self.inner.set_kick(file);
     }
 
