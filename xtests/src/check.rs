@@ -11,7 +11,6 @@ mod expected;
 mod kernels;
 mod room;
 mod stages;
-mod suites;
 mod trees;
 mod workloads;
 

@@ -23,6 +23,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::report::Report;
 use crate::support::install;
@@ -69,17 +70,9 @@ const SUITES: [Name; 7] = [
 
 impl Name {
     /// As on the command line and in expect.toml.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Pjdfstest => "pjdfstest",
-            Self::Fsx => "fsx",
-            Self::Xfstests => "xfstests",
-            Self::FioVerify => "fio-verify",
-            Self::StressNg => "stress-ng",
-            Self::Trinity => "trinity",
-            Self::Dbench => "dbench",
-            Self::All => "all",
-        }
+    pub fn name(self) -> String {
+        let value = self.to_possible_value().expect("no name is hidden");
+        value.get_name().to_owned()
     }
 
     /// Whether some of its tests fail on good file systems too. For the other suites a native
@@ -221,7 +214,7 @@ fn run_suite(
     table: &mut Table,
 ) -> Report {
     let mut report = Report::default();
-    let suite = name.name();
+    let suite = &name.name();
     if let Err(error) = build_thrufs(places).and_then(|()| name.provide(options)) {
         report.record(suite, Err(error));
         return report;

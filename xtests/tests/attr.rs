@@ -7,15 +7,8 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use rustix::fs::{AtFlags, CWD, Gid, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid};
 use rustix::fs::{chown, utimensat};
-use xtests::support::calls::truncate;
+use xtests::support::calls::{chmod, open_rdwr, open_wronly, refused, truncate};
 use xtests::support::{Mount, Outcome, User, on_mount};
-
-fn chmod(path: &Path, mode: u32) -> Result<()> {
-    Ok(std::fs::set_permissions(
-        path,
-        PermissionsExt::from_mode(mode),
-    )?)
-}
 
 /// What stat(2) gives must be the same on both sides.
 fn same_attributes(m: &Mount, name: &str) -> Outcome {
@@ -81,7 +74,7 @@ fn chmod_of_every_bit_is_on_source() -> Outcome {
     on_mount(&[], |m| {
         File::create(m.path("f"))?;
         for mode in [0, 0o777, 0o4755, 0o2755, 0o1644, 0o7777, 0o640] {
-            chmod(&m.path("f"), mode)?;
+            chmod(m.path("f"), mode)?;
             let got = m.source("f").metadata()?.mode() & 0o7777;
             ensure!(got == mode, "{mode:o}: {got:o}");
             same_attributes(m, "f")?;
@@ -165,10 +158,7 @@ fn write_by_a_user_clears_setuid_and_setgid() -> Outcome {
             chown(&path, Some(Uid::from_raw(500)), Some(Gid::from_raw(500)))?;
             chmod(&path, 0o6777)?;
             User::new(501, 501).act(|| {
-                File::options()
-                    .write(true)
-                    .open(&path)?
-                    .write_all_at(&vec![1; size], 0)?;
+                open_wronly(&path)?.write_all_at(&vec![1; size], 0)?;
                 Ok(())
             })?;
             let mode = m.source(name).metadata()?.mode() & 0o7777;
@@ -187,7 +177,7 @@ fn truncate_by_a_user_clears_setuid_and_setgid() -> Outcome {
         std::fs::write(&path, "0123456789")?;
         chown(&path, Some(Uid::from_raw(500)), Some(Gid::from_raw(500)))?;
         chmod(&path, 0o6777)?;
-        User::new(501, 501).act(|| Ok(File::options().write(true).open(&path)?.set_len(5)?))?;
+        User::new(501, 501).act(|| Ok(open_wronly(&path)?.set_len(5)?))?;
         let mode = m.source("f").metadata()?.mode() & 0o7777;
         ensure!(mode == 0o777, "{mode:o}");
         Ok(())
@@ -291,7 +281,7 @@ fn truncate_down_and_up_zeroes_the_gap() -> Outcome {
     on_mount(&[], |m| {
         std::fs::write(m.path("f"), vec![7; 10_000])?;
         ensure!(std::fs::read(m.path("f"))?.len() == 10_000);
-        let file = File::options().read(true).write(true).open(m.path("f"))?;
+        let file = open_rdwr(m.path("f"))?;
         file.set_len(5000)?;
         ensure!(m.source("f").metadata()?.len() == 5000);
         file.set_len(20_000)?;
@@ -313,8 +303,7 @@ fn truncate_by_path_needs_no_open_file() -> Outcome {
         std::fs::write(m.path("f"), "0123456789")?;
         truncate(&m.path("f"), 4)?;
         ensure!(std::fs::read(m.source("f"))? == b"0123");
-        let refused = truncate(m.dir(), 4).unwrap_err();
-        ensure!(refused.raw_os_error() == Some(libc::EISDIR), "{refused}");
+        refused(truncate(m.dir(), 4), libc::EISDIR)?;
         Ok(())
     })
 }
@@ -325,7 +314,7 @@ fn write_moves_mtime_and_ctime_forward() -> Outcome {
         std::fs::write(m.path("f"), "x")?;
         set_times(&m.path("f"), (10, 0), (20, 0))?;
         let before = m.path("f").metadata()?;
-        let file = File::options().write(true).open(m.path("f"))?;
+        let file = open_wronly(m.path("f"))?;
         file.write_all_at(b"y", 0)?;
         let after = file.metadata()?;
         ensure!(after.mtime() > 20, "mtime {}", after.mtime());

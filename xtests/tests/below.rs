@@ -10,8 +10,10 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::errno;
 use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{Leftover, thrufs};
+use xtests::support::operator;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, case};
 
@@ -271,13 +273,9 @@ fn umount_of_source_right_after_thrufs_umount_succeeds() -> Outcome {
                 let scratch = Scratch::new(Backing::Tmpfs)?;
                 let dir = scratch.mountpoint();
                 let _leftover = Leftover(dir.clone());
-                let mut mount = Command::new(thrufs()?);
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .arg(format!("--sandbox={sandbox}"));
-                succeed(mount.args([scratch.source(), dir.clone()]))?;
-                succeed(Command::new(thrufs()?).arg("umount").arg(&dir))?;
+                let sandbox = format!("--sandbox={sandbox}");
+                operator::mount(&scratch.source(), &dir, &[&sandbox])?;
+                operator::umount(&dir)?;
                 umount2(&scratch.source(), MntFlags::empty()).context("umount of SOURCE")?;
             }
         }
@@ -302,7 +300,6 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
         scratch.adopt(&dead);
         kill(inner.pid()?, Signal::SIGKILL)?;
         ensure!(inner.wait_for_daemon().is_err());
-        let _leftover = Leftover(inner.dir().to_owned());
         for option in ["--cache=auto", "--no-readdirplus"] {
             let m = Mount::of(
                 Scratch::sharing(scratch.source())?,
@@ -316,9 +313,7 @@ fn listing_with_a_dead_mount_in_it_shows_every_name() -> Outcome {
             }
             listed.sort();
             ensure!(listed == names, "{option}: {listed:?}");
-            let errno = std::fs::metadata(m.path("dead"))
-                .err()
-                .and_then(|error| error.raw_os_error());
+            let errno = errno(std::fs::metadata(m.path("dead")));
             ensure!(errno == Some(libc::ENOTCONN), "{option}: {errno:?}");
             m.unmount()?;
         }

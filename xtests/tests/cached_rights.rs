@@ -2,8 +2,7 @@
 //! SOURCE, and the options that end it: the table of the README ("What the kernel checks, and when"),
 //! a test for each row. What is mended for good is in `rights.rs`.
 
-use std::fs::{File, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::fs::File;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, Gid, OFlags, Uid, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
+use xtests::support::calls::chmod;
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing};
@@ -70,14 +70,7 @@ fn is_allowed_for_the_attribute_timeout_alone(row: &Row) -> Outcome {
 
 fn of_bob(path: &Path, mode: u32) -> Result<()> {
     rustix::fs::chown(path, Some(Uid::from_raw(BOB)), Some(Gid::from_raw(STAFF)))?;
-    set_mode(path, mode)
-}
-
-fn set_mode(path: &Path, mode: u32) -> Result<()> {
-    Ok(std::fs::set_permissions(
-        path,
-        Permissions::from_mode(mode),
-    )?)
+    Ok(chmod(path, mode)?)
 }
 
 fn directory(m: &Mount, mode: u32) -> Result<()> {
@@ -95,7 +88,7 @@ fn search_of_a_directory_is_allowed_for_the_attribute_timeout_alone() -> Outcome
     is_allowed_for_the_attribute_timeout_alone(&Row {
         option: "--entry-timeout=600",
         prepare: |m| directory(m, 0o755).and_then(|()| file(m, 0o644)),
-        take_away: |m| set_mode(&m.source("d"), 0o700),
+        take_away: |m| Ok(chmod(m.source("d"), 0o700)?),
         attempt: |m| rustix::fs::stat(m.path("d/f")).map(drop),
         refused: Errno::ACCESS,
     })
@@ -106,7 +99,7 @@ fn change_of_names_in_a_directory_is_allowed_for_the_attribute_timeout_alone() -
     is_allowed_for_the_attribute_timeout_alone(&Row {
         option: "--entry-timeout=600",
         prepare: |m| directory(m, 0o777).and_then(|()| file(m, 0o644)),
-        take_away: |m| set_mode(&m.source("d"), 0o755),
+        take_away: |m| Ok(chmod(m.source("d"), 0o755)?),
         // One change alone: after it the kernel asks again for the directory's attributes.
         attempt: |m| {
             let (f, g) = (m.path("d/f"), m.path("d/g"));
@@ -126,7 +119,7 @@ fn link_of_anothers_file_is_allowed_for_the_attribute_timeout_alone() -> Outcome
     let row = Row {
         option: "--entry-timeout=600",
         prepare: |m| directory(m, 0o777).and_then(|()| file(m, 0o666)),
-        take_away: |m| set_mode(&m.source("d/f"), 0o644),
+        take_away: |m| Ok(chmod(m.source("d/f"), 0o644)?),
         attempt: |m| {
             rustix::fs::link(m.path("d/f"), m.path("d/g"))?;
             rustix::fs::unlink(m.path("d/g"))
@@ -153,7 +146,7 @@ fn extended_attribute_is_readable_for_the_attribute_timeout_alone() -> Outcome {
                 XattrFlags::empty(),
             )?)
         },
-        take_away: |m| set_mode(&m.source("d/f"), 0o600),
+        take_away: |m| Ok(chmod(m.source("d/f"), 0o600)?),
         attempt: |m| getxattr(m.path("d/f"), "user.a", &mut [0_u8; 9][..]).map(drop),
         refused: Errno::ACCESS,
     })

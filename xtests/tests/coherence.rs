@@ -8,9 +8,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::uring;
+use xtests::support::calls::open_rdwr;
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
 
 const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
@@ -21,15 +22,8 @@ fn write_on_one_mount_is_read_on_the_other_at_once() -> Outcome {
         let first = Mount::new(Backing::Here, &["--cache=never"])?;
         let second = Mount::of(Scratch::sharing(first.source(""))?, &["--cache=never"])?;
         let files = [
-            File::options()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .open(first.path("f"))?,
-            File::options()
-                .read(true)
-                .write(true)
-                .open(second.path("f"))?,
+            File::create_new(first.path("f"))?,
+            open_rdwr(second.path("f"))?,
         ];
         let (mut model, mut random) = (Vec::new(), Random(42));
         for step in 0..3000_u32 {
@@ -94,8 +88,7 @@ fn names_made_on_one_mount_exist_on_the_other_at_once() -> Outcome {
 fn read_during_an_asynchronous_direct_write_leaves_nothing_older_than_it_in_the_cache() -> Outcome {
     for cache in ["--cache=auto", "--cache=always"] {
         let slow = format!("--fault=write:range=0+{PAGE}:delay=1500");
-        on_mount(&[cache, &slow], |m| {
-            m.require_mount()?;
+        on_daemon(&[cache, &slow], |m| {
             std::fs::write(m.source("f"), [b'A'; 2 * PAGE])?;
             let reader = File::open(m.path("f"))?;
             let mut direct = File::options();

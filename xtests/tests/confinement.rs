@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -12,12 +12,15 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use xtests::support::calls::chmod;
 use xtests::support::command::output;
 use xtests::support::install::BREAK_OUT;
 use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Layout, Mount, Outcome, Scratch, User, case, missing, on_mount};
+use xtests::support::{
+    Backing, Layout, Mount, Outcome, Scratch, User, case, missing, on_daemon, on_mount,
+};
 
 const SOON: Duration = Duration::from_secs(10);
 /// chown, dac_override, fowner, fsetid, setgid, setuid, linux_immutable, mknod and setfcap, by number.
@@ -105,8 +108,7 @@ fn server_by_default_has_namespaces_few_capabilities_and_a_filter() -> Outcome {
 #[test]
 fn server_with_options_that_need_more_has_that_alone() -> Outcome {
     let with = |option: &str, numbers: &[u32]| {
-        on_mount(&["--cache=auto", option], |m| {
-            m.require_mount()?;
+        on_daemon(&["--cache=auto", option], |m| {
             check_privileges(m.server_pid()?, &kept(m.scratch(), numbers))
         })
     };
@@ -114,8 +116,7 @@ fn server_with_options_that_need_more_has_that_alone() -> Outcome {
     with("--watch", &[DAC_READ_SEARCH])?;
     with("--passthrough=auto", &[SYS_ADMIN])?;
     with("--modcaps=+sys_admin", &[SYS_ADMIN])?;
-    on_mount(&["--modcaps=-mknod:-setfcap"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--modcaps=-mknod:-setfcap"], |m| {
         let mut kept = kept(m.scratch(), &[]);
         kept.retain(|number| ![27, 31].contains(number));
         check_privileges(m.server_pid()?, &kept)
@@ -124,8 +125,7 @@ fn server_with_options_that_need_more_has_that_alone() -> Outcome {
 
 #[test]
 fn server_in_chroot_has_source_as_root_and_the_same_privileges() -> Outcome {
-    on_mount(&["--sandbox=chroot"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--sandbox=chroot"], |m| {
         let pid = m.server_pid()?;
         std::fs::write(m.path("f"), "content")?;
         check_privileges(pid, &kept(m.scratch(), &[]))?;
@@ -257,7 +257,6 @@ fn break_out_by_a_forbidden_system_call_ends_the_server() -> Outcome {
 fn supervisor_killed_takes_the_server_along() -> Outcome {
     case(|| {
         let mut m = Mount::new(Backing::Here, &[])?;
-        let _leftover = Leftover(m.dir().to_owned());
         let server = m.server_pid()?;
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err(), "it was killed");
@@ -294,8 +293,7 @@ fn mount_made_below_source_later_shows_up() -> Outcome {
 #[test]
 fn server_with_maps_of_ids_serves_in_a_user_namespace() -> Outcome {
     let options = ["--uid-map=:0:100000:65536:", "--gid-map=:0:100000:65536:"];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         let pid = m.server_pid()?;
         ensure!(namespace(pid, "user")? != namespace(Pid::this(), "user")?);
         ensure!(status(pid)?["Uid"].starts_with("100000\t"), "its user");
@@ -310,11 +308,10 @@ fn server_with_maps_of_ids_serves_in_a_user_namespace() -> Outcome {
 #[test]
 fn create_by_an_owner_outside_the_maps_is_refused_and_not_done_as_root() -> Outcome {
     let options = ["--uid-map=:0:100000:1000:", "--gid-map=:0:100000:1000:"];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         chown(m.source("."), Some(100_000), Some(100_000))?;
         std::fs::create_dir(m.path("all"))?;
-        std::fs::set_permissions(m.path("all"), PermissionsExt::from_mode(0o777))?;
+        chmod(m.path("all"), 0o777)?;
         let file = |name: &str| m.path("all").join(name);
         User::new(999, 999).act(|| Ok(std::fs::write(file("inside"), "x")?))?;
         let made = m.source("all/inside").metadata()?;

@@ -1,13 +1,14 @@
 //! Creation happens as the caller: owner, group, setgid directories, umask and default ACLs are as
 //! on the native file system, for every way to make a name.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{CWD, FileType, Mode, chown, mkdirat, mknodat, openat};
 use rustix::fs::{Gid, OFlags, Uid};
+use xtests::support::calls::chmod;
 use xtests::support::command::succeed;
 use xtests::support::{Mount, Outcome, User, on_mount};
 
@@ -24,7 +25,7 @@ fn directory(m: &Mount, name: &str, owner: (u32, u32), mode: u32) -> Result<std:
         Some(Uid::from_raw(owner.0)),
         Some(Gid::from_raw(owner.1)),
     )?;
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(mode))?;
+    chmod(&path, mode)?;
     Ok(path)
 }
 
@@ -142,7 +143,7 @@ fn create_of_a_setgid_file_by_a_stranger_to_the_group_drops_the_bit() -> Outcome
             Some(Uid::from_raw(ALICE)),
             Some(Gid::from_raw(EXTRA)),
         )?;
-        std::fs::set_permissions(&native, PermissionsExt::from_mode(0o2777))?;
+        chmod(&native, 0o2777)?;
         let user = User::new(ALICE, STAFF).with_umask(0);
         for dir in [&dir, &native] {
             user.act(|| {

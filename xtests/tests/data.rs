@@ -8,6 +8,7 @@ use anyhow::ensure;
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 use thrufs_rules::table::SHAPES;
+use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
 use xtests::support::{Backing, Outcome, missing, on_backing, on_mount};
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
@@ -56,9 +57,9 @@ fn write_of_every_shape_is_in_the_backing_file() -> Outcome {
 fn write_with_append_lands_at_the_end_of_a_file_grown_on_source() -> Outcome {
     on_mount(&[], |m| {
         std::fs::write(m.path("log"), "one\n")?;
-        let mut file = File::options().append(true).open(m.path("log"))?;
+        let mut file = open_append(m.path("log"))?;
         file.write_all(b"two\n")?;
-        let host = File::options().append(true).open(m.source("log"))?;
+        let host = open_append(m.source("log"))?;
         (&host).write_all(b"host\n")?;
         file.write_all(b"three\n")?;
         ensure!(std::fs::read(m.source("log"))? == b"one\ntwo\nhost\nthree\n");
@@ -74,7 +75,7 @@ fn write_by_many_appenders_loses_no_record() -> Outcome {
             let writers: Vec<_> = (0..8u8)
                 .map(|id| {
                     scope.spawn(move || -> Outcome {
-                        let mut file = File::options().append(true).open(m.path("log"))?;
+                        let mut file = open_append(m.path("log"))?;
                         for _ in 0..100 {
                             file.write_all(&[id; 100])?;
                         }
@@ -178,9 +179,9 @@ fn read_and_write_by_a_descriptor_of_the_wrong_mode_is_ebadf() -> Outcome {
     on_mount(&[], |m| {
         std::fs::write(m.path("f"), "data")?;
         let reader = File::open(m.path("f"))?;
-        let writer = File::options().write(true).open(m.path("f"))?;
-        ensure!(reader.write_at(b"x", 0).unwrap_err().raw_os_error() == Some(libc::EBADF));
-        ensure!(writer.read_at(&mut [0], 0).unwrap_err().raw_os_error() == Some(libc::EBADF));
+        let writer = open_wronly(m.path("f"))?;
+        refused(reader.write_at(b"x", 0), libc::EBADF)?;
+        refused(writer.read_at(&mut [0], 0), libc::EBADF)?;
         // The kernel reads partial pages of files opened write-only: 3 bytes inside one page.
         writer.write_all_at(b"ata", 1)?;
         writer.write_all_at(b"!", 5000)?;
@@ -233,11 +234,8 @@ fn fallocate_like_native(
     let data = pattern(65536, 6);
     std::fs::write(m.path("f"), &data)?;
     std::fs::write(m.source("native"), &data)?;
-    let file = File::options().read(true).write(true).open(m.path("f"))?;
-    let native = File::options()
-        .read(true)
-        .write(true)
-        .open(m.source("native"))?;
+    let file = open_rdwr(m.path("f"))?;
+    let native = open_rdwr(m.source("native"))?;
     // A warm cache, which must not survive a change of the range.
     ensure!(std::fs::read(m.path("f"))? == data);
     let expected = fallocate(&native, mode, range.0, range.1);
@@ -349,10 +347,7 @@ fn copy_file_range_copies_within_and_between_files() -> Outcome {
         );
         ensure!(std::fs::read(m.source("to"))? == copy);
         let (mut at, mut to_at) = (0, 250_000);
-        let both = File::options()
-            .read(true)
-            .write(true)
-            .open(m.path("from"))?;
+        let both = open_rdwr(m.path("from"))?;
         let copied =
             rustix::fs::copy_file_range(&both, Some(&mut at), &both, Some(&mut to_at), 1000)?;
         ensure!(std::fs::read(m.path("from"))?[250_000..250_000 + copied] == data[..copied]);
@@ -364,7 +359,7 @@ fn copy_file_range_copies_within_and_between_files() -> Outcome {
 fn copy_file_range_of_overlapping_ranges_is_einval() -> Outcome {
     on_mount(&[], |m| {
         std::fs::write(m.path("f"), pattern(10_000, 1))?;
-        let file = File::options().read(true).write(true).open(m.path("f"))?;
+        let file = open_rdwr(m.path("f"))?;
         let (mut from, mut to) = (0, 100);
         let got = rustix::fs::copy_file_range(&file, Some(&mut from), &file, Some(&mut to), 1000);
         ensure!(got == Err(Errno::INVAL), "{got:?}");

@@ -1,11 +1,8 @@
 //! What a mount becomes when its server ends without having been told to: dead, and never the directory
 //! below; and what is told of it, and where.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -14,10 +11,11 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::Pid;
-use xtests::support::command::succeed;
-use xtests::support::mount::{Leftover, mount_command, thrufs, transport_option};
+use xtests::support::calls::errno;
 use xtests::support::mount_table::{is_mounted, stat_error};
+use xtests::support::operator;
+use xtests::support::process::state;
+use xtests::support::stuck_notification;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, unmounted};
 
@@ -66,12 +64,9 @@ fn check_dead(m: &Mount) -> Outcome {
         let errno = stat_error(&m.path(name));
         ensure!(errno == Some(libc::ENOTCONN), "stat of '{name}': {errno:?}");
     }
-    let error = std::fs::read_dir(m.dir()).err();
-    let errno = error.and_then(|error| error.raw_os_error());
+    let errno = errno(std::fs::read_dir(m.dir()));
     ensure!(errno == Some(libc::ENOTCONN), "readdir: {errno:?}");
-    succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
-    ensure!(!is_mounted(m.dir()), "still mounted");
-    Ok(())
+    operator::umount(m.dir())
 }
 
 /// The server's death unmounted: the empty directory below showed, and `rsync -a --delete MNT/ backup/`
@@ -88,7 +83,6 @@ fn server_ended_by_a_signal_leaves_a_dead_mount() -> Outcome {
         ];
         for (sandbox, signal) in cases {
             let mut m = mounted_over_something(&[sandbox])?;
-            let _leftover = Leftover(m.dir().to_owned());
             let server = m.server_pid()?;
             ensure!(server != m.pid()?, "{sandbox}: one process does both");
             let dir = m.dir().to_owned();
@@ -118,16 +112,12 @@ fn server_killed_at_its_first_answer_leaves_a_dead_mount() -> Outcome {
         for round in 0..30 {
             // What the server logs delays what it tells.
             let mut m = mounted_over_something(&["--log-level=trace"])?;
-            let _leftover = Leftover(m.dir().to_owned());
             let (supervisor, server) = (m.pid()?, m.server_pid()?);
             kill(supervisor, Signal::SIGSTOP)?;
             kill(server, Signal::SIGKILL)?;
-            let zombie = format!("/proc/{server}/stat");
             wait_until("the server to be dead", SOON, || {
                 // Reaped already, where a thread of the supervisor was not stopped yet.
-                let stat = std::fs::read_to_string(&zombie).unwrap_or_default();
-                let state = stat.rsplit_once(") ").map(|(_, fields)| &fields[..1]);
-                Ok(state.is_none_or(|state| state == "Z"))
+                Ok(state(server).is_none_or(|state| state == 'Z'))
             })?;
             kill(supervisor, Signal::SIGCONT)?;
             let code = m.wait_for_daemon()?;
@@ -149,7 +139,6 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
         ];
         for (options, both) in cases {
             let mut m = mounted_over_something(options)?;
-            let _leftover = Leftover(m.dir().to_owned());
             let (supervisor, server) = (m.pid()?, m.server_pid()?);
             let dir = m.dir().to_owned();
             let code = while_listed(&dir, || {
@@ -162,8 +151,7 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
             })?;
             ensure!(code.is_err(), "{options:?}: a killed daemon has no code");
             wait_until("the connection to be gone", SOON, || {
-                let error = std::fs::read_dir(m.dir()).err();
-                let errno = error.and_then(|error| error.raw_os_error());
+                let errno = errno(std::fs::read_dir(m.dir()));
                 Ok(errno == Some(libc::ENOTCONN))
             })?;
             check_dead(&m).with_context(|| format!("{options:?}"))?;
@@ -177,32 +165,12 @@ fn supervisor_killed_leaves_a_dead_mount_whether_or_not_the_server_is_too() -> O
 #[test]
 fn server_killed_while_its_notification_waits_leaves_a_dead_mount() -> Outcome {
     case(|| {
-        let options = [
-            "--fault=write:delay=500",
-            "--fault=write:EIO",
-            "--fault=read:delay=600000",
-            "--cache=auto",
-            "--log-level=debug",
-        ];
-        let mut m = mounted_over_something(&options)?;
-        let _leftover = Leftover(m.dir().to_owned());
-        std::fs::write(m.source("f"), [7; 4096])?;
-        let direct = File::options()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(m.path("f"))?;
-        let reader = File::open(m.path("f"))?;
-        let writing = std::thread::spawn(move || direct.write_at(&[8; 4096], 0).is_err());
-        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
-        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
-        wait_until("the notification", SOON, || {
-            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
-        })?;
+        let mut m = mounted_over_something(&stuck_notification::OPTIONS)?;
+        let callers = stuck_notification::begin(&m)?;
         kill(m.server_pid()?, Signal::SIGKILL)?;
         let code = m.wait_for_daemon()?;
         ensure!(code == 1, "exit code {code}\n{}", m.log());
-        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
-        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
+        callers.check_failed()?;
         check_dead(&m)
     })
 }
@@ -214,25 +182,13 @@ fn unmount_with_another_mount_made_at_once_is_no_death() -> Outcome {
     case(|| {
         for round in 0..20 {
             let mut m = mounted_over_something(&[])?;
-            let _leftover = Leftover(m.dir().to_owned());
-            let next = |word: &str| {
-                Ok::<_, anyhow::Error>({
-                    let mut next = Command::new(thrufs()?);
-                    next.arg(word);
-                    next
-                })
-            };
-            succeed(next("umount")?.arg(m.dir()))?;
-            succeed(
-                next("mount")?
-                    .args(transport_option())
-                    .args([&m.source(""), m.dir()]),
-            )?;
+            operator::umount(m.dir())?;
+            operator::mount(&m.source(""), m.dir(), &[])?;
             let code = m.wait_for_daemon()?;
             ensure!(code == 0, "round {round}: exit code {code}\n{}", m.log());
             ensure!(m.log().contains("was unmounted"), "{}", m.log());
             ensure!(std::fs::read(m.path("f"))? == b"content", "the next mount");
-            succeed(next("umount")?.arg(m.dir()))?;
+            operator::umount(m.dir())?;
         }
         Ok(())
     })
@@ -300,24 +256,18 @@ fn system_log(scratch: &Scratch) -> Result<UnixDatagram> {
 
 fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcome {
     let dir = scratch.mountpoint();
-    let mut mount = mount_command()?;
-    mount.arg("--log-level=debug").args(options);
-    succeed(mount.args([&scratch.source(), &dir]))?;
-    let mut status = Command::new(thrufs()?);
-    let status = succeed(status.args(["status", "--json"]).arg(&dir))?;
-    let status: serde_json::Value = serde_json::from_str(&status)?;
-    let pid = |name: &str| -> Result<Pid> {
-        let number = status[name].as_i64().context("no process id")?;
-        Ok(Pid::from_raw(i32::try_from(number)?))
-    };
-    let has_supervisor = pid("pid")? != pid("server_pid")?;
+    let options = [&["--log-level=debug"], options].concat();
+    operator::mount(&scratch.source(), &dir, &options)?;
+    let status = operator::status(&dir)?;
+    let [daemon, server] = operator::processes(&status)?;
+    let has_supervisor = daemon != server;
     if !has_supervisor {
         // What ends it must leave it time for a word.
         let minor = status["device"].as_str().unwrap_or_default();
         let minor = minor.trim_start_matches("0:");
         std::fs::write(format!("/sys/fs/fuse/connections/{minor}/abort"), "1")?;
     } else {
-        kill(pid("server_pid")?, Signal::SIGKILL)?;
+        kill(server, Signal::SIGKILL)?;
     }
     let mut told = String::new();
     let mut read = || -> Result<()> {
@@ -328,7 +278,7 @@ fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcom
         }
         Ok(())
     };
-    let process = format!("/proc/{}", pid("pid")?);
+    let process = format!("/proc/{daemon}");
     wait_until("the daemon to be gone", SOON, || {
         read()?;
         Ok(!Path::new(&process).exists())
@@ -361,5 +311,5 @@ fn check_told(scratch: &Scratch, log: &UnixDatagram, options: &[&str]) -> Outcom
         ensure!(told.contains("INIT: "), "no last words:\n{told}");
     }
     ensure!(std::fs::read_dir(&dir).is_err(), "it answers");
-    succeed(Command::new(thrufs()?).arg("umount").arg(&dir)).map(drop)
+    operator::uncover(&dir)
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use xtests::support::calls::refused;
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_daemon, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -117,8 +118,7 @@ fn create_beyond_the_descriptor_limit_succeeds() -> Outcome {
 /// With handles, since an inode that is known longer than it is open would cost a descriptor else.
 #[test]
 fn close_of_many_files_closes_them_on_source() -> Outcome {
-    on_mount(&["--inode-file-handles=prefer"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--inode-file-handles=prefer"], |m| {
         let before = m.daemon_descriptors()?;
         let files: Vec<File> = (0..500)
             .map(|index| File::create(m.path(&format!("f{index}"))))
@@ -138,21 +138,19 @@ fn close_of_many_files_closes_them_on_source() -> Outcome {
 /// Of the daemon's descriptors some are kept back, so that it can answer while others are used up.
 #[test]
 fn open_beyond_the_daemon_s_descriptors_is_enfile_and_the_rest_is_served() -> Outcome {
-    on_mount(&["--rlimit-nofile=256"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--rlimit-nofile=256"], |m| {
         std::fs::write(m.path("f"), "content")?;
         let mut files = Vec::new();
-        let refused = loop {
+        let error = loop {
             match File::open(m.path("f")) {
                 Ok(file) => files.push(file),
                 Err(error) => break error,
             }
             ensure!(files.len() < 256, "more files than descriptors");
         };
-        ensure!(refused.raw_os_error() == Some(libc::ENFILE), "{refused}");
-        ensure!(files.len() > 150, "only {} files", files.len());
-        let error = File::create(m.path("g")).unwrap_err();
         ensure!(error.raw_os_error() == Some(libc::ENFILE), "{error}");
+        ensure!(files.len() > 150, "only {} files", files.len());
+        refused(File::create(m.path("g")), libc::ENFILE)?;
         ensure!(!m.source("g").exists(), "refused, and made nevertheless");
         // All that needs no open file goes on, and close(2) is no error.
         std::fs::rename(m.path("f"), m.path("h"))?;
@@ -185,11 +183,7 @@ fn much(m: &Mount, mib: usize) -> Outcome {
             scope.spawn(move || -> Outcome {
                 let mut block = vec![7; 1 << 20];
                 let path = m.path(&format!("f{half}"));
-                let file = File::options()
-                    .read(true)
-                    .write(true)
-                    .create_new(true)
-                    .open(path)?;
+                let file = File::create_new(path)?;
                 (0..mib / 2).try_for_each(|at| file.write_all_at(&block, (at as u64) << 20))?;
                 // So that reading it is READs; all other caches stay.
                 posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED)?;
@@ -273,8 +267,7 @@ fn hold_all(m: &Mount, flags: i32, held: &mut Vec<File>) -> Result<std::io::Erro
 #[test]
 fn descriptors_that_one_user_uses_up_leave_root_a_share() -> Outcome {
     for handles in ["--inode-file-handles=never", "--inode-file-handles=prefer"] {
-        on_mount(&[handles, "--rlimit-nofile=256"], |m| {
-            m.require_mount()?;
+        on_daemon(&[handles, "--rlimit-nofile=256"], |m| {
             make(&m.source(""), 600)?;
             let mut held = Vec::new();
             User::new(1000, 1000).act(|| {

@@ -11,7 +11,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 use serde_json::Value;
 use xtests::support::mount::ALLOW_MMAP;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon};
 
 const BLOCK: usize = 4096;
 const WRITERS: usize = 16;
@@ -28,10 +28,7 @@ fn on_slow(faults: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
         &delay,
     ];
     options.extend(faults);
-    on_mount(&options, |m| {
-        m.require_mount()?;
-        body(m)
-    })
+    on_daemon(&options, |m| body(m))
 }
 
 fn writes(m: &Mount) -> Result<Value> {
@@ -173,8 +170,7 @@ fn write_through_every_kind_of_handle_is_flushed() -> Outcome {
 #[test]
 fn msync_is_flushed() -> Outcome {
     let options = ["--durability=dsync", ALLOW_MMAP];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         let file = prepared(m)?;
         let len = std::num::NonZeroUsize::new(WRITERS * BLOCK).context("not empty")?;
         let mapping = thrufs_sys::mapping::SharedMapping::new(&file, len)?;
@@ -194,8 +190,7 @@ fn msync_is_flushed() -> Outcome {
 #[test]
 fn fallocate_and_copy_that_cannot_be_made_durable_are_errors() -> Outcome {
     let options = ["--durability=dsync", "--fault=sync:EIO"];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         let file = prepared(m)?;
         let length = (2 * WRITERS * BLOCK) as u64;
         let refused = rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, length);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, Mode, OFlags};
 use xtests::support::wait::wait_for;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon};
 
 const SOON: Duration = Duration::from_secs(30);
 /// More than the daemon has descriptors.
@@ -56,8 +56,7 @@ fn scrape(m: &Mount) -> Result<String> {
 /// Twice each, since the reserve must be there again.
 fn answers(options: &[&str]) -> Outcome {
     let options = [&["--rlimit-nofile=256", "--metrics=0"], options].concat();
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         m.status()?;
         wait_for("the address of the metrics", SOON, || {
             Ok(m.log().contains("metrics at ").then_some(()))

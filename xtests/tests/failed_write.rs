@@ -17,7 +17,7 @@ use xtests::support::mount::ALLOW_MMAP;
 use xtests::support::mount::cache_mode;
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_mount, on_whole,
+    Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_daemon, on_mount, on_whole,
 };
 
 const PAGE: usize = 4096;
@@ -95,8 +95,7 @@ struct Shape {
 fn run_shape(shape: &Shape, fault: &str, nth: usize, done: usize, errno: i32) -> Outcome {
     let fault = format!("--fault=write:nth={nth}:{fault}");
     let max_write = format!("--max-write={MAX_WRITE}");
-    on_mount(&[&fault, &max_write, ALLOW_MMAP], |m| {
-        m.require_mount()?;
+    on_daemon(&[&fault, &max_write, ALLOW_MMAP], |m| {
         let mut expected = content(1, 32 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
@@ -200,8 +199,7 @@ fn write_refused_beyond_the_end_shows_what_the_backing_file_holds() -> Outcome {
 #[test]
 fn write_refused_is_followed_by_one_notification_of_its_range() -> Outcome {
     let options = ["--fault=write:nth=2:EIO", "--log-level=debug"];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         std::fs::write(m.source("f"), content(1, 32 * PAGE))?;
         let file = open(&m.path("f"), 0)?;
         file.write_all_at(&content(2, PAGE), 0)?;
@@ -228,8 +226,7 @@ fn write_refused_is_logged_with_the_path_below_source() -> Outcome {
         &["--sandbox=none", "--inode-file-handles=never"],
     ] {
         let options = ["--fault=write:nth=1:EIO", "--log-level=debug"];
-        on_mount(&[place, &options].concat(), |m| {
-            m.require_mount()?;
+        on_daemon(&[place, &options].concat(), |m| {
             std::fs::create_dir(m.source("directory"))?;
             std::fs::write(m.source("directory/f"), content(1, PAGE))?;
             let file = open(&m.path("directory/f"), 0)?;
@@ -256,8 +253,7 @@ fn write_refused_is_logged_with_the_path_below_source() -> Outcome {
 #[test]
 fn msync_refused_is_reported_and_the_mapping_shows_the_backing_file() -> Outcome {
     // The kernel keeps the pages of a failed writeback clean, with stores that no file has.
-    on_mount(&["--fault=write:nth=1:EIO", ALLOW_MMAP], |m| {
-        m.require_mount()?;
+    on_daemon(&["--fault=write:nth=1:EIO", ALLOW_MMAP], |m| {
         let expected = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &expected)?;
         let file = open(&m.path("f"), 0)?;
@@ -277,8 +273,7 @@ fn msync_cut_short_is_an_error_and_not_a_silent_loss() -> Outcome {
         "--fault=write:nth=2:ENOSPC",
         ALLOW_MMAP,
     ];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         let old = content(1, 4 * PAGE);
         std::fs::write(m.source("f"), &old)?;
         let file = open(&m.path("f"), 0)?;

@@ -16,8 +16,9 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use thrufs_sys::mapping::SharedMapping;
+use xtests::support::calls::{open_append, open_rdwr, open_wronly};
 use xtests::support::wait::wait_until;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 const PAGES: usize = 4;
@@ -27,7 +28,7 @@ const SOON: Duration = Duration::from_secs(10);
 /// A file of 'A's that is open and mapped through the mount, with all its pages in the cache.
 fn warm(m: &Mount) -> Result<(File, SharedMapping)> {
     std::fs::write(m.source("f"), vec![b'A'; PAGES * PAGE])?;
-    let file = File::options().read(true).write(true).open(m.path("f"))?;
+    let file = open_rdwr(m.path("f"))?;
     let len = NonZeroUsize::new(PAGES * PAGE).expect("some pages");
     let mapping = SharedMapping::new(&file, len)?;
     ensure!(mapping.read(0..PAGES * PAGE)? == vec![b'A'; PAGES * PAGE]);
@@ -36,7 +37,7 @@ fn warm(m: &Mount) -> Result<(File, SharedMapping)> {
 
 /// Changes one byte under SOURCE.
 fn change(m: &Mount, at: usize, byte: u8) -> Outcome {
-    let source = File::options().write(true).open(m.source("f"))?;
+    let source = open_wronly(m.source("f"))?;
     Ok(source.write_all_at(&[byte], at as u64)?)
 }
 
@@ -49,8 +50,7 @@ fn byte(file: &File, at: usize) -> Result<u8> {
 /// Runs `meanwhile` during a write(2) to the first page that follows one to the last page.
 fn check_write_under_way(meanwhile: fn(&Mount, &File) -> Outcome) -> Outcome {
     let slow = format!("--fault=write:range=0+{PAGE}:delay=1500");
-    on_mount(&[AUTO, &slow], |m| {
-        m.require_mount()?;
+    on_daemon(&[AUTO, &slow], |m| {
         let (file, mapping) = warm(m)?;
         // Sets another mtime on SOURCE, and lets the kernel's attributes expire.
         let last = (PAGES - 1) * PAGE;
@@ -171,7 +171,7 @@ fn open_after_a_change_under_source_shows_it_at_once() -> Outcome {
 fn append_under_source_shows_in_a_file_that_the_mount_appends_to() -> Outcome {
     on_mount(&[AUTO], |m| {
         let (file, _mapping) = warm(m)?;
-        let mut log = File::options().append(true).open(m.source("f"))?;
+        let mut log = open_append(m.source("f"))?;
         std::io::Write::write_all(&mut log, b"theirs")?;
         wait_until("stat(2) to show the append", SOON, || {
             Ok(file.metadata()?.len() == (PAGES * PAGE + 6) as u64)
@@ -185,8 +185,7 @@ fn append_under_source_shows_in_a_file_that_the_mount_appends_to() -> Outcome {
 
 #[test]
 fn read_after_writes_of_the_mount_is_served_from_the_cache() -> Outcome {
-    on_mount(&[AUTO], |m| {
-        m.require_mount()?;
+    on_daemon(&[AUTO], |m| {
         let (file, _mapping) = warm(m)?;
         let (reads, lookers) = (m.requests("READ")?, m.requests("GETATTR")?);
         for round in 0..50 {

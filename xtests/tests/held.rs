@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags};
+use xtests::support::calls::open_wronly;
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_backing};
@@ -93,10 +94,7 @@ fn use_file(held: &File) -> Outcome {
     ensure!((stat.nlink(), stat.len()) == (0, 7), "{stat:?}");
     let link = link(held);
     ensure!(std::fs::read(&link).context("read")? == b"content");
-    let file = File::options()
-        .write(true)
-        .open(&link)
-        .context("open to write")?;
+    let file = open_wronly(&link).context("open to write")?;
     file.write_all_at(b"written", 7)?;
     file.set_len(10)?;
     drop(file);

@@ -3,8 +3,6 @@
 //! The suite is xfstests, which mounts itself and needs namespaces and loop devices. Scripts stand
 //! in for its checkout, and for the cargo that a stage of the check runs.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,7 +12,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::makedev;
 use nix::unistd::Pid;
 use tempfile::TempDir;
+use xtests::support::calls::chmod;
 use xtests::support::command::{said, succeed, wait_for_exit};
+use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, case, missing};
 
@@ -93,7 +93,7 @@ impl Machine {
         }
         let script = machine.path("checkout/check");
         std::fs::write(&script, format!("#!/bin/bash\n{check}"))?;
-        std::fs::set_permissions(script, Permissions::from_mode(0o755))?;
+        chmod(script, 0o755)?;
         Ok(machine)
     }
 
@@ -115,7 +115,7 @@ impl Machine {
         let cargo = self.path("own/cargo");
         std::fs::create_dir(self.path("own"))?;
         std::fs::write(&cargo, CARGO)?;
-        std::fs::set_permissions(&cargo, Permissions::from_mode(0o755))?;
+        chmod(&cargo, 0o755)?;
         let path = std::env::var("PATH").unwrap_or_default();
         let mut command = Command::new(env!("CARGO_BIN_EXE_xtests"));
         command
@@ -266,7 +266,7 @@ fn ended_by(signal: Signal) -> Outcome {
 
 /// Ends xtests, and waits for everything of it to be gone.
 fn end(machine: &Machine, mut run: Child, signal: Signal) -> Outcome {
-    kill(Pid::from_raw(i32::try_from(run.id())?), signal)?;
+    kill(pid_of(&run), signal)?;
     let status = wait_for_exit(&mut run, "xtests to end", SOON)?;
     ensure!(!status.success(), "{status}");
     let text = said(&run.wait_with_output()?);

@@ -1,14 +1,15 @@
 //! Set-uid, set-gid and security.capability are removed exactly when SOURCE's file system removes
 //! them, and the kernel asks for security.capability once in a while, not before every write.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
-use xtests::support::{Mount, Outcome, User, on_mount};
+use xtests::support::calls::{chmod, open_append, open_rdwr, open_wronly};
+use xtests::support::{Mount, Outcome, User, on_daemon, on_mount};
 
 const OWNER: u32 = 4001;
 const GROUP: u32 = 5001;
@@ -42,7 +43,7 @@ fn callers() -> [Option<User>; 6] {
 type Operation = (&'static str, fn(&Path) -> Result<()>);
 
 fn for_writing(path: &Path) -> std::io::Result<File> {
-    File::options().write(true).open(path)
+    open_wronly(path)
 }
 
 const OPERATIONS: &[Operation] = &[
@@ -50,7 +51,7 @@ const OPERATIONS: &[Operation] = &[
         Ok(for_writing(path)?.write_all_at(&[1; 5000], 10)?)
     }),
     ("append", |path| {
-        let mut file = File::options().append(true).open(path)?;
+        let mut file = open_append(path)?;
         Ok(file.write_all(b"more")?)
     }),
     ("direct write", |path| {
@@ -73,7 +74,7 @@ const OPERATIONS: &[Operation] = &[
         Ok(rustix::fs::fallocate(for_writing(path)?, flags, 0, 20_000)?)
     }),
     ("copy_file_range", |path| {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = open_rdwr(path)?;
         let (mut from, mut to) = (4096, 0);
         rustix::fs::copy_file_range(&file, Some(&mut from), &file, Some(&mut to), 4096)?;
         Ok(())
@@ -96,7 +97,7 @@ fn outcome(
 ) -> Result<String> {
     std::fs::write(path, [0; 8192])?;
     chown(path, Some(OWNER), Some(GROUP))?;
-    std::fs::set_permissions(path, Permissions::from_mode(mode))?;
+    chmod(path, mode)?;
     if has_capability {
         setxattr(path, CAPABILITY, &NET_BIND, XattrFlags::empty())?;
     }
@@ -170,7 +171,7 @@ fn change_of_a_privileged_file_under_kernel_passthrough_leaves_what_it_leaves_na
 fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
     on_mount(&["--xattr"], |m| {
         std::fs::write(m.path("f"), "x")?;
-        std::fs::set_permissions(m.path("f"), Permissions::from_mode(0o6755))?;
+        chmod(m.path("f"), 0o6755)?;
         let path = m.path("f");
         let _either_way = User::new(4002, 4002).act(|| Ok(chown(&path, None, None)?));
         let mode = m.source("f").metadata()?.permissions().mode() & 0o7777;
@@ -183,8 +184,7 @@ fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
 /// took twice as long.
 #[test]
 fn write_with_xattr_on_sends_no_getxattr() -> Outcome {
-    on_mount(&["--xattr", "--attr-timeout=60"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--xattr", "--attr-timeout=60"], |m| {
         let file = File::create(m.path("f"))?;
         for index in 0..200 {
             file.write_all_at(&[3; 4096], index * 4096)?;

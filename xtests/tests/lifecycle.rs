@@ -1,7 +1,6 @@
 //! From the command line to a clean unmount, by every way in and out.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -9,13 +8,16 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::refused;
 use xtests::support::command::{output, said, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{mount_command, thrufs};
 use xtests::support::mount_table::{is_mounted, mount_line};
+use xtests::support::operator;
+use xtests::support::process::pid_of;
+use xtests::support::stuck_notification;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, mounted, unmounted};
 
-const PAGE: usize = 4096;
 const SOON: Duration = Duration::from_secs(10);
 
 fn wait_for_unmounted(path: &Path) -> Outcome {
@@ -56,27 +58,9 @@ fn daemon_with_sigterm_while_a_file_is_open_goes_too() -> Outcome {
 #[test]
 fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
     case(|| {
-        let faults = [
-            "--fault=write:delay=500",
-            "--fault=write:EIO",
-            "--fault=read:delay=600000",
-            "--cache=auto",
-            "--log-level=debug",
-        ];
-        let mut m = Mount::new(Backing::Here, &faults)?;
+        let mut m = Mount::new(Backing::Here, &stuck_notification::OPTIONS)?;
         m.require_mount()?;
-        std::fs::write(m.source("f"), [7; PAGE])?;
-        let direct = File::options()
-            .write(true)
-            .custom_flags(libc::O_DIRECT)
-            .open(m.path("f"))?;
-        let reader = File::open(m.path("f"))?;
-        let writing = std::thread::spawn(move || direct.write_at(&[8; PAGE], 0).is_err());
-        wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0))?;
-        let reading = std::thread::spawn(move || reader.read_at(&mut [0], 0).is_err());
-        wait_until("the notification", SOON, || {
-            Ok(m.log().contains("NOTIFY_INVAL_INODE"))
-        })?;
+        let callers = stuck_notification::begin(&m)?;
         let line = mount_line(m.dir()).unwrap_or_default();
         let connection = line.split([' ', ':']).nth(3).unwrap_or_default();
         let abort = format!("/sys/fs/fuse/connections/{connection}/abort");
@@ -87,9 +71,7 @@ fn daemon_with_sigterm_while_its_notification_waits_goes_too() -> Outcome {
         })?;
         ensure!(code == 0, "exit code {code}\n{}", m.log());
         ensure!(!is_mounted(m.dir()), "still mounted");
-        ensure!(writing.join().unwrap_or(false), "the WRITE did not fail");
-        ensure!(reading.join().unwrap_or(false), "the READ did not fail");
-        Ok(())
+        callers.check_failed()
     })
 }
 
@@ -147,16 +129,13 @@ fn umount_by_each_program_ends_the_daemon() -> Outcome {
 fn daemon_killed_gives_enotconn_and_can_be_unmounted() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(
             m.wait_for_daemon().is_err(),
             "a killed daemon has no exit code"
         );
-        let error = std::fs::read(m.path("f")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENOTCONN), "{error}");
-        succeed(Command::new(thrufs()?).arg("umount").arg(m.dir()))?;
-        wait_for_unmounted(m.dir())
+        refused(std::fs::read(m.path("f")), libc::ENOTCONN)?;
+        operator::umount(m.dir())
     })
 }
 
@@ -165,19 +144,9 @@ fn mount_in_the_background_returns_when_it_answers() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
         for _ in 0..5 {
-            let mut mount = Command::new(thrufs()?);
-            succeed(
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .args([s.source(), s.mountpoint()]),
-            )?;
+            operator::mount(&s.source(), &s.mountpoint(), &[])?;
             ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
-            succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
-            ensure!(
-                !is_mounted(&s.mountpoint()),
-                "umount returned before it was done"
-            );
+            operator::umount(&s.mountpoint())?;
         }
         Ok(())
     })
@@ -315,18 +284,12 @@ fn daemon_with_a_notify_socket_says_ready_and_stopping() -> Outcome {
             let length = socket.recv(&mut buffer)?;
             Ok(String::from_utf8_lossy(&buffer[..length]).into_owned())
         };
-        let mut mount = Command::new(thrufs()?);
-        mount
-            .env("NOTIFY_SOCKET", &path)
-            .args(["mount", "-f"])
-            .args(transport_option());
+        let mut mount = mount_command()?;
+        mount.arg("-f").env("NOTIFY_SOCKET", &path);
         let mut daemon = mount.args([s.source(), s.mountpoint()]).spawn()?;
         let ready = next();
         let answer = std::fs::read(s.mountpoint().join("f"));
-        kill(
-            nix::unistd::Pid::from_raw(i32::try_from(daemon.id())?),
-            Signal::SIGTERM,
-        )?;
+        kill(pid_of(&daemon), Signal::SIGTERM)?;
         let stopping = next();
         let status = daemon.wait()?;
         ensure!(ready?.contains("READY=1"));

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use xtests::support::calls::{open_append, open_wronly};
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, case, on_mount};
@@ -21,18 +22,12 @@ fn operate(dir: &Path, random: &mut Random) -> std::io::Result<()> {
     match random.below(14) {
         0 | 1 => std::fs::write(&path, vec![1; size]),
         2 | 3 => std::fs::read(&path).map(drop),
-        4 => File::options()
-            .append(true)
-            .open(&path)?
-            .write_all(&vec![2; size / 10]),
+        4 => open_append(&path)?.write_all(&vec![2; size / 10]),
         5 => std::fs::rename(&path, &other),
         6 => std::fs::remove_file(&path),
         7 => std::fs::hard_link(&path, &other),
         8 => std::os::unix::fs::symlink(&path, &other),
-        9 => File::options()
-            .write(true)
-            .open(&path)?
-            .set_len(size as u64),
+        9 => open_wronly(&path)?.set_len(size as u64),
         10 => std::fs::read_dir(dir)?.try_for_each(|entry| entry?.metadata().map(drop)),
         11 => {
             let deep = dir.join(format!("d{}/e/f", random.below(20)));

@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
+use xtests::support::calls::open_rdwr;
 use xtests::support::lock_holder::{Kind, LockHolder, range};
 use xtests::support::wait::wait_until;
-use xtests::support::{Outcome, on_mount};
+use xtests::support::{Outcome, on_daemon, on_mount};
 
 const KINDS: [Kind; 3] = [Kind::Posix, Kind::Ofd, Kind::Flock];
 const BOTH: [&str; 2] = ["--locks=local", "--locks=host"];
@@ -113,7 +114,7 @@ fn lock_of_byte_ranges_collides_only_where_they_overlap() -> Outcome {
 fn getlk_names_the_range_that_is_in_the_way() -> Outcome {
     let locked = ["--start=100", "--len=50"];
     with_held(&[Kind::Posix], &locked, |_, path, other| {
-        let file = File::options().read(true).write(true).open(path)?;
+        let file = open_rdwr(path)?;
         let mut asked = range(libc::F_WRLCK, 0, 0);
         fcntl(&file, FcntlArg::F_GETLK(&mut asked))?;
         let got = (i32::from(asked.l_type), asked.l_start, asked.l_len);
@@ -128,8 +129,7 @@ fn getlk_names_the_range_that_is_in_the_way() -> Outcome {
 
 #[test]
 fn lock_on_the_host_is_seen_from_both_sides() -> Outcome {
-    on_mount(&["--locks=host"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--locks=host"], |m| {
         for kind in KINDS {
             File::create(m.path("f"))?;
             let client = held(kind, &[], &m.path("f"))?;
@@ -154,8 +154,7 @@ fn lock_on_the_host_is_seen_from_both_sides() -> Outcome {
 
 #[test]
 fn lock_kept_locally_is_not_seen_on_source() -> Outcome {
-    on_mount(&["--locks=local"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--locks=local"], |m| {
         for kind in KINDS {
             File::create(m.path("f"))?;
             let client = held(kind, &[], &m.path("f"))?;

@@ -3,17 +3,16 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::mount::{MsFlags, mount};
-use xtests::support::command::{output, said_on_stderr, succeed};
-use xtests::support::mount::{Leftover, is_native, thrufs, transport_option};
+use xtests::support::calls::errno;
+use xtests::support::command::{output, said_on_stderr};
+use xtests::support::mount::{Leftover, is_native};
 use xtests::support::mount_table::{abort, is_mounted};
-use xtests::support::wait::wait_until;
+use xtests::support::operator;
 use xtests::support::{Backing, Outcome, Scratch, case, missing};
 
-const SOON: Duration = Duration::from_secs(10);
 const NOTHING: Option<&str> = None;
 const SANDBOXES: [&[&str]; 5] = [
     &["--sandbox=none"],
@@ -38,29 +37,13 @@ struct Mounted(PathBuf);
 
 impl Mounted {
     fn new(source: &Path, dir: &Path, options: &[&str]) -> Result<Self> {
-        let mut mount = Command::new(thrufs()?);
-        succeed(
-            mount
-                .arg("mount")
-                .args(transport_option())
-                .args(options)
-                .args([source, dir]),
-        )?;
+        operator::mount(source, dir, options)?;
         Ok(Self(dir.to_owned()))
     }
 
     /// By the operator, who may have to wait while another process holds the mount busy.
     fn unmount(self) -> Outcome {
-        wait_until(
-            &format!("{} not to be busy", self.0.display()),
-            SOON,
-            || {
-                let done = output(Command::new(thrufs()?).arg("umount").arg(&self.0))?;
-                let said = String::from_utf8_lossy(&done.stderr);
-                ensure!(done.status.success() || said.contains("busy"), "{said}");
-                Ok(done.status.success())
-            },
-        )?;
+        operator::umount_when_idle(&self.0)?;
         ensure!(!is_mounted(&self.0), "it is mounted still");
         Ok(())
     }
@@ -129,8 +112,7 @@ fn covers(scratch: &Scratch, options: &[&str]) -> Outcome {
         said_on_stderr(&done)
     );
     ensure!(is_mounted(&dir), "rm unmounted");
-    let error = std::fs::rename(dir.join("a/mnt"), dir.join("other")).err();
-    let errno = error.and_then(|error| error.raw_os_error());
+    let errno = errno(std::fs::rename(dir.join("a/mnt"), dir.join("other")));
     ensure!(errno == Some(libc::EBUSY), "rename: {errno:?}");
     m.unmount()?;
     ensure!(dir.is_dir() && !dir.join("covered").exists(), "what rm did");

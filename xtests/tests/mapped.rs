@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::mapping::SharedMapping;
-use xtests::support::calls::{map_shared, open};
+use xtests::support::calls::{map_shared, open, open_append};
 use xtests::support::mount::ALLOW_MMAP;
-use xtests::support::{Mount, Outcome, on_mount};
+use xtests::support::{Mount, Outcome, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 /// For the tests that race two threads.
@@ -36,8 +36,7 @@ fn prepared(m: &Mount, name: &str, count: usize) -> Result<(File, SharedMapping)
 #[test]
 fn mmap_of_a_file_under_direct_io_is_shared_only_where_that_is_asked_for() -> Outcome {
     for cache in ["--cache=never", "--cache=metadata"] {
-        on_mount(&[cache], |m| {
-            m.require_mount()?;
+        on_daemon(&[cache], |m| {
             std::fs::write(m.source("f"), pages(1))?;
             let file = open(&m.path("f"), 0)?;
             let len = NonZeroUsize::new(PAGE).expect("not 0");
@@ -206,7 +205,7 @@ fn append_from_a_mapping_of_the_same_file_grows_it() -> Outcome {
     // As generic/362: O_APPEND together with a source that faults.
     on_mount(&[ALLOW_MMAP], |m| {
         let (_file, mapping) = prepared(m, "f", 2)?;
-        let file = File::options().append(true).open(m.path("f"))?;
+        let file = open_append(m.path("f"))?;
         for round in 0..3 {
             mapping.discard()?;
             let written = mapping.pwritev_to(&file, std::slice::from_ref(&(0..2 * PAGE)), 0)?;

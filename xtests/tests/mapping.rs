@@ -1,13 +1,14 @@
 //! `--translate-uid`, `--translate-gid` and `--xattrmap`: what the client sees and what is on SOURCE.
 
 use std::fs::File;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{XattrFlags, getxattr, listxattr, removexattr, setxattr};
 use rustix::io::Errno;
-use xtests::support::{Outcome, User, on_mount};
+use xtests::support::calls::{chmod, refused};
+use xtests::support::{Outcome, User, on_daemon};
 
 const TRANSLATED: &[&str] = &[
     "--translate-uid=map:2000:5000:2",
@@ -23,16 +24,15 @@ fn owner(path: &Path) -> Result<(u32, u32)> {
 
 #[test]
 fn create_with_translated_ids_belongs_to_the_other_user_on_source() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
-        std::fs::set_permissions(m.dir(), PermissionsExt::from_mode(0o777))?;
+    on_daemon(TRANSLATED, |m| {
+        chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         User::new(2000, 2001).act(|| {
             File::create(dir.join("f"))?;
             std::fs::create_dir(dir.join("d"))?;
             std::os::unix::fs::symlink("f", dir.join("l"))?;
             // Its own file, in its own words: the kernel checks by what the mount shows.
-            std::fs::set_permissions(dir.join("f"), PermissionsExt::from_mode(0o600))?;
+            chmod(dir.join("f"), 0o600)?;
             std::fs::write(dir.join("f"), "mine")?;
             Ok(())
         })?;
@@ -46,8 +46,7 @@ fn create_with_translated_ids_belongs_to_the_other_user_on_source() -> Outcome {
 
 #[test]
 fn chown_with_translated_ids_is_translated() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         File::create(m.path("f"))?;
         chown(m.path("f"), Some(2001), Some(2000))?;
         ensure!(owner(&m.source("f"))? == (5001, 6000), "on SOURCE");
@@ -55,10 +54,8 @@ fn chown_with_translated_ids_is_translated() -> Outcome {
         // An id without a rule stays.
         chown(m.path("f"), Some(7), None)?;
         ensure!(owner(&m.source("f"))? == (7, 6000), "7 on SOURCE");
-        let error = chown(m.path("f"), Some(3009), None).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
-        let error = chown(m.path("f"), None, Some(3000)).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(chown(m.path("f"), Some(3009), None), libc::EPERM)?;
+        refused(chown(m.path("f"), None, Some(3000)), libc::EPERM)?;
         ensure!(owner(&m.source("f"))? == (7, 6000), "after a refusal");
         Ok(())
     })
@@ -66,9 +63,8 @@ fn chown_with_translated_ids_is_translated() -> Outcome {
 
 #[test]
 fn create_with_a_forbidden_id_gives_eperm_and_makes_nothing() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
-        std::fs::set_permissions(m.dir(), PermissionsExt::from_mode(0o777))?;
+    on_daemon(TRANSLATED, |m| {
+        chmod(m.dir(), 0o777)?;
         let dir = m.dir().to_owned();
         for (uid, gid) in [(3000, 1), (1, 3009)] {
             let error = User::new(uid, gid).act(|| Ok(File::create(dir.join("f")).unwrap_err()))?;
@@ -90,8 +86,7 @@ fn create_with_squashed_ids_belongs_to_one_user() -> Outcome {
         "--translate-uid=host:1234:0:1",
         "--translate-gid=squash-host:1234:0:1",
     ];
-    on_mount(&options, |m| {
-        m.require_mount()?;
+    on_daemon(&options, |m| {
         chown(m.source("."), Some(1234), Some(1234))?;
         File::create(m.path("f"))?;
         ensure!(owner(&m.source("f"))? == (1234, 1234), "on SOURCE");
@@ -106,17 +101,16 @@ fn create_with_squashed_ids_belongs_to_one_user() -> Outcome {
 /// the client, that of the file one of SOURCE.
 #[test]
 fn chmod_and_write_by_a_member_of_a_translated_group_keeps_plain_set_gid() -> Outcome {
-    on_mount(TRANSLATED, |m| {
-        m.require_mount()?;
+    on_daemon(TRANSLATED, |m| {
         std::fs::write(m.source("f"), "content")?;
         chown(m.source("f"), Some(5000), Some(6001))?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o2664))?;
+        chmod(m.source("f"), 0o2664)?;
         let path = m.path("f");
         let member = User::new(2001, 2000).in_groups(&[2001]);
         member.act(|| Ok(std::fs::write(&path, "other")?))?;
         let mode = m.source("f").metadata()?.mode() & 0o7777;
         ensure!(mode == 0o2664, "{mode:o} after a member");
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o2666))?;
+        chmod(m.source("f"), 0o2666)?;
         // In a group of that number on SOURCE, which the client's 6001 is as well, but not 2002.
         let stranger = User::new(2001, 2000).in_groups(&[2002]);
         stranger.act(|| Ok(std::fs::write(&path, "other")?))?;
@@ -137,8 +131,7 @@ fn names(path: &Path) -> Result<Vec<String>> {
 
 #[test]
 fn setxattr_with_xattrmap_has_another_name_on_source() -> Outcome {
-    on_mount(&["--xattrmap=:map:trusted.:user.virtiofs.:"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--xattrmap=:map:trusted.:user.virtiofs.:"], |m| {
         let (path, source) = (m.path("f"), m.source("f"));
         File::create(&path)?;
         setxattr(&path, "trusted.a", b"1", XattrFlags::CREATE)?;
@@ -159,8 +152,7 @@ fn setxattr_with_xattrmap_has_another_name_on_source() -> Outcome {
 
 #[test]
 fn setxattr_of_a_capability_that_would_be_renamed_is_refused() -> Outcome {
-    on_mount(&["--xattrmap=:map::user.virtiofs.:"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--xattrmap=:map::user.virtiofs.:"], |m| {
         let path = m.path("f");
         File::create(&path)?;
         let capability = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];

@@ -10,7 +10,7 @@ use xtests::support::command::output;
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -61,8 +61,7 @@ fn value(text: &str, name: &str) -> Result<f64> {
 
 #[test]
 fn metrics_of_a_mount_count_what_was_done() -> Outcome {
-    on_mount(&["--metrics=0"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--metrics=0"], |m| {
         let address = address(m)?;
         ensure!(address.ip().is_loopback(), "{address}");
         std::fs::write(m.path("f"), vec![7; 65_536])?;
@@ -88,8 +87,7 @@ fn metrics_of_a_mount_count_what_was_done() -> Outcome {
 
 #[test]
 fn metrics_clients_that_say_nothing_leave_the_mount_and_scrapers_alone() -> Outcome {
-    on_mount(&["--metrics=0"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--metrics=0"], |m| {
         let address = address(m)?;
         let before = m.daemon_descriptors()?;
         let clients: Result<Vec<_>, _> = (0..100)
@@ -144,8 +142,7 @@ fn feed(program: &mut Command, input: &str) -> Result<String> {
 #[test]
 fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
     const PYTHON: &str = "/usr/bin/python3";
-    on_mount(&["--metrics=0"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--metrics=0"], |m| {
         let import = Command::new(PYTHON)
             .args(["-c", "import prometheus_client"])
             .output();

@@ -10,10 +10,10 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use rustix::fs::{Access, AtFlags, CWD, IFlags, accessat, ioctl_getflags, ioctl_setflags, statvfs};
 use rustix::io::Errno;
-use xtests::support::calls::close;
+use xtests::support::calls::{close, errno, open_append, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Outcome, User, on_backing, on_mount};
+use xtests::support::{Backing, Outcome, User, on_backing, on_daemon, on_mount};
 
 /// Deadline of asynchronous effects.
 const TICK: Duration = Duration::from_secs(10);
@@ -136,12 +136,9 @@ fn ioctl_setflags_append_only_holds_through_the_mount() -> Outcome {
         std::fs::write(m.path("f"), "x")?;
         let file = File::open(m.path("f"))?;
         ioctl_setflags(&file, ioctl_getflags(&file)? | IFlags::APPEND)?;
-        let refused = File::options().write(true).open(m.path("f")).err();
+        let refused = open_wronly(m.path("f")).err();
         ensure!(refused.and_then(|e| e.raw_os_error()) == Some(libc::EPERM));
-        File::options()
-            .append(true)
-            .open(m.path("f"))?
-            .write_all(b"y")?;
+        open_append(m.path("f"))?.write_all(b"y")?;
         ensure!(std::fs::read(m.path("f"))? == b"xy");
         ioctl_setflags(&file, ioctl_getflags(&file)? - IFlags::APPEND)?;
         Ok(())
@@ -174,16 +171,12 @@ fn ioctl_ficlone_does_as_the_backing_does() -> Outcome {
 
 #[test]
 fn readonly_mount_refuses_every_change_with_erofs() -> Outcome {
-    on_mount(&["--readonly"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--readonly"], |m| {
         std::fs::write(m.source("f"), "x")?;
         std::fs::create_dir(m.source("d"))?;
         let path = |name: &str| m.path(name);
         let attempts: [(&str, std::io::Result<()>); 8] = [
-            (
-                "write",
-                File::options().write(true).open(path("f")).map(|_| ()),
-            ),
+            ("write", open_wronly(path("f")).map(|_| ())),
             ("create", File::create(path("g")).map(|_| ())),
             ("mkdir", std::fs::create_dir(path("e"))),
             ("unlink", std::fs::remove_file(path("f"))),
@@ -193,7 +186,7 @@ fn readonly_mount_refuses_every_change_with_erofs() -> Outcome {
             ("link", std::fs::hard_link(path("f"), path("h"))),
         ];
         for (what, result) in attempts {
-            let errno = result.err().and_then(|error| error.raw_os_error());
+            let errno = errno(result);
             ensure!(errno == Some(libc::EROFS), "{what}: {errno:?}");
         }
         let chmod = rustix::fs::chmod(path("f"), rustix::fs::Mode::from_raw_mode(0o600));

@@ -6,11 +6,12 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
 use xtests::support::command::succeed;
 use xtests::support::mount::is_native;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
 
 const PAGE: usize = 4096;
 const MAX_PAGES_LIMIT: &str = "/proc/sys/fs/fuse/max_pages_limit";
@@ -44,17 +45,12 @@ fn requests_of(m: &Mount, file: &File, data: &[u8], offset: u64) -> Result<u64> 
 fn sized(m: &Mount, name: &str, size: u64) -> Result<File> {
     let file = File::create(m.source(name))?;
     file.set_len(size)?;
-    Ok(File::options().read(true).write(true).open(m.path(name))?)
-}
-
-fn needs_mount(m: &Mount) -> Outcome {
-    m.require_mount()
+    Ok(open_rdwr(m.path(name))?)
 }
 
 #[test]
 fn write_of_a_mebibyte_without_cache_is_one_request_at_any_offset() -> Outcome {
-    on_mount(&["--cache=never"], |m| {
-        needs_mount(m)?;
+    on_daemon(&["--cache=never"], |m| {
         let file = sized(m, "f", 4 << 20)?;
         let data = Aligned::new(1 << 20, 5);
         for offset in [0, 1, 100, 2048, 4095, 4096, (1 << 20) + 3] {
@@ -73,8 +69,7 @@ fn write_of_a_mebibyte_without_cache_is_one_request_at_any_offset() -> Outcome {
 
 #[test]
 fn write_with_one_page_writes_is_a_request_a_page() -> Outcome {
-    on_mount(&["--one-page-writes", "--cache=auto"], |m| {
-        needs_mount(m)?;
+    on_daemon(&["--one-page-writes", "--cache=auto"], |m| {
         let file = sized(m, "f", 1 << 20)?;
         // Not a constant: while its pages are not in memory the kernel copies up to the next page
         // of the buffer, sends that, and continues: 31 WRITEs.
@@ -92,7 +87,7 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         };
         let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
         let m = Mount::new(Backing::Tmpfs, &options)?;
-        needs_mount(&m)?;
+        m.require_mount()?;
         wait_until(
             "fs.fuse.max_pages_limit to be put back",
             Duration::from_secs(10),
@@ -110,8 +105,7 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
 fn write_under_kernel_passthrough_reaches_source_past_the_daemon() -> Outcome {
     // With --cache=always once open(2) failed: the kernel takes no FOPEN_KEEP_CACHE here.
     for cache in ["--cache=auto", "--cache=always"] {
-        on_mount(&["--passthrough=always", cache], |m| {
-            needs_mount(m)?;
+        on_daemon(&["--passthrough=always", cache], |m| {
             let mut file = File::create(m.path("f"))?;
             ensure!(
                 requests_of(m, &file, &vec![1; 100_000], 0)? == 0,
@@ -171,10 +165,8 @@ fn open_that_cannot_be_passed_through_fails_under_always() -> Outcome {
         }
         let m = on_overlay("--passthrough=always")?;
         std::fs::write(m.source("f"), "x")?;
-        let error = File::open(m.path("f")).err().context("it opened")?;
-        ensure!(error.raw_os_error() == Some(libc::ELOOP), "{error}");
-        let error = File::create(m.path("new")).err().context("it opened")?;
-        ensure!(error.raw_os_error() == Some(libc::ELOOP), "{error}");
+        refused(File::open(m.path("f")), libc::ELOOP)?;
+        refused(File::create(m.path("new")), libc::ELOOP)?;
         m.unmount()
     })
 }
@@ -184,10 +176,10 @@ fn write_under_writeback_is_on_source_after_fsync() -> Outcome {
     on_mount(&["--writeback", "--cache=auto"], |m| {
         std::fs::write(m.source("f"), [1; 10_000])?;
         // Write-only, inside a page: the kernel reads the page through this handle.
-        let file = File::options().write(true).open(m.path("f"))?;
+        let file = open_wronly(m.path("f"))?;
         file.write_all_at(b"inside", 5000)?;
-        let mut first = File::options().append(true).open(m.path("f"))?;
-        let mut second = File::options().append(true).open(m.path("f"))?;
+        let mut first = open_append(m.path("f"))?;
+        let mut second = open_append(m.path("f"))?;
         for _ in 0..100 {
             first.write_all(&[2; 100])?;
             second.write_all(&[3; 100])?;

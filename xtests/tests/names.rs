@@ -8,6 +8,7 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use anyhow::ensure;
 use rustix::fs::{CWD, FileType, Mode, RenameFlags, mknodat, renameat_with};
 use rustix::io::Errno;
+use xtests::support::calls::{errno, open_append, open_wronly, refused};
 use xtests::support::{Mount, Outcome, ino, on_mount};
 
 fn rename(m: &Mount, from: &str, to: &str, flags: RenameFlags) -> rustix::io::Result<()> {
@@ -45,11 +46,7 @@ fn rename_replaces_an_existing_file_and_keeps_the_inode() -> Outcome {
 fn rename_of_an_open_file_keeps_its_descriptor_working() -> Outcome {
     on_mount(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"before", 0)?;
         std::fs::rename(m.path("f"), m.path("d/g"))?;
         file.write_all_at(b" after", 6)?;
@@ -130,11 +127,7 @@ fn rename_of_directories_follows_the_rules() -> Outcome {
 #[test]
 fn unlink_of_an_open_file_keeps_its_content() -> Outcome {
     on_mount(&[], |m| {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(m.path("f"))?;
+        let file = File::create_new(m.path("f"))?;
         file.write_all_at(b"one", 0)?;
         std::fs::remove_file(m.path("f"))?;
         ensure!(names(m, "")?.is_empty(), "silly names: {:?}", names(m, "")?);
@@ -157,7 +150,6 @@ fn unlink_and_rmdir_of_the_wrong_type_fail_as_natively() -> Outcome {
     on_mount(&[], |m| {
         std::fs::create_dir_all(m.path("d/sub"))?;
         File::create(m.path("f"))?;
-        let errno = |result: std::io::Result<()>| result.err().and_then(|e| e.raw_os_error());
         ensure!(errno(std::fs::remove_file(m.path("d"))) == Some(libc::EISDIR));
         ensure!(errno(std::fs::remove_dir(m.path("f"))) == Some(libc::ENOTDIR));
         ensure!(errno(std::fs::remove_dir(m.path("d"))) == Some(libc::ENOTEMPTY));
@@ -176,10 +168,7 @@ fn link_gives_one_inode_two_names() -> Outcome {
         std::fs::create_dir(m.path("d"))?;
         std::fs::hard_link(m.path("a"), m.path("d/b"))?;
         ensure!(ino(&m.path("a"))? == ino(&m.path("d/b"))?);
-        File::options()
-            .append(true)
-            .open(m.path("d/b"))?
-            .write_all(b"y")?;
+        open_append(m.path("d/b"))?.write_all(b"y")?;
         ensure!(std::fs::read(m.path("a"))? == b"xy");
         symlink("a", m.path("l"))?;
         std::fs::hard_link(m.path("l"), m.path("l2"))?;
@@ -187,8 +176,7 @@ fn link_gives_one_inode_two_names() -> Outcome {
             m.source("l2").symlink_metadata()?.is_symlink(),
             "link(2) followed a symlink"
         );
-        let error = std::fs::hard_link(m.path("d"), m.path("e")).unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(std::fs::hard_link(m.path("d"), m.path("e")), libc::EPERM)?;
         Ok(())
     })
 }
@@ -265,10 +253,7 @@ fn fifo_carries_bytes_between_two_clients() -> Outcome {
         )?;
         std::thread::scope(|scope| {
             let reader = scope.spawn(|| std::fs::read(m.path("fifo")));
-            File::options()
-                .write(true)
-                .open(m.path("fifo"))?
-                .write_all(b"through")?;
+            open_wronly(m.path("fifo"))?.write_all(b"through")?;
             ensure!(reader.join().expect("no panic")? == b"through");
             Ok(())
         })
@@ -315,8 +300,10 @@ fn lookup_of_names_that_are_odd_works_and_too_long_is_enametoolong() -> Outcome 
             std::fs::write(m.dir().join(name), "x")?;
             ensure!(m.source("").join(name).is_file(), "{name:?}");
         }
-        let error = std::fs::write(m.path(&"n".repeat(256)), "x").unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ENAMETOOLONG), "{error}");
+        refused(
+            std::fs::write(m.path(&"n".repeat(256)), "x"),
+            libc::ENAMETOOLONG,
+        )?;
         Ok(())
     })
 }
@@ -326,12 +313,13 @@ fn open_of_a_symlink_without_following_is_eloop() -> Outcome {
     on_mount(&[], |m| {
         symlink("/etc/passwd", m.path("l"))?;
         let mut options = File::options();
-        let error = options
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(m.path("l"))
-            .unwrap_err();
-        ensure!(error.raw_os_error() == Some(libc::ELOOP), "{error}");
+        refused(
+            options
+                .read(true)
+                .custom_flags(libc::O_NOFOLLOW)
+                .open(m.path("l")),
+            libc::ELOOP,
+        )?;
         Ok(())
     })
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use xtests::support::calls::errno;
 use xtests::support::command::succeed;
 use xtests::support::mount::{Leftover, STRANGE_NAMES, thrufs};
+use xtests::support::operator;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, case, unmounted};
 
@@ -29,22 +30,15 @@ fn check(source: &Path, dir: &Path) -> Outcome {
     ensure!(is_mounted(dir), "it is not mounted");
     let shown = run(&["status"], &[dir])?;
     ensure!(shown.contains("up 0 min"), "{shown}");
-    let status = run(&["status", "--json"], &[dir])?;
-    let status: serde_json::Value = serde_json::from_str(&status)?;
+    let [_, server] = operator::processes(&operator::status(dir)?)?;
     let listed = run(&["status"], &[])?;
     ensure!(
         listed.lines().all(|line| !line.contains('\x1b')),
         "{listed}"
     );
-    let pid = |name: &str| -> Result<Pid> {
-        let number = status[name].as_i64().context("no process id")?;
-        Ok(Pid::from_raw(i32::try_from(number)?))
-    };
-    kill(pid("server_pid")?, Signal::SIGKILL)?;
+    kill(server, Signal::SIGKILL)?;
     wait_until("the mount to be dead", SOON, || {
-        let errno = std::fs::read_dir(dir)
-            .err()
-            .and_then(|error| error.raw_os_error());
+        let errno = errno(std::fs::read_dir(dir));
         Ok(errno == Some(libc::ENOTCONN))
     })?;
     run(&["mount", "--replace-dead"], &[source, dir])?;

@@ -2,14 +2,14 @@
 //! had it before or the one that has it now, and no error.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtests::support::calls::chmod;
 use xtests::support::{Backing, Mount, Outcome, on_backing};
 
 /// As in held.rs.
@@ -55,7 +55,7 @@ fn use_name(path: &Path, stop: &AtomicBool) -> Outcomes {
     let calls: [fn(&Path) -> io::Result<()>; 3] = [
         |path| File::open(path).map(drop),
         |path| path.metadata().map(drop),
-        |path| std::fs::set_permissions(path, Permissions::from_mode(0o640)),
+        |path| chmod(path, 0o640),
     ];
     let mut outcomes = Outcomes::new();
     while !stop.load(Ordering::Relaxed) {

@@ -15,7 +15,7 @@ use rustix::fs::{
     AtFlags, CWD, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fstat, openat,
 };
 use rustix::io::Errno;
-use xtests::support::calls::truncate;
+use xtests::support::calls::{chmod, open_rdwr, open_wronly, refused, truncate};
 use xtests::support::command::{output, succeed};
 use xtests::support::wait::wait_until;
 use xtests::support::{
@@ -211,10 +211,7 @@ const REMEMBERING: &[&str] = &[
 fn file(path: &Path, owner: u32, mode: u32) -> Result<()> {
     std::fs::write(path, "content")?;
     own(path, owner)?;
-    Ok(std::fs::set_permissions(
-        path,
-        PermissionsExt::from_mode(mode),
-    )?)
+    Ok(chmod(path, mode)?)
 }
 
 fn own(path: &Path, owner: u32) -> Result<()> {
@@ -228,7 +225,7 @@ fn own(path: &Path, owner: u32) -> Result<()> {
 fn taken_name(m: &Mount) -> Result<()> {
     let dir = m.source("d");
     std::fs::create_dir(&dir)?;
-    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o1777))?;
+    chmod(&dir, 0o1777)?;
     file(&dir.join("f"), ALICE, 0o644)?;
     file(&dir.join("mine"), ALICE, 0o644)?;
     ensure!(m.path("d/f").metadata()?.uid() == ALICE);
@@ -394,7 +391,7 @@ fn setattr_by_the_owner_succeeds() -> Outcome {
         let path = m.path("f");
         file(&m.source("f"), ALICE, 0o644)?;
         alice().in_groups(&[STAFF + 1]).act(|| {
-            let open = File::options().read(true).write(true).open(&path)?;
+            let open = open_rdwr(&path)?;
             rustix::fs::chmod(&path, Mode::from_raw_mode(0o600))?;
             rustix::fs::chown(&path, None, Some(Gid::from_raw(STAFF + 1)))?;
             rustix::fs::futimens(&open, &LONG_AGO)?;
@@ -443,15 +440,12 @@ fn taken_away(m: &Mount) -> Result<()> {
     std::fs::create_dir(m.source("dir"))?;
     own(&m.source("dir"), BOB)?;
     alice().act(|| {
-        File::options().read(true).write(true).open(m.path("f"))?;
+        open_rdwr(m.path("f"))?;
         std::fs::read_dir(m.path("dir"))?.for_each(drop);
         Ok(())
     })?;
-    std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o600))?;
-    Ok(std::fs::set_permissions(
-        m.source("dir"),
-        PermissionsExt::from_mode(0o700),
-    )?)
+    chmod(m.source("f"), 0o600)?;
+    Ok(chmod(m.source("dir"), 0o700)?)
 }
 
 /// The kernel checked the mode that it had cached, for a second with `--cache=auto` and for a day with
@@ -468,7 +462,7 @@ fn open_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> Outc
             Ok(())
         })?;
         ensure!(std::fs::read(m.source("f"))? == b"content");
-        File::options().write(true).open(m.path("f"))?;
+        open_wronly(m.path("f"))?;
         User::new(BOB, STAFF).act(|| Ok(File::open(m.path("f")).map(drop)?))
     })
 }
@@ -478,8 +472,7 @@ fn truncate_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> 
     on_mount(REMEMBERING, |m| {
         taken_away(m)?;
         let done = alice().act(|| Ok(truncate(&m.path("f"), 0)))?;
-        let refused = done.unwrap_err();
-        ensure!(refused.raw_os_error() == Some(libc::EACCES), "{refused}");
+        refused(done, libc::EACCES)?;
         ensure!(std::fs::read(m.source("f"))? == b"content");
         Ok(truncate(&m.path("f"), 0)?)
     })
@@ -520,13 +513,13 @@ fn open_of_what_has_another_mode_on_source_succeeds_where_that_allows_it() -> Ou
         let open = || alice.act(|| Ok(File::options().read(true).open(m.path("f")).map(drop)));
         open()??;
         rustix::fs::chown(m.source("f"), None, Some(Gid::from_raw(staff)))?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o640))?;
+        chmod(m.source("f"), 0o640)?;
         open()??;
         own(&m.source("f"), ALICE)?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o400))?;
+        chmod(m.source("f"), 0o400)?;
         open()??;
         own(&m.source("f"), BOB)?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o644))?;
+        chmod(m.source("f"), 0o644)?;
         // By its number there is no name to look up again.
         let path = openat(CWD, m.path("f"), OFlags::PATH, Mode::empty())?;
         let by_number = format!("/proc/self/fd/{}", path.as_raw_fd());
@@ -540,7 +533,7 @@ fn execve_of_what_has_become_unreadable_on_source_succeeds() -> Outcome {
     on_mount(REMEMBERING, |m| {
         std::fs::copy("/bin/true", m.source("f"))?;
         own(&m.source("f"), BOB)?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o755))?;
+        chmod(m.source("f"), 0o755)?;
         let run = || {
             let mut setpriv = Command::new("setpriv");
             setpriv.args(["--reuid=23001", "--regid=23001", "--clear-groups"]);
@@ -549,9 +542,9 @@ fn execve_of_what_has_become_unreadable_on_source_succeeds() -> Outcome {
             succeed(setpriv.arg(m.path("f")))
         };
         run()?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o711))?;
+        chmod(m.source("f"), 0o711)?;
         run()?;
-        std::fs::set_permissions(m.source("f"), PermissionsExt::from_mode(0o700))?;
+        chmod(m.source("f"), 0o700)?;
         ensure!(run().is_err());
         Ok(())
     })

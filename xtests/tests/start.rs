@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
-use nix::unistd::Pid;
-use xtests::support::command::{output, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
-use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
-use xtests::support::process::{has_open, state};
+use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
+use xtests::support::mount::{Leftover, mount_command, thrufs};
+use xtests::support::mount_table::{abort, is_mounted, mount_line, mounts_at};
+use xtests::support::operator::{processes, status, umount, uncover};
+use xtests::support::process::{has_open, pid_of, state};
 use xtests::support::random::Random;
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Outcome, Scratch, case, missing, unmounted};
@@ -33,33 +33,23 @@ const SHAPES: [&[&str]; 3] = [
 ];
 
 fn mount(s: &Scratch, options: &[&str]) -> Result<Command> {
-    let mut command = Command::new(thrufs()?);
-    command.arg("mount").args(transport_option()).args(options);
-    command.args([s.source(), s.mountpoint()]);
+    let mut command = mount_command()?;
+    command.args(options).args([s.source(), s.mountpoint()]);
     command.stdin(Stdio::null());
     Ok(command)
 }
 
-fn umount(s: &Scratch) -> Outcome {
-    succeed(Command::new(thrufs()?).arg("umount").arg(s.mountpoint()))?;
-    ensure!(!is_mounted(&s.mountpoint()), "it is still mounted");
+fn wait_for_mount(s: &Scratch) -> Outcome {
+    wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))
+}
+
+/// Ends a daemon by SIGTERM, which must unmount.
+fn terminate(s: &Scratch, daemon: &mut Child) -> Outcome {
+    kill(pid_of(daemon), Signal::SIGTERM)?;
+    let status = wait_for_exit(daemon, "the daemon to end", SOON)?;
+    ensure!(status.success(), "{status}");
+    ensure!(!is_mounted(&s.mountpoint()), "still mounted");
     Ok(())
-}
-
-fn pid(child: &Child) -> Result<Pid> {
-    Ok(Pid::from_raw(i32::try_from(child.id())?))
-}
-
-/// The process ids of the daemon and of the server, as `thrufs status` has them.
-fn processes(s: &Scratch) -> Result<[Pid; 2]> {
-    let mut status = Command::new(thrufs()?);
-    let status = succeed(status.args(["status", "--json"]).arg(s.mountpoint()))?;
-    let status: serde_json::Value = serde_json::from_str(&status)?;
-    let pid = |name: &str| -> Result<Pid> {
-        let number = status[name].as_i64().context("a process id")?;
-        Ok(Pid::from_raw(i32::try_from(number)?))
-    };
-    Ok([pid("pid")?, pid("server_pid")?])
 }
 
 /// flock(1) holds its lock by a descriptor that the program inherits: a daemon that kept it held the
@@ -78,7 +68,7 @@ fn mount_in_the_background_keeps_no_descriptor_of_its_starter() -> Outcome {
             Flock::lock(File::open(&lock)?, FlockArg::LockExclusiveNonblock)
                 .map_err(|(_, errno)| errno)
                 .with_context(|| format!("{options:?}: the lock is held"))?;
-            for pid in processes(&s)? {
+            for pid in processes(&status(&s.mountpoint())?)? {
                 let held = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
                 for entry in held {
                     let target = std::fs::read_link(entry?.path())?;
@@ -86,7 +76,7 @@ fn mount_in_the_background_keeps_no_descriptor_of_its_starter() -> Outcome {
                     ensure!(!shown.contains("lock"), "{options:?}: {shown}");
                 }
             }
-            umount(&s)?;
+            umount(&s.mountpoint())?;
         }
         Ok(())
     })
@@ -104,12 +94,9 @@ fn mount_in_the_foreground_keeps_nothing_beyond_the_standard_streams() -> Outcom
             shell.args(["-c", "exec 9<\"$0\"; exec \"$@\""]).arg(&lock);
             shell.arg(mount.get_program()).args(mount.get_args());
             let mut daemon = shell.stdin(Stdio::null()).spawn()?;
-            let daemon_pid = pid(&daemon)?;
-            let kept = wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))
-                .and_then(|()| has_open(daemon_pid, &lock));
-            kill(daemon_pid, Signal::SIGTERM)?;
-            let status = wait_for_exit(&mut daemon, "the daemon", SOON)?;
-            ensure!(status.success(), "{options:?}: {status}");
+            let daemon_pid = pid_of(&daemon);
+            let kept = wait_for_mount(&s).and_then(|()| has_open(daemon_pid, &lock));
+            terminate(&s, &mut daemon).with_context(|| format!("{options:?}"))?;
             ensure!(
                 !kept?,
                 "{options:?}: the daemon has its starter's file open"
@@ -126,7 +113,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
         .process_group(0)
         .stderr(Stdio::piped())
         .spawn()?;
-    let pid = pid(&start)?;
+    let pid = pid_of(&start);
     // The random moment itself, and no wait for anything.
     std::thread::sleep(after);
     if group {
@@ -145,7 +132,7 @@ fn interrupted(s: &Scratch, signal: Signal, after: Duration, group: bool) -> Res
     ensure!(mounted || status.signal() == Some(signal as i32), "{told}");
     if mounted {
         ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
-        umount(s)?;
+        umount(&s.mountpoint())?;
     }
     Ok(mounted)
 }
@@ -158,7 +145,7 @@ fn start_interrupted_at_any_moment_leaves_a_mount_only_if_it_succeeds() -> Outco
         let began = Instant::now();
         succeed(&mut mount(&s, &[])?)?;
         let usual = began.elapsed();
-        umount(&s)?;
+        umount(&s.mountpoint())?;
         let tries = std::env::var("THRUFS_INTERRUPTIONS").ok();
         let tries = tries
             .and_then(|tries| tries.parse().ok())
@@ -192,10 +179,8 @@ fn stopped_while_it_waits(s: &Scratch) -> Result<Child> {
         .map_err(|(_file, errno)| errno)
         .context("lock /run/thrufs")?;
     let start = mount(s, &[])?.stderr(Stdio::piped()).spawn()?;
-    let pid = pid(&start)?;
-    wait_until("the daemon to mount", SOON, || {
-        Ok(is_mounted(&s.mountpoint()))
-    })?;
+    let pid = pid_of(&start);
+    wait_for_mount(s)?;
     kill(pid, Signal::SIGSTOP)?;
     wait_until("the start to be stopped", SOON, || {
         Ok(state(pid) == Some('T'))
@@ -209,8 +194,8 @@ fn start_interrupted_while_the_daemon_mounts_says_that_nothing_is_mounted() -> O
         let (s, _leftover) = unmounted()?;
         for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
             let mut start = stopped_while_it_waits(&s)?;
-            kill(pid(&start)?, signal)?;
-            kill(pid(&start)?, Signal::SIGCONT)?;
+            kill(pid_of(&start), signal)?;
+            kill(pid_of(&start), Signal::SIGCONT)?;
             let status = wait_for_exit(&mut start, "the start to end", SOON)?;
             ensure!(!is_mounted(&s.mountpoint()), "{signal}: left mounted");
             ensure!(status.signal() == Some(signal as i32), "{signal}: {status}");
@@ -245,12 +230,8 @@ fn daemon_with_sigterm_while_it_starts_exits_0_and_leaves_no_mount() -> Outcome 
     case(|| {
         let (s, _leftover) = unmounted()?;
         let mut daemon = mount(&s, &["-f"])?.spawn()?;
-        wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
-        kill(pid(&daemon)?, Signal::SIGTERM)?;
-        let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
-        ensure!(status.success(), "{status}");
-        ensure!(!is_mounted(&s.mountpoint()), "still mounted");
-        Ok(())
+        wait_for_mount(&s)?;
+        terminate(&s, &mut daemon)
     })
 }
 
@@ -266,7 +247,7 @@ fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
             .arg(mount.get_program())
             .args(mount.get_args());
         let mut start = shell.stdin(Stdio::null()).spawn()?;
-        let (pid, program) = (pid(&start)?, std::fs::canonicalize(thrufs()?)?);
+        let (pid, program) = (pid_of(&start), std::fs::canonicalize(thrufs()?)?);
         // For as long as the start takes after the shell has ended.
         let status = wait_for("the start to end", SOON, || {
             if std::fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == program) {
@@ -275,7 +256,7 @@ fn start_with_a_signal_ignored_goes_on_at_it() -> Outcome {
             Ok(start.try_wait()?)
         })?;
         ensure!(status.success(), "{status}");
-        umount(&s)
+        umount(&s.mountpoint())
     })
 }
 
@@ -311,13 +292,10 @@ fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
             let mut mount = mount(&s, &[&trace, options].concat())?;
             let mut daemon = mount.stderr(Stdio::piped()).spawn()?;
             let mut log = daemon.stderr.take().context("no stderr")?;
-            wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
+            wait_for_mount(&s)?;
             write_a_lot(&s.mountpoint())?;
             std::fs::remove_file(s.mountpoint().join("big"))?;
-            kill(pid(&daemon)?, Signal::SIGTERM)?;
-            let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
-            ensure!(status.success(), "{options:?}: {status}");
-            ensure!(!is_mounted(&s.mountpoint()), "{options:?}: still mounted");
+            terminate(&s, &mut daemon).with_context(|| format!("{options:?}"))?;
             let mut text = String::new();
             log.read_to_string(&mut text)?;
             ensure!(text.contains(" WRITE "), "{options:?}: {text}");
@@ -339,11 +317,9 @@ fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
         mount.env("JOURNAL_STREAM", format!("{}:{}", found.dev(), found.ino()));
         let mut daemon = mount.stderr(writer).spawn()?;
         drop(mount);
-        wait_until("the mount", SOON, || Ok(is_mounted(&s.mountpoint())))?;
+        wait_for_mount(&s)?;
         ensure!(std::fs::read(s.mountpoint().join("f"))? == b"content");
-        kill(pid(&daemon)?, Signal::SIGTERM)?;
-        let status = wait_for_exit(&mut daemon, "the daemon to end", SOON)?;
-        ensure!(status.success(), "{status}");
+        terminate(&s, &mut daemon)?;
         let mut log = String::new();
         reader.read_to_string(&mut log)?;
         // The supervisor's and the server's.
@@ -362,19 +338,13 @@ fn log_in_the_journal_has_levels_and_no_time() -> Outcome {
     })
 }
 
-fn lines(dir: &Path) -> Result<usize> {
-    let table = mount_table("/proc/self/mountinfo")?;
-    let point = format!(" {} ", dir.display());
-    Ok(table.lines().filter(|line| line.contains(&point)).count())
-}
-
 #[test]
 fn mount_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
         succeed(&mut mount(&s, &[])?)?;
         let refused = output(&mut mount(&s, &[])?)?;
-        let said = String::from_utf8_lossy(&refused.stderr);
+        let said = said_on_stderr(&refused);
         ensure!(
             refused.status.code() == Some(2),
             "{}: {said}",
@@ -389,12 +359,12 @@ fn mount_at_a_place_that_is_mounted_names_what_is_there() -> Outcome {
         ] {
             ensure!(said.contains(&wanted), "{wanted}: {said}");
         }
-        ensure!(lines(&dir)? == 1);
+        ensure!(mounts_at(&dir)? == 1);
         let said = output(&mut mount(&s, &["-o", "nonempty"])?)?;
         ensure!(said.status.success() && said.stderr.is_empty(), "{said:?}");
-        ensure!(lines(&dir)? == 2);
-        succeed(Command::new(thrufs()?).arg("umount").arg(&dir))?;
-        umount(&s)
+        ensure!(mounts_at(&dir)? == 2);
+        uncover(&dir)?;
+        umount(&s.mountpoint())
     })
 }
 
@@ -403,18 +373,10 @@ fn mount_over_files_warns_that_they_are_hidden() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
         let warns = |options: &[&str], on: &Path| -> Result<bool> {
-            let mut mount = Command::new(thrufs()?);
-            let mounted = output(
-                mount
-                    .arg("mount")
-                    .args(transport_option())
-                    .args(options)
-                    .arg(s.source())
-                    .arg(on),
-            )?;
-            let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+            let mounted = output(mount_command()?.args(options).arg(s.source()).arg(on))?;
+            let said = said_on_stderr(&mounted);
             ensure!(mounted.status.success(), "{said}");
-            succeed(Command::new(thrufs()?).arg("umount").arg(on))?;
+            uncover(on)?;
             Ok(said.contains("is not empty: its files are hidden"))
         };
         let dir = s.mountpoint();
@@ -443,9 +405,9 @@ fn mount_that_is_granted_less_than_asked_says_so() -> Outcome {
             (&["--max-write=64K"], false),
         ] {
             let mounted = output(&mut mount(&s, options)?)?;
-            let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+            let said = said_on_stderr(&mounted);
             ensure!(mounted.status.success(), "{said}");
-            umount(&s)?;
+            umount(&s.mountpoint())?;
             let told = format!("--max-write=16777216: the kernel grants {granted}");
             ensure!(said.contains(&told) == wanted, "{options:?}: {said}");
             ensure!(wanted || said.is_empty(), "{options:?}: {said}");
@@ -476,11 +438,11 @@ fn remount_changes_flags_and_refuses_options_that_the_daemon_has_not() -> Outcom
         ensure!(same.status.success() && same.stderr.is_empty(), "{same:?}");
         ensure!(line().contains(" ro,"), "{}", line());
         let other = mount("remount,rw,cache=auto,xattr,posix_acl")?;
-        let said = String::from_utf8_lossy(&other.stderr);
+        let said = said_on_stderr(&other);
         ensure!(other.status.code() == Some(32), "{}: {said}", other.status);
         ensure!(said.contains("leave out --cache --posix-acl,"), "{said}");
         ensure!(line().contains(" ro,"), "{}", line());
         ensure!(mount("remount,rw")?.status.success() && line().contains(" rw,"));
-        umount(&s)
+        umount(&s.mountpoint())
     })
 }

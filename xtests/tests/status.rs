@@ -12,8 +12,9 @@ use serde_json::Value;
 use xtests::support::command::{output, wait_for_exit};
 use xtests::support::mount::thrufs;
 use xtests::support::mount_table::mount_line;
+use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_daemon};
 
 const SOON: Duration = Duration::from_secs(10);
 const RUNTIME: &str = "/run/thrufs";
@@ -51,8 +52,7 @@ fn wait_for_socket(dir: &Path) -> Result<PathBuf> {
 
 #[test]
 fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         wait_for_socket(m.dir())?;
         std::fs::write(m.path("f"), vec![7; 65_536])?;
         ensure!(std::fs::metadata(m.path("missing")).is_err());
@@ -90,8 +90,7 @@ fn status_text(dir: &Path) -> Result<Vec<u8>> {
 #[test]
 fn status_shows_by_which_transport_the_mount_is_served() -> Outcome {
     for transport in ["fuser", "device"] {
-        on_mount(&[&format!("--transport={transport}")], |m| {
-            m.require_mount()?;
+        on_daemon(&[&format!("--transport={transport}")], |m| {
             wait_for_socket(m.dir())?;
             std::fs::write(m.path("f"), "content")?;
             ensure!(std::fs::read(m.path("f"))? == b"content");
@@ -108,8 +107,7 @@ fn status_shows_by_which_transport_the_mount_is_served() -> Outcome {
 
 #[test]
 fn status_of_a_path_in_the_mount_finds_the_mount() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         wait_for_socket(m.dir())?;
         std::fs::create_dir(m.path("d"))?;
         ensure!(json(&m.path("d"))?["pid"] == m.pid()?.as_raw());
@@ -228,8 +226,7 @@ fn status_of_all_lists_live_and_dead_mounts() -> Outcome {
 
 #[test]
 fn status_watch_ends_well_on_interrupt() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         wait_for_socket(m.dir())?;
         let shown = m.scratch().path().join("watched");
         let mut command = Command::new(thrufs()?);
@@ -242,8 +239,7 @@ fn status_watch_ends_well_on_interrupt() -> Outcome {
         wait_until("two lines", SOON, || {
             Ok(std::fs::read_to_string(&shown)?.lines().count() >= 2)
         })?;
-        let pid = nix::unistd::Pid::from_raw(i32::try_from(watching.id())?);
-        kill(pid, Signal::SIGINT)?;
+        kill(pid_of(&watching), Signal::SIGINT)?;
         let ended = wait_for_exit(&mut watching, "the watching to end", SOON)?;
         ensure!(ended.success(), "{ended}");
         for line in std::fs::read_to_string(&shown)?.lines() {

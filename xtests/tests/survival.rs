@@ -12,13 +12,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::command::{output, succeed};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
-use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table, stat_error};
+use xtests::support::calls::{errno, open_rdwr, open_wronly};
+use xtests::support::command::{output, said_on_stderr};
+use xtests::support::mount::{mount_command, thrufs};
+use xtests::support::mount_table::{
+    abort, is_mounted, mount_line, mount_table, mounts_at, stat_error,
+};
+use xtests::support::operator::{self, umount_when_idle};
 use xtests::support::wait::wait_until;
 use xtests::support::{
-    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_mount, on_whole,
-    unmounted,
+    Backing, Mount, Outcome, Scratch, case, missing, mounted, on_backing, on_daemon, on_mount,
+    on_whole, unmounted,
 };
 
 const SOON: Duration = Duration::from_secs(10);
@@ -33,24 +37,9 @@ fn remount(source: &Path, dir: &Path) -> Outcome {
 
 /// As `remount`, where something stays mounted below.
 fn remount_over(source: &Path, dir: &Path) -> Outcome {
-    succeed(
-        Command::new(thrufs()?)
-            .args(["mount", "--replace-dead", "--nonempty"])
-            .args(transport_option())
-            .args([source, dir]),
-    )?;
+    operator::mount(source, dir, &["--replace-dead", "--nonempty"])?;
     ensure!(std::fs::read(dir.join("f"))? == b"content");
-    unmount(dir)
-}
-
-/// A child of another test has our files open for a moment between fork and exec.
-fn unmount(dir: &Path) -> Outcome {
-    wait_until(&format!("{} not to be busy", dir.display()), SOON, || {
-        let done = output(Command::new(thrufs()?).arg("umount").arg(dir))?;
-        let said = String::from_utf8_lossy(&done.stderr);
-        ensure!(done.status.success() || said.contains("busy"), "{said}");
-        Ok(done.status.success())
-    })
+    umount_when_idle(dir)
 }
 
 /// If the daemon is two processes, the one that serves dies a moment after the other.
@@ -60,16 +49,11 @@ fn wait_for_dead(dir: &Path) -> Outcome {
     })
 }
 
-fn errno<T>(result: std::io::Result<T>) -> Option<i32> {
-    result.err().and_then(|error| error.raw_os_error())
-}
-
 #[test]
 fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once() -> Outcome {
     case(|| {
         const BLOCK: usize = 10_000;
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         let acknowledged: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
         std::thread::scope(|scope| -> Outcome {
             for (index, count) in acknowledged.iter().enumerate() {
@@ -113,16 +97,11 @@ fn daemon_killed_under_load_loses_nothing_acknowledged_and_is_replaced_at_once()
 fn mount_on_a_dead_mount_names_both_remedies() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         kill(m.pid()?, Signal::SIGKILL)?;
         ensure!(m.wait_for_daemon().is_err());
         wait_for_dead(m.dir())?;
-        let refused = output(
-            Command::new(thrufs()?)
-                .arg("mount")
-                .args([&m.source(""), m.dir()]),
-        )?;
-        let text = String::from_utf8_lossy(&refused.stderr);
+        let refused = output(mount_command()?.args([&m.source(""), m.dir()]))?;
+        let text = said_on_stderr(&refused);
         ensure!(
             !refused.status.success() && text.contains("thrufs umount"),
             "{text}"
@@ -159,19 +138,10 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
     case(|| {
         let mut first = mounted()?;
         let dir = first.dir().to_owned();
-        let _leftover = Leftover(dir.clone());
-        let mut second = Command::new(thrufs()?);
-        let mut second = second
-            .args(["mount", "-f", "--nonempty"])
-            .args(transport_option())
-            .args([&first.source(""), &dir])
-            .spawn()?;
-        let lines = || -> Result<usize> {
-            let table = mount_table("/proc/self/mountinfo")?;
-            let point = format!(" {} ", dir.display());
-            Ok(table.lines().filter(|line| line.contains(&point)).count())
-        };
-        let both = wait_until("two mounts", SOON, || Ok(lines()? == 2));
+        let mut second = mount_command()?;
+        second.args(["-f", "--nonempty"]);
+        let mut second = second.args([&first.source(""), &dir]).spawn()?;
+        let both = wait_until("two mounts", SOON, || Ok(mounts_at(&dir)? == 2));
         second.kill()?;
         second.wait()?;
         kill(first.pid()?, Signal::SIGKILL)?;
@@ -179,7 +149,7 @@ fn replace_dead_removes_several_on_top_of_each_other() -> Outcome {
         both?;
         wait_for_dead(&dir)?;
         remount(&first.source(""), &dir)?;
-        ensure!(lines()? == 0);
+        ensure!(mounts_at(&dir)? == 0);
         Ok(())
     })
 }
@@ -199,7 +169,6 @@ fn check_given_up(m: &mut Mount, why: &str) -> Outcome {
 fn abort_by_fusectl_ends_the_daemon_and_the_place_is_free_again() -> Outcome {
     case(|| {
         let mut m = mounted()?;
-        let _leftover = Leftover(m.dir().to_owned());
         let open = File::open(m.path("f"))?;
         abort(m.dir());
         ensure!(
@@ -223,7 +192,6 @@ fn request_without_an_answer_for_the_timeout_ends_the_mount() -> Outcome {
         let mut m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
         std::fs::write(m.source("f"), "content")?;
-        let _leftover = Leftover(m.dir().to_owned());
         wait_until("the sysctl to be put back", SOON, || {
             Ok(std::fs::read_to_string(REQUEST_TIMEOUT)? == before)
         })?;
@@ -242,7 +210,6 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
         let mut m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
         std::fs::write(m.source("f"), "content")?;
-        let _leftover = Leftover(m.dir().to_owned());
         std::thread::scope(|scope| {
             let writer = scope.spawn(|| errno(std::fs::write(m.path("new"), "never answered")));
             let begun = wait_until("the WRITE", SOON, || Ok(m.requests("WRITE")? > 0));
@@ -258,11 +225,10 @@ fn abort_while_a_call_on_source_hangs_ends_the_daemon() -> Outcome {
 
 #[test]
 fn source_removed_gives_errors_and_serves_what_is_open() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::create_dir(m.path("d"))?;
         std::fs::write(m.path("d/f"), "content")?;
-        let mut open = File::options().read(true).write(true).open(m.path("d/f"))?;
+        let mut open = open_rdwr(m.path("d/f"))?;
         std::fs::remove_dir_all(m.source("d"))?;
         let mut text = String::new();
         open.read_to_string(&mut text)?;
@@ -297,7 +263,7 @@ fn source_remounted_read_only_refuses_writes_until_it_is_writable() -> Outcome {
                 let mut mount = Command::new("mount");
                 let option = format!("remount,{options}");
                 let done = output(mount.args(["-o", &option]).arg(m.source("")))?;
-                let said = String::from_utf8_lossy(&done.stderr);
+                let said = said_on_stderr(&done);
                 ensure!(done.status.success() || said.contains("busy"), "{said}");
                 Ok(done.status.success())
             })
@@ -340,7 +306,7 @@ fn source_on_a_device_that_fails_gives_eio_and_serves_on() -> Outcome {
         open.sync_all()?;
         m.drop_caches()?;
         let image = m.scratch().path().join("image");
-        let file = File::options().write(true).open(&image)?;
+        let file = open_wronly(&image)?;
         let size = file.metadata()?.len();
         file.set_len(64 << 10)?;
         m.drop_caches()?;
@@ -395,8 +361,7 @@ fn signals_without_number_disturb_no_request() -> Outcome {
 /// As in a suspended machine, or a paused container.
 #[test]
 fn daemon_stopped_and_continued_answers_what_waited() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         std::fs::write(m.path("f"), "content")?;
         // A directory each: the kernel would make the second wait for the first in a common one.
         std::fs::create_dir(m.path("d"))?;

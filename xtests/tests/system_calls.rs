@@ -2,17 +2,18 @@
 //! not fewer is in the table of `crates/fs/src/ops.rs`.
 
 use std::collections::BTreeMap;
-use std::fs::{File, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::fs::File;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{AtFlags, CWD, StatxFlags, Timespec, Timestamps, statx, utimensat};
+use xtests::support::calls::{chmod, open_wronly};
 use xtests::support::command::succeed;
 use xtests::support::install::find;
 use xtests::support::syscall_trace::{Served, SyscallTrace};
-use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_daemon};
 
 const USER: u32 = 4001;
 const LOOKUP: u32 = 1;
@@ -87,8 +88,7 @@ fn unpack(m: &Mount, name: &str, user: Option<&User>) -> Result<Vec<Served>> {
 /// supervisor, which took most of its time.
 #[test]
 fn setattr_of_what_tar_unpacks_asks_nothing_about_the_caller() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         for (name, user) in [("root", None), ("user", Some(User::new(USER, USER)))] {
             let served = unpack(m, name, user.as_ref())?;
             let setattrs = count(&served, SETATTR);
@@ -103,7 +103,7 @@ fn setattr_of_what_tar_unpacks_asks_nothing_about_the_caller() -> Outcome {
         // Where the answer decides there is one, which shows that they are counted.
         let file = m.path("set-gid");
         std::fs::write(&file, b"content")?;
-        std::fs::set_permissions(&file, Permissions::from_mode(0o2640))?;
+        chmod(&file, 0o2640)?;
         let trace = SyscallTrace::start(m)?;
         chown(&file, Some(USER), None)?;
         chown(&file, Some(USER), None)?;
@@ -168,11 +168,8 @@ fn open(path: &Path) -> Result<()> {
     Ok(File::open(path).map(drop)?)
 }
 
-fn chmod(path: &Path) -> Result<()> {
-    Ok(std::fs::set_permissions(
-        path,
-        Permissions::from_mode(0o600),
-    )?)
+fn make_private(path: &Path) -> Result<()> {
+    Ok(chmod(path, 0o600)?)
 }
 
 fn give_away(path: &Path) -> Result<()> {
@@ -244,7 +241,7 @@ const ROWS: &[Row] = &[
     row("LOOKUP of a known inode", LOOKUP, &["statx"], known_file, stat),
     row("LOOKUP of nothing", LOOKUP, &["openat2"], nothing, stat_of_nothing),
     row("GETATTR", GETATTR, &["statx"], known_file, stat_anew),
-    row("SETATTR of the mode", SETATTR, &["fchmodat", "statx"], known_file, chmod),
+    row("SETATTR of the mode", SETATTR, &["fchmodat", "statx"], known_file, make_private),
     row("SETATTR of the owner", SETATTR, &["statx", "fchownat", "statx"], known_file, give_away),
     row("SETATTR of the times", SETATTR, &["utimensat", "statx"], known_file, utimes),
     row("CREATE", CREATE, &["openat", "openat", "statx"], nothing, create),
@@ -259,7 +256,7 @@ const ROWS: &[Row] = &[
     row("UNLINK by a user", UNLINK, &["statx", "statx", "unlinkat"], known_file, unlink).by_user(),
     row("SETATTR of the mode by a user", SETATTR,
         &["setfsgid", "setfsuid", "capset", "fchmodat", "setfsuid", "setfsgid", "statx"],
-        known_file, chmod).by_user(),
+        known_file, make_private).by_user(),
     row("CREATE by a user", CREATE,
         &["setfsgid", "setfsuid", "capset", "openat", "setfsuid", "setfsgid", "openat", "statx"],
         nothing, create).by_user(),
@@ -283,7 +280,7 @@ fn usual(served: &[Served], opcode: u32) -> Result<Vec<String>> {
 
 fn measure(m: &Mount, row: &Row, directory: &str) -> Result<Vec<String>> {
     std::fs::create_dir(m.source(directory))?;
-    std::fs::set_permissions(m.source(directory), Permissions::from_mode(0o777))?;
+    chmod(m.source(directory), 0o777)?;
     let names: Vec<String> = (0..FILES).map(|i| format!("{directory}/f{i}")).collect();
     for name in &names {
         (row.prepare)(m, name)?;
@@ -379,14 +376,13 @@ fn flushes_of_a_reader_and_a_writer(m: &Mount) -> Result<(u64, u64)> {
     let before = m.requests("FLUSH")?;
     open(&m.path("f"))?;
     let read = m.requests("FLUSH")?;
-    drop(File::options().write(true).open(m.path("f"))?);
+    drop(open_wronly(m.path("f"))?);
     Ok((read - before, m.requests("FLUSH")? - read))
 }
 
 #[test]
 fn close_of_a_file_open_for_reading_sends_no_flush() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         let flushes = flushes_of_a_reader_and_a_writer(m)?;
         ensure!(flushes == (0, 1), "{flushes:?}");
         Ok(())
@@ -396,8 +392,7 @@ fn close_of_a_file_open_for_reading_sends_no_flush() -> Outcome {
 /// Which drops the caller's POSIX locks on SOURCE.
 #[test]
 fn close_of_a_file_open_for_reading_sends_a_flush_with_locks_on_source() -> Outcome {
-    on_mount(&["--locks=host"], |m| {
-        m.require_mount()?;
+    on_daemon(&["--locks=host"], |m| {
         let flushes = flushes_of_a_reader_and_a_writer(m)?;
         ensure!(flushes == (1, 1), "{flushes:?}");
         Ok(())

@@ -7,10 +7,10 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -22,6 +22,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
+use xtests::support::calls::{chmod, errno, refused};
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{STRANGE_NAMES, cache_mode, thrufs, transport_option};
 use xtests::support::mount_table::mount_table;
@@ -95,7 +96,7 @@ impl<'a> Machine<'a> {
             chown(&directory, Some(USER), Some(USER))?;
         }
         chown(machine.source().join("f"), Some(USER), Some(USER))?;
-        std::fs::set_permissions(machine.runtime(), Permissions::from_mode(0o700))?;
+        chmod(machine.runtime(), 0o700)?;
         Ok(machine)
     }
 
@@ -104,7 +105,7 @@ impl<'a> Machine<'a> {
         let device = self.own.join(name);
         mknod(&device, SFlag::S_IFCHR, Mode::empty(), number)
             .map_err(|errno| missing(format!("mknod of /dev/{name}: {errno}")))?;
-        std::fs::set_permissions(&device, Permissions::from_mode(0o666))?;
+        chmod(&device, 0o666)?;
         bind(&device, &Path::new("/dev").join(name))
     }
 
@@ -122,10 +123,7 @@ impl<'a> Machine<'a> {
     fn let_users_open_the_device(&self, they_may: bool) -> Outcome {
         let mode = if they_may { 0o666 } else { 0o600 };
         let device = self.own.join("fuse");
-        Ok(std::fs::set_permissions(
-            device,
-            Permissions::from_mode(mode),
-        )?)
+        Ok(chmod(device, mode)?)
     }
 
     /// Leaves no fusermount3 on the search path.
@@ -276,8 +274,7 @@ fn work(machine: &Machine<'_>) -> Outcome {
         ensure!(std::fs::read(dir.join("g"))? == vec![7; 100_000]);
         ensure!(std::fs::read_dir(&dir)?.count() == 3, "f, d and g");
         // Having a daemon makes the user no root.
-        let error = chown(dir.join("g"), Some(0), Some(0)).expect_err("root only may");
-        ensure!(error.raw_os_error() == Some(libc::EPERM), "{error}");
+        refused(chown(dir.join("g"), Some(0), Some(0)), libc::EPERM)?;
         Ok(std::fs::remove_dir(dir.join("d"))?)
     })?;
     ensure!(std::fs::read(source.join("g"))? == vec![7; 100_000]);
@@ -443,7 +440,7 @@ fn mount_of_a_user_with_maps_of_ids_serves_in_those_that_are_the_users_to_give()
             machine.replace(file, &format!("{NAME}:{SUBORDINATE}:65536\n"))?;
         }
         chown(machine.source(), Some(SUBORDINATE), Some(SUBORDINATE))?;
-        std::fs::set_permissions(machine.source(), Permissions::from_mode(0o777))?;
+        chmod(machine.source(), 0o777)?;
         let (server, _detached) = machine.mounted(&maps)?;
         User::new(USER, USER).act(|| Ok(std::fs::write(machine.mountpoint().join("new"), "x")?))?;
         let made = machine.source().join("new").metadata()?;
@@ -509,7 +506,7 @@ fn mount_of_a_user_whose_server_is_killed_stays_dead_until_it_is_unmounted() -> 
             wait_until("the mount to be dead", SOON, || {
                 let listed =
                     User::new(USER, USER).act(|| Ok(std::fs::read_dir(machine.mountpoint())))?;
-                let errno = listed.err().and_then(|error| error.raw_os_error());
+                let errno = errno(listed);
                 Ok(errno == Some(libc::ENOTCONN))
             })?;
             ensure!(machine.line()?.is_some(), "it is unmounted");

@@ -1,13 +1,14 @@
 //! `--watch`: with `--cache=always` the kernel does not revalidate for a day, and yet shows other
 //! processes' changes under SOURCE.
 
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtests::support::calls::{chmod, open_wronly};
 use xtests::support::command::output;
 use xtests::support::mount::thrufs;
 use xtests::support::wait::wait_until;
@@ -69,10 +70,7 @@ fn content_changed_on_source_shows() -> Outcome {
         let open = File::open(m.path("f"))?;
         let mut bytes = [0; 5];
         open.read_exact_at(&mut bytes, 0)?;
-        File::options()
-            .write(true)
-            .open(m.source("f"))?
-            .write_all(b"AFTER")?;
+        open_wronly(m.source("f"))?.write_all(b"AFTER")?;
         wait_until("the open file to show it", SOON, || {
             open.read_exact_at(&mut bytes, 0)?;
             Ok(&bytes == b"AFTER")
@@ -85,7 +83,7 @@ fn attributes_changed_on_source_show() -> Outcome {
     on_each(|m| {
         std::fs::write(m.source("f"), "content")?;
         ensure!(m.path("f").metadata()?.mode() & 0o7777 == 0o644);
-        std::fs::set_permissions(m.source("f"), Permissions::from_mode(0o600))?;
+        chmod(m.source("f"), 0o600)?;
         wait_until("the mode", SOON, || {
             Ok(m.path("f").metadata()?.mode() & 0o7777 == 0o600)
         })?;
@@ -95,7 +93,7 @@ fn attributes_changed_on_source_show() -> Outcome {
         })?;
         std::fs::create_dir(m.source("d"))?;
         wait_until("the directory", SOON, || Ok(m.path("d").is_dir()))?;
-        std::fs::set_permissions(m.source("d"), Permissions::from_mode(0o700))?;
+        chmod(m.source("d"), 0o700)?;
         wait_until("its mode", SOON, || {
             Ok(m.path("d").metadata()?.mode() & 0o7777 == 0o700)
         })
@@ -152,7 +150,7 @@ fn changes_by_the_mount_itself_are_not_notified() -> Outcome {
         for index in 0..200 {
             let path = m.path(&format!("f{}", index % 20));
             std::fs::write(&path, vec![7; 50_000])?;
-            std::fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            chmod(&path, 0o600)?;
             std::fs::rename(&path, m.path("moved"))?;
             std::fs::remove_file(m.path("moved"))?;
         }

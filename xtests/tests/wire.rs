@@ -6,7 +6,7 @@
 use std::ffi::CString;
 use std::fs::File;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -23,6 +23,7 @@ use rustix::fs::{
 use rustix::mount::{MountFlags, mount};
 use rustix::process::{Pid, Signal, kill_process};
 use thrufs_wire::{InitFlags, Opcode};
+use xtests::support::calls::{chmod, open_rdwr, open_wronly};
 use xtests::support::command::{succeed, wait_for_exit};
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Outcome, Scratch, User, case, missing};
@@ -48,7 +49,7 @@ impl DaemonFixture {
     /// Mounts a file system of `kind`, on `device` if the kind needs one.
     fn new(dialect: &'static str, granted: InitFlags, kind: &str, device: &str) -> Result<Self> {
         let scratch = Scratch::new(Backing::Here)?;
-        let fuse = File::options().read(true).write(true).open("/dev/fuse");
+        let fuse = open_rdwr("/dev/fuse");
         let fuse = fuse.map_err(|error| missing(format!("/dev/fuse: {error}")))?;
         let mut data = format!(
             "fd={},rootmode=40000,user_id=0,group_id=0,allow_other",
@@ -206,17 +207,12 @@ fn names(at: &DaemonFixture) -> Outcome {
 
 fn attributes(at: &DaemonFixture) -> Outcome {
     let file = at.path("file");
-    at.step("setattr-mode", Opcode::Setattr, || {
-        Ok(std::fs::set_permissions(
-            &file,
-            PermissionsExt::from_mode(0o604),
-        )?)
-    })?;
+    at.step("setattr-mode", Opcode::Setattr, || Ok(chmod(&file, 0o604)?))?;
     at.step("setattr-owner", Opcode::Setattr, || {
         Ok(std::os::unix::fs::chown(&file, Some(12), Some(34))?)
     })?;
     at.step("setattr-size", Opcode::Setattr, || {
-        Ok(File::options().write(true).open(&file)?.set_len(10_000)?)
+        Ok(open_wronly(&file)?.set_len(10_000)?)
     })?;
     at.step("setattr-times", Opcode::Setattr, || {
         let time = |tv_sec, tv_nsec| Timespec { tv_sec, tv_nsec };
@@ -313,9 +309,7 @@ fn xattrs(at: &DaemonFixture, file: &Path) -> Outcome {
 fn data(at: &DaemonFixture) -> Outcome {
     let path = at.path("data");
     std::fs::write(&path, b"")?;
-    let file = at.step("open", Opcode::Open, || {
-        Ok(File::options().read(true).write(true).open(&path)?)
-    })?;
+    let file = at.step("open", Opcode::Open, || Ok(open_rdwr(&path)?))?;
     let content: Vec<u8> = (0..5000_u32).map(|n| n as u8).collect();
     at.step("write", Opcode::Write, || {
         Ok(file.write_all_at(&content, 0)?)
@@ -428,10 +422,7 @@ fn directories(at: &DaemonFixture) -> Outcome {
 }
 
 fn locks(at: &DaemonFixture) -> Outcome {
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .open(at.path("file"))?;
+    let file = open_rdwr(at.path("file"))?;
     locks::of_a_range(at, &file)?;
     at.step("setlk-flock", Opcode::Setlk, || {
         let operation = FlockOperation::NonBlockingLockShared;

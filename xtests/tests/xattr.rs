@@ -6,8 +6,9 @@ use std::process::Command;
 use anyhow::ensure;
 use rustix::fs::{XattrFlags, getxattr, lgetxattr, listxattr, lsetxattr, removexattr, setxattr};
 use rustix::io::Errno;
+use xtests::support::calls::open_wronly;
 use xtests::support::command::succeed;
-use xtests::support::{Outcome, User, missing, on_mount};
+use xtests::support::{Outcome, User, missing, on_daemon, on_mount};
 
 fn value_of(path: &std::path::Path, name: &str) -> Result<Vec<u8>, Errno> {
     let mut value = vec![0; 70_000];
@@ -111,8 +112,7 @@ fn xattr_of_a_symlink_is_its_own() -> Outcome {
 
 #[test]
 fn xattr_without_the_option_is_enotsup() -> Outcome {
-    on_mount(&[], |m| {
-        m.require_mount()?;
+    on_daemon(&[], |m| {
         File::create(m.path("f"))?;
         setxattr(m.source("f"), "user.a", b"1", XattrFlags::empty())?;
         ensure!(value_of(&m.path("f"), "user.a") == Err(Errno::OPNOTSUPP));
@@ -139,10 +139,7 @@ fn write_to_a_file_with_capabilities_drops_them() -> Outcome {
         let path = m.path("f");
         User::new(501, 501).act(|| {
             use std::os::unix::fs::FileExt;
-            Ok(File::options()
-                .write(true)
-                .open(&path)?
-                .write_all_at(b"x", 0)?)
+            Ok(open_wronly(&path)?.write_all_at(b"x", 0)?)
         })?;
         let left = value_of(&m.source("f"), "security.capability");
         ensure!(

@@ -23,19 +23,36 @@ pub enum Position {
     Append,
 }
 
-/// See the module. Every error is the errno of the system call.
+/// See the module. Every error is the errno of the system call. A call that an implementation does not replace
+/// is the host's.
 pub trait Backing: Send + Sync + std::fmt::Debug {
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     ///
     /// # Errors
     /// preadv(2)'s, if nothing was read.
-    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize>;
+    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < buf.len() {
+            let rest = &mut [IoSliceMut::new(&mut buf[done..])];
+            match rustix::io::preadv(fd, rest, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
+            }
+        }
+        Ok(done)
+    }
 
     /// Writes `data`; fewer bytes only if an error stopped it after those (pwritev2(2)).
     ///
     /// # Errors
     /// pwritev2(2)'s, if nothing was written.
-    fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize>;
+    fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
+        let parts = &mut [IoSlice::new(data)];
+        write_all(fd, parts, position, ReadWriteFlags::empty())
+    }
 
     /// As `write`, and the bytes are on stable storage when it returns (RWF_SYNC; without the
     /// metadata that reading them does not need, RWF_DSYNC, if `datasync`).
@@ -60,8 +77,16 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// pwritev2(2)'s, if nothing was written.
-    fn write_joined(&self, fd: BorrowedFd<'_>, parts: &[IoSlice<'_>], offset: u64)
-    -> Result<usize>;
+    fn write_joined(
+        &self,
+        fd: BorrowedFd<'_>,
+        parts: &[IoSlice<'_>],
+        offset: u64,
+    ) -> Result<usize> {
+        let mut parts = parts.to_vec();
+        let (at, flags) = (Position::At(offset), ReadWriteFlags::empty());
+        write_all(fd, &mut parts, at, flags)
+    }
 
     /// As `read`, into the memory of a virtual machine.
     ///
@@ -94,31 +119,56 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// That call's.
-    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
+    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        note_flush();
+        self.sync(fd, datasync)
+    }
 
     /// fsync(2), or fdatasync(2) if `datasync`, for a client that asked for it.
     ///
     /// # Errors
     /// That call's.
-    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()>;
+    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
+        let synced = if datasync {
+            rustix::fs::fdatasync(fd)
+        } else {
+            rustix::fs::fsync(fd)
+        };
+        synced.or_errno()
+    }
 
     /// ftruncate(2).
     ///
     /// # Errors
     /// That call's.
-    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()>;
+    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+        rustix::fs::ftruncate(fd, size).or_errno()
+    }
 
     /// fallocate(2).
     ///
     /// # Errors
     /// That call's.
-    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()>;
+    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()> {
+        let mode = FallocateFlags::from_bits_retain(mode);
+        rustix::fs::fallocate(fd, mode, offset, length).or_errno()
+    }
 
     /// copy_file_range(2): bytes copied, 0 at the end of the source.
     ///
     /// # Errors
     /// That call's.
-    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize>;
+    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize> {
+        let (mut off_in, mut off_out) = (from.offset, to.offset);
+        rustix::fs::copy_file_range(
+            from.fd,
+            Some(&mut off_in),
+            to.fd,
+            Some(&mut off_out),
+            length,
+        )
+        .or_errno()
+    }
 }
 
 /// A place in an open file.
@@ -170,26 +220,6 @@ fn errno(error: &io::Error) -> Errno {
 }
 
 impl Backing for HostBacking {
-    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
-            let rest = &mut [IoSliceMut::new(&mut buf[done..])];
-            match rustix::io::preadv(fd, rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
-            }
-        }
-        Ok(done)
-    }
-
-    fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
-        let parts = &mut [IoSlice::new(data)];
-        write_all(fd, parts, position, ReadWriteFlags::empty())
-    }
-
     fn write_durable(
         &self,
         fd: BorrowedFd<'_>,
@@ -203,17 +233,6 @@ impl Backing for HostBacking {
         };
         note_flush();
         write_all(fd, &mut [IoSlice::new(data)], position, flags)
-    }
-
-    fn write_joined(
-        &self,
-        fd: BorrowedFd<'_>,
-        parts: &[IoSlice<'_>],
-        offset: u64,
-    ) -> Result<usize> {
-        let mut parts = parts.to_vec();
-        let (at, flags) = (Position::At(offset), ReadWriteFlags::empty());
-        write_all(fd, &mut parts, at, flags)
     }
 
     fn read_guest(&self, fd: BorrowedFd<'_>, to: GuestRange<'_>, offset: u64) -> Result<usize> {
@@ -252,40 +271,5 @@ impl Backing for HostBacking {
             }
         }
         Ok(done)
-    }
-
-    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        note_flush();
-        self.sync(fd, datasync)
-    }
-
-    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        let synced = if datasync {
-            rustix::fs::fdatasync(fd)
-        } else {
-            rustix::fs::fsync(fd)
-        };
-        synced.or_errno()
-    }
-
-    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
-        rustix::fs::ftruncate(fd, size).or_errno()
-    }
-
-    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()> {
-        let mode = FallocateFlags::from_bits_retain(mode);
-        rustix::fs::fallocate(fd, mode, offset, length).or_errno()
-    }
-
-    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize> {
-        let (mut off_in, mut off_out) = (from.offset, to.offset);
-        rustix::fs::copy_file_range(
-            from.fd,
-            Some(&mut off_in),
-            to.fd,
-            Some(&mut off_out),
-            length,
-        )
-        .or_errno()
     }
 }

@@ -7,7 +7,6 @@
 //! (`--durability=dsync`), and `sync` is the client's fsync(2). Why here and not by strace's
 //! injection: that counts per thread and cannot write a part.
 
-use std::fmt;
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
@@ -60,22 +59,12 @@ pub struct Fault {
 }
 
 /// Why a specification is not one.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0}; expected OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME with an OPERATION of read, write, flush, \
+     sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, short=BYTES or delay=MILLISECONDS"
+)]
 pub struct FaultError(String);
-
-impl fmt::Display for FaultError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}; expected OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME with an OPERATION of \
-             read, write, flush, sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, \
-             short=BYTES or delay=MILLISECONDS",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for FaultError {}
 
 fn number(text: &str) -> std::result::Result<u64, FaultError> {
     text.parse()

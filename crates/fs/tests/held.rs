@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use common::{ROOT, Served, at, caller};
 use thrufs_fs::{
     Backing, Config, Errno, FileKind, HostBacking, InodeFileHandles, Position, Result, SetAttr,
-    Span,
 };
 
 /// A mount that holds inodes by handle; none where the scratch directory or the user has no handles.
@@ -186,10 +184,6 @@ struct Full {
 }
 
 impl Backing for Full {
-    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
-        HostBacking.read(fd, buf, offset)
-    }
-
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
         if !self.is_full.load(Ordering::SeqCst) {
             return HostBacking.write(fd, data, position);
@@ -198,35 +192,6 @@ impl Backing for Full {
             0 if self.fit > 0 => HostBacking.write(fd, &data[..self.fit], position),
             _ => Err(Errno::ENOSPC),
         }
-    }
-
-    fn write_joined(
-        &self,
-        fd: BorrowedFd<'_>,
-        parts: &[IoSlice<'_>],
-        offset: u64,
-    ) -> Result<usize> {
-        HostBacking.write_joined(fd, parts, offset)
-    }
-
-    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.flush(fd, datasync)
-    }
-
-    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.sync(fd, datasync)
-    }
-
-    fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
-        HostBacking.truncate(fd, size)
-    }
-
-    fn allocate(&self, fd: BorrowedFd<'_>, mode: u32, offset: u64, length: u64) -> Result<()> {
-        HostBacking.allocate(fd, mode, offset, length)
-    }
-
-    fn copy_range(&self, from: Span<'_>, to: Span<'_>, length: usize) -> Result<usize> {
-        HostBacking.copy_range(from, to, length)
     }
 }
 

@@ -22,58 +22,22 @@ pub struct Shape {
     pub len: u64,
 }
 
+const fn shape(name: &'static str, pos: u64, len: u64) -> Shape {
+    Shape { name, pos, len }
+}
+
 /// The rows of the table: the shapes that tell the rules apart.
 pub const SHAPES: [Shape; 10] = [
-    Shape {
-        name: "64K @0",
-        pos: 0,
-        len: 64 << 10,
-    },
-    Shape {
-        name: "64K @100",
-        pos: 100,
-        len: 64 << 10,
-    },
-    Shape {
-        name: "4K @2048",
-        pos: 2048,
-        len: 4 << 10,
-    },
-    Shape {
-        name: "4000 @4000",
-        pos: 4000,
-        len: 4000,
-    },
-    Shape {
-        name: "8K @100",
-        pos: 100,
-        len: 8 << 10,
-    },
-    Shape {
-        name: "65436 @100 (ends aligned)",
-        pos: 100,
-        len: 65436,
-    },
-    Shape {
-        name: "1M @0",
-        pos: 0,
-        len: 1 << 20,
-    },
-    Shape {
-        name: "1M @1 (257 pages)",
-        pos: 1,
-        len: 1 << 20,
-    },
-    Shape {
-        name: "2M @1",
-        pos: 1,
-        len: 2 << 20,
-    },
-    Shape {
-        name: "100 @10",
-        pos: 10,
-        len: 100,
-    },
+    shape("64K @0", 0, 64 << 10),
+    shape("64K @100", 100, 64 << 10),
+    shape("4K @2048", 2048, 4 << 10),
+    shape("4000 @4000", 4000, 4000),
+    shape("8K @100", 100, 8 << 10),
+    shape("65436 @100 (ends aligned)", 100, 65436),
+    shape("1M @0", 0, 1 << 20),
+    shape("1M @1 (257 pages)", 1, 1 << 20),
+    shape("2M @1", 1, 2 << 20),
+    shape("100 @10", 10, 100),
 ];
 
 /// Record sizes of the sequential figures.

@@ -1,10 +1,12 @@
 //! One request, from its decoded form to its outcome: counted, timed, traced, and with a panic turned
 //! into EIO. The same for every transport.
 
+use std::ffi::OsStr;
 use std::sync::Arc;
 
-use thrufs_fs::{Errno, LockRequest, Opcode, Passthrough, Result};
+use thrufs_fs::{Caller, Errno, LockRequest, NewNode, Opcode, Passthrough, Result};
 
+use crate::ids;
 use crate::lock_waiters::{Answer, IsInterrupted, LockWaiters};
 use crate::panics;
 
@@ -26,6 +28,28 @@ impl Dispatch {
     /// The file system.
     pub(crate) fn fs(&self) -> &Arc<Passthrough> {
         &self.fs
+    }
+
+    /// The caller, with its ids on SOURCE.
+    pub(crate) fn caller(&self, by: Requester) -> Result<Caller> {
+        ids::caller(&self.fs.config().ids, by)
+    }
+
+    /// The node to make, and its creator.
+    pub(crate) fn new_node<'a>(
+        &self,
+        by: Requester,
+        parent: u64,
+        name: &'a OsStr,
+        (mode, umask): (u32, u32),
+    ) -> Result<NewNode<'a>> {
+        Ok(NewNode {
+            parent,
+            name,
+            mode,
+            umask,
+            caller: self.caller(by)?,
+        })
     }
 
     /// Runs the operation of a request: admits it, counts it, times it, logs its failure, and turns a

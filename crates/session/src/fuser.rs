@@ -24,9 +24,9 @@ use thrufs_fs::{
 
 use crate::after_reply;
 use crate::backing_ids::BackingIds;
+use crate::convert::file_flags;
 use crate::dispatch::{Dispatch, Requester, Target};
-use crate::ids;
-use convert::{file_type, fuser_errno, number_only};
+use convert::{file_type, fopen_flags, fuser_errno, number_only};
 
 /// The sender of notifications that [`Passthrough::start_invalidating`] takes.
 pub fn send_inval(notifier: Notifier) -> SendInval {
@@ -90,42 +90,45 @@ impl FuseAdapter {
 
     /// The caller, with its ids on SOURCE.
     fn caller(&self, by: impl Into<Requester>) -> Result<Caller> {
-        ids::caller(&self.fs().config().ids, by.into())
+        self.dispatch.caller(by.into())
     }
 
-    /// The node to make, and its creator.
-    fn new_node<'a>(
+    /// MKNOD, MKDIR and SYMLINK.
+    fn make(
         &self,
+        opcode: Opcode,
         by: Requester,
-        parent: INodeNo,
-        name: &'a OsStr,
-        mode: u32,
-        umask: u32,
-    ) -> Result<NewNode<'a>> {
-        Ok(NewNode {
-            parent: parent.0,
-            name,
-            mode,
-            umask,
-            caller: self.caller(by)?,
-        })
+        (parent, name, mode): (INodeNo, &OsStr, (u32, u32)),
+        reply: ReplyEntry,
+        make: impl for<'a> FnOnce(&'a Passthrough, &NewNode<'_>) -> Result<CountedEntry<'a>>
+        + Send
+        + 'static,
+    ) {
+        let name = name.to_owned();
+        self.when_room(opcode, by, move |this| {
+            let made = this.run(opcode, by, parent.0, |fs| {
+                make(fs, &this.dispatch.new_node(by, parent.0, &name, mode)?)
+            });
+            this.reply_entry(made, reply);
+        });
     }
 
-    /// The lock asked for, and its owner.
+    /// The lock asked for, and its owner; `typ` is F_RDLCK, F_WRLCK or F_UNLCK.
     fn lock_request(
         &self,
         req: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        lock: &Lock,
+        (ino, fh): (INodeNo, FileHandle),
+        owner: LockOwner,
+        range: LockRange,
+        (typ, pid): (i32, u32),
     ) -> Result<LockRequest> {
         Ok(LockRequest {
             ino: ino.0,
             fh: fh.0,
-            owner: lock.owner.0,
-            kind: LockKind::from_fcntl(lock.typ)?,
-            range: lock.range,
-            pid: lock.pid,
+            owner: owner.0,
+            kind: LockKind::from_fcntl(typ)?,
+            range,
+            pid,
             caller: self.caller(req)?,
         })
     }
@@ -206,7 +209,7 @@ impl FuseAdapter {
 
     /// Answers an OPEN.
     fn reply_open(&self, ino: INodeNo, opened: &Opened, reply: ReplyOpen) {
-        let (fh, flags) = (FileHandle(opened.fh), file_flags(opened));
+        let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(opened)));
         let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
         match self
             .backing_ids
@@ -227,7 +230,7 @@ impl FuseAdapter {
         let entry = made.entry();
         let ttl = after_reply::timeout(self.fs(), entry);
         let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
-        let (fh, flags) = (FileHandle(opened.fh), file_flags(&opened));
+        let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(&opened)));
         let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
         match self
             .backing_ids
@@ -262,15 +265,6 @@ impl From<&Request> for Requester {
     }
 }
 
-/// A lock as the protocol names it.
-struct Lock {
-    owner: LockOwner,
-    range: LockRange,
-    /// F_RDLCK, F_WRLCK or F_UNLCK.
-    typ: i32,
-    pid: u32,
-}
-
 fn place(parent: INodeNo, name: &OsStr) -> DirEntryRef<'_> {
     DirEntryRef {
         parent: parent.0,
@@ -300,26 +294,5 @@ fn reply_xattr(value: Result<Vec<u8>>, size: u32, reply: ReplyXattr) {
         Ok(value) if value.len() > size as usize => reply.error(::fuser::Errno::ERANGE),
         Ok(value) => reply.data(&value),
         Err(error) => reply.error(fuser_errno(error)),
-    }
-}
-
-fn file_flags(opened: &Opened) -> FopenFlags {
-    let mut flags = match opened.no_flush {
-        true => FopenFlags::FOPEN_NOFLUSH,
-        false => FopenFlags::empty(),
-    };
-    if opened.direct_io {
-        // Writers of one file need not wait for each other: the backing file orders them.
-        flags |= FopenFlags::FOPEN_DIRECT_IO | FopenFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    } else if opened.keep_cache {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
-    }
-    flags
-}
-
-fn directory_flags(opened: &Opened) -> FopenFlags {
-    match opened.keep_cache {
-        true => FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_CACHE_DIR,
-        false => FopenFlags::empty(),
     }
 }

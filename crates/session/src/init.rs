@@ -45,7 +45,7 @@ impl Wish {
 
 /// Never asked for, as fuser 0.18 does not implement them: SETXATTR_EXT, SECURITY_CTX,
 /// CREATE_SUPP_GROUP, SUBMOUNTS, MAP_ALIGNMENT, HAS_INODE_DAX, ALLOW_IDMAP, HAS_RESEND,
-/// REQUEST_TIMEOUT, OVER_IO_URING (see [`crate::UNSUPPORTED`]).
+/// REQUEST_TIMEOUT, OVER_IO_URING (README, "What fuser cannot carry").
 fn wishes(config: &Config) -> Vec<Wish> {
     let host_locks = config.locks == Locks::Host;
     vec![

@@ -12,10 +12,11 @@
 //! Two transports serve over the same [`dispatch::Dispatch`]: [`DevFuseSession`] by our own loop on
 //! /dev/fuse, and [`FuseAdapter`], whose private modules alone know fuser.
 //!
-//! What fuser cannot carry is listed in [`UNSUPPORTED`].
+//! What fuser cannot carry is listed in the README.
 
 mod after_reply;
 mod backing_ids;
+mod convert;
 mod dev_fuse;
 mod dispatch;
 mod fuser;
@@ -24,10 +25,8 @@ mod init;
 mod lock_waiters;
 mod notify;
 mod panics;
-mod unsupported;
 
 pub use dev_fuse::{Allowed, DevFuseSession};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
-pub use unsupported::{UNSUPPORTED, Unsupported};

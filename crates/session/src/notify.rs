@@ -74,11 +74,11 @@ fn unless_unknown(sent: io::Result<()>) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::io::Read;
     use std::os::fd::OwnedFd;
 
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 
     use super::*;
 
@@ -95,10 +95,14 @@ mod tests {
         }
     }
 
-    fn pair() -> (File, OwnedFd) {
+    /// The kernel's end of a connection, and the server's.
+    pub(crate) fn pair() -> (File, OwnedFd) {
         let kind = SockType::SeqPacket;
         let (kernel, server) =
             socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+        for end in [&kernel, &server] {
+            setsockopt(end, sockopt::SndBuf, &(1 << 20)).unwrap();
+        }
         (kernel.into(), server)
     }
 

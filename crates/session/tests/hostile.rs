@@ -15,10 +15,11 @@ use std::path::PathBuf;
 
 use mutate::{Random, mutated};
 use parking_lot::{Mutex, MutexGuard};
+use script::wire::words;
 use script::{BY_DEVICE, FIX_LENGTH, Played, message, play, record};
 use seeds::{
     BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN, READ, SETATTR, Script, WRITE, longs,
-    range, setattr, setattr_owner, words,
+    range, setattr, setattr_owner,
 };
 
 /// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more.

@@ -4,22 +4,14 @@
 //! the error by which the program then ends is recognised, and is no failure. Not `println!`, which
 //! panics there, and not SIGPIPE, which would end `thrufs demo` before it has unmounted.
 
-use std::fmt;
 use std::io::{self, ErrorKind, Write};
 
 use anyhow::Context;
 
 /// The reader of standard output is gone.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("standard output is closed")]
 struct Closed;
-
-impl fmt::Display for Closed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("standard output is closed")
-    }
-}
-
-impl std::error::Error for Closed {}
 
 /// Prints text and a newline.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {

@@ -31,24 +31,8 @@ pub(super) fn library(report: &mut Report) -> Result<()> {
     run("library", &mut cargo(&["test", "--no-fail-fast"]), report)
 }
 
-pub(super) fn native(report: &mut Report) -> Result<()> {
-    tier("native", &[(ON, "native")], report)
-}
-
-pub(super) fn auto(report: &mut Report) -> Result<()> {
-    let environment = [(CACHE, "auto"), (LAYOUT, "whole")];
-    tier("mount-auto", &environment, report)
-}
-
-pub(super) fn never(report: &mut Report) -> Result<()> {
-    tier("mount-never", &[(CACHE, "never")], report)
-}
-
-pub(super) fn always(report: &mut Report) -> Result<()> {
-    tier("mount-always", &[(CACHE, "always")], report)
-}
-
-fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
+/// The mount tier in this environment.
+pub(super) fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
     let thrufs = install::thrufs_and_break_out()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
     test.env(BIN, thrufs);

@@ -5,9 +5,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::{build, cargo_tests, deb, kernels, suites, workloads};
+use super::cargo_tests::{self, tier};
+use super::{build, deb, kernels, workloads};
 use crate::report::Report;
+use crate::suite::{Name, Options, check};
 use crate::support::install;
+use crate::support::mount::{CACHE, ON};
+use crate::support::scratch::LAYOUT;
 use crate::support::skip::missing;
 
 /// Something a stage cannot do without.
@@ -130,25 +134,25 @@ pub(super) const STAGES: &[Stage] = &[
         name: "native",
         about: "mount tests on SOURCE itself",
         needs: MOUNT_TIER,
-        run: cargo_tests::native,
+        run: |report| tier("native", &[(ON, "native")], report),
     },
     Stage {
         name: "mount-auto",
         about: "mount tests, --cache=auto, SOURCE a whole file system",
         needs: MOUNT_TIER,
-        run: cargo_tests::auto,
+        run: |report| tier("mount-auto", &[(CACHE, "auto"), (LAYOUT, "whole")], report),
     },
     Stage {
         name: "mount-never",
         about: "mount tests, --cache=never",
         needs: MOUNT_TIER,
-        run: cargo_tests::never,
+        run: |report| tier("mount-never", &[(CACHE, "never")], report),
     },
     Stage {
         name: "mount-always",
         about: "mount tests, --cache=always",
         needs: MOUNT_TIER,
-        run: cargo_tests::always,
+        run: |report| tier("mount-always", &[(CACHE, "always")], report),
     },
     Stage {
         name: "deb",
@@ -166,43 +170,48 @@ pub(super) const STAGES: &[Stage] = &[
         name: "pjdfstest",
         about: "POSIX suite, as natively",
         needs: MOUNT,
-        run: suites::pjdfstest,
+        run: |report| check(Name::Pjdfstest, &Options::default(), report),
     },
     Stage {
         name: "fsx",
         about: "fsx, 100,000 operations a mode",
         needs: MOUNT,
-        run: suites::fsx,
+        run: |report| check(Name::Fsx, &Options::default(), report),
     },
     Stage {
         name: "fio-verify",
         about: "fio, written and verified by each engine",
         needs: MOUNT,
-        run: suites::fio_verify,
+        run: |report| check(Name::FioVerify, &Options::default(), report),
     },
     Stage {
         name: "stress-ng",
         about: "stress-ng's file system stressors, short",
         needs: MOUNT,
-        run: suites::stress_ng,
+        // A second for each stressor.
+        run: |report| check(Name::StressNg, &Options::lasting(5), report),
     },
     Stage {
         name: "trinity",
         about: "random system calls, 20 seconds",
         needs: MOUNT,
-        run: suites::trinity,
+        run: |report| check(Name::Trinity, &Options::lasting(20), report),
     },
     Stage {
         name: "dbench",
         about: "a file server's clients, 10 seconds",
         needs: MOUNT,
-        run: suites::dbench,
+        run: |report| check(Name::Dbench, &Options::lasting(10), report),
     },
     Stage {
         name: "xfstests",
         about: "needs a checkout: THRUFS_XFSTESTS=DIR",
         needs: MOUNT,
-        run: suites::xfstests,
+        run: |report| {
+            let checkout = std::env::var_os("THRUFS_XFSTESTS");
+            let options = Options::with_checkout(checkout.map(Into::into));
+            check(Name::Xfstests, &options, report)
+        },
     },
     Stage {
         name: "tree",

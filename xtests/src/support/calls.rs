@@ -4,13 +4,60 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use thrufs_sys::mapping::SharedMapping;
 
 use super::skip::missing;
+
+/// The errno of a call that failed.
+pub fn errno<T>(result: io::Result<T>) -> Option<i32> {
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+/// Makes sure that a call failed with this errno.
+pub fn refused<T>(result: io::Result<T>, wanted: i32) -> Result<()> {
+    let (got, wanted) = (errno(result), io::Error::from_raw_os_error(wanted));
+    ensure!(
+        got == wanted.raw_os_error(),
+        "errno {got:?} and not {wanted}"
+    );
+    Ok(())
+}
+
+/// chmod(2).
+///
+/// # Errors
+/// Of the call.
+pub fn chmod(path: impl AsRef<Path>, mode: u32) -> io::Result<()> {
+    std::fs::set_permissions(path, PermissionsExt::from_mode(mode))
+}
+
+/// Opens a file that is there with O_RDWR.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_rdwr(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().read(true).write(true).open(path)
+}
+
+/// Opens a file that is there with O_WRONLY.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_wronly(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().write(true).open(path)
+}
+
+/// Opens a file that is there with O_APPEND.
+///
+/// # Errors
+/// Of open(2).
+pub fn open_append(path: impl AsRef<Path>) -> io::Result<File> {
+    File::options().append(true).open(path)
+}
 
 /// truncate(2): by path, with no open file.
 ///

@@ -18,8 +18,8 @@ use nix::mount::{MntFlags, umount2};
 use nix::unistd::Pid;
 
 use super::command::wait_for_exit;
-use super::mount_table::{abort, is_mounted, mount_line};
-use super::process::children;
+use super::mount_table::{Leftover, abort, is_mounted, mount_line};
+use super::process::{children, pid_of};
 use super::shutdown_wait::{Limits, wait_for_end};
 use super::wait::{wait_for, wait_until};
 
@@ -115,7 +115,7 @@ impl DaemonFixture {
     /// The daemon's process id.
     pub fn pid(&self) -> Result<Pid> {
         let daemon = self.daemon.as_ref().context("the daemon has ended")?;
-        Ok(Pid::from_raw(i32::try_from(daemon.id())?))
+        Ok(pid_of(daemon))
     }
 
     /// The process that serves: the daemon's child in the sandbox, else the daemon itself.
@@ -186,6 +186,8 @@ impl Drop for DaemonFixture {
     fn drop(&mut self) {
         self.stop_watching();
         let Some(mut daemon) = self.daemon.take() else {
+            // A daemon that was killed leaves its mount.
+            drop(Leftover(self.dir.clone()));
             return;
         };
         if std::thread::panicking() {

@@ -7,7 +7,6 @@
 //! its own (the terminal sends ^C to the whole foreground group), by which it is ended with
 //! everything that it started; none is started afterwards.
 
-use std::fmt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,16 +34,9 @@ static GROUPS: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
 pub struct Interrupt(Arc<AtomicBool>);
 
 /// The error of a program that was ended, or not started, because of a signal.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("ended by a signal")]
 pub struct Interrupted;
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ended by a signal")
-    }
-}
-
-impl std::error::Error for Interrupted {}
 
 impl Interrupt {
     /// Watches from now on. Programs are left to the caller, which reads the flag.

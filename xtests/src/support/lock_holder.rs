@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, fcntl};
 
 use super::command::wait_for_exit;
+use super::process::pid_of;
 
 /// The three kinds of advisory lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -154,7 +155,7 @@ impl LockHolder {
 
     /// Its process id.
     pub fn pid(&self) -> nix::unistd::Pid {
-        nix::unistd::Pid::from_raw(i32::try_from(self.child.id()).expect("a pid is an i32"))
+        pid_of(&self.child)
     }
 
     /// Waits until it has ended.

@@ -10,13 +10,14 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
 use super::daemon_fixture::{DaemonFixture, tied_to_us};
-use super::mount_table::{abort, connection, is_mounted};
+pub use super::mount_table::Leftover;
+use super::mount_table::connection;
+use super::process::state;
 use super::scratch::{Backing, Layout, Scratch};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -198,25 +199,16 @@ impl Mount {
         kill(pid, Signal::SIGSTOP)?;
         // SIGSTOP stops all threads once one of them sees it, which takes as long on a busy machine
         // as others need for some thousand files.
-        let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| -> Result<bool> {
-            let stat = std::fs::read_to_string(task?.path().join("stat"))?;
-            Ok(stat
-                .rsplit_once(") ")
-                .is_some_and(|(_, rest)| rest.starts_with('T')))
-        };
-        wait_until(
-            "every thread to be stopped",
-            Duration::from_secs(10),
-            || {
-                for task in std::fs::read_dir(&tasks)? {
-                    if !is_stopped(task)? {
-                        return Ok(false);
-                    }
+        let limit = Duration::from_secs(10);
+        wait_until("every thread to be stopped", limit, || {
+            for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+                let thread = task?.file_name().to_string_lossy().parse()?;
+                if state(Pid::from_raw(thread)) != Some('T') {
+                    return Ok(false);
                 }
-                Ok(true)
-            },
-        )?;
+            }
+            Ok(true)
+        })?;
         body()
     }
 
@@ -302,18 +294,6 @@ impl Drop for GoesOn {
     }
 }
 
-/// Removes a mount that a test made by itself when the test is over.
-pub struct Leftover(pub PathBuf);
-
-impl Drop for Leftover {
-    fn drop(&mut self) {
-        if is_mounted(&self.0) {
-            abort(&self.0);
-            let _ = umount2(&self.0, MntFlags::MNT_DETACH);
-        }
-    }
-}
-
 /// The daemon in the foreground.
 fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command> {
     let mut command = tied_to_us(&thrufs()?);
@@ -357,6 +337,14 @@ fn scratch_with_file() -> Result<Scratch> {
 /// A test on a default backing: mounts, runs `body`, unmounts and checks the daemon's end.
 pub fn on_mount(options: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
     on_backing(Backing::Here, options, body)
+}
+
+/// The same for what only a daemon's mount has: skips a native run.
+pub fn on_daemon(options: &[&str], body: impl FnOnce(&Mount) -> Outcome) -> Outcome {
+    on_mount(options, |m| {
+        m.require_mount()?;
+        body(m)
+    })
 }
 
 /// The same on a file system of its own.

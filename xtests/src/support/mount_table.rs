@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 /// Whether something is mounted on exactly this path.
 pub fn is_mounted(path: &Path) -> bool {
@@ -69,6 +70,13 @@ pub(super) fn connection(path: &Path) -> Option<PathBuf> {
     Some(control)
 }
 
+/// How many mounts lie on each other at `path`.
+pub fn mounts_at(path: &Path) -> std::io::Result<usize> {
+    let point = format!(" {} ", path.display());
+    let table = mount_table("/proc/self/mountinfo")?;
+    Ok(table.lines().filter(|line| line.contains(&point)).count())
+}
+
 /// Aborts the FUSE connection behind a mount point: every caller gets an error at once.
 pub fn abort(path: &Path) {
     let Some(control) = connection(path) else {
@@ -87,5 +95,17 @@ pub fn abort(path: &Path) {
             path.display(),
             file.display()
         );
+    }
+}
+
+/// Removes a mount that a test made by itself when the test is over.
+pub struct Leftover(pub PathBuf);
+
+impl Drop for Leftover {
+    fn drop(&mut self) {
+        if is_mounted(&self.0) {
+            abort(&self.0);
+            let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+        }
     }
 }

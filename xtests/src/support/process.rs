@@ -1,9 +1,15 @@
 //! Other processes, read from /proc.
 
 use std::path::Path;
+use std::process::Child;
 
 use anyhow::{Context, Result};
 use nix::unistd::Pid;
+
+/// The process id of a child.
+pub fn pid_of(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed())
+}
 
 /// The children of `parent`, found by every process's parent: not every kernel lists a process's
 /// children (CONFIG_PROC_CHILDREN).

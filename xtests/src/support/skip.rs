@@ -22,16 +22,9 @@ pub const SKIP_LOG: &str = "THRUFS_SKIP_LOG";
 pub const TIME_LOG: &str = "THRUFS_TIME_LOG";
 
 /// Something a test needs and this machine or mount does not have.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
+#[error("missing: {0}")]
 pub struct Missing(String);
-
-impl fmt::Display for Missing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "missing: {}", self.0)
-    }
-}
-
-impl std::error::Error for Missing {}
 
 /// The error that makes [`case`] skip the test: `return Err(missing("mkfs.xfs (xfsprogs)"))`.
 pub fn missing(what: impl Into<String>) -> anyhow::Error {

@@ -47,16 +47,9 @@ pub struct Shift {
 }
 
 /// Why a rule, or several together, cannot be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct IdMapError(String);
-
-impl fmt::Display for IdMapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for IdMapError {}
 
 impl FromStr for IdRule {
     type Err = IdMapError;

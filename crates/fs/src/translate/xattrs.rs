@@ -9,7 +9,6 @@
 //! (under its own the backing file system sees to that): where a rule renames it, it is refused and
 //! hidden instead.
 
-use std::fmt;
 use std::str::FromStr;
 
 const CAPABILITY: &[u8] = b"security.capability";
@@ -63,16 +62,9 @@ pub enum ClientName {
 }
 
 /// Why a list of rules cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
 pub struct XattrMapError(String);
-
-impl fmt::Display for XattrMapError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for XattrMapError {}
 
 impl FromStr for XattrMap {
     type Err = XattrMapError;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
-use crate::backing::{HostBacking, Span};
+use crate::backing::HostBacking;
 
 const LEN: usize = 100;
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -133,26 +133,6 @@ impl Backing for Gated {
             Some((failing, error)) if failing == nth => Err(error),
             _ => HostBacking.sync(fd, datasync),
         }
-    }
-
-    fn read(&self, _: BorrowedFd<'_>, _: &mut [u8], _: u64) -> Result<usize> {
-        Err(Errno::ENOSYS)
-    }
-
-    fn sync(&self, _: BorrowedFd<'_>, _: bool) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    fn truncate(&self, _: BorrowedFd<'_>, _: u64) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    fn allocate(&self, _: BorrowedFd<'_>, _: u32, _: u64, _: u64) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    fn copy_range(&self, _: Span<'_>, _: Span<'_>, _: usize) -> Result<usize> {
-        Err(Errno::ENOSYS)
     }
 }
 

@@ -60,14 +60,10 @@ impl Server {
 
     pub(super) fn statfs(&self, call: Call) {
         let ino = call.ino;
-        match self.run(Opcode::StatFs, call.by, ino, |fs| fs.statfs(ino)) {
-            Ok(stat) => {
-                let st = convert::statfs(&stat);
-                let answer = Answer::Statfs(StatfsOut { st });
-                call.reply.send(&answer).gives_nothing();
-            }
-            Err(error) => call.reply.error(error),
-        }
+        let found = self.run(Opcode::StatFs, call.by, ino, |fs| fs.statfs(ino));
+        let st = found.map(|stat| convert::statfs(&stat));
+        call.reply
+            .plain(st.map(|st| Answer::Statfs(StatfsOut { st })));
     }
 
     pub(super) fn setxattr(&self, call: Call, name: &CStr, value: &[u8], flags: u32) {

@@ -2,12 +2,13 @@
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::ffi::OsStrExt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::StatVfs;
-use thrufs_fs::{Attr, DirEntryRef, Errno, FileKind, IdMaps, Opened, Result, SetTime};
-use thrufs_wire::abi::{self, Kstatfs, OpenOutFlags};
+use thrufs_fs::{Attr, DirEntryRef, Errno, FileKind, IdMaps, Result, SetTime};
+use thrufs_wire::abi::{self, Kstatfs};
 use thrufs_wire::request;
+
+use crate::convert::{encode_dev, system_time};
 
 pub(super) fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
@@ -43,11 +44,6 @@ pub(super) fn attr(maps: &IdMaps, attr: &Attr) -> abi::Attr {
     }
 }
 
-/// A device number as the protocol has it (the kernel's `new_encode_dev`).
-fn encode_dev(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
 /// DT_DIR and so on, of READDIR's records.
 pub(super) fn directory_type(kind: FileKind) -> u32 {
     let kind = match kind {
@@ -71,13 +67,7 @@ pub(super) fn set_time(time: request::SetTime) -> Result<SetTime> {
         request::SetTime::Now => return Ok(SetTime::Now),
         request::SetTime::At(at) => at,
     };
-    let seconds = Duration::from_secs(at.seconds.unsigned_abs());
-    let whole = match at.seconds < 0 {
-        true => UNIX_EPOCH.checked_sub(seconds),
-        false => UNIX_EPOCH.checked_add(seconds),
-    };
-    let nanos = Duration::from_nanos(u64::from(at.nanoseconds));
-    let time: Option<SystemTime> = whole.and_then(|whole| whole.checked_add(nanos));
+    let time = system_time(at.seconds, at.nanoseconds);
     time.map(SetTime::At).ok_or(Errno::EINVAL)
 }
 
@@ -95,29 +85,10 @@ pub(super) fn statfs(stat: &StatVfs) -> Kstatfs {
     }
 }
 
-pub(super) fn file_flags(opened: &Opened) -> OpenOutFlags {
-    let mut flags = match opened.no_flush {
-        true => OpenOutFlags::FOPEN_NOFLUSH,
-        false => OpenOutFlags::empty(),
-    };
-    if opened.direct_io {
-        // Writers of one file need not wait for each other: the backing file orders them.
-        flags |= OpenOutFlags::FOPEN_DIRECT_IO | OpenOutFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    } else if opened.keep_cache {
-        flags |= OpenOutFlags::FOPEN_KEEP_CACHE;
-    }
-    flags
-}
-
-pub(super) fn directory_flags(opened: &Opened) -> OpenOutFlags {
-    match opened.keep_cache {
-        true => OpenOutFlags::FOPEN_KEEP_CACHE | OpenOutFlags::FOPEN_CACHE_DIR,
-        false => OpenOutFlags::empty(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
 
     #[test]
@@ -144,11 +115,5 @@ mod tests {
                 "{set:?}"
             );
         }
-    }
-
-    #[test]
-    fn encode_dev_keeps_large_minors() {
-        assert_eq!(encode_dev(8, 1), 0x801);
-        assert_eq!(encode_dev(1, 0x12345), 0x1230_0145);
     }
 }

@@ -74,13 +74,8 @@ impl Server {
         let found = self.run(Opcode::Lseek, call.by, (call.ino, arg.fh), |fs| {
             fs.lseek(call.ino, arg.fh, offset, whence)
         });
-        match found {
-            Ok(offset) => {
-                let answer = Answer::Lseek(LseekOut { offset });
-                call.reply.send(&answer).gives_nothing();
-            }
-            Err(error) => call.reply.error(error),
-        }
+        let answer = found.map(|offset| Answer::Lseek(LseekOut { offset }));
+        call.reply.plain(answer);
     }
 
     pub(super) fn copy_file_range(&self, call: Call, arg: &CopyFileRangeIn) {
@@ -89,14 +84,9 @@ impl Server {
     }
 
     pub(super) fn copy_file_range_64(&self, call: Call, arg: &CopyFileRangeIn) {
-        match self.copied(call.by, call.ino, arg) {
-            Ok(count) => {
-                let copied = CopyFileRangeOut::new(count as u64);
-                let answer = Answer::CopyFileRange(copied);
-                call.reply.send(&answer).gives_nothing();
-            }
-            Err(error) => call.reply.error(error),
-        }
+        let copied = self.copied(call.by, call.ino, arg);
+        let copied = copied.map(|count| CopyFileRangeOut::new(count as u64));
+        call.reply.plain(copied.map(Answer::CopyFileRange));
     }
 
     fn copied(&self, by: Requester, ino: u64, arg: &CopyFileRangeIn) -> Result<usize> {
@@ -113,13 +103,10 @@ impl Server {
         let done = self.run(Opcode::Ioctl, call.by, (call.ino, arg.fh), |fs| {
             fs.ioctl(call.ino, arg.fh, arg.cmd, data, &self.caller(call.by)?)
         });
-        match done {
-            Ok(output) => {
-                let room = output.len().min(arg.out_size as usize);
-                let answer = Answer::Ioctl(IoctlOut::default(), &output[..room]);
-                call.reply.send(&answer).gives_nothing();
-            }
-            Err(error) => call.reply.error(error),
-        }
+        let answer = done.as_ref().map(|output| {
+            let room = output.len().min(arg.out_size as usize);
+            Answer::Ioctl(IoctlOut::default(), &output[..room])
+        });
+        call.reply.plain(answer.map_err(|error| *error));
     }
 }

@@ -9,9 +9,10 @@ use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{Attr, EntryOut, OpenOut, ReadIn};
 use thrufs_wire::reply::{DirBuffer, NotAnEntry, Pushed};
 
-use super::convert::{self, directory_type};
+use super::convert::directory_type;
 use super::reply::Sent;
 use super::server::{Call, Server};
+use crate::convert::directory_flags;
 
 /// A listing is cut into parts anyway; a request that asks for more gets this much.
 const LARGEST_LISTING: u32 = 128 << 10;
@@ -32,7 +33,7 @@ impl Server {
                 let fh = opened.fh;
                 let answer = Answer::Open(OpenOut {
                     fh,
-                    open_flags: convert::directory_flags(&opened),
+                    open_flags: directory_flags(&opened),
                     backing_id: 0,
                 });
                 let sent = reply.send(&answer);

@@ -8,11 +8,12 @@ use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
 
-use super::convert;
+use super::convert::{self, os};
 use super::names::NO_GENERATION;
 use super::reply::Sent;
 use super::server::{Call, Server};
 use crate::after_reply;
+use crate::convert::file_flags;
 
 impl Server {
     pub(super) fn open(&self, call: Call, flags: u32) {
@@ -33,7 +34,8 @@ impl Server {
     pub(super) fn create(&self, call: Call, arg: &CreateIn, name: &CStr) {
         let Call { by, ino, reply } = call;
         let made = self.run(Opcode::Create, by, ino, |fs| {
-            let new = self.new_node(by, ino, name, (arg.mode, arg.umask))?;
+            let mode = (arg.mode, arg.umask);
+            let new = self.dispatch.new_node(by, ino, os(name), mode)?;
             fs.create(&new, arg.flags.cast_signed())
         });
         let (entry, opened) = match made {
@@ -75,7 +77,7 @@ impl Server {
             },
             None => OpenOut {
                 fh,
-                open_flags: convert::file_flags(opened),
+                open_flags: file_flags(opened),
                 backing_id: 0,
             },
         })

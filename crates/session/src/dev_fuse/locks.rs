@@ -15,20 +15,19 @@ impl Server {
         let found = self.run(Opcode::GetLk, call.by, (call.ino, arg.fh), |fs| {
             fs.getlk(&self.lock_request(call.by, call.ino, arg)?)
         });
-        let lk = match found {
-            Ok(Some((kind, at, pid))) => FileLock {
+        let lk = found.map(|found| match found {
+            Some((kind, at, pid)) => FileLock {
                 start: at.start,
                 end: at.end,
                 r#type: kind.as_fcntl().cast_unsigned(),
                 pid,
             },
-            Ok(None) => FileLock {
+            None => FileLock {
                 r#type: libc::F_UNLCK.cast_unsigned(),
                 ..FileLock::default()
             },
-            Err(error) => return call.reply.error(error),
-        };
-        call.reply.send(&Answer::Lock(LkOut { lk })).gives_nothing();
+        });
+        call.reply.plain(lk.map(|lk| Answer::Lock(LkOut { lk })));
     }
 
     pub(super) fn setlk(&self, call: Call, arg: &LkIn, waits: bool) {

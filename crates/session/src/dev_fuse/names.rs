@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use thrufs_fs::{CountedEntry, Entry, Errno, NewNode, Opcode, Result};
+use thrufs_fs::{CountedEntry, Entry, Errno, NewNode, Opcode, Passthrough, Result};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{EntryOut, MkdirIn, MknodIn};
 
@@ -11,7 +11,6 @@ use super::convert::{self, entry_ref, os};
 use super::reply::Reply;
 use super::server::{Call, Server};
 use crate::after_reply;
-use crate::dispatch::Requester;
 
 /// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
 pub(super) const NO_GENERATION: u64 = 0;
@@ -34,26 +33,35 @@ impl Server {
     }
 
     pub(super) fn mknod(self: &Arc<Self>, call: Call, arg: &MknodIn, name: &CStr) {
-        let made = self.run(Opcode::MkNod, call.by, call.ino, |fs| {
-            let new = self.new_node(call.by, call.ino, name, (arg.mode, arg.umask))?;
-            fs.mknod(&new, arg.rdev)
+        let mode = (arg.mode, arg.umask);
+        self.make(Opcode::MkNod, call, name, mode, |fs, new| {
+            fs.mknod(new, arg.rdev)
         });
-        self.reply_entry(made, call.reply);
     }
 
     pub(super) fn mkdir(self: &Arc<Self>, call: Call, arg: &MkdirIn, name: &CStr) {
-        let made = self.run(Opcode::MkDir, call.by, call.ino, |fs| {
-            fs.mkdir(&self.new_node(call.by, call.ino, name, (arg.mode, arg.umask))?)
-        });
-        self.reply_entry(made, call.reply);
+        let mode = (arg.mode, arg.umask);
+        self.make(Opcode::MkDir, call, name, mode, Passthrough::mkdir);
     }
 
     pub(super) fn symlink(self: &Arc<Self>, call: Call, name: &CStr, target: &CStr) {
-        let made = self.run(Opcode::Symlink, call.by, call.ino, |fs| {
-            let new = self.new_node(call.by, call.ino, name, (0o777, 0))?;
-            fs.symlink(&new, os(target))
+        self.make(Opcode::Symlink, call, name, (0o777, 0), |fs, new| {
+            fs.symlink(new, os(target))
         });
-        self.reply_entry(made, call.reply);
+    }
+
+    fn make<'a>(
+        self: &'a Arc<Self>,
+        opcode: Opcode,
+        Call { by, ino, reply }: Call,
+        name: &CStr,
+        mode: (u32, u32),
+        make: impl FnOnce(&'a Passthrough, &NewNode<'_>) -> Result<CountedEntry<'a>>,
+    ) {
+        let made = self.run(opcode, by, ino, |fs| {
+            make(fs, &self.dispatch.new_node(by, ino, os(name), mode)?)
+        });
+        self.reply_entry(made, reply);
     }
 
     /// `call` names the new directory, `ino` the file.
@@ -96,23 +104,6 @@ impl Server {
         let ino = call.ino;
         let target = self.run(Opcode::ReadLink, call.by, ino, |fs| fs.readlink(ino));
         call.reply.data(target.as_deref().map_err(|error| *error));
-    }
-
-    /// The node to make, and its creator.
-    pub(super) fn new_node<'a>(
-        &self,
-        by: Requester,
-        parent: u64,
-        name: &'a CStr,
-        (mode, umask): (u32, u32),
-    ) -> Result<NewNode<'a>> {
-        Ok(NewNode {
-            parent,
-            name: os(name),
-            mode,
-            umask,
-            caller: self.caller(by)?,
-        })
     }
 
     fn reply_entry(self: &Arc<Self>, found: Result<CountedEntry<'_>>, reply: Reply) {

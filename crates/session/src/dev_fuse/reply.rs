@@ -11,6 +11,8 @@ use thrufs_transport::dev_fuse::DevFuse;
 use thrufs_wire::abi::{GetxattrOut, WriteOut};
 use thrufs_wire::{Opcode, Reply as Answer};
 
+use crate::convert::visible_errno;
+
 /// What came of sending an answer.
 #[must_use = "what a refused answer gave out has to be taken back"]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,13 +81,17 @@ impl Reply {
         self.device.send(&answer.encode(self.unique))
     }
 
-    /// EMFILE is about the server's table of descriptors; to the caller it would be about its own.
     pub(super) fn error(self, error: Errno) {
-        let seen = match error {
-            Errno::EMFILE => Errno::ENFILE,
-            other => other,
-        };
-        self.send(&Answer::Error(seen)).gives_nothing();
+        let answer = Answer::Error(visible_errno(error));
+        self.send(&answer).gives_nothing();
+    }
+
+    /// An answer that gives out nothing, or the error.
+    pub(super) fn plain(self, answer: Result<Answer<'_>>) {
+        match answer {
+            Ok(answer) => self.send(&answer).gives_nothing(),
+            Err(error) => self.error(error),
+        }
     }
 
     /// Success without data, or the error.
@@ -101,23 +107,14 @@ impl Reply {
 
     /// Bytes, or the error.
     pub(super) fn data(self, data: Result<&[u8]>) {
-        match data {
-            Ok(data) => self.send(&Answer::Data(data)).gives_nothing(),
-            Err(error) => self.error(error),
-        }
+        self.plain(data.map(Answer::Data));
     }
 
     /// How much was written or copied, or the error.
     pub(super) fn written(self, done: Result<usize>) {
-        match done {
-            // At most what the request asked for, in 32 bits, or what the operation bounds.
-            Ok(count) => {
-                let count = u32::try_from(count).unwrap_or(u32::MAX);
-                let answer = Answer::Write(WriteOut::new(count));
-                self.send(&answer).gives_nothing();
-            }
-            Err(error) => self.error(error),
-        }
+        // At most what the request asked for, in 32 bits, or what the operation bounds.
+        let count = done.map(|count| u32::try_from(count).unwrap_or(u32::MAX));
+        self.plain(count.map(|count| Answer::Write(WriteOut::new(count))));
     }
 
     /// A value or a list of which `size` bytes were asked for; 0 asks for its size.
@@ -125,8 +122,7 @@ impl Reply {
         match value {
             Ok(value) if size == 0 => {
                 let len = u32::try_from(value.len()).unwrap_or(u32::MAX);
-                let answer = Answer::XattrSize(GetxattrOut::new(len));
-                self.send(&answer).gives_nothing();
+                self.plain(Ok(Answer::XattrSize(GetxattrOut::new(len))));
             }
             Ok(value) if value.len() > size as usize => self.error(Errno::ERANGE),
             Ok(value) => self.data(Ok(&value)),

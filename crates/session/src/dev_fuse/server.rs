@@ -18,7 +18,7 @@ use super::interrupts::Interrupts;
 use super::reply::Reply;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
-use crate::{ids, panics};
+use crate::panics;
 
 /// Serves a [`Passthrough`] on a connection.
 pub(super) struct Server {
@@ -68,15 +68,18 @@ impl Server {
 
     /// Serves one message.
     pub(super) fn serve(self: &Arc<Self>, message: &[u8]) {
-        // What an unfinished reply leaves behind on a panic is answered when it is dropped.
-        let served = panics::caught(|| match self.decoded(message) {
-            Some(decoded) if self.has_to_wait(&decoded) => self.park(&decoded, message),
-            Some(decoded) => self.answer(&decoded, message),
-            None => {}
+        caught_or_logged(|| {
+            let Some(decoded) = self.decoded(message) else {
+                return;
+            };
+            let uid = decoded.header.uid;
+            match needs_room(&decoded.request) {
+                Some(opcode) if self.fs().has_to_wait(opcode, uid) => {
+                    self.park(opcode, uid, message.to_owned());
+                }
+                _at_once => self.answer(&decoded, message),
+            }
         });
-        if served.is_err() {
-            tracing::error!("panic in a request: a bug");
-        }
     }
 
     fn decoded<'m>(&self, message: &'m [u8]) -> Option<Message<'m>> {
@@ -96,29 +99,18 @@ impl Server {
         }
     }
 
-    /// Whether the request waits for a descriptor, which it needs for longer than it lasts.
-    fn has_to_wait(&self, message: &Message<'_>) -> bool {
-        let uid = message.header.uid;
-        needs_room(&message.request).is_some_and(|opcode| self.fs().has_to_wait(opcode, uid))
-    }
-
-    fn park(self: &Arc<Self>, decoded: &Message<'_>, message: &[u8]) {
-        let Some(opcode) = needs_room(&decoded.request) else {
-            return self.answer(decoded, message);
-        };
-        // Owed from now on: what waits when the session ends is served then.
-        let (this, message) = (Arc::clone(self), message.to_owned());
+    /// Serves `message` when there is a descriptor. Owed from now on: what waits when the session ends is
+    /// served then.
+    fn park(self: &Arc<Self>, opcode: Opcode, uid: u32, message: Vec<u8>) {
+        let this = Arc::clone(self);
         let serve = move || {
-            let served = panics::caught(|| {
+            caught_or_logged(|| {
                 if let Some(decoded) = this.decoded(&message) {
                     this.answer(&decoded, &message);
                 }
             });
-            if served.is_err() {
-                tracing::error!("panic in a request that waited: a bug");
-            }
         };
-        self.fs().park(opcode, decoded.header.uid, Box::new(serve));
+        self.fs().park(opcode, uid, Box::new(serve));
     }
 
     /// Requests that the kernel makes for itself have no user, and are served.
@@ -229,7 +221,7 @@ impl Server {
             Request::Destroy => call.reply.done(Ok(())).gives_nothing(),
             // The kernel sends it once, before the session.
             Request::Init(_) => call.reply.error(Errno::EIO),
-            // See `crate::UNSUPPORTED`; the last four are owed no answer, and do not come here.
+            // See the README, "What fuser cannot carry"; the last four are owed no answer, and do not come here.
             Request::Syncfs(_) | Request::Statx(_) | Request::Tmpfile { .. } | Request::Bmap(_)
             | Request::Poll(_) | Request::Setupmapping(_) | Request::Removemapping(_)
             | Request::Forget(_) | Request::BatchForget(_) | Request::Interrupt(_)
@@ -261,11 +253,18 @@ impl Server {
 
     /// The caller, with its ids on SOURCE.
     pub(super) fn caller(&self, by: Requester) -> Result<Caller> {
-        ids::caller(&self.fs().config().ids, by)
+        self.dispatch.caller(by)
     }
 }
 
-/// Requests that may wait for a descriptor.
+/// What an unfinished reply leaves behind on a panic is answered when it is dropped.
+fn caught_or_logged(serve: impl FnOnce()) {
+    if panics::caught(serve).is_err() {
+        tracing::error!("panic in a request: a bug");
+    }
+}
+
+/// Requests that may wait for a descriptor, which they need for longer than they last.
 fn needs_room(request: &Request<'_>) -> Option<Opcode> {
     match request {
         Request::Lookup { .. } => Some(Opcode::Lookup),

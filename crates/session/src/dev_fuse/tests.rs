@@ -2,13 +2,11 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::thread::JoinHandle;
 
-use nix::sys::socket::{
-    AddressFamily, Shutdown, SockFlag, SockType, setsockopt, shutdown, socketpair, sockopt,
-};
+use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
 use thrufs_fs::{Config, Locks, ROOT_INO};
 use thrufs_wire::abi::{
@@ -18,6 +16,7 @@ use thrufs_wire::{InitFlags, Opcode};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::*;
+use crate::notify::tests::pair;
 
 const HEADER: usize = 16;
 
@@ -27,16 +26,6 @@ struct Kernel {
     fs: Arc<Passthrough>,
     session: Option<JoinHandle<io::Result<()>>>,
     source: TempDir,
-}
-
-fn pair() -> (File, OwnedFd) {
-    let kind = SockType::SeqPacket;
-    let (kernel, server) =
-        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    for end in [&kernel, &server] {
-        setsockopt(end, sockopt::SndBuf, &(1 << 20)).unwrap();
-    }
-    (kernel.into(), server)
 }
 
 fn file_system(source: &Path, config: Config) -> Arc<Passthrough> {
@@ -129,10 +118,11 @@ impl Kernel {
     }
 
     /// Ends the connection, and waits for the end of the session.
-    fn end(mut self) {
+    fn end(mut self) -> Arc<Passthrough> {
         drop(std::mem::replace(&mut self.socket, pair().0));
         let session = self.session.take().unwrap();
         session.join().unwrap().unwrap();
+        self.fs
     }
 }
 
@@ -160,6 +150,33 @@ fn exclusive(fh: u64, owner: u64) -> LkIn {
     }
 }
 
+fn host_locks() -> Config {
+    Config {
+        locks: Locks::Host,
+        ..Config::default()
+    }
+}
+
+/// A file that its first owner has locked.
+fn locked_file(threads: usize) -> (Kernel, u64, u64) {
+    let mut kernel = Kernel::new(host_locks(), threads);
+    let (ino, fh) = open_file(&mut kernel);
+    kernel.send(Opcode::Setlk, ino, 10, exclusive(fh, 1).as_bytes());
+    assert_eq!(kernel.answer().0.error, 0);
+    (kernel, ino, fh)
+}
+
+/// The handshake with a kernel that sends `messages`, and the kernel's end.
+fn handshake(messages: &[Vec<u8>]) -> (File, io::Result<DevFuseSession>) {
+    let source = tempfile::tempdir().unwrap();
+    let fs = file_system(source.path(), Config::default());
+    let (mut socket, server) = pair();
+    for message in messages {
+        socket.write_all(message).unwrap();
+    }
+    (socket, DevFuseSession::handshake(fs, server, Allowed::All))
+}
+
 #[test]
 fn handshake_grants_what_the_table_wants_and_ends_at_the_connections_end() {
     let kernel = Kernel::new(Config::default(), 1);
@@ -170,12 +187,8 @@ fn handshake_grants_what_the_table_wants_and_ends_at_the_connections_end() {
 
 #[test]
 fn handshake_with_a_newer_major_version_answers_ours_and_waits() {
-    let source = tempfile::tempdir().unwrap();
-    let fs = file_system(source.path(), Config::default());
-    let (mut socket, server) = pair();
-    socket.write_all(&init(8, 0)).unwrap();
-    socket.write_all(&init(7, 45)).unwrap();
-    DevFuseSession::handshake(fs, server, Allowed::All).unwrap();
+    let (mut socket, session) = handshake(&[init(8, 0), init(7, 45)]);
+    let _session = session.unwrap();
     let mut bytes = [0; 200];
     for expected in [InitFlags::empty(), InitFlags::FUSE_PARALLEL_DIROPS] {
         let len = socket.read(&mut bytes).unwrap();
@@ -190,11 +203,8 @@ fn handshake_with_a_newer_major_version_answers_ours_and_waits() {
 
 #[test]
 fn handshake_with_a_kernel_before_5_4_is_refused() {
-    let source = tempfile::tempdir().unwrap();
-    let fs = file_system(source.path(), Config::default());
-    let (mut socket, server) = pair();
-    socket.write_all(&init(7, 30)).unwrap();
-    let error = DevFuseSession::handshake(fs, server, Allowed::All).unwrap_err();
+    let (mut socket, session) = handshake(&[init(7, 30)]);
+    let error = session.unwrap_err();
     assert!(error.to_string().contains("7.30"), "{error}");
     let mut bytes = [0; 200];
     assert_eq!(socket.read(&mut bytes).unwrap(), HEADER);
@@ -203,12 +213,8 @@ fn handshake_with_a_kernel_before_5_4_is_refused() {
 
 #[test]
 fn handshake_without_init_is_refused() {
-    let source = tempfile::tempdir().unwrap();
-    let fs = file_system(source.path(), Config::default());
-    let (mut socket, server) = pair();
-    let first = message(Opcode::Getattr, ROOT_INO, 2, &[0; 16]);
-    socket.write_all(&first).unwrap();
-    assert!(DevFuseSession::handshake(fs, server, Allowed::All).is_err());
+    let (_socket, session) = handshake(&[message(Opcode::Getattr, ROOT_INO, 2, &[0; 16])]);
+    assert!(session.is_err());
 }
 
 #[test]
@@ -216,8 +222,7 @@ fn lookup_whose_answer_is_refused_is_taken_back() {
     let mut kernel = Kernel::new(Config::default(), 1);
     kernel.refuse_answers();
     kernel.send(Opcode::Lookup, ROOT_INO, 6, b"f\0");
-    let fs = Arc::clone(&kernel.fs);
-    kernel.end();
+    let fs = kernel.end();
     assert_eq!(fs.stats().requests(thrufs_fs::Opcode::Lookup), 1);
     assert_eq!(fs.known_inodes(), 1);
 }
@@ -234,27 +239,23 @@ fn readdirplus_whose_answer_is_refused_is_taken_back() {
         ..ReadIn::default()
     };
     kernel.send(Opcode::Readdirplus, ROOT_INO, 6, arg.as_bytes());
-    let fs = Arc::clone(&kernel.fs);
-    kernel.end();
+    let fs = kernel.end();
     assert_eq!(fs.stats().requests(thrufs_fs::Opcode::ReadDirPlus), 1);
     assert_eq!(fs.known_inodes(), 1);
 }
 
 #[test]
 fn setlk_whose_answer_is_refused_is_released() {
-    let config = Config {
-        locks: Locks::Host,
-        ..Config::default()
-    };
-    let mut kernel = Kernel::new(config, 1);
+    let mut kernel = Kernel::new(host_locks(), 1);
     let (ino, fh) = open_file(&mut kernel);
     kernel.refuse_answers();
     kernel.send(Opcode::Setlk, ino, 10, exclusive(fh, 1).as_bytes());
-    let (fs, path) = (Arc::clone(&kernel.fs), kernel.source.path().join("f"));
-    let source = std::mem::replace(&mut kernel.source, tempfile::tempdir().unwrap());
-    kernel.end();
+    let file = File::options()
+        .write(true)
+        .open(kernel.source.path().join("f"))
+        .unwrap();
+    let fs = kernel.end();
     assert_eq!(fs.stats().requests(thrufs_fs::Opcode::SetLk), 1);
-    let file = File::options().write(true).open(path).unwrap();
     let whole = libc::flock {
         l_type: libc::F_WRLCK as i16,
         l_whence: libc::SEEK_SET as i16,
@@ -263,7 +264,6 @@ fn setlk_whose_answer_is_refused_is_released() {
         l_pid: 0,
     };
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_OFD_SETLK(&whole)).unwrap();
-    drop(source);
 }
 
 #[test]
@@ -283,22 +283,14 @@ fn open_whose_answer_is_refused_is_closed() {
     let (ino, _fh) = open_file(&mut kernel);
     kernel.refuse_answers();
     kernel.send(Opcode::Open, ino, 6, OpenIn::default().as_bytes());
-    let fs = Arc::clone(&kernel.fs);
-    kernel.end();
+    let fs = kernel.end();
     assert_eq!(fs.stats().requests(thrufs_fs::Opcode::Open), 2);
     assert_eq!(fs.open_handles(), 1);
 }
 
 #[test]
 fn setlkw_interrupted_while_it_waits_is_eintr() {
-    let config = Config {
-        locks: Locks::Host,
-        ..Config::default()
-    };
-    let mut kernel = Kernel::new(config, 1);
-    let (ino, fh) = open_file(&mut kernel);
-    kernel.send(Opcode::Setlk, ino, 10, exclusive(fh, 1).as_bytes());
-    assert_eq!(kernel.answer().0.error, 0);
+    let (mut kernel, ino, fh) = locked_file(1);
     kernel.send(Opcode::Setlkw, ino, 12, exclusive(fh, 2).as_bytes());
     let interrupt = InterruptIn { unique: 12 };
     kernel.send(Opcode::Interrupt, 0, 13, interrupt.as_bytes());
@@ -310,14 +302,7 @@ fn setlkw_interrupted_while_it_waits_is_eintr() {
 /// Another thread may read the INTERRUPT of a request before the request is served.
 #[test]
 fn setlkw_whose_interrupt_was_read_before_it_is_eintr() {
-    let config = Config {
-        locks: Locks::Host,
-        ..Config::default()
-    };
-    let mut kernel = Kernel::new(config, 1);
-    let (ino, fh) = open_file(&mut kernel);
-    kernel.send(Opcode::Setlk, ino, 10, exclusive(fh, 1).as_bytes());
-    assert_eq!(kernel.answer().0.error, 0);
+    let (mut kernel, ino, fh) = locked_file(1);
     let interrupt = InterruptIn { unique: 12 };
     kernel.send(Opcode::Interrupt, 0, 13, interrupt.as_bytes());
     kernel.send(Opcode::Setlkw, ino, 12, exclusive(fh, 2).as_bytes());
@@ -328,14 +313,7 @@ fn setlkw_whose_interrupt_was_read_before_it_is_eintr() {
 
 #[test]
 fn setlkw_that_waits_at_the_end_of_the_session_does_not_keep_it() {
-    let config = Config {
-        locks: Locks::Host,
-        ..Config::default()
-    };
-    let mut kernel = Kernel::new(config, 2);
-    let (ino, fh) = open_file(&mut kernel);
-    kernel.send(Opcode::Setlk, ino, 10, exclusive(fh, 1).as_bytes());
-    assert_eq!(kernel.answer().0.error, 0);
+    let (mut kernel, ino, fh) = locked_file(2);
     kernel.send(Opcode::Setlkw, ino, 12, exclusive(fh, 2).as_bytes());
     kernel.end();
 }

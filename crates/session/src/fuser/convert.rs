@@ -2,18 +2,21 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ::fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
+use ::fuser::{FileAttr, FileType, FopenFlags, INodeNo, TimeOrNow};
 use rustix::fs::StatxTimestamp;
 
 use thrufs_fs::{Attr, Errno, FileKind, SetTime};
+use thrufs_wire::abi::OpenOutFlags;
 
-/// EMFILE is about the daemon's table of descriptors; to the caller it would be about its own.
+use crate::convert::{encode_dev, system_time, visible_errno};
+
 pub(super) fn fuser_errno(error: Errno) -> ::fuser::Errno {
-    let seen = match error {
-        Errno::EMFILE => Errno::ENFILE,
-        other => other,
-    };
-    ::fuser::Errno::from_i32(seen as i32)
+    ::fuser::Errno::from_i32(visible_errno(error) as i32)
+}
+
+/// The flags of fuser, whose bits are the protocol's.
+pub(super) fn fopen_flags(flags: OpenOutFlags) -> FopenFlags {
+    FopenFlags::from_bits_retain(flags.bits())
 }
 
 pub(super) fn file_type(kind: FileKind) -> FileType {
@@ -35,9 +38,9 @@ pub(super) fn file_attr(attr: &Attr) -> FileAttr {
         ino: INodeNo(attr.ino),
         size: stat.stx_size,
         blocks: stat.stx_blocks,
-        atime: system_time(&stat.stx_atime),
-        mtime: system_time(&stat.stx_mtime),
-        ctime: system_time(&stat.stx_ctime),
+        atime: shown_time(&stat.stx_atime),
+        mtime: shown_time(&stat.stx_mtime),
+        ctime: shown_time(&stat.stx_ctime),
         crtime: UNIX_EPOCH,
         kind: file_type(attr.kind()),
         perm: stat.stx_mode & 0o7777,
@@ -72,21 +75,8 @@ pub(super) fn number_only(ino: u64) -> FileAttr {
     }
 }
 
-/// A device number as the protocol has it (the kernel's `new_encode_dev`).
-fn encode_dev(major: u32, minor: u32) -> u32 {
-    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
-}
-
-fn system_time(time: &StatxTimestamp) -> SystemTime {
-    let seconds = Duration::from_secs(time.tv_sec.unsigned_abs());
-    let whole = match time.tv_sec < 0 {
-        true => UNIX_EPOCH.checked_sub(seconds),
-        false => UNIX_EPOCH.checked_add(seconds),
-    };
-    let nanos = Duration::from_nanos(u64::from(time.tv_nsec));
-    whole
-        .and_then(|whole| whole.checked_add(nanos))
-        .unwrap_or(UNIX_EPOCH)
+fn shown_time(time: &StatxTimestamp) -> SystemTime {
+    system_time(time.tv_sec, time.tv_nsec).unwrap_or(UNIX_EPOCH)
 }
 
 /// A time to set. fuser 0.18 subtracts the nanoseconds of a time before 1970 where the protocol
@@ -115,11 +105,5 @@ mod tests {
         let right = UNIX_EPOCH - Duration::from_millis(1_500);
         let set = set_time(TimeOrNow::SpecificTime(from_fuser));
         assert_eq!(set, SetTime::At(right));
-    }
-
-    #[test]
-    fn encode_dev_keeps_large_minors() {
-        assert_eq!(encode_dev(8, 1), 0x801);
-        assert_eq!(encode_dev(1, 0x12345), 0x1230_0145);
     }
 }

@@ -15,16 +15,14 @@ use ::fuser::{
 };
 
 use thrufs_fs::{
-    CountedLookup, Errno, LockRange, LockWait, Opcode, ReadRequest, SetAttr, WriteRequest,
-    is_interrupted,
+    CountedLookup, Errno, LockRange, LockWait, Opcode, Passthrough, ReadRequest, SetAttr,
+    WriteRequest, is_interrupted,
 };
 
-use super::convert::{file_type, fuser_errno, number_only, set_time};
-use super::{
-    FuseAdapter, Lock, NO_GENERATION, directory_flags, init, place, reply_empty, reply_written,
-    reply_xattr,
-};
+use super::convert::{file_type, fopen_flags, fuser_errno, number_only, set_time};
+use super::{FuseAdapter, NO_GENERATION, init, place, reply_empty, reply_written, reply_xattr};
 use crate::after_reply;
+use crate::convert::directory_flags;
 use crate::dispatch::Requester;
 use crate::ids;
 
@@ -115,13 +113,9 @@ impl Filesystem for FuseAdapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (by, name) = (Requester::from(req), name.to_owned());
-        self.when_room(Opcode::MkNod, by, move |this| {
-            let made = this.run(Opcode::MkNod, by, parent.0, |fs| {
-                let new = this.new_node(by, parent, &name, mode, umask)?;
-                fs.mknod(&new, rdev)
-            });
-            this.reply_entry(made, reply);
+        let node = (parent, name, (mode, umask));
+        self.make(Opcode::MkNod, req.into(), node, reply, move |fs, new| {
+            fs.mknod(new, rdev)
         });
     }
 
@@ -134,13 +128,8 @@ impl Filesystem for FuseAdapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
-        let (by, name) = (Requester::from(req), name.to_owned());
-        self.when_room(Opcode::MkDir, by, move |this| {
-            let made = this.run(Opcode::MkDir, by, parent.0, |fs| {
-                fs.mkdir(&this.new_node(by, parent, &name, mode, umask)?)
-            });
-            this.reply_entry(made, reply);
-        });
+        let node = (parent, name, (mode, umask));
+        self.make(Opcode::MkDir, req.into(), node, reply, Passthrough::mkdir);
     }
 
     fn unlink(&self, req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -171,17 +160,9 @@ impl Filesystem for FuseAdapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
-        let (by, name, target) = (
-            Requester::from(req),
-            link_name.to_owned(),
-            target.to_owned(),
-        );
-        self.when_room(Opcode::Symlink, by, move |this| {
-            let made = this.run(Opcode::Symlink, by, parent.0, |fs| {
-                let new = this.new_node(by, parent, &name, 0o777, 0)?;
-                fs.symlink(&new, target.as_os_str())
-            });
-            this.reply_entry(made, reply);
+        let (node, target) = ((parent, link_name, (0o777, 0)), target.to_owned());
+        self.make(Opcode::Symlink, req.into(), node, reply, move |fs, new| {
+            fs.symlink(new, target.as_os_str())
         });
     }
 
@@ -242,7 +223,8 @@ impl Filesystem for FuseAdapter {
         let (by, name) = (Requester::from(req), name.to_owned());
         self.when_room(Opcode::Create, by, move |this| {
             let made = this.run(Opcode::Create, by, parent.0, |fs| {
-                let new = this.new_node(by, parent, &name, mode, umask)?;
+                let mode = (mode, umask);
+                let new = this.dispatch.new_node(by, parent.0, &name, mode)?;
                 fs.create(&new, flags)
             });
             this.reply_create(made, reply);
@@ -365,7 +347,10 @@ impl Filesystem for FuseAdapter {
                 fs.opendir(ino.0, &this.caller(by)?)
             });
             match opened {
-                Ok(opened) => reply.opened(FileHandle(opened.fh), directory_flags(&opened)),
+                Ok(opened) => {
+                    let flags = fopen_flags(directory_flags(&opened));
+                    reply.opened(FileHandle(opened.fh), flags);
+                }
                 Err(error) => reply.error(fuser_errno(error)),
             }
         });
@@ -513,14 +498,10 @@ impl Filesystem for FuseAdapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let lock = Lock {
-            owner: lock_owner,
-            range: LockRange { start, end },
-            typ,
-            pid,
-        };
+        let (target, range) = ((ino, fh), LockRange { start, end });
         let found = self.run(Opcode::GetLk, req, (ino.0, fh.0), |fs| {
-            fs.getlk(&self.lock_request(req, ino, fh, &lock)?)
+            let request = self.lock_request(req, target, lock_owner, range, (typ, pid))?;
+            fs.getlk(&request)
         });
         match found {
             Ok(None) => reply.locked(0, 0, libc::F_UNLCK, 0),
@@ -542,14 +523,9 @@ impl Filesystem for FuseAdapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let lock = Lock {
-            owner: lock_owner,
-            range: LockRange { start, end },
-            typ,
-            pid,
-        };
+        let (target, range) = ((ino, fh), LockRange { start, end });
         let tried = self.run(Opcode::SetLk, req, (ino.0, fh.0), |fs| {
-            let request = self.lock_request(req, ino, fh, &lock)?;
+            let request = self.lock_request(req, target, lock_owner, range, (typ, pid))?;
             match fs.try_setlk(&request)? {
                 LockWait::Done => Ok(None),
                 LockWait::Busy if sleep => Ok(Some(request)),

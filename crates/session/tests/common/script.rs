@@ -22,11 +22,17 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
 use thrufs_fs::{
     Backing, Config, Errno, HostBacking, Locks, Passthrough, Position, PosixAcl, Result, Span,
 };
 use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, on_session_panic};
+use thrufs_wire::abi::InHeader;
+use zerocopy::IntoBytes;
+
+#[path = "wire.rs"]
+pub(crate) mod wire;
+
+use wire::{pair, words};
 
 /// The header's length is made the message's, and its ids are made this process's.
 pub(crate) const FIX_LENGTH: u8 = 1;
@@ -80,10 +86,6 @@ fn check(end: u64) -> Result<()> {
 }
 
 impl Backing for Bounded {
-    fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
-        HostBacking.read(fd, buf, offset)
-    }
-
     fn write(&self, fd: BorrowedFd<'_>, data: &[u8], position: Position) -> Result<usize> {
         if let Position::At(offset) = position {
             check(offset.saturating_add(data.len() as u64))?;
@@ -99,14 +101,6 @@ impl Backing for Bounded {
     ) -> Result<usize> {
         check(offset)?;
         HostBacking.write_joined(fd, parts, offset)
-    }
-
-    fn flush(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.flush(fd, datasync)
-    }
-
-    fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
-        HostBacking.sync(fd, datasync)
     }
 
     fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {
@@ -142,18 +136,16 @@ pub(crate) fn record(kind: u8, message: &[u8]) -> Vec<u8> {
     [&[kind, len[0], len[1]], message].concat()
 }
 
-/// A header without a length, and a body.
+/// A header without a caller, and a body.
 pub(crate) fn message(opcode: u32, nodeid: u64, unique: u64, body: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(HEADER + body.len()).unwrap();
-    let mut all = Vec::with_capacity(HEADER + body.len());
-    all.extend(len.to_ne_bytes());
-    all.extend(opcode.to_ne_bytes());
-    all.extend(unique.to_ne_bytes());
-    all.extend(nodeid.to_ne_bytes());
-    // Uid, gid, pid: this process's.
-    all.extend([0; 16]);
-    all.extend_from_slice(body);
-    all
+    let header = InHeader {
+        len: u32::try_from(HEADER + body.len()).unwrap(),
+        opcode,
+        unique,
+        nodeid,
+        ..InHeader::default()
+    };
+    [header.as_bytes(), body].concat()
 }
 
 fn config(choice: u8) -> Config {
@@ -185,16 +177,6 @@ struct Kernel {
     node: u64,
     handle: u64,
     answers: Vec<i32>,
-}
-
-fn pair() -> (File, OwnedFd) {
-    let kind = SockType::SeqPacket;
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-    for end in [&ours, &theirs] {
-        setsockopt(end, sockopt::SndBuf, &(1 << 20)).unwrap();
-    }
-    (ours.into(), theirs)
 }
 
 impl Kernel {
@@ -348,14 +330,9 @@ fn start(source: &std::path::Path, choice: u8) -> (Kernel, mpsc::Receiver<()>) {
         .open(source)
         .unwrap();
     let fs = Passthrough::with_backing(fd.into(), config(choice), Arc::new(Bounded)).unwrap();
-    let (mut socket, theirs) = pair();
-    let init: Vec<u8> = [7_u32, 45, 1 << 17, u32::MAX, 0]
-        .iter()
-        .flat_map(|w| w.to_ne_bytes())
-        .collect();
-    socket
-        .write_all(&message(INIT, 0, 1, &[&init[..], &[0; 44]].concat()))
-        .unwrap();
+    let (mut socket, theirs) = pair(1 << 20);
+    let init = [words(&[7, 45, 1 << 17, u32::MAX, 0]), vec![0; 44]].concat();
+    socket.write_all(&message(INIT, 0, 1, &init)).unwrap();
     let run = session(Arc::new(fs), theirs, choice & BY_DEVICE != 0);
     assert!(socket.read(&mut [0; 4096]).unwrap() > OUT_HEADER, "INIT");
     let (sender, receiver) = mpsc::channel();

@@ -2,6 +2,7 @@
 //! mutations begin with.
 #![allow(dead_code, reason = "each user uses some of it")]
 
+use super::script::wire::words;
 use super::script::{FIX_HANDLE, FIX_LENGTH, FIX_NODE, FIX_ROOT, message, record};
 
 // Opcodes of linux/fuse.h.
@@ -15,11 +16,6 @@ pub(crate) const WRITE: u32 = 16;
 pub(crate) const RELEASE: u32 = 18;
 pub(crate) const CREATE: u32 = 35;
 pub(crate) const BATCH_FORGET: u32 = 42;
-
-/// Words of 32 bits.
-pub(crate) fn words(of: &[u32]) -> Vec<u8> {
-    of.iter().flat_map(|word| word.to_ne_bytes()).collect()
-}
 
 /// Words of 64 bits.
 pub(crate) fn longs(of: &[u64]) -> Vec<u8> {
@@ -48,6 +44,11 @@ impl Script {
     /// A request on the root.
     pub(crate) fn root(self, opcode: u32, body: &[u8]) -> Self {
         self.add(FIX_LENGTH | FIX_ROOT, opcode, body)
+    }
+
+    /// A request on the root and the handle that was answered last, which `body` begins with.
+    pub(crate) fn opened_root(self, opcode: u32, body: &[u8]) -> Self {
+        self.add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, opcode, body)
     }
 
     /// A request on the inode that was answered last.
@@ -180,22 +181,14 @@ fn directories() -> Script {
     let release = join(&[&longs(&[0]), &words(&[0, 0]), &longs(&[0])]);
     Script::new(0)
         .root(27, &words(&[0, 0]))
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, 28, &range(0, 4096))
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, 44, &range(0, 4096))
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, 44, &range(u64::MAX, 1))
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, 28, &range(0, u32::MAX))
-        .add(
-            FIX_LENGTH | FIX_ROOT | FIX_HANDLE,
-            30,
-            &join(&[&longs(&[0]), &words(&[0, 0])]),
-        )
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, READ, &range(0, 16))
-        .add(
-            FIX_LENGTH | FIX_ROOT | FIX_HANDLE,
-            WRITE,
-            &join(&[&range(0, 4), b"1234"]),
-        )
-        .add(FIX_LENGTH | FIX_ROOT | FIX_HANDLE, 29, &release)
+        .opened_root(28, &range(0, 4096))
+        .opened_root(44, &range(0, 4096))
+        .opened_root(44, &range(u64::MAX, 1))
+        .opened_root(28, &range(0, u32::MAX))
+        .opened_root(30, &join(&[&longs(&[0]), &words(&[0, 0])]))
+        .opened_root(READ, &range(0, 16))
+        .opened_root(WRITE, &join(&[&range(0, 4), b"1234"]))
+        .opened_root(29, &release)
 }
 
 fn locks() -> Script {

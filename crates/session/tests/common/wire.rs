@@ -8,6 +8,8 @@ use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socketpair, sockopt};
+use thrufs_wire::abi::InHeader;
+use zerocopy::IntoBytes;
 
 // Opcodes and lengths of linux/fuse.h.
 pub(crate) const LOOKUP: u32 = 1;
@@ -18,24 +20,18 @@ const INIT: u32 = 26;
 const OUT_HEADER: usize = 16;
 
 pub(crate) fn request(opcode: u32, nodeid: u64, body: &[&[u8]]) -> Vec<u8> {
-    let len = 40 + body.iter().map(|part| part.len()).sum::<usize>();
-    let mut message = Vec::with_capacity(len);
-    message.extend(u32::try_from(len).unwrap().to_ne_bytes());
-    message.extend(opcode.to_ne_bytes());
-    message.extend(2_u64.to_ne_bytes());
-    message.extend(nodeid.to_ne_bytes());
-    for id in [
-        nix::unistd::getuid().as_raw(),
-        nix::unistd::getgid().as_raw(),
-        std::process::id(),
-        0,
-    ] {
-        message.extend(id.to_ne_bytes());
-    }
-    for part in body {
-        message.extend_from_slice(part);
-    }
-    message
+    let body = body.concat();
+    let header = InHeader {
+        len: u32::try_from(size_of::<InHeader>() + body.len()).unwrap(),
+        opcode,
+        unique: 2,
+        nodeid,
+        uid: nix::unistd::getuid().as_raw(),
+        gid: nix::unistd::getgid().as_raw(),
+        pid: std::process::id(),
+        ..InHeader::default()
+    };
+    [header.as_bytes(), &body].concat()
 }
 
 /// The words of a message's body.
@@ -45,6 +41,17 @@ pub(crate) fn words(of: &[u32]) -> Vec<u8> {
 
 pub(crate) fn u64_at(message: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(message[at..at + 8].try_into().unwrap())
+}
+
+/// Two connected sockets in the place of /dev/fuse: the kernel's end, and the session's.
+pub(crate) fn pair(room: usize) -> (File, OwnedFd) {
+    let kind = SockType::SeqPacket;
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
+    for end in [&ours, &theirs] {
+        setsockopt(end, sockopt::SndBuf, &room).unwrap();
+    }
+    (ours.into(), theirs)
 }
 
 /// The kernel's side.
@@ -57,14 +64,9 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// Both ends of a connection with room for messages of `size` bytes, and an INIT on its way.
     pub(crate) fn connect(size: usize) -> (Self, OwnedFd) {
-        let kind = SockType::SeqPacket;
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
-        for end in [&ours, &theirs] {
-            setsockopt(end, sockopt::SndBuf, &(2 * size)).unwrap();
-        }
+        let (socket, theirs) = pair(2 * size);
         let mut kernel = Self {
-            socket: ours.into(),
+            socket,
             reply: vec![0; size],
             len: 0,
         };

@@ -50,11 +50,7 @@ fn many_files(scratch: &Scratch) -> anyhow::Result<()> {
 
 fn rename_open_file(scratch: &Scratch) -> anyhow::Result<()> {
     let directory = scratch.mountpoint.join("tree");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(directory.join("old"))?;
+    let file = File::create_new(directory.join("old"))?;
     file.write_all_at(b"before ", 0)?;
     fs::rename(directory.join("old"), directory.join("new"))?;
     file.write_all_at(b"after", 7)?;
@@ -78,11 +74,7 @@ fn rename_open_file(scratch: &Scratch) -> anyhow::Result<()> {
 
 fn mapping(scratch: &Scratch) -> anyhow::Result<()> {
     let path = scratch.mountpoint.join("mapped");
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(&path)?;
+    let file = File::create_new(&path)?;
     file.set_len(MAPPED.get() as u64)?;
     let mapping = SharedMapping::new(&file, MAPPED)?;
     file.write_all_at(b"by write(2)", 0)?;

@@ -67,6 +67,19 @@ pub(crate) enum Order {
     PageFlags(usize),
 }
 
+impl Order {
+    /// pwrite(2) of `len` bytes `value`.
+    pub(crate) fn write(offset: usize, len: usize, value: u8) -> Self {
+        let offset = offset as u64;
+        Self::Write { offset, len, value }
+    }
+
+    /// A store of one byte through the mapping.
+    pub(crate) fn store(offset: usize, value: u8) -> Self {
+        Self::Store { offset, value }
+    }
+}
+
 /// The client's answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Answer {

@@ -13,13 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use rustix::fs::Advice;
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::range_io;
 use xtests::support::random::Random;
 
 use super::case::{FILE_LEN, PAGE};
-use super::finding::{Finding, Stop, WorkerArgs, open, say, wait_for_go};
+use super::finding::{Finding, Stop, WorkerArgs, evict, open, say, wait_for_go};
 use super::oracle::{self, difference};
 
 /// Bytes of each page that the storing thread owns.
@@ -178,9 +177,7 @@ impl<'a> Appender<'a> {
             0 | 1 => range_io::sync_file_range(&self.file, 0, 0)
                 .map_err(Stop::refused("sync_file_range")),
             // On any other file system this would write back all of the machine's data there.
-            2 if is_fuse(&self.file)? => {
-                rustix::fs::syncfs(&self.file).map_err(|error| Stop::Io("syncfs", error.into()))
-            }
+            2 if is_fuse(&self.file)? => rustix::fs::syncfs(&self.file).map_err(Stop::at("syncfs")),
             2 | 3 => open(self.path).map(drop),
             4 => self.file.sync_data().map_err(Stop::at("fdatasync")),
             _ => Ok(()),
@@ -202,8 +199,7 @@ impl<'a> Appender<'a> {
             wrong("mapping", content, &all.load().map_err(Stop::at("load"))?)?;
         }
         self.file.sync_all().map_err(Stop::at("fsync"))?;
-        rustix::fs::fadvise(&self.file, 0, None, Advice::DontNeed)
-            .map_err(|error| Stop::Io("fadvise", error.into()))?;
+        evict(&self.file)?;
         read("read(2) after eviction")
     }
 }
@@ -216,6 +212,6 @@ fn wrong(view: &str, content: &[u8], found: &[u8]) -> Result<(), Stop> {
 }
 
 fn is_fuse(file: &File) -> Result<bool, Stop> {
-    let found = rustix::fs::fstatfs(file).map_err(|error| Stop::Io("fstatfs", error.into()))?;
+    let found = rustix::fs::fstatfs(file).map_err(Stop::at("fstatfs"))?;
     Ok(found.f_type == FUSE_SUPER_MAGIC)
 }

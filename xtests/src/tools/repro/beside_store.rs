@@ -9,12 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{ScopedJoinHandle, scope};
 use std::time::Duration;
 
-use rustix::fs::Advice;
 use thrufs_sys::mapped_io::Mapping;
 use thrufs_sys::range_io;
 
 use super::case::{PAGE, pattern};
-use super::finding::{Finding, Stop, say, wait_for_go};
+use super::finding::{Finding, Stop, evict, say, wait_for_go};
 
 /// Files that are appended to, one after the other.
 const APPENDED: usize = 10;
@@ -131,8 +130,7 @@ fn joined<T>(thread: ScopedJoinHandle<'_, Result<T, Stop>>) -> Result<T, Stop> {
 /// The server's content: after fsync(2), past the page cache.
 fn from_server(file: &File) -> Result<Vec<u8>, Stop> {
     file.sync_all().map_err(Stop::at("fsync"))?;
-    rustix::fs::fadvise(file, 0, None, Advice::DontNeed)
-        .map_err(|error| Stop::Io("fadvise", error.into()))?;
+    evict(file)?;
     let mut found = vec![0; PAGE + 1];
     let read = file.read_at(&mut found, 0).map_err(Stop::at("read"))?;
     found.truncate(read);

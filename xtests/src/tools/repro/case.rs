@@ -109,6 +109,12 @@ const PLAIN: Copy = Copy {
     other: Other::Nothing,
 };
 
+/// Its source evicted before.
+const NOT_CACHED: Copy = Copy {
+    pages: Pages::NotCached,
+    ..PLAIN
+};
+
 const fn case(name: &'static str, about: &'static str, copy: Copy) -> Case {
     Case {
         name,
@@ -127,8 +133,7 @@ const fn beside(name: &'static str, about: &'static str, other: Other) -> Case {
         about,
         Copy {
             other,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     )
 }
@@ -156,10 +161,7 @@ pub(crate) const CASES: &[Case] = &[
     case(
         "not-cached",
         "source pages evicted before the write",
-        Copy {
-            pages: Pages::NotCached,
-            ..PLAIN
-        },
+        NOT_CACHED,
     ),
     case(
         "drop-caches",
@@ -175,8 +177,7 @@ pub(crate) const CASES: &[Case] = &[
         Copy {
             source: &[(2 * PAGE, 100)],
             target: 2 * PAGE + 200,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     case(
@@ -185,8 +186,7 @@ pub(crate) const CASES: &[Case] = &[
         Copy {
             source: &[(2 * PAGE + 50, 2 * PAGE)],
             target: 2 * PAGE + 50,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     case(
@@ -194,8 +194,7 @@ pub(crate) const CASES: &[Case] = &[
         "16 pages, whose last bytes come from the first page written",
         Copy {
             source: &[(40 * PAGE, 15 * PAGE + 500), (2 * PAGE, 90)],
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     case(
@@ -204,8 +203,7 @@ pub(crate) const CASES: &[Case] = &[
         Copy {
             source: &[(2 * PAGE, 3 * PAGE - 1)],
             target: 5 * PAGE - 1,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     case(
@@ -221,8 +219,7 @@ pub(crate) const CASES: &[Case] = &[
                 (2 * PAGE, 99),
                 (25 * PAGE - 9, 3 * PAGE),
             ],
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     case(
@@ -230,8 +227,7 @@ pub(crate) const CASES: &[Case] = &[
         "from a mapping of another file of the mount",
         Copy {
             source_is_other_file: true,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     by(
@@ -293,8 +289,7 @@ pub(crate) const CASES: &[Case] = &[
         Copy {
             source_is_other_file: true,
             other: Other::Reverse,
-            pages: Pages::NotCached,
-            ..PLAIN
+            ..NOT_CACHED
         },
     ),
     beside(

@@ -142,7 +142,7 @@ fn disturb(path: &Path, plan: &Copy) -> Result<Finding, Stop> {
             }
             Other::Fallocate => {
                 rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, FILE_LEN as u64)
-                    .map_err(|error| Stop::refused("fallocate")(error.into()))?;
+                    .map_err(Stop::refused("fallocate"))?;
             }
             Other::Readahead => {
                 range_io::readahead(&file, 0, FILE_LEN).map_err(Stop::refused("readahead"))?;
@@ -187,7 +187,7 @@ pub(crate) fn overlap(path: &Path) -> Result<Finding, Stop> {
             if error == rustix::io::Errno::INVAL {
                 return Ok(Finding::Ok("EINVAL".into()));
             }
-            Err(Stop::refused("copy_file_range")(error.into()))
+            Err(Stop::refused("copy_file_range")(error))
         }
     }
 }

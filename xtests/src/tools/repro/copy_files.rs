@@ -4,11 +4,10 @@ use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
-use rustix::fs::Advice;
 use thrufs_sys::mapped_io::{Mapping, Span};
 
 use super::case::{Copy, FILE_LEN, Pages, pattern};
-use super::finding::{Finding, Stop, open};
+use super::finding::{Finding, Stop, evict, open};
 
 pub(crate) struct CopyFiles<'a> {
     pub(crate) plan: &'a Copy,
@@ -72,8 +71,7 @@ impl<'a> CopyFiles<'a> {
 
     pub(crate) fn evict(&self) -> Result<(), Stop> {
         for file in [&self.source_file, &self.target_file] {
-            rustix::fs::fadvise(file, 0, None, Advice::DontNeed)
-                .map_err(|error| Stop::Io("fadvise", error.into()))?;
+            evict(file)?;
         }
         Ok(())
     }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Advice;
 use serde::{Deserialize, Serialize};
+use xtests::support::calls::open_rdwr;
 
 /// A worker's result.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,24 +31,30 @@ pub(crate) enum Stop {
 
 impl Stop {
     /// Turns the errnos by which kernels refuse a feature into [`Finding::Lacks`].
-    pub(crate) fn refused(call: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| match error.raw_os_error() {
-            Some(
-                libc::EOPNOTSUPP
-                | libc::ENOSYS
-                | libc::ENODEV
-                | libc::EXDEV
-                | libc::EAGAIN
-                | libc::EINVAL
-                | libc::EPERM,
-            ) => Self::Finding(Finding::Lacks(format!("{call} is refused: {error}"))),
-            Some(_) | None => Self::Io(call, error),
+    pub(crate) fn refused<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> Self {
+        const REFUSALS: [i32; 7] = [
+            libc::EOPNOTSUPP,
+            libc::ENOSYS,
+            libc::ENODEV,
+            libc::EXDEV,
+            libc::EAGAIN,
+            libc::EINVAL,
+            libc::EPERM,
+        ];
+        move |error| {
+            let error = error.into();
+            match error.raw_os_error() {
+                Some(errno) if REFUSALS.contains(&errno) => {
+                    Self::Finding(Finding::Lacks(format!("{call} is refused: {error}")))
+                }
+                _other => Self::Io(call, error),
+            }
         }
     }
 
     /// Names the call that failed.
-    pub(crate) fn at(call: &'static str) -> impl Fn(io::Error) -> Self {
-        move |error| Self::Io(call, error)
+    pub(crate) fn at<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> Self {
+        move |error| Self::Io(call, error.into())
     }
 
     /// Wrong content.
@@ -69,12 +77,12 @@ impl Stop {
 
 /// Opens a file for reading and writing.
 pub(crate) fn open(path: &Path) -> Result<File, Stop> {
-    let mut options = File::options();
-    options
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(Stop::at("open"))
+    open_rdwr(path).map_err(Stop::at("open"))
+}
+
+/// Drops the file's pages from the page cache.
+pub(crate) fn evict(file: &File) -> Result<(), Stop> {
+    rustix::fs::fadvise(file, 0, None, Advice::DontNeed).map_err(Stop::at("fadvise"))
 }
 
 #[derive(Debug, clap::Args)]

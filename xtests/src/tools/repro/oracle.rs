@@ -5,11 +5,10 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-use rustix::fs::Advice;
 use thrufs_sys::mapped_io::Mapping;
 
 use super::case::{Copy, FILE_LEN, PAGE, pattern};
-use super::finding::Stop;
+use super::finding::{Stop, evict};
 
 /// The first difference in words, or None.
 pub(crate) fn difference(expected: &[u8], found: &[u8]) -> Option<String> {
@@ -100,8 +99,7 @@ pub(crate) fn is_cached(file: &File, map: &Mapping) -> Result<bool, Stop> {
         .span(FILE_LEN - PAGE..FILE_LEN)
         .map_err(Stop::at("span"))?;
     page.forget_pages().map_err(Stop::at("madvise"))?;
-    let evict = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
-    evict.map_err(|error| Stop::Io("fadvise", error.into()))?;
+    evict(file)?;
     let mut byte = [0];
     file.read_exact_at(&mut byte, (FILE_LEN - PAGE) as u64)
         .map_err(Stop::at("read"))?;

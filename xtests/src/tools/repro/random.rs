@@ -12,14 +12,14 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Advice, FallocateFlags};
+use rustix::fs::FallocateFlags;
 use thrufs_sys::mapped_io::{self as mapping, Mapping};
 use thrufs_sys::{range_io, uring};
 use xtests::support::random::Random;
 
 use super::appender;
 use super::case::{PAGE, pattern};
-use super::finding::{Finding, Stop, WorkerArgs, open, say, wait_for_go};
+use super::finding::{Finding, Stop, WorkerArgs, evict, open, say, wait_for_go};
 use super::oracle::{self, difference};
 use super::roles::{self, PROCESSES};
 
@@ -223,17 +223,16 @@ impl Process {
     fn push_pages(&mut self) -> Result<(), Stop> {
         let index = self.random.below(2);
         let file = &self.files[index];
-        let io = |call| move |error: rustix::io::Errno| Stop::Io(call, error.into());
         let len = FILE_LEN as u64;
         match self.random.below(6) {
-            0 => rustix::fs::fadvise(file, 0, None, Advice::DontNeed).map_err(io("fadvise")),
+            0 => evict(file),
             1 => range_io::readahead(file, 0, FILE_LEN).map_err(Stop::at("readahead")),
             2 => range_io::sync_file_range(file, 0, len).map_err(Stop::at("sync_file_range")),
             3 => file.sync_data().map_err(Stop::at("fdatasync")),
             4 => match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
                 // A mount without fallocate is tested nevertheless.
                 Err(error) if error == rustix::io::Errno::OPNOTSUPP => Ok(()),
-                other => other.map_err(io("fallocate")),
+                other => other.map_err(Stop::at("fallocate")),
             },
             _ => {
                 let span = self.maps[index]
@@ -285,8 +284,7 @@ impl Process {
                 let span = map.span(0..FILE_LEN).map_err(Stop::at("span"))?;
                 span.forget_pages().map_err(Stop::at("madvise"))?;
                 file.sync_all().map_err(Stop::at("fsync"))?;
-                rustix::fs::fadvise(file, 0, None, Advice::DontNeed)
-                    .map_err(|error| Stop::Io("fadvise", error.into()))?;
+                evict(file)?;
             }
         }
         Ok(())

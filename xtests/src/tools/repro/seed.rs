@@ -47,7 +47,7 @@ fn check(file: &File, path: &Path, written: usize) -> Result<Finding, Stop> {
             return Err(Stop::wrong(format!("{view}: {text}")));
         }
         file.sync_all().map_err(Stop::at("fsync"))?;
-        rustix::fs::fadvise(file, 0, None, advice).map_err(|e| Stop::Io("fadvise", e.into()))?;
+        rustix::fs::fadvise(file, 0, None, advice).map_err(Stop::at("fadvise"))?;
     }
     Ok(Finding::Ok(format!("write() returned={written}")))
 }

@@ -158,7 +158,7 @@ fn by_descriptor(files: &CopyFiles<'_>, offset: u64) -> Result<(), Stop> {
                     Some(&mut target_at),
                     left,
                 )
-                .map_err(|error| Stop::refused("copy_file_range")(error.into()))?,
+                .map_err(Stop::refused("copy_file_range"))?,
                 Way::Sendfile => {
                     use std::io::{Seek, SeekFrom};
                     let mut target = &files.target_file;
@@ -167,18 +167,17 @@ fn by_descriptor(files: &CopyFiles<'_>, offset: u64) -> Result<(), Stop> {
                         .map_err(Stop::at("lseek"))?;
                     let from = Some(&mut source_at);
                     let step = rustix::fs::sendfile(target, &files.source_file, from, left)
-                        .map_err(|error| Stop::refused("sendfile")(error.into()))?;
+                        .map_err(Stop::refused("sendfile"))?;
                     target_at += step as u64;
                     step
                 }
                 _ => {
-                    let (out, into) =
-                        rustix::pipe::pipe().map_err(|error| Stop::Io("pipe", error.into()))?;
+                    let (out, into) = rustix::pipe::pipe().map_err(Stop::at("pipe"))?;
                     let from = Some(&mut source_at);
                     let flags = SpliceFlags::empty();
                     let step =
                         rustix::pipe::splice(&files.source_file, from, &into, None, left, flags)
-                            .map_err(|error| Stop::refused("splice")(error.into()))?;
+                            .map_err(Stop::refused("splice"))?;
                     drain(&out, files, target_at, step).map_err(Stop::refused("splice"))?;
                     target_at += step as u64;
                     step

@@ -5,7 +5,6 @@
 //! has set to be ignored (nohup(1), a shell's background job) stays ignored. A signalfd(2), not handlers:
 //! the waits poll(2) already, and the child must inherit none.
 
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Context;
@@ -23,16 +22,9 @@ pub(super) struct Interrupts {
 }
 
 /// A signal has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("interrupted by {0}")]
 pub(super) struct Interrupted(pub(super) Signal);
-
-impl fmt::Display for Interrupted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "interrupted by {}", self.0)
-    }
-}
-
-impl std::error::Error for Interrupted {}
 
 impl Interrupts {
     /// Blocks the signals in this thread, the only one.

@@ -102,15 +102,8 @@ pub(super) fn store(context: &Context<'_>) -> anyhow::Result<String> {
     // A mapped page stays when caches are dropped meanwhile; without it the WRITE would fill a new
     // page, which stays locked until the reply.
     both.mapper.call(Order::Load(0))?;
-    let write = Order::Write {
-        offset: 0,
-        len: 100,
-        value: b'W',
-    };
-    let store = Order::Store {
-        offset: 0,
-        value: b'M',
-    };
+    let write = Order::write(0, 100, b'W');
+    let store = Order::store(0, b'M');
     let overtook = both.write_back_beside(&write, &[store, Order::SyncRange])?;
     both.written(100)?;
     let order = order_of(overtook);
@@ -131,11 +124,7 @@ pub(super) fn append(context: &Context<'_>) -> anyhow::Result<String> {
     let store = |value| Order::Store { offset: 0, value };
     both.mapper.call(Order::Map(PAGE))?;
     both.mapper.call(store(b'M'))?;
-    let write = Order::Write {
-        offset: END as u64,
-        len: LEN,
-        value: b'W',
-    };
+    let write = Order::write(END, LEN, b'W');
     let overtook = both.write_back_beside(&write, &[Order::SyncRange])?;
     both.written(LEN)?;
     let cached = both.mapper.bytes(END as u64, LEN)?;
@@ -170,15 +159,8 @@ pub(super) fn direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     let writer = context.client(&mounted, "file")?;
     let mut both = Both::new(context, &mounted, ino, writer)?;
     both.mapper.call(Order::Map(PAGE))?;
-    both.hold(&Order::Write {
-        offset: AT as u64,
-        len: 8,
-        value: b'W',
-    })?;
-    both.mapper.start(&Order::Store {
-        offset: 0,
-        value: b'M',
-    })?;
+    both.hold(&Order::write(AT, 8, b'W'))?;
+    both.mapper.start(&Order::store(0, b'M'))?;
     let stored = match both.mapper.finish("the store") {
         Ok(stored) => Some(stored),
         // The fault waits for the reply to the WRITE, which keeps the order.

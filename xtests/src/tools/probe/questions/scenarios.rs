@@ -28,11 +28,7 @@ pub(super) fn limits(context: &Context<'_>) -> anyhow::Result<String> {
     let mounted = context.mount(Options::default())?;
     let ino = mounted.shared.add("file", vec![b'A'; 8 << 20]);
     let mut client = context.client(&mounted, "file")?;
-    client.call(Order::Write {
-        offset: 0,
-        len: 4 << 20,
-        value: b'B',
-    })?;
+    client.call(Order::write(0, 4 << 20, b'B'))?;
     client.call(Order::Evict)?;
     client.call(Order::Fetch {
         offset: 4 << 20,
@@ -102,11 +98,7 @@ pub(super) fn ghost(context: &Context<'_>) -> anyhow::Result<String> {
             let mounted = context.mount(Options::default())?;
             let (_ino, mut client) = warm(context, &mounted, 100)?;
             mounted.shared.once(action.clone());
-            client.call(Order::Write {
-                offset: 100,
-                len: 1000,
-                value: b'G',
-            })?;
+            client.call(Order::write(100, 1000, b'G'))?;
             let extended = if direct {
                 client.call(Order::WriteDirect {
                     offset: GROWN,
@@ -155,11 +147,7 @@ pub(super) fn refused_bytes(context: &Context<'_>) -> anyhow::Result<String> {
         let mounted = context.mount(Options::default())?;
         let (ino, mut client) = warm(context, &mounted, 8192)?;
         mounted.shared.once(action);
-        client.call(Order::Write {
-            offset: 0,
-            len: 100,
-            value: b'B',
-        })?;
+        client.call(Order::write(0, 100, b'B'))?;
         let same = client.bytes(0, 8192)? == mounted.shared.content(ino);
         let seen = if same { "ok" } else { "STALE" };
         answers.push((seen, format!("{how}: {seen}")));
@@ -172,11 +160,7 @@ pub(super) fn notify_in_write(context: &Context<'_>) -> anyhow::Result<String> {
     mounted.shared.add("file", vec![b'A'; 1 << 20]);
     let mut client = context.client(&mounted, "file")?;
     mounted.shared.once(Action::Invalidate);
-    match client.call(Order::Write {
-        offset: 10,
-        len: 100,
-        value: b'B',
-    }) {
+    match client.call(Order::write(10, 100, b'B')) {
         Ok(Answer::Count(100)) => Ok("ok".into()),
         Ok(other) => bail!("write: {other:?}"),
         Err(error) if error.is::<TimedOut>() => {
@@ -225,16 +209,9 @@ pub(super) fn failed_write_and_store(context: &Context<'_>) -> anyhow::Result<St
     let mounted = context.mount(Options::default())?;
     let (_ino, mut client) = warm(context, &mounted, 8192)?;
     client.call(Order::Map(4096))?;
-    client.call(Order::Store {
-        offset: 200,
-        value: b'M',
-    })?;
+    client.call(Order::store(200, b'M'))?;
     mounted.shared.once(Action::Fail(libc::EIO));
-    client.call(Order::Write {
-        offset: 0,
-        len: 100,
-        value: b'B',
-    })?;
+    client.call(Order::write(0, 100, b'B'))?;
     match client.bytes(200, 1)?.as_slice() {
         b"M" => Ok("ok".into()),
         b"A" => Ok("LOST".into()),
@@ -251,11 +228,7 @@ pub(super) fn getxattr(context: &Context<'_>) -> anyhow::Result<String> {
         })?;
         let (ino, mut client) = warm(context, &mounted, 8192)?;
         for _ in 0..10 {
-            client.call(Order::Write {
-                offset: 0,
-                len: 100,
-                value: b'B',
-            })?;
+            client.call(Order::write(0, 100, b'B'))?;
         }
         let log = mounted.shared.log(ino);
         counts.push(

@@ -67,16 +67,8 @@ pub(super) fn dropped_under_write(context: &Context<'_>) -> anyhow::Result<Strin
     let (_ino, mut writer) = warm(context, &mounted, 2 * PAGE)?;
     let mut mapper = context.client(&mounted, "file")?;
     mapper.call(Order::Map(2 * PAGE))?;
-    writer.call(Order::Write {
-        offset: PAGE as u64,
-        len: PAGE,
-        value: b'B',
-    })?;
-    let write = Order::Write {
-        offset: 0,
-        len: PAGE,
-        value: b'C',
-    };
+    writer.call(Order::write(PAGE, PAGE, b'B'))?;
+    let write = Order::write(0, PAGE, b'C');
     let look = [Order::Stat, Order::Load(0)];
     match seen(context, &mounted, [&mut writer, &mut mapper], &write, look)? {
         [b'C', b'C'] => Ok("ok".into()),
@@ -114,14 +106,7 @@ pub(super) fn mapped_direct(context: &Context<'_>) -> anyhow::Result<Option<(Mou
 pub(super) fn mapped_direct_write(context: &Context<'_>) -> anyhow::Result<String> {
     let mut answers = Vec::new();
     for (how, write) in [
-        (
-            "pwrite(2)",
-            Order::Write {
-                offset: 0,
-                len: PAGE,
-                value: b'C',
-            },
-        ),
+        ("pwrite(2)", Order::write(0, PAGE, b'C')),
         ("io_uring", Order::WriteUring(PAGE, b'C')),
     ] {
         let Some((mounted, _ino)) = mapped_direct(context)? else {
