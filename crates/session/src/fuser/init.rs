@@ -16,6 +16,7 @@ pub(super) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
         abi: (abi.0, abi.1),
         capabilities: InitFlags::from_bits_retain(kernel.capabilities().bits()),
         max_readahead: kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX),
+        max_pages: None,
     };
     let Agreed {
         capabilities,

@@ -163,7 +163,7 @@ impl<'a> Queue<'a> {
         let name = self.device.name_of(self.index);
         match std::mem::replace(&mut self.has_complained, true) {
             false => {
-                tracing::error!("{name}: a request that is none: {error}; more are not logged")
+                tracing::error!("{name}: a request that is none: {error}; more are not logged");
             }
             true => tracing::debug!("{name}: a request that is none: {error}"),
         }

@@ -4,13 +4,14 @@
 //! panic or by a mistake, answers EIO.
 
 use std::io;
-use std::sync::Arc;
 
 use thrufs_fs::{Errno, Result};
-use thrufs_transport::dev_fuse::DevFuse;
+use thrufs_sys::guest_memory::GuestRange;
 use thrufs_wire::abi::{GetxattrOut, WriteOut};
+use thrufs_wire::reply::payload_header;
 use thrufs_wire::{Opcode, Reply as Answer};
 
+use super::responder::Responder;
 use crate::convert::visible_errno;
 
 /// What came of sending an answer.
@@ -38,16 +39,16 @@ impl Sent {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Reply {
-    device: Arc<DevFuse>,
+    responder: Responder,
     unique: u64,
     opcode: Opcode,
     is_owed: bool,
 }
 
 impl Reply {
-    pub(super) fn new(device: &Arc<DevFuse>, unique: u64, opcode: Opcode) -> Self {
+    pub(super) fn new(responder: Responder, unique: u64, opcode: Opcode) -> Self {
         Self {
-            device: Arc::clone(device),
+            responder,
             unique,
             opcode,
             is_owed: true,
@@ -61,8 +62,30 @@ impl Reply {
             "{answer:?} to {:?}",
             self.opcode
         );
+        let delivered = self.deliver(answer);
+        self.sent(delivered)
+    }
+
+    /// Room in the client's memory for `size` bytes of data, for [`Reply::filled`].
+    pub(super) fn room(&self, size: usize) -> Option<GuestRange<'_>> {
+        self.responder.room(size)
+    }
+
+    /// `count` bytes are in the room already, or the error.
+    pub(super) fn filled(mut self, count: Result<usize>) {
+        let unique = self.unique;
+        match count.and_then(|count| payload_header(unique, count).ok_or(Errno::EIO)) {
+            Ok(header) => {
+                let delivered = self.responder.send_filled(&header);
+                self.sent(delivered).gives_nothing();
+            }
+            Err(error) => self.error(error),
+        }
+    }
+
+    fn sent(mut self, delivered: io::Result<()>) -> Sent {
         self.is_owed = false;
-        match self.deliver(answer) {
+        match delivered {
             Ok(()) => Sent::Taken,
             Err(error) => {
                 // ENOENT: the request was ended meanwhile, by an abort or with its caller.
@@ -70,15 +93,15 @@ impl Reply {
                 if error.kind() == io::ErrorKind::NotFound {
                     tracing::debug!(opcode, unique, "nothing waits for the answer any more");
                 } else {
-                    tracing::error!(opcode, unique, %error, "the kernel refuses an answer");
+                    tracing::error!(opcode, unique, %error, "the client refuses an answer");
                 }
                 Sent::Refused
             }
         }
     }
 
-    fn deliver(&self, answer: &Answer<'_>) -> io::Result<()> {
-        self.device.send(&answer.encode(self.unique))
+    fn deliver(&mut self, answer: &Answer<'_>) -> io::Result<()> {
+        self.responder.send(&answer.encode(self.unique))
     }
 
     pub(super) fn error(self, error: Errno) {
@@ -141,5 +164,27 @@ impl Drop for Reply {
             let (opcode, unique) = (self.opcode.name(), self.unique);
             tracing::error!(opcode, unique, "a request got no answer but EIO: a bug");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use thrufs_transport::dev_fuse::DevFuse;
+
+    use super::*;
+    use crate::notify::tests::pair;
+
+    #[test]
+    fn reply_that_is_dropped_answers_eio() {
+        let (mut socket, server) = pair();
+        let responder = Responder::DevFuse(Arc::new(DevFuse::new(server)));
+        drop(Reply::new(responder, 8, Opcode::Getattr));
+        let mut bytes = [0; 100];
+        assert_eq!(socket.read(&mut bytes).unwrap(), 16);
+        assert_eq!(bytes[4..8], (-libc::EIO).to_ne_bytes());
+        assert_eq!(bytes[8..16], 8_u64.to_ne_bytes());
     }
 }

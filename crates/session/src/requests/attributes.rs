@@ -66,6 +66,12 @@ impl Server {
             .plain(st.map(|st| Answer::Statfs(StatfsOut { st })));
     }
 
+    pub(super) fn syncfs(&self, call: Call) {
+        let ino = call.ino;
+        let done = self.run(Opcode::Fsync, call.by, ino, |fs| fs.syncfs(ino));
+        call.reply.done(done).gives_nothing();
+    }
+
     pub(super) fn setxattr(&self, call: Call, name: &CStr, value: &[u8], flags: u32) {
         let flags = flags.cast_signed();
         let done = self.run(Opcode::SetXattr, call.by, call.ino, |fs| {
