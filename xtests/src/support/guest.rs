@@ -171,37 +171,43 @@ impl Guest {
 
     /// Sets queue `index` up, with empty rings, and enables it.
     pub fn start_queue(&mut self, index: usize, size: u16) -> Result<()> {
-        let driver = Driver::new(RINGS + index as u64 * RING, size, self.has_event_index())?;
-        driver.clear(&self.memory)?;
-        let region = self.memory.iter().next().context("no memory")?;
-        let base = region
-            .get_host_address(vm_memory::MemoryRegionAddress(0))?
-            .addr() as u64;
-        let host = |address: u64| base + (address - region.start_addr().0);
-        let front = &mut self.frontend;
-        front.set_vring_num(index, size)?;
-        front.set_vring_addr(
-            index,
-            &VringConfigData {
-                queue_max_size: size,
-                queue_size: size,
-                flags: 0,
-                desc_table_addr: host(driver.descriptors()),
-                used_ring_addr: host(driver.used()),
-                avail_ring_addr: host(driver.available()),
-                log_addr: None,
-            },
-        )?;
-        front.set_vring_base(index, 0)?;
-        front.set_vring_call(index, &driver.call)?;
-        front.set_vring_err(index, &driver.error)?;
-        front.set_vring_kick(index, &driver.kick)?;
-        front.set_vring_enable(index, true)?;
+        let at = RINGS + index as u64 * RING;
+        let zeros = vec![0; RING as usize];
+        self.memory.write_slice(&zeros, GuestAddress(at))?;
+        let driver = self.place_queue(index, size, at)?;
         match self.drivers.get_mut(index) {
             Some(known) => *known = driver,
             None => self.drivers.push(driver),
         }
         Ok(())
+    }
+
+    /// Tells the device of queue `index` with its rings at this guest address, whatever is there.
+    pub fn place_queue(&mut self, index: usize, size: u16, at: u64) -> Result<Driver> {
+        let driver = Driver::new(at, size, self.has_event_index())?;
+        let region = self.memory.iter().next().context("no memory")?;
+        let base = region
+            .get_host_address(vm_memory::MemoryRegionAddress(0))?
+            .addr() as u64;
+        let host = |address: u64| base + (address - region.start_addr().0);
+        let addresses = VringConfigData {
+            queue_max_size: size,
+            queue_size: size,
+            flags: 0,
+            desc_table_addr: host(driver.descriptors()),
+            used_ring_addr: host(driver.used()),
+            avail_ring_addr: host(driver.available()),
+            log_addr: None,
+        };
+        let front = &mut self.frontend;
+        front.set_vring_num(index, size)?;
+        front.set_vring_addr(index, &addresses)?;
+        front.set_vring_base(index, 0)?;
+        front.set_vring_call(index, &driver.call)?;
+        front.set_vring_err(index, &driver.error)?;
+        front.set_vring_kick(index, &driver.kick)?;
+        front.set_vring_enable(index, true)?;
+        Ok(driver)
     }
 
     /// GET_VRING_BASE, which stops the queue.

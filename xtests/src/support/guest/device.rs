@@ -14,6 +14,7 @@ use super::{Guest, Options};
 use crate::support::command::wait_for_exit;
 use crate::support::daemon_fixture::tied_to_us;
 use crate::support::mount::thrufs;
+use crate::support::process::children;
 use crate::support::wait::wait_until;
 
 /// Limit of a start, and of an end.
@@ -22,6 +23,7 @@ const STEP: Duration = Duration::from_secs(20);
 /// See the module.
 pub struct Device {
     dir: TempDir,
+    socket: PathBuf,
     process: Option<Child>,
 }
 
@@ -34,13 +36,29 @@ impl Device {
     }
 
     /// Starts `command`, which takes virtiofsd's options.
-    pub fn start(mut command: Command, options: &[&str]) -> Result<Self> {
+    pub fn start(command: Command, options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
+        let socket = dir.path().join("socket");
+        Self::within(dir, command, socket, options)
+    }
+
+    /// The same with its socket at this path.
+    pub fn at(command: Command, socket: &Path, options: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
+        Self::within(dir, command, socket.to_owned(), options)
+    }
+
+    fn within(
+        dir: TempDir,
+        mut command: Command,
+        socket: PathBuf,
+        options: &[&str],
+    ) -> Result<Self> {
         std::fs::create_dir(dir.path().join("shared"))?;
         let log = File::create(dir.path().join("log"))?;
         command
             .arg("--socket-path")
-            .arg(dir.path().join("socket"))
+            .arg(&socket)
             .arg("--shared-dir")
             .arg(dir.path().join("shared"))
             .args(options)
@@ -50,10 +68,42 @@ impl Device {
         let process = command.spawn().context("start the device")?;
         let mut device = Self {
             dir,
+            socket,
             process: Some(process),
         };
         device.wait_for_socket()?;
         Ok(device)
+    }
+
+    /// SOCKET.pid.
+    pub fn pid_file(&self) -> PathBuf {
+        let mut path = self.socket.clone().into_os_string();
+        path.push(".pid");
+        path.into()
+    }
+
+    /// Waits until SOCKET.pid is written, which is the last step of a start.
+    pub fn wait_for_pid_file(&self) -> Result<()> {
+        wait_until("SOCKET.pid", STEP, || {
+            let written = std::fs::read_to_string(self.pid_file()).unwrap_or_default();
+            Ok(written.ends_with('\n'))
+        })
+    }
+
+    /// Whether a thread of the serving process is in a delay of `--fault`.
+    pub fn is_delaying(&self) -> Result<bool> {
+        let mut processes = children(self.pid()?)?;
+        processes.push(self.pid()?);
+        for process in processes {
+            for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
+                let call = std::fs::read_to_string(task?.path().join("syscall"));
+                let number = libc::SYS_clock_nanosleep.to_string();
+                if call.unwrap_or_default().split(' ').next() == Some(&number) {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
     }
 
     fn wait_for_socket(&mut self) -> Result<()> {
@@ -71,7 +121,7 @@ impl Device {
 
     /// Where front ends connect.
     pub fn socket(&self) -> PathBuf {
-        self.dir.path().join("socket")
+        self.socket.clone()
     }
 
     /// The shared directory, or a path in it.

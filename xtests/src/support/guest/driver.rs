@@ -10,8 +10,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::RING;
-
 /// VIRTQ_DESC_F_NEXT, _WRITE and _INDIRECT.
 pub const NEXT: u16 = 1;
 #[allow(missing_docs, reason = "above")]
@@ -51,7 +49,8 @@ impl Descriptor {
         }
     }
 
-    fn bytes(self) -> [u8; 16] {
+    /// As it lies in a table.
+    pub fn bytes(self) -> [u8; 16] {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&self.address.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.len.to_le_bytes());
@@ -112,11 +111,6 @@ impl Driver {
     /// Guest address of the used ring.
     pub fn used(&self) -> u64 {
         self.base + 0xa000
-    }
-
-    pub(super) fn clear(&self, memory: &GuestMemoryMmap) -> Result<()> {
-        let zeros = vec![0; RING as usize];
-        Ok(memory.write_slice(&zeros, GuestAddress(self.base))?)
     }
 
     /// Puts a chain of these descriptors into the table, makes it available, and kicks.
