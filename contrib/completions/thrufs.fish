@@ -28,6 +28,7 @@ complete -c thrufs -n "__fish_thrufs_needs_command" -l print-capabilities -d 'Pr
 complete -c thrufs -n "__fish_thrufs_needs_command" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_needs_command" -s V -l version -d 'Print version'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "umount" -d 'Unmount MOUNTPOINT'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "status" -d 'Show what a mount is doing'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
@@ -116,6 +117,91 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s w
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s V -l version -d 'Print version'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l shared-dir -d 'Directory to serve' -r -F
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-path -d 'Socket to listen on for the virtual machine monitor; SOCKET.pid beside it has the process\'s number' -r -F
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-group -d 'Group that may connect to SOCKET' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l fd -d 'Descriptor of a socket that listens, in place of SOCKET [default: the one that systemd passes]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l tag -d 'Name of the device in the guest, for a virtual machine monitor that asks for it, 1 to 36 bytes' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l num-request-queues -d 'Request queues, each with a thread of its own; the virtual machine monitor must be told as well' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s o -d 'Options as the C virtiofsd had them' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l cache -d 'What the client kernel may cache: never = nothing (direct I/O), auto = data of open files until it is changed under SOURCE and metadata for 1 s, always = everything, metadata = metadata only' -r -f -a "never\t''
+auto\t''
+always\t''
+metadata\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l attr-timeout -d 'Seconds for which attributes are cached [default: by --cache]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l entry-timeout -d 'Seconds for which names are cached [default: by --cache]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l negative-timeout -d 'Seconds for which it is cached that a name does not exist [default: 0]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l dir-timeout -d 'Seconds for which names of directories are cached [default: as --entry-timeout]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l posix-acl -d 'Serve POSIX ACLs (implies --xattr): auto = if the kernel can, always = or fail' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l allow-mmap -d 'Let files that are not cached (--cache=never, metadata) be mapped shared. The kernel then loses what is written by write(2) to a page while another thread stores to the same page through the mapping' -r -f -a "yes\t''
+no\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l inode-file-handles -d 'Hold inodes by file handle, so that known files cost no descriptors [default: prefer, but never in a sandbox when SOURCE is a part of a file system, of which a handle could name the rest]' -r -f -a "never\t''
+prefer\t''
+mandatory\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l locks -d 'Where POSIX and flock locks are kept: local = in the client kernel, host = on SOURCE, where other processes see them' -r -f -a "local\t''
+host\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l durability -d 'When written bytes are on stable storage: fsync = when fsync(2) has returned, dsync = before each WRITE is answered' -r -f -a "fsync\t''
+dsync\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l write-joining -d 'Do WRITEs to one file that wait at the same time together: auto = where it pays, with --durability=dsync' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l translate-gid -d 'The same for group ids' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l xattrmap -d 'Give extended attributes other names on SOURCE (implies --xattr): rules :TYPE:SCOPE:KEY:PREPEND: of which the first that matches holds, TYPE one of prefix ok bad unsupported, SCOPE one of client server all, any character for `:`; or :map:KEY:PREPEND:' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l sandbox -d 'Where the serving process is shut in: namespace = namespaces of its own with SOURCE as root, chroot = SOURCE as root, none [default: for root namespace, or what the machine allows of it; for a user none]' -r -f -a "namespace\t''
+chroot\t''
+none\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l seccomp -d 'What happens to it at a system call that serving needs not: kill = it ends, trap = SIGSYS, log = the kernel\'s log, none = nothing is filtered' -r -f -a "kill\t''
+log\t''
+trap\t''
+none\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l gid-map -d 'The same for groups' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l log-level -d 'How much to log' -r -f -a "off\t''
+error\t''
+warn\t''
+info\t''
+debug\t''
+trace\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 where the kernel allows it]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l thread-pool-size -d 'Accepted for compatibility: each request queue has one thread' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l security-label -d 'Labels of new files from the guest: auto and never leave them to DIR; always is an error' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-mode -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-on-error -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail' -r -f -a "never\t''
+auto\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (root, Linux 6.15)' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l keep -d 'Wait for the next front end when one has disconnected, rather than end'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l xattr -d 'Serve extended attributes'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l readonly -d 'Refuse every change (EROFS), and mount read-only'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-readdirplus -d 'Do not answer READDIRPLUS'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l allow-direct-io -d 'Open the backing file with O_DIRECT when the client does'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l writeback -d 'Let write(2) return when the bytes are in the kernel\'s cache; a failure shows at fsync(2)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l one-page-writes -d 'One page in each WRITE: the slow way, to compare with'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s f -l foreground
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s d -l debug -d 'As --log-level=debug'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l syslog -d 'Log to the system log instead of standard error'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l print-capabilities -d 'Print what this build offers, as JSON'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l announce-submounts -d 'Accepted with a warning: file systems mounted below DIR appear as directories of one'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-announce-submounts -d 'Accepted for compatibility: that is how it is'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l killpriv-v2 -d 'Accepted for compatibility: set-uid and set-gid bits are always removed on a write'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-killpriv-v2 -d 'Accepted for compatibility, and without effect'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l preserve-noatime -d 'Accepted for compatibility: O_NOATIME is kept where it may be used'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-verify-handles
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-confirm-paths
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l watch -d 'Show what others change under SOURCE at once, whatever is cached (root; the whole file system of SOURCE is watched)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l raise-max-pages-limit -d 'Raise fs.fuse.max_pages_limit for as long as mounting takes, so that --max-write is granted (root)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s V -l version -d 'Print version'
 complete -c thrufs -n "__fish_thrufs_using_subcommand umount" -s l -l lazy -d 'Take it out of the tree now, although files in it are open'
 complete -c thrufs -n "__fish_thrufs_using_subcommand umount" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_using_subcommand status" -l watch -d 'Show it again and again, with rates; ends on ^C' -r
@@ -124,9 +210,10 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand status" -s h -l help -d 'P
 complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -l scratch -d 'Where to make the scratch directory [default: $TMPDIR or /tmp]' -r -F
 complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_using_subcommand reproduce" -s h -l help -d 'Print help'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "umount" -d 'Unmount MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "status" -d 'Show what a mount is doing'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount umount status demo reproduce help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "umount" -d 'Unmount MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "status" -d 'Show what a mount is doing'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

@@ -8,6 +8,7 @@ pub mod calls;
 pub mod checks;
 pub mod command;
 pub mod daemon_fixture;
+pub mod guest;
 pub mod install;
 pub mod interrupt;
 pub mod kernel_log;

@@ -4,11 +4,12 @@
 //! describes files goes to the kernel directly. Counts are whole: an implementation returns less
 //! than it was asked for only at the end of the file or after a failure.
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::FallocateFlags;
 use rustix::io::ReadWriteFlags;
+use thrufs_sys::guest_memory::GuestRange;
 
 use crate::error::{Errno, IntoErrno, Result};
 use crate::stats::noted::{note_flush, note_pwritev2};
@@ -85,6 +86,33 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
         let mut parts = parts.to_vec();
         let (at, flags) = (Position::At(offset), ReadWriteFlags::empty());
         write_all(fd, &mut parts, at, flags)
+    }
+
+    /// As `read`, into the memory of a virtual machine.
+    ///
+    /// By way of `read`, so that tests can make it fail; the host kernel does it without a copy.
+    ///
+    /// # Errors
+    /// preadv(2)'s, if nothing was read.
+    fn read_guest(&self, fd: BorrowedFd<'_>, to: GuestRange<'_>, offset: u64) -> Result<usize> {
+        let mut copy = vec![0; to.len()];
+        let count = self.read(fd, &mut copy, offset)?;
+        Ok(to.copy_from(&copy[..count]))
+    }
+
+    /// As `write`, out of the memory of a virtual machine; by way of `write`, likewise.
+    ///
+    /// # Errors
+    /// pwritev2(2)'s, if nothing was written.
+    fn write_guest(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: GuestRange<'_>,
+        position: Position,
+    ) -> Result<usize> {
+        let mut copy = vec![0; data.len()];
+        data.copy_to(&mut copy);
+        self.write(fd, &copy, position)
     }
 
     /// Makes durable what WRITEs wrote: fsync(2), or fdatasync(2) if `datasync`.
@@ -186,6 +214,11 @@ fn write_all(
     Ok(done)
 }
 
+/// Of a system call that failed.
+fn errno(error: &io::Error) -> Errno {
+    error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
+}
+
 impl Backing for HostBacking {
     fn write_durable(
         &self,
@@ -200,5 +233,43 @@ impl Backing for HostBacking {
         };
         note_flush();
         write_all(fd, &mut [IoSlice::new(data)], position, flags)
+    }
+
+    fn read_guest(&self, fd: BorrowedFd<'_>, to: GuestRange<'_>, offset: u64) -> Result<usize> {
+        let mut done = 0;
+        while done < to.len() {
+            match to.after(done).read_at(fd, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(errno(&error)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_guest(
+        &self,
+        fd: BorrowedFd<'_>,
+        data: GuestRange<'_>,
+        position: Position,
+    ) -> Result<usize> {
+        let (start, flags) = match position {
+            Position::At(offset) => (offset, 0),
+            Position::Append => (0, libc::RWF_APPEND),
+        };
+        let mut done = 0;
+        while done < data.len() {
+            note_pwritev2();
+            match data.after(done).write_at(fd, start + done as u64, flags) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) if done > 0 => break,
+                Err(error) => return Err(errno(&error)),
+            }
+        }
+        Ok(done)
     }
 }

@@ -1,6 +1,7 @@
 //! Buffers of a thread, for READ and for a direct WRITE whose data is not aligned.
 
 use std::cell::RefCell;
+use std::thread::LocalKey;
 
 use crate::error::{Errno, Result};
 
@@ -14,6 +15,8 @@ pub(crate) const DEFAULT_REQUEST: usize = 32 * 4096;
 thread_local! {
     /// Grown once to the largest request of this thread, so that a READ allocates nothing.
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    /// The same for a WRITE that is copied out of a guest's memory, and may need the other one.
+    static COPY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Runs `act` with `size` bytes of this thread's buffer, aligned for O_DIRECT.
@@ -27,7 +30,29 @@ pub(crate) fn with_read_buffer<T>(
     if size > MAX_REQUEST {
         return Err(Errno::EINVAL);
     }
-    BUFFER.with_borrow_mut(|buffer| {
+    with_buffer(&BUFFER, size, act)
+}
+
+/// The same with another buffer.
+///
+/// # Errors
+/// As [`with_read_buffer`].
+pub(crate) fn with_copy_buffer<T>(
+    size: usize,
+    act: impl FnOnce(&mut [u8]) -> Result<T>,
+) -> Result<T> {
+    if size > MAX_REQUEST {
+        return Err(Errno::EINVAL);
+    }
+    with_buffer(&COPY, size, act)
+}
+
+fn with_buffer<T>(
+    buffer: &'static LocalKey<RefCell<Vec<u8>>>,
+    size: usize,
+    act: impl FnOnce(&mut [u8]) -> Result<T>,
+) -> Result<T> {
+    buffer.with_borrow_mut(|buffer| {
         if buffer.len() < size + ALIGNMENT {
             buffer.resize(size + ALIGNMENT, 0);
         }

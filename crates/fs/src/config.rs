@@ -181,6 +181,8 @@ pub struct Config {
     /// default is the kernel's default limit: 64 KiB already gives most of the speed, from 256 KiB
     /// on nothing changes, but each write(2) of up to 1 MiB is then one request.
     pub max_write: u32,
+    /// Whether the client's kernel takes notifications; that of a virtual machine does not.
+    pub takes_notifications: bool,
 }
 
 /// Shorter timeouts are left to the kernel: it asks before each read(2) then.
@@ -189,12 +191,14 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 impl Config {
     /// How often open files are looked at for changes that were made under SOURCE, so that those
     /// show within the timeout of attributes (`coherence/external.rs`). None where the kernel caches no data,
-    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when READ and WRITE may go
-    /// past the daemon, which then cannot tell whose a change is, and for timeouts too short.
+    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, when
+    /// READ and WRITE may go past the daemon, which then cannot tell whose a change is, and for timeouts too
+    /// short.
     pub fn watch_period(&self) -> Option<Duration> {
         let is_watched = self.cache == CachePolicy::Auto
             && self.passthrough == KernelPassthrough::Never
             && !self.writeback
+            && self.takes_notifications
             && self.timeouts.attr >= SHORTEST_WATCH;
         is_watched.then(|| self.timeouts.attr / 2)
     }
@@ -222,6 +226,7 @@ impl Default for Config {
             durability: Durability::default(),
             write_joining: WriteJoining::default(),
             max_write: 1 << 20,
+            takes_notifications: true,
         }
     }
 }

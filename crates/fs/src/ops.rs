@@ -37,6 +37,7 @@ mod attr;
 mod counted;
 mod create;
 mod directory;
+mod guest;
 mod identify;
 mod ioctl;
 mod killpriv;

@@ -3,8 +3,11 @@
 
 use std::io;
 
-use thrufs_fs::{CachePolicy, Config, KernelPassthrough, Locks, Negotiated, PosixAcl};
-use thrufs_wire::InitFlags;
+use thrufs_fs::{CachePolicy, Config, Errno, KernelPassthrough, Locks, Negotiated, PosixAcl};
+use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InitIn, InitOut};
+use thrufs_wire::{Dialect, InitFlags};
+
+use crate::requests::Capabilities;
 
 /// Requests that the kernel may have under way in the background (readahead, asynchronous direct
 /// I/O, FORGET). The kernel's default of 12 starves more than a few readers.
@@ -120,6 +123,83 @@ fn wishes(config: &Config) -> Vec<Wish> {
     ]
 }
 
+/// The oldest protocol that is decoded: Linux 5.4.
+const OLDEST_MINOR: u32 = 31;
+
+/// What comes of an INIT.
+#[derive(Debug)]
+pub(crate) enum Handshake {
+    /// The client speaks another major version, and sends INIT again upon this answer.
+    OtherVersion(InitOut),
+    /// The client is too old, or lacks what an option needs.
+    Refused(Errno, io::Error),
+    /// The session begins.
+    Agreed {
+        answer: InitOut,
+        dialect: Dialect,
+        negotiated: Negotiated,
+    },
+}
+
+/// Answers the INIT of a client that comes by a transport with these `capabilities`.
+pub(crate) fn shake_hands(config: &Config, capabilities: &Capabilities, arg: &InitIn) -> Handshake {
+    let (major, minor) = (arg.major, arg.minor);
+    if major > FUSE_KERNEL_VERSION {
+        return Handshake::OtherVersion(InitOut {
+            major: FUSE_KERNEL_VERSION,
+            minor: FUSE_KERNEL_MINOR_VERSION,
+            ..InitOut::default()
+        });
+    }
+    if (major, minor) < (FUSE_KERNEL_VERSION, OLDEST_MINOR) {
+        let text =
+            format!("the kernel's FUSE protocol {major}.{minor} is older than 7.31 (Linux 5.4)");
+        return Handshake::Refused(Errno::EPROTO, io::Error::other(text));
+    }
+    let offer = Offer {
+        abi: (major, minor),
+        capabilities: arg.capabilities(),
+        max_readahead: arg.max_readahead,
+        max_pages: capabilities.max_pages,
+        carried: InitFlags::from_bits_retain(!0),
+    };
+    match negotiate(config, &offer) {
+        Ok(agreed) => {
+            let minor = minor.min(FUSE_KERNEL_MINOR_VERSION);
+            Handshake::Agreed {
+                answer: answer(minor, &agreed),
+                dialect: Dialect::new(minor, agreed.capabilities),
+                negotiated: agreed.negotiated,
+            }
+        }
+        Err(error) => Handshake::Refused(Errno::EIO, error),
+    }
+}
+
+fn answer(minor: u32, agreed: &Agreed) -> InitOut {
+    let negotiated = &agreed.negotiated;
+    // What was asked for, whatever limit the sysctl shows by now: the kernel has noted its own at the
+    // mount, and obeys that one. Its buffers are checked against this value (`fuse_dev_do_read`).
+    let max_write = negotiated.max_write_asked;
+    // A READ is as large as read-ahead makes it.
+    let largest = max_write.max(negotiated.max_readahead);
+    let max_pages = u64::from(largest).div_ceil(rustix::param::page_size() as u64);
+    InitOut {
+        major: FUSE_KERNEL_VERSION,
+        minor,
+        max_readahead: negotiated.max_readahead,
+        max_background: agreed.max_background,
+        // The kernel's own share: 3/4.
+        congestion_threshold: agreed.max_background / 4 * 3,
+        max_write,
+        time_gran: agreed.time_gran,
+        max_pages: u16::try_from(max_pages).unwrap_or(u16::MAX),
+        max_stack_depth: agreed.max_stack_depth,
+        ..InitOut::default()
+    }
+    .with_capabilities(agreed.capabilities)
+}
+
 /// What the kernel offers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Offer {
@@ -129,6 +209,8 @@ pub(crate) struct Offer {
     pub(crate) carried: InitFlags,
     /// The largest that is allowed: the answer can only lower it, which never pays.
     pub(crate) max_readahead: u32,
+    /// Pages in one request, where that is not this machine's limit.
+    pub(crate) max_pages: Option<u64>,
 }
 
 /// What this mount answers.
@@ -149,7 +231,7 @@ pub(crate) struct Agreed {
 /// # Errors
 /// The kernel lacks what an option needs.
 pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
-    let max_pages_limit = max_pages_limit();
+    let max_pages_limit = offer.max_pages.unwrap_or_else(max_pages_limit);
     let limit = max_pages_limit * rustix::param::page_size() as u64;
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
     let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
@@ -224,6 +306,7 @@ mod tests {
             capabilities,
             carried: InitFlags::from_bits_retain(!0),
             max_readahead: 1 << 17,
+            max_pages: None,
         }
     }
 

@@ -3,7 +3,7 @@
 //!
 //! # One request
 //! ```text
-//! dev_fuse/          decodes the kernel's messages and encodes the answers: translates, decides nothing
+//! requests/          decodes messages and encodes the answers: translates, decides nothing
 //! fuser/             the same with fuser's arguments and replies
 //! dispatch.rs        counts, times, opens the span, catches panics; calls the operation in thrufs-fs
 //! after_reply.rs     what a failed, short or direct WRITE, or an external change that a reply shows,
@@ -18,6 +18,7 @@ mod after_reply;
 mod backing_ids;
 mod convert;
 mod dev_fuse;
+mod device;
 mod dispatch;
 mod fuser;
 mod ids;
@@ -25,9 +26,13 @@ mod init;
 mod lock_waiters;
 mod notify;
 mod panics;
+mod requests;
 
-pub use dev_fuse::{Allowed, DevFuseSession};
+pub use dev_fuse::DevFuseSession;
+pub use device::DeviceSession;
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
+pub use requests::Allowed;
 pub use thrufs_transport::dev_fuse::ReaderCounts;
+pub use thrufs_transport::vhost_user::{REQUEST_QUEUES_MAX, Shutdown, Tag};

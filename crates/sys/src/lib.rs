@@ -8,6 +8,8 @@ pub mod creds;
 pub mod file_handle;
 pub mod fork;
 pub mod fuse_device;
+pub mod guest_memory;
+pub mod inherited;
 pub mod ioctl;
 pub mod mapped_io;
 pub mod mapping;

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use crate::demo::{DemoArgs, ReproduceArgs};
 use crate::options::MountArgs;
+use crate::options::device::DeviceArgs;
 use crate::status::StatusArgs;
 use crate::umount::UmountArgs;
 
@@ -30,6 +31,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Make SOURCE appear at MOUNTPOINT
     Mount(Box<MountArgs>),
+    /// Serve a directory to a virtual machine, in place of virtiofsd
+    Device(Box<DeviceArgs>),
     /// Unmount MOUNTPOINT
     Umount(UmountArgs),
     /// Show what a mount is doing
@@ -52,6 +55,11 @@ pub(crate) enum Form {
         arguments: Vec<OsString>,
         by_mount8: bool,
     },
+    /// A device; these arguments are for [`DeviceArgs`].
+    Device {
+        program: String,
+        arguments: Vec<OsString>,
+    },
 }
 
 /// Decides by the program's name, then by the first argument.
@@ -71,7 +79,17 @@ pub(crate) fn form(line: &[OsString]) -> Form {
             by_mount8: true,
         };
     }
+    if name == "virtiofsd" {
+        return Form::Device {
+            program: name.into_owned(),
+            arguments: arguments.to_vec(),
+        };
+    }
     match arguments.first() {
+        Some(first) if first == "device" => Form::Device {
+            program: "thrufs device".to_owned(),
+            arguments: arguments[1..].to_vec(),
+        },
         Some(first) if first == "mount" => Form::Mount {
             program: "thrufs mount".to_owned(),
             arguments: arguments[1..].to_vec(),
@@ -111,6 +129,15 @@ pub(crate) const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
+/// The same of a device. Of virtiofsd 1.14's features those of migration and labels are missing.
+pub(crate) const DEVICE_CAPABILITIES: &str = r#"{
+  "type": "fs",
+  "features": [
+    "posix-acl-negotiation-mode",
+    "separate-options"
+  ]
+}"#;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,7 +162,7 @@ mod tests {
                     assert!(by_mount8);
                     assert_eq!(arguments, ["demo", "/mnt"]);
                 }
-                Form::Subcommand => panic!("{program} is a mount helper"),
+                other => panic!("{program} is a mount helper: {other:?}"),
             }
         }
     }
@@ -166,8 +193,20 @@ mod tests {
     }
 
     #[test]
+    fn form_by_the_name_virtiofsd_or_by_subcommand_is_a_device() {
+        for line in [
+            &["/usr/libexec/virtiofsd", "--fd=3"][..],
+            &["virtiofsd", "--version"],
+            &["thrufs", "device", "--fd=3"],
+        ] {
+            assert!(matches!(form_of(line), Form::Device { .. }), "{line:?}");
+        }
+    }
+
+    #[test]
     fn cli_definition_holds_together() {
         <Cli as clap::CommandFactory>::command().debug_assert();
         <MountArgs as clap::CommandFactory>::command().debug_assert();
+        <DeviceArgs as clap::CommandFactory>::command().debug_assert();
     }
 }

@@ -9,22 +9,22 @@
 //! With neither sandbox nor filter the supervisor serves itself ([`unconfined`]).
 
 mod background;
-mod callers;
+pub(crate) mod callers;
 mod death;
 mod last_words;
 mod lifecycle;
 pub(crate) mod limits;
-mod link;
+pub(crate) mod link;
 mod output;
 pub(crate) mod preflight;
-mod readiness;
+pub(crate) mod readiness;
 pub(crate) mod running;
-mod server;
-mod server_process;
+pub(crate) mod server;
+pub(crate) mod server_process;
 pub(crate) mod serving;
 mod shortfall;
 pub(crate) mod source_state;
-mod supervisor;
+pub(crate) mod supervisor;
 mod unconfined;
 
 use std::os::fd::AsFd;

@@ -10,6 +10,8 @@ mod connections;
 mod contrib;
 mod daemon;
 mod demo;
+mod device;
+mod device_plan;
 mod failure;
 mod logging;
 mod metrics;
@@ -64,6 +66,19 @@ fn main() -> ExitCode {
             };
             (result, by_mount8)
         }
+        Form::Device { program, arguments } => {
+            match device_plan::parse(&program, &arguments, user::is_root()) {
+                Ok(device_plan::Asked::Capabilities) => {
+                    let printed = stdout::print(cli::DEVICE_CAPABILITIES);
+                    (printed.map_err(Failure::from), false)
+                }
+                Ok(device_plan::Asked::Device(plan)) => {
+                    plan.warnings.iter().for_each(|warning| warn(warning));
+                    (device::run(&plan), false)
+                }
+                Err(error) => return print_usage_error(&error, false),
+            }
+        }
         Form::Subcommand => (subcommand(Cli::parse()).map_err(Failure::from), false),
     };
     logging::flush(logging::FLUSH_DEADLINE);
@@ -88,6 +103,7 @@ fn subcommand(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Reproduce(args)) => demo::reproduce(&args),
         Some(Command::Mount(_)) => anyhow::bail!("write `mount` as the first argument"),
+        Some(Command::Device(_)) => anyhow::bail!("write `device` as the first argument"),
         None => stdout::print(&Cli::command().render_help().to_string()),
     }
 }

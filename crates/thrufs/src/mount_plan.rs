@@ -4,7 +4,7 @@
 //! contradictions between options are found here and nowhere else. An option that is not honoured in full,
 //! and is no error, has a warning in the plan.
 
-mod contradictions;
+pub(crate) mod contradictions;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -164,7 +164,9 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
     } else {
         Access::Owner
     };
-    let sandbox = args.sandbox.plan(is_root, &args.mount, &args.process)?;
+    let sandbox = args
+        .sandbox
+        .plan(is_root, args.mount.allow_root, args.process.clone_fd)?;
     let fsname = match args.mount.fsname {
         Some(name) => OsString::from(name),
         None => absolute(&args.source).into_os_string(),
@@ -272,7 +274,8 @@ fn session_threads(args: &MountArgs) -> usize {
     args.process.thread_pool_size.unwrap_or(by_durability)
 }
 
-fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, String> {
+/// What the file system is asked to do.
+pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, String> {
     let mut timeouts = files.cache.timeouts();
     timeouts.attr = files.attr_timeout.unwrap_or(timeouts.attr);
     timeouts.negative = files.negative_timeout.unwrap_or(timeouts.negative);
@@ -304,6 +307,7 @@ fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Config, Strin
         } else {
             files.max_write
         },
+        takes_notifications: true,
     })
 }
 

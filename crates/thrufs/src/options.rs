@@ -5,9 +5,11 @@
 //! derived from it; only what mount(8) calls flags (`ro`, `nodev`, ...) has a table beside it.
 //! Names and value sets are virtiofsd's wherever it has the option.
 
+pub(crate) mod device;
 pub(crate) mod files;
 pub(crate) mod kernel;
 pub(crate) mod mapping;
+pub(crate) mod old_virtiofsd;
 pub(crate) mod option_list;
 pub(crate) mod process;
 pub(crate) mod sandbox;

@@ -2,5 +2,8 @@
 //! nothing, and knows no file system.
 //!
 //! [`dev_fuse`]: read(2) and writev(2) on /dev/fuse, which needs nothing but the descriptor of a mount.
+//!
+//! [`vhost_user`]: the queues of a virtiofs device, in the memory of a virtual machine.
 
 pub mod dev_fuse;
+pub mod vhost_user;

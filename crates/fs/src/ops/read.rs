@@ -47,7 +47,7 @@ impl Passthrough {
 
     /// INIT's number of pages is that of a largest WRITE and holds for READs too; each session thread
     /// keeps a buffer for the largest that it met.
-    fn check_read_size(&self, size: usize) -> Result<()> {
+    pub(super) fn check_read_size(&self, size: usize) -> Result<()> {
         let limit = self.negotiated.get().map_or(MAX_REQUEST, |negotiated| {
             (negotiated.max_write_asked as usize).max(DEFAULT_REQUEST)
         });
@@ -96,7 +96,7 @@ impl Passthrough {
 }
 
 /// To be called before the bytes are read: a WRITE that does not find it has been done by then.
-fn note_read(handle: &Handle) {
+pub(super) fn note_read(handle: &Handle) {
     let inode = handle.file().and_then(|file| file.inode.as_ref());
     // Not stored to each time: other threads have it in their caches.
     if let Some(inode) = inode.filter(|inode| !inode.is_read.load(Ordering::SeqCst)) {

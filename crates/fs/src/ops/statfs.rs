@@ -1,4 +1,4 @@
-//! STATFS and SYNCFS: what is about a whole file system.
+//! STATFS and SYNCFS.
 
 use crate::error::{IntoErrno, Result};
 use crate::passthrough::Passthrough;
@@ -13,13 +13,13 @@ impl Passthrough {
         rustix::fs::fstatvfs(self.path_fd(&inode)?).or_errno()
     }
 
-    /// syncfs(2) of the backing file system that `ino`, a directory, is on.
+    /// syncfs(2) of the backing file system that the directory `ino` is on.
     ///
     /// # Errors
     /// The backing file system's.
     pub fn syncfs(&self, ino: u64) -> Result<()> {
         let inode = self.inode(ino)?;
-        let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
-        rustix::fs::syncfs(fd).or_errno()
+        let directory = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
+        rustix::fs::syncfs(directory).or_errno()
     }
 }

@@ -31,7 +31,7 @@ pub struct WriteRequest<'a> {
 impl WriteRequest<'_> {
     /// The bytes go to the end of the file, wherever that is by now. The page cache is written back to where
     /// it belongs, whatever the flags of the handle.
-    fn appends(&self) -> bool {
+    pub(super) fn appends(&self) -> bool {
         self.flags & libc::O_APPEND != 0 && !self.from_cache
     }
 }

@@ -125,6 +125,8 @@ impl IdRule {
     /// Ranges that are empty, or go beyond the last id.
     fn check(&self) -> Result<(), IdMapError> {
         let ends: [(u32, u32); 2] = match *self {
+            // Forbids nothing: programs write it for a range that happens to be empty.
+            Self::ForbidGuest { count: 0, .. } => return Ok(()),
             Self::Map(s) | Self::Guest(s) | Self::Host(s) => [(s.from, s.count), (s.to, s.count)],
             Self::SquashGuest(s) | Self::SquashHost(s) => [(s.from, s.count), (s.to, 1)],
             Self::ForbidGuest { from, count } => [(from, count), (from, count)],
@@ -211,6 +213,7 @@ impl IdMap {
                     &mut map.to_guest,
                     range(s.from, s.count, Target::Squashed(s.to)),
                 )?,
+                IdRule::ForbidGuest { count: 0, .. } => {}
                 IdRule::ForbidGuest { from, count } => {
                     add(&mut map.to_host, range(from, count, Target::Forbidden))?;
                 }
@@ -421,5 +424,15 @@ mod tests {
                 let _ = IdMap::new(&[rule, rule]);
             }
         }
+    }
+
+    /// Incus writes `forbid-guest:0:0` for a guest that has all ids from 0 on.
+    #[test]
+    fn new_with_an_empty_range_to_forbid_forbids_nothing() {
+        let rules: Vec<IdRule> = ["forbid-guest:0:0", "map:0:1000:10"]
+            .iter()
+            .map(|rule| rule.parse().unwrap())
+            .collect();
+        assert_eq!(IdMap::new(&rules).unwrap().to_host(0), Some(1000));
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
         capabilities: InitFlags::from_bits_retain(kernel.capabilities().bits()),
         carried: InitFlags::from_bits_retain(!0).difference(NOT_CARRIED),
         max_readahead: kernel.set_max_readahead(u32::MAX).err().unwrap_or(u32::MAX),
+        max_pages: None,
     };
     let Agreed {
         capabilities,

@@ -32,7 +32,7 @@ enum Answer {
 
 /// The server's side.
 #[derive(Clone)]
-pub(super) struct AskingOutside {
+pub(crate) struct AskingOutside {
     link: Arc<Mutex<Link>>,
 }
 

@@ -55,6 +55,8 @@ pub(crate) enum ToServer {
     Mapped,
     /// The mount is made; its descriptor comes along.
     Serve(Serve),
+    /// Front ends of a device connect to the socket that comes along.
+    Device,
 }
 
 /// What the server cannot find out from inside.

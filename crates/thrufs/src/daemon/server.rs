@@ -20,19 +20,28 @@ use rustix::process::{PidfdFlags, Signal};
 use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
-use super::callers;
+use super::callers::{self, AskingOutside};
 use super::link::{FromServer, Link, Serve, ToServer};
 use super::output::Output;
 use super::server_process::{Ends, Start, become_server};
 use super::source_state::SourceView;
 use crate::logging::{self, Lines, LogOptions};
-use crate::mount::paths::Endpoints;
-use crate::mount_plan::MountPlan;
+use crate::sandbox::capabilities::Needs;
 use crate::sandbox::namespaces;
 use crate::sandbox::plan::{Sandbox, SandboxPlan};
 
 /// How long what the server says waits for what it has logged before.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
+
+/// What a server is started with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Confined<'a> {
+    /// SOURCE, as O_PATH.
+    pub(crate) source: &'a OwnedFd,
+    pub(crate) plan: &'a SandboxPlan,
+    pub(crate) needs: Needs,
+    pub(crate) log: LogOptions,
+}
 
 /// A server that is shut in and waits for the mount.
 #[derive(Debug)]
@@ -49,16 +58,16 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts one in the first sandbox that the kernel allows. This process must have one thread.
+    /// Starts one in the first sandbox that the kernel allows; `serve` is its life when it is shut in.
+    /// This process must have one thread.
     pub(crate) fn start(
-        endpoints: &Endpoints,
-        plan: &MountPlan,
-        log: LogOptions,
+        confined: &Confined<'_>,
+        serve: impl Fn(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let candidates = plan.sandbox.candidates;
+        let candidates = confined.plan.candidates;
         let mut refused = Vec::new();
         for (at, sandbox) in candidates.iter().enumerate() {
-            match start_in(*sandbox, endpoints, plan, log) {
+            match start_in(*sandbox, confined, &serve) {
                 Ok(server) => return Ok(Self { refused, ..server }),
                 Err(error) if at + 1 < candidates.len() => {
                     refused.push(format!("no --sandbox={sandbox}: {error:#}"));
@@ -86,6 +95,13 @@ impl Server {
         self.link
             .send(&ToServer::Serve(serve), &with)
             .context("hand the mount to the serving process")
+    }
+
+    /// Has it serve a device whose front ends connect to `listener`.
+    pub(crate) fn serve_device(&self, listener: &StdUnixListener) -> anyhow::Result<()> {
+        self.link
+            .send(&ToServer::Device, &[listener.as_fd()])
+            .context("hand the socket to the serving process")
     }
 
     /// What is needed to end it.
@@ -143,6 +159,12 @@ fn pidfd(pid: Pid) -> anyhow::Result<OwnedFd> {
 pub(crate) struct Ending(OwnedFd);
 
 impl Ending {
+    /// Asks a server of a device to answer what is under way, and to end.
+    pub(crate) fn drain(&self) {
+        // As in `kill`.
+        let _gone = rustix::process::pidfd_send_signal(&self.0, Signal::TERM);
+    }
+
     pub(crate) fn kill(&self) {
         // It fails only if the server is gone, which is what is wanted.
         let _gone = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
@@ -159,23 +181,20 @@ pub(crate) enum ServerEvent {
 
 fn start_in(
     sandbox: Sandbox,
-    endpoints: &Endpoints,
-    plan: &MountPlan,
-    log: LogOptions,
+    confined: &Confined<'_>,
+    serve: impl FnOnce(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
 ) -> anyhow::Result<Server> {
     let (link, their_link) = Link::pair().context("socket pair")?;
     let (asked, asking) = Link::pair().context("socket pair")?;
     let (output, their_output) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
-    let source = endpoints
-        .source
-        .try_clone()
-        .context("duplicate a descriptor")?;
+    let source = confined.source.try_clone();
+    let source = source.context("duplicate a descriptor")?;
     if sandbox == Sandbox::Namespace {
         nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
     }
     // Asked here: a terminal cannot be recognised through the pipe.
-    let log = logging::ServerLog::of(log);
+    let log = logging::ServerLog::of(confined.log);
     match fork().context("start the serving process")? {
         Side::Child => {
             let ends = Ends {
@@ -186,15 +205,15 @@ fn start_in(
             let start = Start {
                 sandbox,
                 source,
-                below_source: endpoints.mountpoint_below_source(),
-                plan,
+                plan: confined.plan,
+                needs: confined.needs,
                 log,
             };
-            become_server(start, ends)
+            become_server(start, ends, serve)
         }
         Side::Parent(child) => {
             drop((their_link, asking, their_output, source));
-            let pid = wait_until_confined(child, sandbox, &link, &plan.sandbox)?;
+            let pid = wait_until_confined(child, sandbox, &link, confined.plan)?;
             let pidfd = pidfd(pid).context("pidfd of the serving process")?;
             Ok(Server {
                 pid,

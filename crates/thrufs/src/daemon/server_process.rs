@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::PathBuf;
+use std::path::Path;
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
@@ -17,7 +17,8 @@ use super::source_state::SourceView;
 use crate::logging;
 use crate::mount::paths::device_number;
 use crate::mount_plan::MountPlan;
-use crate::sandbox::plan::Sandbox;
+use crate::sandbox::capabilities::Needs;
+use crate::sandbox::plan::{Sandbox, SandboxPlan};
 use crate::sandbox::{self, Inside, namespaces};
 use crate::signals::{Signals, block_on};
 use crate::status::{self, Askers, Reporter};
@@ -30,17 +31,20 @@ pub(super) struct Ends {
 }
 
 /// What it starts with.
-pub(super) struct Start<'a> {
-    pub(super) sandbox: Sandbox,
-    pub(super) source: OwnedFd,
-    /// MOUNTPOINT from SOURCE, if it lies below.
-    pub(super) below_source: Option<PathBuf>,
-    pub(super) plan: &'a MountPlan,
-    pub(super) log: logging::ServerLog,
+pub(crate) struct Start<'a> {
+    pub(crate) sandbox: Sandbox,
+    pub(crate) source: OwnedFd,
+    pub(crate) plan: &'a SandboxPlan,
+    pub(crate) needs: Needs,
+    pub(crate) log: logging::ServerLog,
 }
 
-/// The child's life, from the fork on.
-pub(super) fn become_server(start: Start<'_>, ends: Ends) -> ! {
+/// The child's life, from the fork on; `serve` when it is shut in.
+pub(super) fn become_server(
+    start: Start<'_>,
+    ends: Ends,
+    serve: impl FnOnce(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
+) -> ! {
     let link = ends.link;
     let result = unshare_and_fork(&start, &link).and_then(|is_server| {
         if is_server {
@@ -64,7 +68,7 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
     if start.sandbox != Sandbox::Namespace {
         return Ok(true);
     }
-    namespaces::enter(&start.plan.sandbox, || {
+    namespaces::enter(start.plan, || {
         link.send(&FromServer::MapIds, &[])?;
         match link.receive()? {
             Some((ToServer::Mapped, _)) => Ok(()),
@@ -98,26 +102,28 @@ fn shut_in<'a>(
         source: start.source,
         log: output,
         callers: Box::new(asking.clone()),
-        needs: start.plan.needs(),
+        needs: start.needs,
     };
-    let source = sandbox::enter(&start.plan.sandbox, inside)?;
+    let source = sandbox::enter(start.plan, inside)?;
     Ok((Start { source, ..start }, asking))
 }
 
-/// Waits for the mount, and serves it to its end.
-fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result<()> {
-    let (sandbox, plan) = (start.sandbox, start.plan);
+/// Waits for the mount, and serves it to its end. `below` is MOUNTPOINT from SOURCE, if it lies below.
+pub(super) fn serve(
+    start: Start<'_>,
+    asking: AskingOutside,
+    link: &Link,
+    (plan, below): (&MountPlan, Option<&Path>),
+) -> anyhow::Result<()> {
+    let sandbox = start.sandbox;
     // While it is not covered.
-    let below = start.below_source.as_deref();
     let covered = below.and_then(|below| Covered::open(&start.source, below));
     link.send(&FromServer::Confined, &[])?;
     let Some((ToServer::Serve(serve), mut sockets)) = link.receive()? else {
         // Nothing was mounted: the supervisor has told why.
         return Ok(());
     };
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
-        .context("die with the supervisor")?;
-    if has_hung_up(link)? {
+    if !die_with_the_supervisor(link)? {
         return Ok(());
     }
     start.log.init()?;
@@ -166,6 +172,13 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         link.send(&FromServer::Ready, &[])?;
         serving.ended().await
     })
+}
+
+/// False if the supervisor is gone already.
+pub(crate) fn die_with_the_supervisor(link: &Link) -> anyhow::Result<bool> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("die with the supervisor")?;
+    Ok(!has_hung_up(link)?)
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {

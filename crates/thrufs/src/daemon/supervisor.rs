@@ -20,7 +20,8 @@ use super::death::{self, Ended};
 use super::lifecycle::{End, PATIENCE, wait_for_end};
 use super::link::{FromServer, Serve};
 use super::readiness::{Readiness, announce};
-use super::server::{Server, ServerEvent};
+use super::server::{Confined, Server, ServerEvent};
+use super::server_process;
 use super::source_state::{self, Copies, HeldSource, SourceView};
 use crate::logging::{self, LogOptions};
 use crate::metrics;
@@ -43,7 +44,7 @@ pub(crate) fn serve(
     log: LogOptions,
 ) -> anyhow::Result<()> {
     // While this process has one thread.
-    let server = Server::start(&endpoints, plan, log)?;
+    let server = start(&endpoints, plan, log)?;
     let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
@@ -99,6 +100,20 @@ pub(crate) fn serve(
             hangs,
         };
         death::conclude(attached, ended, plan).await
+    })
+}
+
+/// A server of the mount, which waits to be told of it.
+fn start(endpoints: &Endpoints, plan: &MountPlan, log: LogOptions) -> anyhow::Result<Server> {
+    let below = endpoints.mountpoint_below_source();
+    let confined = Confined {
+        source: &endpoints.source,
+        plan: &plan.sandbox,
+        needs: plan.needs(),
+        log,
+    };
+    Server::start(&confined, |start, asking, link| {
+        server_process::serve(start, asking, link, (plan, below.as_deref()))
     })
 }
 
@@ -218,22 +233,27 @@ impl Run {
     }
 
     fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
-        if let Some(reason) = self.failure.take() {
-            return Err(anyhow!("{reason}"));
+        match self.failure.take() {
+            Some(reason) => Err(anyhow!("{reason}")),
+            None => ended(status),
         }
-        match status {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
-                "the serving process made a system call that --seccomp forbids, and was ended: \
-                 --seccomp=log serves on and names it in the kernel's log"
-            ),
-            WaitStatus::Signaled(_, signal, dumped) => bail!(
-                "the serving process was ended by {signal}{}",
-                if dumped { " and dumped core" } else { "" }
-            ),
-            WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
-            other => bail!("the serving process ended without a reason ({other:?})"),
-        }
+    }
+}
+
+/// How a server ended that gave no reason.
+pub(crate) fn ended(status: WaitStatus) -> anyhow::Result<()> {
+    match status {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
+            "the serving process made a system call that --seccomp forbids, and was ended: \
+             --seccomp=log serves on and names it in the kernel's log"
+        ),
+        WaitStatus::Signaled(_, signal, dumped) => bail!(
+            "the serving process was ended by {signal}{}",
+            if dumped { " and dumped core" } else { "" }
+        ),
+        WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
+        other => bail!("the serving process ended without a reason ({other:?})"),
     }
 }
 

@@ -36,8 +36,7 @@ impl Endpoints {
 
     /// SOURCE, absolute: what was typed may be relative to a directory that the daemon has left.
     pub(crate) fn source_path(&self) -> PathBuf {
-        let link = format!("/proc/self/fd/{}", self.source.as_raw_fd());
-        std::fs::read_link(link).unwrap_or_default()
+        path_of(&self.source)
     }
 }
 
@@ -69,23 +68,34 @@ impl Endpoints {
             .any(|mount| mount.is_shared)
     }
 
-    /// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle
-    /// can name a file beside them. What cannot be known is taken for a part.
+    /// See [`is_whole`].
     pub(crate) fn are_whole(&self) -> bool {
-        let Ok(mounts) = thrufs_sys::mountinfo::all() else {
-            return false;
-        };
-        let source = self.source_path();
-        let Ok(id) = thrufs_sys::mountinfo::mount_id(&self.source) else {
-            return false;
-        };
-        let top = mounts.iter().find(|mount| mount.mount_id == id);
-        top.is_some_and(|top| top.mount_point == source)
-            && mounts
-                .iter()
-                .filter(|mount| mount.mount_point.starts_with(&source))
-                .all(|mount| mount.root == Path::new("/"))
+        is_whole(&self.source)
     }
+}
+
+/// Where a directory is now.
+pub(crate) fn path_of(directory: &OwnedFd) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", directory.as_raw_fd());
+    std::fs::read_link(link).unwrap_or_default()
+}
+
+/// Whether SOURCE and what is mounted below it are whole file systems, so that no file handle can name a
+/// file beside them. What cannot be known is taken for a part.
+pub(crate) fn is_whole(source: &OwnedFd) -> bool {
+    let Ok(mounts) = thrufs_sys::mountinfo::all() else {
+        return false;
+    };
+    let path = path_of(source);
+    let Ok(id) = thrufs_sys::mountinfo::mount_id(source) else {
+        return false;
+    };
+    let top = mounts.iter().find(|mount| mount.mount_id == id);
+    top.is_some_and(|top| top.mount_point == path)
+        && mounts
+            .iter()
+            .filter(|mount| mount.mount_point.starts_with(&path))
+            .all(|mount| mount.root == Path::new("/"))
 }
 
 /// The number of a device, from `major:minor`.
@@ -108,7 +118,8 @@ fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd> {
+/// `path`, which errors call `role`, as O_PATH.
+pub(crate) fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd> {
     let shown = path.display();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {

@@ -18,7 +18,7 @@ pub(super) fn check_process(process: &ProcessOptions) -> Result<(), String> {
 }
 
 /// The ways to serve data that exclude each other, and what they need.
-pub(super) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {
+pub(crate) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {
     if files.writeback && files.cache.is_direct() {
         return Err("--writeback needs a cache: use --cache=auto or --cache=always".to_owned());
     }

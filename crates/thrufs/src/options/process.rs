@@ -78,7 +78,7 @@ impl fmt::Display for Transport {
 const TRANSPORTS: Choices<Transport> =
     &[("fuser", Transport::Fuser), ("device", Transport::Device)];
 
-const LEVELS: Choices<LevelFilter> = &[
+pub(super) const LEVELS: Choices<LevelFilter> = &[
     ("off", LevelFilter::OFF),
     ("error", LevelFilter::ERROR),
     ("warn", LevelFilter::WARN),

@@ -1,7 +1,5 @@
 //! The options that say how far the serving process is shut in. Names and values are virtiofsd's.
 
-use super::kernel::KernelOptions;
-use super::process::ProcessOptions;
 use super::values::{Choices, choice};
 #[cfg(feature = "break-out")]
 use crate::sandbox::breakout::BreakOut;
@@ -56,12 +54,11 @@ impl SandboxOptions {
     pub(crate) fn plan(
         self,
         is_root: bool,
-        mount: &KernelOptions,
-        process: &ProcessOptions,
+        allow_root: bool,
+        clone_fd: bool,
     ) -> Result<SandboxPlan, String> {
-        let clone_fd = process.clone_fd;
         let has_map = self.uid_map.is_some() || self.gid_map.is_some();
-        if has_map && mount.allow_root {
+        if has_map && allow_root {
             return Err(
                 "--allow-root excludes --uid-map and --gid-map, since the daemon cannot tell who \
                  is root: leave one out, or use --allow-other"

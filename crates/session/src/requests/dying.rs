@@ -12,7 +12,7 @@ use thrufs_fs::Errno;
 use thrufs_transport::dev_fuse::DevFuse;
 use thrufs_wire::Reply as Answer;
 
-use super::running::Running;
+use super::running::{Running, Ticket};
 
 /// How long a caller may be dead before it is noticed.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -27,12 +27,22 @@ pub(super) struct DyingCallers {
 }
 
 impl DyingCallers {
-    pub(super) fn new(device: &Arc<DevFuse>, running: &Arc<Running>) -> Self {
+    pub(super) fn new(device: &Arc<DevFuse>) -> Self {
         Self {
             device: Arc::clone(device),
-            running: Arc::clone(running),
+            running: Arc::default(),
             watched: Mutex::default(),
         }
+    }
+
+    /// The request can be given up from now on; none if too many can.
+    pub(super) fn enter(&self, unique: u64, tid: u32) -> Option<Ticket> {
+        self.running.enter(unique, tid)
+    }
+
+    /// Whether the request can be given up.
+    pub(super) fn knows(&self, request: u64) -> bool {
+        self.running.caller(request).is_some()
     }
 
     /// Looks at the caller of `request` from now on.

@@ -4,15 +4,15 @@
 //! panic or by a mistake, answers EIO.
 
 use std::io;
-use std::sync::Arc;
 
 use thrufs_fs::{Errno, Result};
-use thrufs_transport::dev_fuse::DevFuse;
+use thrufs_sys::guest_memory::GuestRange;
 use thrufs_wire::abi::{GetxattrOut, WriteOut};
+use thrufs_wire::reply::payload_header;
 use thrufs_wire::{Opcode, Reply as Answer};
 
+use super::responder::Responder;
 use super::running::Ticket;
-
 use crate::convert::visible_errno;
 
 /// What came of sending an answer.
@@ -40,7 +40,7 @@ impl Sent {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Reply {
-    device: Arc<DevFuse>,
+    responder: Responder,
     unique: u64,
     opcode: Opcode,
     is_owed: bool,
@@ -50,14 +50,14 @@ pub(super) struct Reply {
 
 impl Reply {
     pub(super) fn new(
-        device: &Arc<DevFuse>,
+        responder: Responder,
         unique: u64,
         opcode: Opcode,
         ticket: Option<Ticket>,
     ) -> Self {
         Self {
             ticket,
-            device: Arc::clone(device),
+            responder,
             unique,
             opcode,
             is_owed: true,
@@ -71,11 +71,30 @@ impl Reply {
             "{answer:?} to {:?}",
             self.opcode
         );
-        self.is_owed = false;
-        if self.is_given_up() {
-            return Sent::Refused;
+        let delivered = self.deliver(answer);
+        self.sent(delivered)
+    }
+
+    /// Room in the client's memory for `size` bytes of data, for [`Reply::filled`].
+    pub(super) fn room(&self, size: usize) -> Option<GuestRange<'_>> {
+        self.responder.room(size)
+    }
+
+    /// `count` bytes are in the room already, or the error.
+    pub(super) fn filled(mut self, count: Result<usize>) {
+        let unique = self.unique;
+        match count.and_then(|count| payload_header(unique, count).ok_or(Errno::EIO)) {
+            Ok(header) => {
+                let delivered = self.responder.send_filled(&header);
+                self.sent(delivered).gives_nothing();
+            }
+            Err(error) => self.error(error),
         }
-        match self.deliver(answer) {
+    }
+
+    fn sent(mut self, delivered: io::Result<()>) -> Sent {
+        self.is_owed = false;
+        match delivered {
             Ok(()) => Sent::Taken,
             Err(error) => {
                 // ENOENT: the request was ended meanwhile, by an abort or with its caller.
@@ -83,20 +102,19 @@ impl Reply {
                 if error.kind() == io::ErrorKind::NotFound {
                     tracing::debug!(opcode, unique, "nothing waits for the answer any more");
                 } else {
-                    tracing::error!(opcode, unique, %error, "the kernel refuses an answer");
+                    tracing::error!(opcode, unique, %error, "the client refuses an answer");
                 }
                 Sent::Refused
             }
         }
     }
 
-    /// Whether another thread has sent the answer. Otherwise none can from now on.
-    fn is_given_up(&mut self) -> bool {
-        self.ticket.take().is_some_and(|ticket| !ticket.claim())
-    }
-
-    fn deliver(&self, answer: &Answer<'_>) -> io::Result<()> {
-        self.device.send(&answer.encode(self.unique))
+    fn deliver(&mut self, answer: &Answer<'_>) -> io::Result<()> {
+        if self.ticket.take().is_some_and(|ticket| !ticket.claim()) {
+            // Another thread has sent the answer.
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        self.responder.send(&answer.encode(self.unique))
     }
 
     pub(super) fn error(self, error: Errno) {
@@ -151,7 +169,7 @@ impl Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if !self.is_owed || self.is_given_up() {
+        if !self.is_owed {
             return;
         }
         // After the end of the connection nothing waits, and dropping is what the end consists of.
@@ -159,5 +177,27 @@ impl Drop for Reply {
             let (opcode, unique) = (self.opcode.name(), self.unique);
             tracing::error!(opcode, unique, "a request got no answer but EIO: a bug");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::sync::Arc;
+
+    use thrufs_transport::dev_fuse::DevFuse;
+
+    use super::*;
+    use crate::notify::tests::pair;
+
+    #[test]
+    fn reply_that_is_dropped_answers_eio() {
+        let (mut socket, server) = pair();
+        let responder = Responder::DevFuse(Arc::new(DevFuse::new(server)));
+        drop(Reply::new(responder, 8, Opcode::Getattr, None));
+        let mut bytes = [0; 100];
+        assert_eq!(socket.read(&mut bytes).unwrap(), 16);
+        assert_eq!(bytes[4..8], (-libc::EIO).to_ne_bytes());
+        assert_eq!(bytes[8..16], 8_u64.to_ne_bytes());
     }
 }

@@ -1,6 +1,7 @@
 //! Requests that open and close files: OPEN, CREATE, FLUSH, RELEASE, FSYNC.
 
 use std::ffi::{CStr, OsStr};
+use std::io;
 use std::os::fd::BorrowedFd;
 
 use thrufs_fs::{CountedEntry, Entry, Opcode, Opened, Result};
@@ -76,7 +77,11 @@ impl Server {
     /// The answer to an OPEN. After an error the file is closed again.
     fn open_out(&self, ino: u64, opened: &Opened) -> Result<OpenOut> {
         let fh = opened.fh;
-        let register = |file: BorrowedFd<'_>| BackingId::open(&self.device, file);
+        let channel = self.capabilities.channel.as_ref();
+        let register = |file: BorrowedFd<'_>| match channel {
+            Some(device) => BackingId::open(device, file),
+            None => Err(io::ErrorKind::Unsupported.into()),
+        };
         let id = self
             .backing_ids
             .open_for(self.fs(), ino, opened, register)?;

@@ -5,34 +5,40 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::geteuid;
 use thrufs_fs::{Caller, Errno, Opcode, Passthrough, Result};
-use thrufs_transport::dev_fuse::{BackingId, DevFuse};
+use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::abi::{InHeader, IoctlFlags};
 use thrufs_wire::request::DecodeError;
-use thrufs_wire::{Dialect, Message, Reply as Answer, Request, decode};
+use thrufs_wire::{Dialect, Message, Reply as Answer, Request};
 
 use super::allowed::Allowed;
+use super::capabilities::Capabilities;
 use super::dying::DyingCallers;
+use super::incoming::Incoming;
 use super::interrupts::Interrupts;
 use super::reply::Reply;
-use super::running::{Running, Ticket};
+use super::responder::Responder;
+use super::running::Ticket;
 use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::panics;
 
 /// Serves a [`Passthrough`] on a connection.
-pub(super) struct Server {
+pub(crate) struct Server {
     pub(super) dispatch: Dispatch,
     pub(super) backing_ids: BackingIds<BackingId>,
-    pub(super) device: Arc<DevFuse>,
+    pub(super) capabilities: Capabilities,
     pub(super) interrupts: Arc<Interrupts>,
-    running: Arc<Running>,
-    dying: Arc<DyingCallers>,
+    /// None where callers are not processes of this machine.
+    dying: Option<Arc<DyingCallers>>,
     pub(super) dialect: Dialect,
     allowed: Allowed,
     owner: u32,
+    /// A malformed message was logged: a guest can send as many as it likes.
+    has_complained: AtomicBool,
 }
 
 /// A request that is owed an answer, without its arguments.
@@ -44,77 +50,85 @@ pub(super) struct Call {
 }
 
 impl Server {
-    pub(super) fn new(
+    pub(crate) fn new(
         fs: Arc<Passthrough>,
-        device: Arc<DevFuse>,
+        capabilities: Capabilities,
         dialect: Dialect,
         allowed: Allowed,
     ) -> Self {
-        let running = Arc::default();
+        let callers = capabilities.has_caller_pid.then_some(&capabilities.channel);
+        let dying = callers.and_then(Option::as_ref).map(DyingCallers::new);
         Self {
-            dying: Arc::new(DyingCallers::new(&device, &running)),
-            running,
+            dying: dying.map(Arc::new),
             dispatch: Dispatch::new(fs),
             backing_ids: BackingIds::default(),
-            device,
+            capabilities,
             interrupts: Arc::default(),
+            has_complained: AtomicBool::new(false),
             dialect,
             allowed,
             owner: geteuid().as_raw(),
         }
     }
 
-    pub(super) fn fs(&self) -> &Arc<Passthrough> {
+    pub(crate) fn fs(&self) -> &Arc<Passthrough> {
         self.dispatch.fs()
     }
 
     /// Answers what still waits: the session has ended.
-    pub(super) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.dispatch.stop();
-        self.dying.stop();
+        if let Some(dying) = &self.dying {
+            dying.stop();
+        }
     }
 
-    /// Serves one message.
-    pub(super) fn serve(self: &Arc<Self>, message: &[u8]) {
+    /// Serves one message, to which `responder` takes the answer.
+    pub(crate) fn serve(self: &Arc<Self>, message: Incoming<'_>, responder: Responder) {
         caught_or_logged(|| {
-            let Some(decoded) = self.decoded(message) else {
-                return;
+            let decoded = match message.decode(self.dialect) {
+                Ok(decoded) => decoded,
+                Err(error) => return self.refuse(&error, responder),
             };
             let uid = decoded.header.uid;
             match needs_room(&decoded.request) {
                 Some(opcode) if self.fs().has_to_wait(opcode, uid) => {
-                    self.park(opcode, uid, message.to_owned());
+                    self.park((opcode, uid), message.head().to_owned(), responder);
                 }
-                _at_once => self.answer(&decoded, message),
+                _at_once => self.answer(&decoded, message, responder),
             }
         });
     }
 
-    fn decoded<'m>(&self, message: &'m [u8]) -> Option<Message<'m>> {
-        decode(self.dialect, message, message.len())
-            .map_err(|error| self.refuse(&error))
-            .ok()
-    }
-
-    fn refuse(&self, error: &DecodeError) {
+    fn refuse(&self, error: &DecodeError, mut responder: Responder) {
         match error.errno() {
             Errno::ENOSYS => tracing::debug!(%error, "not served"),
-            _malformed => tracing::error!(%error, "the kernel sent a malformed message"),
+            _malformed if self.has_complained.swap(true, Ordering::Relaxed) => {
+                tracing::debug!(%error, "another malformed message");
+            }
+            _malformed => tracing::error!(%error, "the client sent a malformed message"),
         }
         if let Some(unique) = error.unanswered() {
             let answer = Answer::Error(error.errno()).encode(unique);
-            let _nothing_waits = self.device.send(&answer);
+            let _nothing_waits = responder.send(&answer);
         }
     }
 
-    /// Serves `message` when there is a descriptor. Owed from now on: what waits when the session ends is
-    /// served then.
-    fn park(self: &Arc<Self>, opcode: Opcode, uid: u32, message: Vec<u8>) {
+    /// Serves `message`, which has no payload, when there is a descriptor. Owed from now on: what waits when
+    /// the session ends is served then.
+    fn park(
+        self: &Arc<Self>,
+        (opcode, uid): (Opcode, u32),
+        message: Vec<u8>,
+        responder: Responder,
+    ) {
         let this = Arc::clone(self);
         let serve = move || {
             caught_or_logged(|| {
-                if let Some(decoded) = this.decoded(&message) {
-                    this.answer(&decoded, &message);
+                let message = Incoming::whole(&message);
+                match message.decode(this.dialect) {
+                    Ok(decoded) => this.answer(&decoded, message, responder),
+                    Err(error) => this.refuse(&error, responder),
                 }
             });
         };
@@ -139,7 +153,12 @@ impl Server {
     }
 
     /// What is owed no answer, and the rest.
-    fn answer(self: &Arc<Self>, decoded: &Message<'_>, message: &[u8]) {
+    fn answer(
+        self: &Arc<Self>,
+        decoded: &Message<'_>,
+        message: Incoming<'_>,
+        responder: Responder,
+    ) {
         let Message { header, request } = decoded;
         match request {
             Request::Forget(arg) => return self.dispatch.forget(header.nodeid, arg.nlookup),
@@ -167,9 +186,9 @@ impl Server {
             false => None,
         };
         let call = Call {
-            by: Requester::from(header),
+            by: self.requester(header),
             ino: header.nodeid,
-            reply: Reply::new(&self.device, header.unique, opcode, ticket),
+            reply: Reply::new(responder, header.unique, opcode, ticket),
         };
         if !self.is_allowed(header, request) {
             return call.reply.error(Errno::EACCES);
@@ -179,7 +198,7 @@ impl Server {
 
     /// The table of operations.
     #[rustfmt::skip]
-    fn dispatch_to(self: &Arc<Self>, request: &Request<'_>, call: Call, message: &[u8]) {
+    fn dispatch_to(self: &Arc<Self>, request: &Request<'_>, call: Call, message: Incoming<'_>) {
         match *request {
             Request::Lookup { name } => self.lookup(call, name),
             Request::Symlink { name, target, .. } => self.symlink(call, name, target),
@@ -211,7 +230,7 @@ impl Server {
 
             Request::Open(arg) => self.open(call, arg.flags),
             Request::Read(arg) => self.read(call, &arg),
-            Request::Write { arg, data } => self.write(call, &arg, data.of(message)),
+            Request::Write { arg, data } => self.write(call, &arg, message.payload(data)),
             Request::Flush(arg) => self.flush(call, &arg),
             Request::Release(arg) => self.release(call, arg.fh),
             Request::Fsync(arg) => self.fsync(call, Opcode::Fsync, &arg),
@@ -236,7 +255,7 @@ impl Server {
             Request::Destroy => call.reply.done(Ok(())).gives_nothing(),
             // The kernel sends it once, before the session.
             Request::Init(_) => call.reply.error(Errno::EIO),
-            // See `crate::UNSUPPORTED`; the last four are owed no answer, and do not come here.
+            // See the README, "What fuser cannot carry"; the last four are owed no answer, and do not come here.
             Request::Bmap(_) | Request::Poll(_) | Request::Setupmapping(_)
             | Request::Removemapping(_) | Request::Forget(_) | Request::BatchForget(_)
             | Request::Interrupt(_) | Request::NotifyReply { .. } => {
@@ -247,10 +266,11 @@ impl Server {
 
     /// The request can be given up from now on.
     fn enter(&self, header: &InHeader) -> Option<Ticket> {
-        let ticket = self.running.enter(header.unique, header.pid);
+        let dying = self.dying.as_ref()?;
+        let ticket = dying.enter(header.unique, header.pid);
         // Another thread may have read the INTERRUPT first.
         if self.interrupts.take(header.unique) {
-            self.dying.watch(header.unique);
+            dying.watch(header.unique);
         }
         ticket
     }
@@ -260,11 +280,16 @@ impl Server {
         if let Some(evicted) = self.interrupts.note(request, unique) {
             // Refused when its request is done.
             let again = Answer::Error(Errno::EAGAIN).encode(evicted);
-            let _is_done = self.device.send(&again);
+            if let Some(channel) = &self.capabilities.channel {
+                let _is_done = channel.send(&again);
+            }
         }
         // After the note: a request that is entered meanwhile finds that, or is found here.
-        if self.running.caller(request).is_some() && self.interrupts.take(request) {
-            self.dying.watch(request);
+        if let Some(dying) = &self.dying
+            && dying.knows(request)
+            && self.interrupts.take(request)
+        {
+            dying.watch(request);
         }
         self.fs().wake_lock_waiters();
     }
@@ -280,6 +305,19 @@ impl Server {
         self.dispatch.run(opcode, by, target, operation)
     }
 
+    fn requester(&self, header: &InHeader) -> Requester {
+        Requester {
+            unique: header.unique,
+            uid: header.uid,
+            gid: header.gid,
+            // A number of no process here would be taken for one.
+            pid: match self.capabilities.has_caller_pid {
+                true => header.pid,
+                false => 0,
+            },
+        }
+    }
+
     /// The caller, with its ids on SOURCE.
     pub(super) fn caller(&self, by: Requester) -> Result<Caller> {
         self.dispatch.caller(by)
@@ -287,7 +325,7 @@ impl Server {
 }
 
 /// What an unfinished reply leaves behind on a panic is answered when it is dropped.
-fn caught_or_logged(serve: impl FnOnce()) {
+pub(crate) fn caught_or_logged(serve: impl FnOnce()) {
     if panics::caught(serve).is_err() {
         tracing::error!("panic in a request: a bug");
     }
@@ -329,21 +367,10 @@ fn needs_room(request: &Request<'_>) -> Option<Opcode> {
     }
 }
 
-impl From<&InHeader> for Requester {
-    fn from(header: &InHeader) -> Self {
-        Self {
-            unique: header.unique,
-            uid: header.uid,
-            gid: header.gid,
-            pid: header.pid,
-        }
-    }
-}
-
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Server")
-            .field("device", &self.device)
+            .field("capabilities", &self.capabilities)
             .field("dialect", &self.dialect)
             .finish_non_exhaustive()
     }

@@ -1,12 +1,13 @@
 //! Requests about the content of an open file: READ, WRITE, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL.
 
-use thrufs_fs::{Errno, Opcode, ReadRequest, Result, WriteRequest};
+use thrufs_fs::{Errno, Opcode, Passthrough, ReadRequest, Result, WriteRequest};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{
     CopyFileRangeIn, CopyFileRangeOut, FallocateIn, IoctlIn, IoctlOut, LseekIn, LseekOut, ReadIn,
     WriteIn,
 };
 
+use super::incoming::Payload;
 use super::server::{Call, Server};
 use crate::after_reply;
 use crate::dispatch::Requester;
@@ -22,6 +23,10 @@ impl Server {
             flags: arg.flags.cast_signed(),
         };
         let target = (ino, arg.fh, arg.offset, u64::from(arg.size));
+        if let Some(room) = reply.room(request.size) {
+            let count = self.run(Opcode::Read, by, target, |fs| fs.read_guest(&request, room));
+            return reply.filled(count);
+        }
         let mut reply = Some(reply);
         let done = self.run(Opcode::Read, by, target, |fs| {
             fs.read_with(&request, |data| {
@@ -36,27 +41,42 @@ impl Server {
     }
 
     /// `data` is none where the message has less than the request says, which decoding refuses.
-    pub(super) fn write(&self, call: Call, arg: &WriteIn, data: Option<&[u8]>) {
+    pub(super) fn write(&self, call: Call, arg: &WriteIn, payload: Option<Payload<'_>>) {
         let Call { by, ino, reply } = call;
-        let Some(data) = data else {
+        let Some(payload) = payload else {
             return reply.error(Errno::EINVAL);
         };
-        let request = WriteRequest {
+        let mut request = WriteRequest {
             ino,
             fh: arg.fh,
             offset: arg.offset,
-            data,
+            data: &[],
             flags: arg.flags.cast_signed(),
             from_cache: arg.is_writeback(),
         };
-        let target = (ino, arg.fh, arg.offset, data.len() as u64);
-        let done = self.run(Opcode::Write, by, target, |fs| {
-            if arg.kills_suidgid() {
-                fs.kill_suidgid(ino, arg.fh, &self.caller(by)?)?;
+        let target = (ino, arg.fh, arg.offset, u64::from(arg.size));
+        let kill = |fs: &Passthrough| match arg.kills_suidgid() {
+            true => fs.kill_suidgid(ino, arg.fh, &self.caller(by)?),
+            false => Ok(()),
+        };
+        match payload {
+            Payload::Bytes(data) => {
+                request.data = data;
+                let done = self.run(Opcode::Write, by, target, |fs| {
+                    kill(fs)?;
+                    fs.write(&request)
+                });
+                after_reply::answer_write(self.fs(), &request, done, |done| reply.written(done));
             }
-            fs.write(&request)
-        });
-        after_reply::answer_write(self.fs(), &request, done, |done| reply.written(done));
+            // A guest takes no notifications: there is nothing that could follow.
+            Payload::Guest(data) => {
+                let done = self.run(Opcode::Write, by, target, |fs| {
+                    kill(fs)?;
+                    fs.write_guest(&request, data)
+                });
+                reply.written(done);
+            }
+        }
     }
 
     pub(super) fn fallocate(&self, call: Call, arg: &FallocateIn) {

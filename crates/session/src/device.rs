@@ -1,0 +1,189 @@
+//! The session of a virtiofs device: one that begins with each INIT, on any request queue.
+//!
+//! Invariant: another INIT, and a front end that disconnects, end the session: its nodeids, handles and locks
+//! are gone, as the guest's driver, which has forgotten them, takes for granted.
+//!
+//! Why not one file system for the device's life: what an earlier guest has looked up would stay known, and
+//! open, for ever.
+
+use std::fmt;
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use thrufs_fs::{Errno, Passthrough};
+use thrufs_transport::vhost_user::{Completion, Device, Request, Service, Shutdown, Tag};
+use thrufs_wire::abi::InHeader;
+use thrufs_wire::request::{self, DecodeError};
+use thrufs_wire::{Dialect, Opcode, Reply, decode};
+
+use crate::init::{Handshake, shake_hands};
+use crate::requests::{Allowed, Capabilities, Incoming, Responder, Server, caught_or_logged};
+
+/// See the module.
+#[derive(Debug)]
+pub struct DeviceSession {
+    device: Device,
+    sessions: Arc<Sessions>,
+}
+
+type Make = Box<dyn Fn() -> io::Result<Passthrough> + Send + Sync>;
+
+/// The session of now.
+struct Sessions {
+    make: Make,
+    request_queues: usize,
+    /// None before INIT. Taken for writing by INIT, DESTROY and the end of a connection alone.
+    current: RwLock<Option<Arc<Server>>>,
+}
+
+impl DeviceSession {
+    /// A device whose file system `make` makes for each session, with `request_queues` queues.
+    pub fn new(
+        make: impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static,
+        tag: Option<Tag>,
+        request_queues: usize,
+    ) -> Self {
+        let sessions = Arc::new(Sessions {
+            make: Box::new(make),
+            request_queues,
+            current: RwLock::default(),
+        });
+        let service = Arc::clone(&sessions) as Arc<dyn Service>;
+        let device = Device::new(service, tag, request_queues);
+        Self { device, sessions }
+    }
+
+    /// Waits for a front end and serves it until it disconnects; `connected` gets what ends that.
+    ///
+    /// # Errors
+    /// The front end violates the protocol, or there can be no thread.
+    pub fn serve(
+        &self,
+        listener: &UnixListener,
+        connected: impl FnOnce(Shutdown),
+    ) -> io::Result<()> {
+        let result = self.device.serve(listener, connected);
+        self.sessions.replace(None);
+        result
+    }
+}
+
+impl Sessions {
+    fn serve_one(&self, request: Request<'_>, completion: Completion) {
+        let responder = Responder::VhostUser(completion);
+        let Ok(header) = request::header(request.head) else {
+            // No message: the chain goes back with nothing written.
+            tracing::debug!("a request without a header, or in another byte order");
+            return;
+        };
+        let opcode = Opcode::from_raw(header.opcode);
+        if request.is_priority && !opcode.is_some_and(belongs_on_priority_queue) {
+            tracing::debug!(opcode = header.opcode, "not for the priority queue");
+            return refuse(&header, Errno::EINVAL, responder);
+        }
+        if opcode == Some(Opcode::Init) {
+            return self.init(&header, request, responder);
+        }
+        let current = self.current.read().clone();
+        match current {
+            Some(server) => {
+                let message = Incoming::of_guest(request.head, request.all);
+                server.serve(message, responder);
+                if opcode == Some(Opcode::Destroy) {
+                    self.replace(None);
+                }
+            }
+            None => refuse(&header, Errno::ENOTCONN, responder),
+        }
+    }
+
+    fn init(&self, header: &InHeader, request: Request<'_>, mut responder: Responder) {
+        let unique = header.unique;
+        let decoded = decode(Dialect::BEFORE_INIT, request.head, request.all.len());
+        let arg = match decoded.map(|message| message.request) {
+            Ok(thrufs_wire::Request::Init(arg)) => arg,
+            Ok(_other) => return refuse(header, Errno::EIO, responder),
+            Err(error) => return refuse(header, errno_of(&error), responder),
+        };
+        let fs = match (self.make)() {
+            Ok(fs) => Arc::new(fs),
+            Err(error) => {
+                tracing::error!(%error, "INIT: the shared directory cannot be served");
+                return refuse(header, Errno::EIO, responder);
+            }
+        };
+        let capabilities = Capabilities::of_guest();
+        let answer = match shake_hands(fs.config(), &capabilities, &arg) {
+            Handshake::OtherVersion(version) => version,
+            Handshake::Refused(errno, error) => {
+                tracing::error!("INIT: {error}");
+                return refuse(header, errno, responder);
+            }
+            Handshake::Agreed {
+                answer,
+                dialect,
+                negotiated,
+            } => {
+                fs.set_negotiated(negotiated);
+                if let Err(error) = fs.start_serving(self.request_queues) {
+                    tracing::error!(%error, "INIT: start the thread that closes what was looked up");
+                    return refuse(header, Errno::EIO, responder);
+                }
+                let server = Server::new(fs, capabilities, dialect, Allowed::All);
+                self.replace(Some(Arc::new(server)));
+                answer
+            }
+        };
+        if let Err(error) = responder.send(&Reply::Init(answer).encode(unique)) {
+            tracing::error!("INIT: {error}");
+        }
+    }
+
+    /// Ends the session of now, and begins another.
+    fn replace(&self, next: Option<Arc<Server>>) {
+        let last = std::mem::replace(&mut *self.current.write(), next);
+        if let Some(last) = last {
+            last.stop();
+            last.fs().stop_notifying();
+        }
+    }
+}
+
+/// virtio 1.3, 5.11.6.2: what must not wait for other requests.
+fn belongs_on_priority_queue(opcode: Opcode) -> bool {
+    matches!(
+        opcode,
+        Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt
+    )
+}
+
+fn errno_of(error: &DecodeError) -> Errno {
+    error.errno()
+}
+
+fn refuse(header: &InHeader, errno: Errno, mut responder: Responder) {
+    // What is owed no answer has no room for one; the chain goes back all the same.
+    let _no_room = responder.send(&Reply::Error(errno).encode(header.unique));
+}
+
+impl Service for Sessions {
+    fn serve(&self, request: Request<'_>, completion: Completion) {
+        caught_or_logged(|| self.serve_one(request, completion));
+    }
+
+    fn interrupt_waiting(&self) {
+        if let Some(server) = self.current.read().as_ref() {
+            server.stop();
+        }
+    }
+}
+
+impl fmt::Debug for Sessions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sessions")
+            .field("request_queues", &self.request_queues)
+            .finish_non_exhaustive()
+    }
+}

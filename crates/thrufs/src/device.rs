@@ -1,0 +1,45 @@
+//! A virtiofs device: from a [`DevicePlan`] to a socket that is served, and to its end.
+//!
+//! ```text
+//! thrufs device ── supervisor: socket and its files, signals, systemd
+//!   └─ server: in its sandbox, answers the guest ([`serving`])
+//! ```
+//!
+//! With neither sandbox nor filter there is one process. Invariant: the end by a front end that disconnects,
+//! and by SIGTERM, is exit code 0, with every request that was taken answered; whatever a guest says ends
+//! neither process.
+
+mod confined;
+mod serving;
+mod socket;
+
+use std::os::fd::AsFd;
+
+use anyhow::Context;
+
+use crate::daemon::{limits, readiness::notify_systemd};
+use crate::device_plan::DevicePlan;
+use crate::failure::Failure;
+use crate::mount::paths::{is_whole, open_directory};
+use socket::Socket;
+
+/// Serves until the front end disconnects, or until a signal.
+///
+/// # Errors
+/// Nothing is served, or the serving process has died, as the message says.
+pub(crate) fn run(plan: &DevicePlan) -> Result<(), Failure> {
+    let source = open_directory("--shared-dir", &plan.source).map_err(Failure::Configuration)?;
+    let plan = &plan.clone().with_safe_file_handles(|| is_whole(&source));
+    let mut socket = Socket::open(&plan.socket).map_err(Failure::Configuration)?;
+    limits::apply(plan.rlimit_nofile)?;
+    // As for a mount: what was inherited is its owner's.
+    thrufs_sys::confine::close_all_but(&[source.as_fd(), socket.listener().as_fd()])
+        .context("close what was inherited")?;
+    let result = match plan.sandbox.splits() {
+        true => confined::serve(&source, &mut socket, plan),
+        false => serving::serve_here(source, &mut socket, plan),
+    };
+    notify_systemd(&[sd_notify::NotifyState::Stopping]);
+    drop(socket);
+    Ok(result?)
+}

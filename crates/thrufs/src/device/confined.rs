@@ -1,0 +1,143 @@
+//! The process outside, when the one that serves is shut in: it makes the socket, answers signals and
+//! systemd, and removes what it made.
+//!
+//! Invariant: the server is told nothing but the socket, and believed nothing but its end.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use sd_notify::NotifyState;
+use tokio::sync::mpsc;
+
+use super::serving::Running;
+use super::socket::Socket;
+use crate::daemon::callers::AskingOutside;
+use crate::daemon::link::{FromServer, Link, ToServer};
+use crate::daemon::readiness::notify_systemd;
+use crate::daemon::server::{Confined, Server, ServerEvent};
+use crate::daemon::server_process::{Start, die_with_the_supervisor};
+use crate::daemon::serving::when_a_thread_is_lost;
+use crate::daemon::source_state::{SourceState, SourceView};
+use crate::daemon::supervisor;
+use crate::device_plan::DevicePlan;
+use crate::logging;
+use crate::sandbox;
+use crate::signals::{Signals, block_on};
+
+/// How long a server that was told to end may take: longer than it gives its requests.
+const PATIENCE: Duration = Duration::from_secs(12);
+
+/// Serves by a process in a sandbox, until it ends or a signal comes.
+pub(super) fn serve(
+    source: &OwnedFd,
+    socket: &mut Socket,
+    plan: &DevicePlan,
+) -> anyhow::Result<()> {
+    let confined = Confined {
+        source,
+        plan: &plan.sandbox,
+        needs: plan.needs(),
+        log: plan.log,
+    };
+    // While this process has one thread.
+    let server = Server::start(&confined, |start, asking, link| {
+        serve_inside(start, asking, link, plan)
+    })?;
+    let lines = logging::init(plan.log)?;
+    for reason in &server.refused {
+        tracing::warn!("{reason}");
+    }
+    let (how, filter) = (server.sandbox, plan.sandbox.seccomp);
+    tracing::info!("serving in --sandbox={how} with --seccomp={filter}");
+    block_on(async {
+        let mut signals = Signals::install()?;
+        server.serve_device(socket.listener())?;
+        let ending = server.ending()?;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        // A device is asked nothing about SOURCE.
+        let view = SourceView::new(SourceState::default);
+        server.listen(lines, plan.log.level, view, move |event| {
+            // The receiver is gone only when this process ends.
+            let _ = tell.send(event);
+        })?;
+        let end = until_the_end(&mut told, Some((socket, plan)));
+        tokio::select! {
+            ended = end => return ended,
+            name = signals.stop() => tracing::info!("{name}: ending"),
+        }
+        ending.drain();
+        match tokio::time::timeout(PATIENCE, until_the_end(&mut told, None)).await {
+            Ok(ended) => ended,
+            Err(_late) => {
+                ending.kill();
+                bail!("the serving process did not end within {PATIENCE:?}")
+            }
+        }
+    })
+}
+
+/// Publishes the socket when the server is ready, and returns when it has ended.
+async fn until_the_end(
+    told: &mut mpsc::UnboundedReceiver<ServerEvent>,
+    mut ready: Option<(&mut Socket, &DevicePlan)>,
+) -> anyhow::Result<()> {
+    let mut failure = None;
+    while let Some(event) = told.recv().await {
+        match event {
+            ServerEvent::Message(FromServer::Ready) => {
+                if let Some((socket, plan)) = ready.take() {
+                    socket.publish()?;
+                    tracing::info!("{} is served", plan.source.display());
+                    notify_systemd(&[NotifyState::Ready]);
+                }
+            }
+            ServerEvent::Message(FromServer::Failed(reason)) => {
+                // One line: it is shown on a terminal.
+                failure = Some(logging::escaped(reason.as_bytes(), logging::LINE_MAX));
+            }
+            ServerEvent::Message(other) => {
+                tracing::debug!(?other, "not expected from the server");
+            }
+            ServerEvent::Ended(status, _last_words) => {
+                return match failure {
+                    Some(reason) => Err(anyhow!("{reason}")),
+                    None => supervisor::ended(status.context("wait for the server")?),
+                };
+            }
+        }
+    }
+    bail!("the thread that waits for the serving process is gone")
+}
+
+/// The server's life, in its sandbox.
+fn serve_inside(
+    start: Start<'_>,
+    asking: AskingOutside,
+    link: &Link,
+    plan: &DevicePlan,
+) -> anyhow::Result<()> {
+    // Nothing is asked: a guest's processes are not in /proc.
+    drop(asking);
+    link.send(&FromServer::Confined, &[])?;
+    let Some((ToServer::Device, mut sockets)) = link.receive()? else {
+        // The supervisor has told why.
+        return Ok(());
+    };
+    if !die_with_the_supervisor(link)? {
+        return Ok(());
+    }
+    start.log.init()?;
+    let listener = sockets.pop().context("no socket came along")?;
+    let listener = UnixListener::from(listener);
+    block_on(async {
+        let mut signals = Signals::install()?;
+        when_a_thread_is_lost(|| std::process::exit(1));
+        // Threads that start later are behind the filter; a file system has none before its first request.
+        sandbox::seal(&plan.sandbox, start.sandbox, plan.needs())?;
+        let mut running = Running::start(start.source, plan, listener)?;
+        link.send(&FromServer::Ready, &[])?;
+        running.until_the_end(&mut signals).await
+    })
+}

@@ -1,0 +1,163 @@
+//! The process that answers the guest: one front end after the other, and the end by a signal.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use sd_notify::NotifyState;
+use thrufs_fs::{FaultyBacking, Passthrough};
+use thrufs_session::{DeviceSession, Shutdown};
+use tokio::sync::oneshot;
+
+use super::socket::Socket;
+use crate::daemon::readiness::notify_systemd;
+use crate::daemon::serving::when_a_thread_is_lost;
+use crate::device_plan::DevicePlan;
+use crate::logging;
+use crate::signals::{Signals, block_on};
+
+/// How long the requests under way may take after SIGTERM.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Serves in this process.
+pub(super) fn serve_here(
+    source: OwnedFd,
+    socket: &mut Socket,
+    plan: &DevicePlan,
+) -> anyhow::Result<()> {
+    let _lines = logging::init(plan.log)?;
+    block_on(async {
+        let mut signals = Signals::install()?;
+        when_a_thread_is_lost(|| std::process::exit(1));
+        let listener = socket.listener().try_clone();
+        let listener = listener.context("duplicate a descriptor")?;
+        let mut running = Running::start(source, plan, listener)?;
+        socket.publish()?;
+        tracing::info!("{} is served", plan.source.display());
+        notify_systemd(&[NotifyState::Ready]);
+        running.until_the_end(&mut signals).await
+    })
+}
+
+/// A device whose thread serves.
+#[derive(Debug)]
+pub(super) struct Running {
+    ended: oneshot::Receiver<anyhow::Result<()>>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+/// What the thread is at.
+#[derive(Debug, Default)]
+struct Connection {
+    /// A signal has come: nothing begins any more.
+    is_ending: bool,
+    /// There is a front end.
+    front_end: Option<Shutdown>,
+}
+
+impl Running {
+    /// Opens SOURCE and starts the thread.
+    ///
+    /// # Errors
+    /// SOURCE cannot be served as asked for.
+    pub(super) fn start(
+        source: OwnedFd,
+        plan: &DevicePlan,
+        listener: UnixListener,
+    ) -> anyhow::Result<Self> {
+        let (config, faults) = (plan.config.clone(), plan.faults.clone());
+        if !faults.is_empty() {
+            tracing::warn!("--fault: calls on SOURCE fail on purpose");
+        }
+        let make = move || -> io::Result<Passthrough> {
+            let (source, config) = (source.try_clone()?, config.clone());
+            match faults.is_empty() {
+                true => Passthrough::new(source, config),
+                false => {
+                    let backing = Arc::new(FaultyBacking::new(faults.clone()));
+                    Passthrough::with_backing(source, config, backing)
+                }
+            }
+        };
+        // So that what is wrong with it is told before a guest waits.
+        drop(make().with_context(|| format!("--shared-dir {}", plan.source.display()))?);
+        let session = DeviceSession::new(make, plan.tag.clone(), plan.request_queues);
+        let (tell, ended) = oneshot::channel();
+        let connection = Arc::<Mutex<Connection>>::default();
+        let (shared, keep) = (Arc::clone(&connection), plan.keep);
+        std::thread::Builder::new()
+            .name("device".to_owned())
+            .spawn(move || {
+                // The receiver is gone only when the process ends anyway.
+                let _unheard = tell.send(serve(&session, &listener, &shared, keep));
+            })
+            .context("start the device's thread")?;
+        Ok(Self { ended, connection })
+    }
+
+    /// Waits until the front end has disconnected, or for a signal, upon which what is under way is
+    /// answered first.
+    ///
+    /// # Errors
+    /// The front end violates the protocol, or what is under way takes too long.
+    pub(super) async fn until_the_end(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
+        tokio::select! {
+            result = &mut self.ended => return told(result),
+            name = signals.stop() => tracing::info!("{name}: ending"),
+        }
+        {
+            let mut connection = lock(&self.connection);
+            connection.is_ending = true;
+            match &connection.front_end {
+                Some(front_end) => front_end.shutdown(),
+                // The thread waits for one.
+                None => return Ok(()),
+            }
+        }
+        match tokio::time::timeout(PATIENCE, &mut self.ended).await {
+            Ok(result) => told(result),
+            Err(_late) => Err(anyhow!("requests are still under way after {PATIENCE:?}")),
+        }
+    }
+}
+
+/// Nothing panics while it is held.
+fn lock(connection: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
+    connection.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn told(result: Result<anyhow::Result<()>, oneshot::error::RecvError>) -> anyhow::Result<()> {
+    result.unwrap_or_else(|_gone| Err(anyhow!("the device's thread is gone without a result")))
+}
+
+/// The thread's work.
+fn serve(
+    session: &DeviceSession,
+    listener: &UnixListener,
+    connection: &Mutex<Connection>,
+    keep: bool,
+) -> anyhow::Result<()> {
+    loop {
+        let served = session.serve(listener, |front_end| {
+            tracing::info!("a front end has connected");
+            let mut connection = lock(connection);
+            if connection.is_ending {
+                front_end.shutdown();
+            }
+            connection.front_end = Some(front_end);
+        });
+        let mut connection = lock(connection);
+        connection.front_end = None;
+        match served {
+            Ok(()) => tracing::info!("the front end has disconnected"),
+            Err(error) if keep => tracing::error!("{error}"),
+            Err(error) => return Err(error.into()),
+        }
+        if connection.is_ending || !keep {
+            return Ok(());
+        }
+    }
+}

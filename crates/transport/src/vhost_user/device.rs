@@ -1,0 +1,291 @@
+//! The device as the front end sees it: features, configuration, memory, and the life of a connection.
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use thrufs_sys::guest_memory::{GuestMemory, GuestRange};
+use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
+use vhost::vhost_user::{Error as VhostError, Listener};
+use vhost_user_backend::{Error, ShutdownHandle, VhostUserBackend, VhostUserDaemon};
+use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::bindings::virtio_ring::{
+    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
+};
+use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vmm_sys_util::epoll::EventSet;
+use vmm_sys_util::event::{
+    EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
+};
+
+use super::completion::Completion;
+use super::queue::Queue;
+use super::vring::{Memory, Vring};
+
+/// Entries of a queue at most (QEMU's limit, and a request of 4 MiB in pages).
+pub(super) const QUEUE_SIZE_MAX: u16 = 1024;
+/// Request queues at most: with hiprio, bits of a word.
+pub const REQUEST_QUEUES_MAX: usize = 62;
+/// Bytes of `tag` in the configuration.
+const TAG_LEN: usize = 36;
+/// Bytes of the configuration that a front end may ask for (VHOST_USER_CONFIG_SIZE).
+const CONFIG_MAX: usize = 256;
+
+/// A request, where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// It came on the queue for FORGET and INTERRUPT.
+    pub is_priority: bool,
+    /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
+    pub head: &'a [u8],
+    /// The whole, of which only what follows `head` is to be used: the guest may change it.
+    pub all: GuestRange<'a>,
+}
+
+/// Serves requests. Must not panic.
+pub trait Service: Send + Sync {
+    /// Serves one request, on its queue's thread.
+    fn serve(&self, request: Request<'_>, completion: Completion);
+
+    /// The front end stops a queue, and waits: what waits for a lock or a descriptor is answered.
+    fn interrupt_waiting(&self);
+}
+
+/// A name for mount(8) in the guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tag(String);
+
+/// Why a tag is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a tag has 1 to {TAG_LEN} bytes, none of them 0")]
+pub struct TagError;
+
+impl std::str::FromStr for Tag {
+    type Err = TagError;
+
+    fn from_str(tag: &str) -> Result<Self, TagError> {
+        match (1..=TAG_LEN).contains(&tag.len()) && !tag.contains('\0') {
+            true => Ok(Self(tag.to_owned())),
+            false => Err(TagError),
+        }
+    }
+}
+
+/// Ends the connection to the front end.
+#[derive(Clone)]
+pub struct Shutdown(ShutdownHandle);
+
+impl Shutdown {
+    /// The requests under way are answered, and [`Device::serve`] returns.
+    pub fn shutdown(&self) {
+        self.0.shutdown();
+    }
+}
+
+impl std::fmt::Debug for Shutdown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shutdown")
+    }
+}
+
+/// A device, which serves one front end after the other.
+#[derive(Clone)]
+pub struct Device(Arc<Inner>);
+
+pub(super) struct Inner {
+    pub(super) service: Arc<dyn Service>,
+    tag: Option<Tag>,
+    request_queues: usize,
+    /// Changes with `memory`.
+    pub(super) generation: AtomicU64,
+    memory: Mutex<Option<Memory>>,
+    /// Those that have been started; none without a front end.
+    vrings: Mutex<Option<Vec<Vring>>>,
+}
+
+impl std::fmt::Debug for Device {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Device")
+            .field("tag", &self.0.tag)
+            .field("request_queues", &self.0.request_queues)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// One with `request_queues` queues beside hiprio, 1 to [`REQUEST_QUEUES_MAX`]. The front end is told
+    /// of `tag` and their number only if there is a tag: some take their own.
+    pub fn new(service: Arc<dyn Service>, tag: Option<Tag>, request_queues: usize) -> Self {
+        Self(Arc::new(Inner {
+            service,
+            tag,
+            request_queues: request_queues.clamp(1, REQUEST_QUEUES_MAX),
+            generation: AtomicU64::new(0),
+            memory: Mutex::default(),
+            vrings: Mutex::default(),
+        }))
+    }
+
+    /// Waits for a front end and serves it until it disconnects; `connected` gets what ends that.
+    ///
+    /// # Errors
+    /// The front end violates the protocol, or there can be no thread.
+    pub fn serve(
+        &self,
+        listener: &UnixListener,
+        connected: impl FnOnce(Shutdown),
+    ) -> io::Result<()> {
+        let mut listener = Listener::from(listener.try_clone()?);
+        let memory = GuestMemoryAtomic::new(GuestMemory::new());
+        *self.0.memory.lock() = Some(memory.clone());
+        let name = "vhost-user".to_owned();
+        *self.0.vrings.lock() = Some(Vec::new());
+        let backend = Backend(Arc::clone(&self.0));
+        let mut daemon = VhostUserDaemon::new(name, backend, memory).map_err(told)?;
+        daemon.start(&mut listener).map_err(told)?;
+        if let Some(handle) = daemon.shutdown_handle() {
+            connected(Shutdown(handle));
+        }
+        let ended = daemon.wait();
+        // The threads of the queues wait for nothing else.
+        let vrings = self.0.vrings.lock().take();
+        vrings.into_iter().flatten().for_each(|vring| vring.stop());
+        drop(daemon);
+        *self.0.memory.lock() = None;
+        match ended {
+            Ok(()) | Err(Error::HandleRequest(VhostError::Disconnected)) => Ok(()),
+            Err(error) => Err(told(error)),
+        }
+    }
+}
+
+/// The crate's errors are no [`std::error::Error`].
+#[allow(clippy::needless_pass_by_value, reason = "for map_err")]
+fn told(error: Error) -> io::Error {
+    io::Error::other(format!("vhost-user: {error}"))
+}
+
+/// The device, to vhost-user-backend.
+#[derive(Clone)]
+struct Backend(Arc<Inner>);
+
+impl Inner {
+    /// The memory of now, and which one it is.
+    pub(super) fn memory(&self) -> (Arc<GuestMemory>, u64) {
+        let generation = self.generation.load(Ordering::Acquire);
+        let memory = self.memory.lock();
+        let memory = memory.as_ref().map(|memory| (*memory.memory()).clone());
+        // A copy of the list of regions for each queue: one that all count references of would be in the
+        // way of every request.
+        (Arc::new(memory.unwrap_or_default()), generation)
+    }
+
+    pub(super) fn name_of(&self, queue: usize) -> String {
+        match queue {
+            0 => "the priority queue".to_owned(),
+            request => format!("request queue {}", request - 1),
+        }
+    }
+
+    fn config(&self) -> Vec<u8> {
+        let tag = self.tag.as_ref().map_or("", |tag| &tag.0);
+        let mut config = tag.as_bytes().to_vec();
+        config.resize(TAG_LEN, 0);
+        // At most REQUEST_QUEUES_MAX.
+        config.extend((self.request_queues as u32).to_le_bytes());
+        config
+    }
+}
+
+impl VhostUserBackend for Backend {
+    type Bitmap = ();
+    type Vring = Vring;
+
+    fn num_queues(&self) -> usize {
+        1 + self.0.request_queues
+    }
+
+    fn max_queue_size(&self) -> usize {
+        QUEUE_SIZE_MAX.into()
+    }
+
+    fn features(&self) -> u64 {
+        1 << VIRTIO_F_VERSION_1
+            | 1 << VIRTIO_RING_F_INDIRECT_DESC
+            | 1 << VIRTIO_RING_F_EVENT_IDX
+            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
+    }
+
+    fn protocol_features(&self) -> VhostUserProtocolFeatures {
+        let always = VhostUserProtocolFeatures::MQ
+            | VhostUserProtocolFeatures::REPLY_ACK
+            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
+        match self.0.tag {
+            Some(_) => always | VhostUserProtocolFeatures::CONFIG,
+            None => always,
+        }
+    }
+
+    fn set_event_idx(&self, _enabled: bool) {}
+
+    fn get_config(&self, offset: u32, size: u32) -> Vec<u8> {
+        let mut config = self.0.config();
+        config.resize(CONFIG_MAX, 0);
+        let part = (offset as usize)
+            .checked_add(size as usize)
+            .and_then(|end| config.get(offset as usize..end));
+        // The front end takes an answer of another length for a refusal.
+        part.unwrap_or_default().to_vec()
+    }
+
+    fn update_memory(&self, memory: Memory) -> io::Result<()> {
+        *self.0.memory.lock() = Some(memory);
+        self.0.generation.fetch_add(1, Ordering::Release);
+        let vrings = self.0.vrings.lock();
+        vrings
+            .iter()
+            .flatten()
+            .for_each(|vring| vring.shared.wake());
+        Ok(())
+    }
+
+    /// A thread for each queue.
+    fn queues_per_thread(&self) -> Vec<u64> {
+        (0..self.num_queues()).map(|queue| 1 << queue).collect()
+    }
+
+    fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
+        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+    }
+
+    /// Called when the queue is started; returns when it is stopped.
+    fn handle_event(
+        &self,
+        event: u16,
+        _set: EventSet,
+        vrings: &[Vring],
+        thread: usize,
+    ) -> io::Result<()> {
+        let Some(vring) = vrings.get(usize::from(event)) else {
+            return Ok(());
+        };
+        {
+            let mut known = self.0.vrings.lock();
+            let Some(known) = known.as_mut() else {
+                return Ok(());
+            };
+            let is_known = known
+                .iter()
+                .any(|known| Arc::ptr_eq(&known.shared, &vring.shared));
+            if !is_known {
+                known.push(vring.clone());
+            }
+        }
+        vring.run(&self.0.service, |shared, start| {
+            Queue::new(thread, &self.0, shared, start).serve()
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,216 @@
+//! The thread of one queue: one chain after the other, until the front end stops the queue.
+//!
+//! Invariant: no lock of another queue, and no allocation for a request once the lists have grown.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use thrufs_sys::guest_memory::{GuestBuffers, GuestMemory, Storage};
+use thrufs_wire::abi::InHeader;
+use thrufs_wire::request;
+
+use super::chain::walk;
+use super::completion::Completion;
+use super::device::{Inner, Request};
+use super::ring::{Ring, RingError};
+use super::vring::{Shared, Start};
+
+const HEADER: usize = size_of::<InHeader>();
+/// Bytes that a request has in front of data that stay where they are: names, an attribute's value of 64 KiB.
+const HEAD_MAX: usize = 256 << 10;
+
+/// A queue that is served.
+pub(super) struct Queue<'a> {
+    pub(super) index: usize,
+    pub(super) device: &'a Inner,
+    pub(super) shared: &'a Shared,
+    start: Start,
+    /// The part of a request that is decoded.
+    head: Vec<u8>,
+    /// A chain that made no sense was reported.
+    has_complained: bool,
+}
+
+/// Why [`Queue::serve_in`] returns.
+enum Pause {
+    Stopped,
+    MemoryChanged,
+}
+
+impl<'a> Queue<'a> {
+    pub(super) fn new(index: usize, device: &'a Inner, shared: &'a Shared, start: Start) -> Self {
+        Self {
+            index,
+            device,
+            shared,
+            start,
+            head: Vec::new(),
+            has_complained: false,
+        }
+    }
+
+    /// Serves until the queue is stopped. Returns the index of the next chain.
+    pub(super) fn serve(mut self) -> u16 {
+        let mut is_first = true;
+        loop {
+            let (memory, generation) = self.device.memory();
+            let next_used = is_first.then_some(self.start.next_used);
+            is_first = false;
+            let (addresses, event_index) = (self.start.addresses, self.start.event_index);
+            self.shared
+                .used
+                .place(&memory, addresses, event_index, next_used);
+            match self.serve_in(&memory, generation) {
+                Ok(Pause::MemoryChanged) => {}
+                Ok(Pause::Stopped) => return self.start.next_available,
+                Err(error) => {
+                    let name = self.device.name_of(self.index);
+                    tracing::error!("{name} is not served any more: {error}");
+                    self.shared.signal_error();
+                    self.wait_for_stop();
+                    return self.start.next_available;
+                }
+            }
+        }
+    }
+
+    fn serve_in(&mut self, memory: &Arc<GuestMemory>, generation: u64) -> Result<Pause, RingError> {
+        let (next, event_index) = (self.start.next_available, self.start.event_index);
+        let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
+        let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
+        let kick = self.shared.kick();
+        loop {
+            ring.refuse_kicks()?;
+            loop {
+                if !self.shared.may_run() {
+                    return Ok(Pause::Stopped);
+                }
+                if self.device.generation.load(Ordering::Acquire) != generation {
+                    return Ok(Pause::MemoryChanged);
+                }
+                let Some(head) = ring.pop()? else { break };
+                self.start.next_available = ring.next();
+                self.serve_chain(memory, &ring, head, &mut readable)?;
+            }
+            if ring.ask_for_kicks()? {
+                self.wait(kick.as_deref())?;
+            }
+        }
+    }
+
+    fn serve_chain(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        ring: &Ring<'_>,
+        head: u16,
+        readable: &mut GuestBuffers,
+    ) -> Result<(), RingError> {
+        let size = self.start.addresses.size;
+        let begun = self.shared.used.begin(head, size);
+        let (chain, storage) = begun.ok_or(RingError::InFlight(size))?;
+        let mut writable = GuestBuffers::new(Arc::clone(memory), storage);
+        readable.clear();
+        let walked = walk(memory, &ring.descriptors, head, readable, &mut writable);
+        let completion = Completion::new(&self.shared.used, chain, writable);
+        if let Err(error) = walked {
+            self.complain(&error.to_string());
+            return Ok(());
+        }
+        if !self.read_head(readable) {
+            self.complain(&format!(
+                "a request of {} bytes that is no WRITE",
+                readable.len()
+            ));
+            return Ok(());
+        }
+        self.device.service.serve(
+            Request {
+                is_priority: self.index == 0,
+                head: &self.head,
+                all: readable.all(),
+            },
+            completion,
+        );
+        Ok(())
+    }
+
+    /// Copies what is decoded; false if it is more than any request has.
+    fn read_head(&mut self, readable: &GuestBuffers) -> bool {
+        let (all, total) = (readable.all(), readable.len());
+        self.head.resize(total.min(HEADER), 0);
+        all.copy_to(&mut self.head);
+        let Ok(header) = request::header(&self.head) else {
+            return true;
+        };
+        let len = request::head_len(&header, total);
+        if len > HEAD_MAX {
+            return false;
+        }
+        // The header is not read again: it would be another one if the guest has changed it.
+        let known = self.head.len();
+        self.head.resize(len, 0);
+        if len > known {
+            all.after(known).copy_to(&mut self.head[known..]);
+        }
+        true
+    }
+
+    /// A chain that makes no sense. The guest gets it back with nothing written; said once a queue.
+    fn complain(&mut self, error: &str) {
+        let name = self.device.name_of(self.index);
+        match std::mem::replace(&mut self.has_complained, true) {
+            false => {
+                tracing::error!("{name}: a request that is none: {error}; more are not logged");
+            }
+            true => tracing::debug!("{name}: a request that is none: {error}"),
+        }
+        self.shared.signal_error();
+    }
+
+    /// Sleeps until there may be more.
+    fn wait(&self, kick: Option<&File>) -> Result<(), RingError> {
+        let Some(kick) = kick else {
+            self.wait_for_stop();
+            return Ok(());
+        };
+        let wake = self.shared.wake_fd();
+        let mut fds = [
+            PollFd::new(kick, PollFlags::IN),
+            PollFd::new(wake, PollFlags::IN),
+        ];
+        match poll(&mut fds, None) {
+            Ok(_some) => {}
+            Err(Errno::INTR) => return Ok(()),
+            Err(error) => return Err(RingError::Access(error.to_string())),
+        }
+        let mut count = [0; 8];
+        if fds[1].revents().contains(PollFlags::IN) {
+            // Nothing else reads it.
+            let _read = rustix::io::read(wake, &mut count);
+        }
+        if fds[0].revents().is_empty() {
+            return Ok(());
+        }
+        match rustix::io::read(kick, &mut count) {
+            Ok(1..) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Ok(_end) => Err(RingError::Access(
+                "the kick descriptor is closed".to_owned(),
+            )),
+            Err(error) => Err(RingError::Access(format!("the kick descriptor: {error}"))),
+        }
+    }
+
+    /// The queue is not served any more: waits until the front end stops it.
+    fn wait_for_stop(&self) {
+        let wake = self.shared.wake_fd();
+        while self.shared.may_run() {
+            let mut fds = [PollFd::new(wake, PollFlags::IN)];
+            // A failure is a signal.
+            let _woken = poll(&mut fds, None);
+            let _read = rustix::io::read(wake, &mut [0; 8]);
+        }
+    }
+}

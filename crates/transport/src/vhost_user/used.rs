@@ -1,0 +1,187 @@
+//! The device's side of a split ring: chains that are given back, and calls to the driver.
+//!
+//! Answers come from the queue's thread, and from those that wait for a lock or a descriptor: one lock, of
+//! this queue alone, keeps the entries in order.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use thrufs_sys::guest_memory::{GuestMemory, Storage};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::ring::{QUIET, RingAddresses, USED_ENTRIES, USED_ENTRY, USED_INDEX};
+
+/// Lists that are kept for the next requests.
+const STORAGE_KEPT: usize = 8;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    state: Mutex<State>,
+    idle: Condvar,
+}
+
+/// A chain that is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ChainId {
+    head: u16,
+    /// Which life of the ring offered it.
+    epoch: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    at: Option<At>,
+    /// How often the ring has started.
+    epoch: u64,
+    /// Index of the next entry.
+    next: u16,
+    /// Index of the next entry when a call was last thought about.
+    told: u16,
+    in_flight: u16,
+    call: Option<File>,
+    storage: Vec<Storage>,
+}
+
+/// Where the ring is.
+#[derive(Clone, Debug)]
+struct At {
+    memory: Arc<GuestMemory>,
+    addresses: RingAddresses,
+    event_index: bool,
+}
+
+impl Used {
+    /// The ring is there from now on; `next` only when it starts.
+    pub(super) fn place(
+        &self,
+        memory: &Arc<GuestMemory>,
+        addresses: RingAddresses,
+        event_index: bool,
+        next: Option<u16>,
+    ) {
+        let mut state = self.state.lock();
+        if let Some(next) = next {
+            state.next = next;
+            state.told = next;
+            state.epoch += 1;
+        }
+        state.at = Some(At {
+            memory: Arc::clone(memory),
+            addresses,
+            event_index,
+        });
+    }
+
+    pub(super) fn set_call(&self, call: Option<File>) {
+        self.state.lock().call = call;
+    }
+
+    /// The chain from `head` is under way; its list comes in this storage. None if the driver has as many
+    /// as a queue of `size` can have.
+    pub(super) fn begin(&self, head: u16, size: u16) -> Option<(ChainId, Storage)> {
+        let mut state = self.state.lock();
+        if state.in_flight >= size {
+            return None;
+        }
+        state.in_flight += 1;
+        let epoch = state.epoch;
+        let storage = state.storage.pop().unwrap_or_default();
+        Some((ChainId { head, epoch }, storage))
+    }
+
+    /// Gives back `chain`, with `len` bytes written. A ring that has stopped since takes nothing.
+    pub(super) fn end(&self, chain: ChainId, len: u32, storage: Storage) {
+        let mut state = self.state.lock();
+        state.in_flight -= 1;
+        if state.storage.len() < STORAGE_KEPT {
+            state.storage.push(storage);
+        }
+        if state.in_flight == 0 {
+            self.idle.notify_all();
+        }
+        if chain.epoch != state.epoch {
+            return;
+        }
+        if let Err(error) = state.push(chain.head, len) {
+            tracing::debug!(%error, "an answer that the ring does not take");
+        }
+    }
+
+    /// Waits until nothing is under way, or `patience` is over; then the ring is gone. Returns the next
+    /// entry's index.
+    pub(super) fn stop(&self, patience: Duration) -> u16 {
+        let deadline = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.in_flight > 0 {
+            if self.idle.wait_until(&mut state, deadline).timed_out() {
+                let left = state.in_flight;
+                tracing::warn!("{left} requests are still under way when their queue is stopped");
+                break;
+            }
+        }
+        state.at = None;
+        state.next
+    }
+}
+
+impl State {
+    fn push(&mut self, head: u16, len: u32) -> io::Result<()> {
+        let Some(at) = &self.at else {
+            return Ok(());
+        };
+        let addresses = at.addresses;
+        let entry = USED_ENTRIES + USED_ENTRY * usize::from(self.next % addresses.size);
+        let place = |offset: usize| GuestAddress(addresses.used.wrapping_add(offset as u64));
+        let bytes = (u64::from(len) << 32 | u64::from(head)).to_le_bytes();
+        let memory = &*at.memory;
+        memory
+            .write_slice(&bytes, place(entry))
+            .map_err(io::Error::other)?;
+        self.next = self.next.wrapping_add(1);
+        memory
+            .store(self.next.to_le(), place(USED_INDEX), Ordering::Release)
+            .map_err(io::Error::other)?;
+        if self.wants_call()?
+            && let Some(call) = &self.call
+        {
+            call_driver(call)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the driver asks to be called for what was pushed since it was last thought about.
+    fn wants_call(&mut self) -> io::Result<bool> {
+        let Some(at) = &self.at else {
+            return Ok(false);
+        };
+        let available = |offset: usize| {
+            let address = at.addresses.available.wrapping_add(offset as u64);
+            let value = at
+                .memory
+                .load::<u16>(GuestAddress(address), Ordering::Relaxed);
+            value.map(u16::from_le).map_err(io::Error::other)
+        };
+        // The driver says what it wants before it looks for more.
+        fence(Ordering::SeqCst);
+        if !at.event_index {
+            return Ok(available(0)? & QUIET == 0);
+        }
+        let event = available(at.addresses.used_event_at())?;
+        let since = self.next.wrapping_sub(self.told);
+        self.told = self.next;
+        Ok(self.next.wrapping_sub(event).wrapping_sub(1) < since)
+    }
+}
+
+/// An eventfd that is full has not been read: the driver is called already.
+fn call_driver(call: &File) -> io::Result<()> {
+    match rustix::io::write(call, &1_u64.to_ne_bytes()) {
+        Ok(_) | Err(rustix::io::Errno::AGAIN) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
