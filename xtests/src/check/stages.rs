@@ -48,6 +48,7 @@ impl Stage {
     pub(super) fn longest(&self) -> Duration {
         match self.name {
             "kernel" => kernels::LIMIT,
+            "kernel-short" => kernels::SHORT_LIMIT,
             _ => Duration::ZERO,
         }
     }
@@ -234,6 +235,12 @@ pub(super) const STAGES: &[Stage] = &[
             Need::Apt("sqlite3", "sqlite3"),
         ],
         run: workloads::sqlite,
+    },
+    Stage {
+        name: "kernel-short",
+        about: "Linux 7.3 stock and patched, two at a time: selftests, reproducer",
+        needs: KERNEL,
+        run: kernels::short,
     },
     Stage {
         name: "kernel",

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -33,6 +34,8 @@ pub(super) struct Args {
 
 /// Where the kernel lists FUSE connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+/// Where memory cgroups of the first version are; /sys/fs/cgroup belongs to whoever runs the machine.
+const MEMORY_CGROUPS: &str = "/tmp/memory-cgroups";
 /// For a killed process to end, and for its last output.
 const GRACE: Duration = Duration::from_secs(5);
 /// Seconds that a task may wait without being killable; the test's own limits come first. With
@@ -62,6 +65,7 @@ fn run_all(path: &Path) -> anyhow::Result<()> {
         None::<&str>,
     )
     .context("mounting fusectl")?;
+    mount_memory_cgroups()?;
     let (limit, seconds) = HUNG_TASK;
     // A kernel that counts instructions has no detectors.
     if Path::new(limit).exists() {
@@ -74,6 +78,22 @@ fn run_all(path: &Path) -> anyhow::Result<()> {
         abort_connections()?;
     }
     Ok(())
+}
+
+/// Mounts them, if the kernel has any: in these, reclaim waits for writeback. The test that needs them skips without.
+fn mount_memory_cgroups() -> anyhow::Result<()> {
+    // One line a controller; without cgroups there is no such file.
+    let controllers = std::fs::read_to_string("/proc/cgroups").unwrap_or_default();
+    if !controllers.lines().any(|line| line.starts_with("memory\t")) {
+        return Ok(());
+    }
+    std::fs::create_dir(MEMORY_CGROUPS).context(MEMORY_CGROUPS)?;
+    let (kind, flags) = (Some("cgroup"), MsFlags::empty());
+    match mount(kind, MEMORY_CGROUPS, kind, flags, Some("memory")) {
+        // Listed, but of the second version only.
+        Ok(()) | Err(Errno::EINVAL) => Ok(()),
+        Err(errno) => Err(errno).context("mounting memory cgroups"),
+    }
 }
 
 enum Event {

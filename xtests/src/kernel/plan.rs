@@ -183,6 +183,10 @@ impl Base {
             ("huge-pages", include_str!("config/huge-pages.config")),
             ("machine", include_str!("config/machine.config")),
             ("before-5.18", include_str!("config/before-5.18.config")),
+            (
+                "memory-cgroups",
+                include_str!("config/memory-cgroups.config"),
+            ),
         ];
         let mut fragments = Vec::new();
         let wanted: Vec<&str> = match purpose {

@@ -1,7 +1,9 @@
-//! Boots the kernels one after the other and compares the outcomes with the expectations.
+//! Boots the kernels and compares the outcomes with the expectations.
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -42,6 +44,10 @@ pub(super) struct Args {
     /// One JSON document instead of a table
     #[arg(long)]
     json: bool,
+    /// Machines at a time. Most of the time a test waits, for a deadlock that is expected above all; but two that
+    /// do not wait may take all of two CPUs
+    #[arg(long, default_value_t = 1)]
+    guests: usize,
     /// Stop a machine that has not ended after so many seconds
     #[arg(long, default_value_t = 900)]
     deadline: u64,
@@ -87,12 +93,11 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     columns
         .iter()
         .for_each(|column| column.name_tests(&mut tests));
-    let mut compared = Vec::new();
-    for column in &columns {
+    let compared = at_a_time(args.guests, &columns, |column| {
         let (name, comparison) = column.run(&expectations, args, &lab)?;
         let own: Vec<String> = column.cases.iter().map(|case| case.name.clone()).collect();
-        compared.push((name, comparison.widened(&own, &tests)));
-    }
+        Ok((name, comparison.widened(&own, &tests)))
+    })?;
     let all_well = !compared
         .iter()
         .any(|(_, comparison)| table::is_wrong(comparison));
@@ -109,6 +114,33 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     } else {
         ExitCode::FAILURE
     })
+}
+
+/// Calls `work` for each of `items`, for `limit` of them at a time; the results are in the order of the items. Each
+/// thread lasts until its items are done, since what it has started ends with it.
+fn at_a_time<T: Sync, R: Send>(
+    limit: usize,
+    items: &[T],
+    work: impl Fn(&T) -> anyhow::Result<R> + Sync,
+) -> anyhow::Result<Vec<R>> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for _ in 0..limit.clamp(1, items.len().max(1)) {
+            threads.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(item) = items.get(index) else { break };
+                    let result = work(item);
+                    let mut done = done.lock().expect("no thread panics with it");
+                    done.push((index, result));
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no thread panics with it");
+    done.sort_by_key(|(index, _)| *index);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn kernels(args: &Args, lab: &Lab) -> anyhow::Result<Vec<Built>> {
@@ -244,6 +276,35 @@ fn show_console(outcome: &Outcome) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Barrier;
+
+    /// Each of the two waits for the other, so that one at a time would not end.
+    #[test]
+    fn at_a_time_of_two_works_on_two_and_keeps_their_order() {
+        let barrier = Barrier::new(2);
+        let work = |item: &u32| {
+            barrier.wait();
+            Ok(item * 10)
+        };
+        assert_eq!(at_a_time(2, &[1, 2, 3, 4], work).unwrap(), [10, 20, 30, 40]);
+    }
+
+    #[test]
+    fn at_a_time_of_none_works_on_one() {
+        let none: &[u32] = &[];
+        assert!(at_a_time(3, none, |_| Ok(())).unwrap().is_empty());
+        assert_eq!(at_a_time(0, &[7], |item| Ok(*item)).unwrap(), [7]);
+    }
+
+    #[test]
+    fn at_a_time_with_a_failing_item_is_its_error() {
+        let work = |item: &u32| match item {
+            2 => anyhow::bail!("item 2"),
+            _ => Ok(()),
+        };
+        let error = at_a_time(1, &[1, 2, 3], work).unwrap_err();
+        assert_eq!(error.to_string(), "item 2");
+    }
 
     #[test]
     fn visible_of_a_path_below_dev_names_the_remedy() {
