@@ -8,6 +8,7 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
+use xtests::support::mount::NEVER;
 use xtests::support::{Mount, Outcome, User, on_mount};
 
 const OWNER: u32 = 4001;
@@ -183,7 +184,7 @@ fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
 /// took twice as long.
 #[test]
 fn write_with_xattr_on_sends_no_getxattr() -> Outcome {
-    on_mount(&["--xattr", "--attr-timeout=60"], |m| {
+    on_mount(&["--xattr", "--attr-timeout=60", NEVER], |m| {
         m.require_mount()?;
         let file = File::create(m.path("f"))?;
         for index in 0..200 {

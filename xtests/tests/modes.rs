@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::succeed;
-use xtests::support::mount::is_native;
+use xtests::support::mount::{NEVER, is_native};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
 
@@ -90,7 +90,12 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         let Ok(before) = std::fs::read_to_string(MAX_PAGES_LIMIT) else {
             return Err(missing(format!("{MAX_PAGES_LIMIT} (Linux 6.13)")));
         };
-        let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
+        let options = [
+            "--max-write=4M",
+            "--raise-max-pages-limit",
+            "--cache=auto",
+            NEVER,
+        ];
         let m = Mount::new(Backing::Tmpfs, &options)?;
         needs_mount(&m)?;
         wait_until(

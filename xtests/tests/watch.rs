@@ -250,7 +250,7 @@ fn mount_with_watch_and_what_excludes_it_names_both() -> Outcome {
             return Err(missing("a mount (this is a native run)"));
         }
         let s = Scratch::new(Backing::Here)?;
-        for other in ["--passthrough=auto", "--writeback"] {
+        for other in ["--passthrough=always", "--writeback"] {
             let mut mount = std::process::Command::new(thrufs()?);
             let refused = output(
                 mount

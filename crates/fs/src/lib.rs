@@ -36,6 +36,7 @@
 mod aside;
 mod attr;
 mod backing;
+mod backing_ids;
 mod buffer;
 mod caller;
 mod coherence;
@@ -65,6 +66,7 @@ mod write_batch;
 
 pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
+pub use backing_ids::{PassedThrough, Reason, RegisterBacking};
 pub use caller::inspect::{is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};

@@ -15,7 +15,6 @@
 //! What fuser cannot carry is listed in [`UNSUPPORTED`].
 
 mod after_reply;
-mod backing_ids;
 mod dev_fuse;
 mod dispatch;
 mod fuser;

@@ -8,6 +8,7 @@ pub mod creds;
 pub mod file_handle;
 pub mod fork;
 pub mod fuse_device;
+pub mod fuser_backing;
 pub mod ioctl;
 pub mod mapped_io;
 pub mod mapping;

@@ -18,6 +18,7 @@ mod link;
 mod output;
 pub(crate) mod preflight;
 mod readiness;
+mod registrar;
 pub(crate) mod running;
 mod server;
 mod server_process;

@@ -25,6 +25,8 @@ use super::wait::{wait_for, wait_until};
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
 /// Variable with the transport of this run of the tier: fuser or device.
 pub const TRANSPORT: &str = "THRUFS_TEST_TRANSPORT";
+/// Variable with --passthrough of this run of the tier: never or auto.
+pub const PASSTHROUGH: &str = "THRUFS_TEST_PASSTHROUGH";
 /// Variable that says `native` to run the tests on SOURCE itself.
 pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
@@ -32,6 +34,9 @@ pub const BIN: &str = "THRUFS_BIN";
 
 /// For tests that map files shared, also where they are not cached; harmless where they are.
 pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
+/// For tests that count READs and WRITEs.
+pub const NEVER: &str = "--passthrough=never";
 
 /// Names that mkdir(1) takes: names that the mount table escapes, separators of options, bytes that
 /// are not UTF-8, and names that look like an option or like one of the kernel's own words.
@@ -62,6 +67,13 @@ pub fn cache_mode() -> String {
 pub fn transport_option() -> Option<String> {
     let transport = std::env::var(TRANSPORT).ok()?;
     Some(format!("--transport={transport}"))
+}
+
+/// The option for this run's kernel passthrough: never if the run does not say, since most tests are about
+/// requests. Those that count READs and WRITEs say `--passthrough=never` themselves.
+pub fn passthrough_option() -> String {
+    let mode = std::env::var(PASSTHROUGH);
+    format!("--passthrough={}", mode.as_deref().unwrap_or("never"))
 }
 
 /// `thrufs mount` by this run's transport.
@@ -326,6 +338,12 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
         .any(|option| option.starts_with("--transport"))
     {
         command.args(transport_option());
+    }
+    if !options
+        .iter()
+        .any(|option| option.starts_with("--passthrough"))
+    {
+        command.arg(passthrough_option());
     }
     command.args(options).arg(source).arg(dir);
     Ok(command)

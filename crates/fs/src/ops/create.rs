@@ -19,7 +19,7 @@ use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
 use crate::ops::counted::CountedEntry;
-use crate::ops::open::Opened;
+use crate::ops::open::{Existed, Opened};
 use crate::passthrough::Passthrough;
 use crate::resolve::component;
 
@@ -104,10 +104,12 @@ impl Passthrough {
             match self.with_space(|| self.create_exclusive(&dir, new, flags)) {
                 Ok(file) => {
                     let asked = Time::now();
-                    let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
+                    let mut made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
                     self.note_present(&parent, new.name, &made.entry);
                     let (ino, stat) = (made.entry.ino, made.entry.attr.stat);
-                    let opened = self.opened(ino, file, flags, Some(Seen { asked, stat }));
+                    let seen = Some(Seen { asked, stat });
+                    let opened = self.opened((ino, Existed::NotBefore), file, flags, seen)?;
+                    made.entry.attr.is_volatile = opened.is_mappable(flags);
                     return Ok((made, opened));
                 }
                 // Made since the kernel looked, by way of SOURCE or another mount.

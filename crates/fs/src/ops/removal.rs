@@ -127,6 +127,7 @@ impl Passthrough {
     }
 
     fn note_removed(&self, inode: &Arc<Inode>) {
+        inode.sort.let_idle_go();
         self.removed.insert(inode.ino);
         // No kernel sends the FORGET before it has the reply, but a client may be hostile.
         let known = self.inodes.get(inode.ino);

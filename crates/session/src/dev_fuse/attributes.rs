@@ -44,9 +44,9 @@ impl Server {
         };
         let fs = Arc::clone(self.fs());
         after_reply::answer_attr(self.fs(), attr, move |attr| {
-            let config = fs.config();
-            let attr = convert::attr(&config.ids, &attr);
-            let answer = Answer::Attr(AttrOut::new(attr, config.timeouts.attr));
+            let timeout = fs.attr_timeout(&attr);
+            let attr = convert::attr(&fs.config().ids, &attr);
+            let answer = Answer::Attr(AttrOut::new(attr, timeout));
             reply.send(&answer).gives_nothing();
         });
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustix::process::geteuid;
 use thrufs_fs::{Caller, Errno, Opcode, Passthrough, Result};
-use thrufs_transport::dev_fuse::{BackingId, DevFuse};
+use thrufs_transport::dev_fuse::DevFuse;
 use thrufs_wire::abi::{InHeader, IoctlFlags};
 use thrufs_wire::request::DecodeError;
 use thrufs_wire::{Dialect, Message, Reply as Answer, Request, decode};
@@ -16,14 +16,12 @@ use thrufs_wire::{Dialect, Message, Reply as Answer, Request, decode};
 use super::allowed::Allowed;
 use super::interrupts::Interrupts;
 use super::reply::Reply;
-use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::{ids, panics};
 
 /// Serves a [`Passthrough`] on a connection.
 pub(super) struct Server {
     pub(super) dispatch: Dispatch,
-    pub(super) backing_ids: BackingIds<BackingId>,
     pub(super) device: Arc<DevFuse>,
     pub(super) interrupts: Arc<Interrupts>,
     dialect: Dialect,
@@ -48,7 +46,6 @@ impl Server {
     ) -> Self {
         Self {
             dispatch: Dispatch::new(fs),
-            backing_ids: BackingIds::default(),
             device,
             interrupts: Arc::default(),
             dialect,

@@ -3,15 +3,17 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount};
+use thrufs_fs::{Covered, OwnMount, RegisterBacking};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
 use super::link::{FromServer, Link, ToServer};
+use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
 use crate::logging;
@@ -26,6 +28,7 @@ use crate::status::{self, Askers, Reporter};
 pub(super) struct Ends {
     pub(super) link: Link,
     pub(super) asking: Link,
+    pub(super) registering: OwnedFd,
     pub(super) output: OwnedFd,
 }
 
@@ -44,8 +47,9 @@ pub(super) fn become_server(start: Start<'_>, ends: Ends) -> ! {
     let link = ends.link;
     let result = unshare_and_fork(&start, &link).and_then(|is_server| {
         if is_server {
-            let (start, asking) = shut_in(start, (&link, ends.asking, ends.output))?;
-            serve(start, asking, &link)
+            let registering = ends.registering;
+            let (start, asking) = shut_in(start, (&link, ends.asking, ends.output), &registering)?;
+            serve(start, (asking, registering), &link)
         } else {
             Ok(())
         }
@@ -84,10 +88,12 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
 fn shut_in<'a>(
     start: Start<'a>,
     (link, asking, output): (&Link, Link, OwnedFd),
+    registering: &OwnedFd,
 ) -> anyhow::Result<(Start<'a>, AskingOutside)> {
     let keep = [
         link.as_fd(),
         asking.as_fd(),
+        registering.as_fd(),
         output.as_fd(),
         start.source.as_fd(),
     ];
@@ -105,7 +111,11 @@ fn shut_in<'a>(
 }
 
 /// Waits for the mount, and serves it to its end.
-fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result<()> {
+fn serve(
+    start: Start<'_>,
+    (asking, registering): (AskingOutside, OwnedFd),
+    link: &Link,
+) -> anyhow::Result<()> {
     let (sandbox, plan) = (start.sandbox, start.plan);
     // While it is not covered.
     let below = start.below_source.as_deref();
@@ -146,7 +156,12 @@ fn serve(start: Start<'_>, asking: AskingOutside, link: &Link) -> anyhow::Result
         }
         // Before others see what the mount shows: from then on a death leaves it dead.
         link.send(&FromServer::Answers, &[])?;
-        let mut serving = Serving::start(fs, watch, connection, plan, serve.lets_go)?;
+        let registrar: Arc<dyn RegisterBacking> = Arc::new(Registering::new(registering)?);
+        let registrar = match serve.in_user_namespace {
+            true => Err("the server is in a user namespace".to_owned()),
+            false => Ok(registrar),
+        };
+        let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
         serving.log(&plan.source, &serve.mountpoint);
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
         let reporter = Reporter::new(serving.fs(), source, mountpoint, &serve.device, source_view)

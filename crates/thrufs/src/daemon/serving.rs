@@ -12,7 +12,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
-    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, SendEntry, SendInval, Watch, Watching,
+    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry, SendInval,
+    Watch, Watching,
 };
 use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked};
 use tokio::sync::oneshot;
@@ -68,10 +69,10 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
-    /// SOURCE are not kept busy for longer than they are used.
+    /// SOURCE are not kept busy for longer than they are used. `registrar`: for kernel passthrough, or why not.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
-        watch: Option<Watch>,
+        (watch, registrar): (Option<Watch>, Result<Arc<dyn RegisterBacking>, String>),
         connection: OwnedFd,
         plan: &MountPlan,
         lets_go: bool,
@@ -81,6 +82,7 @@ impl Serving {
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(session.send_inval())
             .context("start the thread that invalidates the kernel's cache")?;
+        pass_through(&fs, &session, plan, registrar)?;
         fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
         let send_prune = || -> anyhow::Result<_> {
@@ -150,6 +152,26 @@ impl Serving {
             Err(_) => anyhow::bail!("the session's thread is gone without a result"),
         }
     }
+}
+
+/// Kernel passthrough, or the reason in the log and the status why there is none.
+fn pass_through(
+    fs: &Passthrough,
+    session: &Session,
+    plan: &MountPlan,
+    registrar: Result<Arc<dyn RegisterBacking>, String>,
+) -> anyhow::Result<()> {
+    let off = match (&plan.no_passthrough, registrar) {
+        (Some(reason), _) => reason.clone(),
+        (None, Err(reason)) => reason,
+        (None, Ok(registrar)) => {
+            let started = fs.start_passing_through(registrar, session.send_inval());
+            return started.context("start kernel passthrough");
+        }
+    };
+    tracing::info!("no kernel passthrough: {off}");
+    fs.set_not_passed_through(off);
+    Ok(())
 }
 
 /// An unmount is no failure. A thread that has just taken a request when the connection goes, often

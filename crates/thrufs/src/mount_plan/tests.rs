@@ -258,22 +258,30 @@ fn parse_of_bad_values_and_contradictions_is_refused_by_name() {
         (&["--passthrough=maybe"], "never, auto, always"),
         (
             &["--passthrough=always", "--cache=never"],
-            "use --cache=auto or --cache=always",
+            "with --cache=never and --cache=metadata",
         ),
         (
-            &["--writeback", "-o", "passthrough=auto"],
-            "exclude each other",
+            &["--writeback", "-o", "passthrough=always"],
+            "--passthrough=always cannot be: with --writeback",
+        ),
+        (
+            &["--passthrough=always", "--watch"],
+            "--passthrough=always cannot be: with --watch",
+        ),
+        (
+            &["--passthrough=always", "--write-joining=always"],
+            "with --write-joining=always",
+        ),
+        (
+            &["--passthrough=always", "--request-timeout=60"],
+            "with --request-timeout",
         ),
         (&["--writeback", "--cache=metadata"], "needs a cache"),
         (&["--durability=never"], "fsync, dsync"),
         (&["--write-joining=maybe"], "never, auto, always"),
         (
-            &["--durability=dsync", "--passthrough=auto"],
-            "--durability=dsync and --passthrough exclude each other",
-        ),
-        (
             &["--durability=dsync", "-o", "passthrough=always"],
-            "--durability=dsync and --passthrough exclude each other",
+            "--passthrough=always cannot be: with --durability=dsync",
         ),
         (
             &["-o", "durability=dsync,writeback"],
@@ -319,17 +327,13 @@ fn parse_of_the_data_modes_fills_the_config() {
     assert!(!plain.config.writeback && !plain.raise_max_pages_limit);
     let one_page = parse(&["-o", "one_page_writes,passthrough=auto"], false).unwrap();
     assert_eq!(one_page.config.max_write, 4096);
-    assert_eq!(one_page.config.passthrough, KernelPassthrough::Auto);
+    assert_eq!(one_page.config.passthrough, KernelPassthrough::Never);
     assert!(parse(&["-o", "writeback"], false).unwrap().config.writeback);
     assert_eq!(plain.config.durability, Durability::Fsync);
     let durable = parse(&["-o", "durability=dsync,write_joining=never"], false).unwrap();
     assert_eq!(durable.config.durability, Durability::Dsync);
     assert_eq!(durable.config.write_joining, WriteJoining::Never);
-    for root_only in [
-        "--passthrough=always",
-        "--raise-max-pages-limit",
-        "--request-timeout=60",
-    ] {
+    for root_only in ["--raise-max-pages-limit", "--request-timeout=60"] {
         assert!(parse(&[root_only], true).is_ok());
         let text = parse(&[root_only], false).unwrap_err().to_string();
         assert!(text.contains("needs root"), "{text}");
@@ -500,4 +504,43 @@ fn with_safe_file_handles_of_a_part_of_a_file_system_has_none_in_a_sandbox() {
     );
     let asked = ["--inode-file-handles=mandatory"];
     assert_eq!(handles(&asked, false), InodeFileHandles::Mandatory);
+}
+
+#[test]
+fn parse_passes_files_through_unless_an_option_asks_to_see_each_write() {
+    let parse = |options: &[&str], is_root| {
+        let words = options.iter().chain(&["/a", "/b"]);
+        let arguments: Vec<OsString> = words.map(OsString::from).collect();
+        parse("mount.thrufs", &arguments, is_root)
+    };
+    for on in [
+        &["--passthrough=auto"][..],
+        &["--passthrough=auto", "--cache=always"],
+    ] {
+        let plan = parse(on, true).unwrap();
+        assert_eq!(plan.config.passthrough, KernelPassthrough::Auto, "{on:?}");
+        assert_eq!(plan.no_passthrough, None);
+    }
+    for (off, wanted) in [
+        ("--passthrough=never", "--passthrough=never"),
+        ("--durability=dsync", "--durability=dsync"),
+        ("--watch", "--watch"),
+        ("--writeback", "--writeback"),
+        ("--write-joining=always", "--write-joining=always"),
+        ("--cache=never", "--cache=never"),
+        ("--cache=metadata", "--cache=metadata"),
+        ("--request-timeout=60", "--request-timeout"),
+    ] {
+        for options in [&[off][..], &["--passthrough=auto", off]] {
+            let plan = parse(options, true).unwrap();
+            assert_eq!(plan.config.passthrough, KernelPassthrough::Never, "{off}");
+            let reason = plan.no_passthrough.unwrap();
+            assert!(reason.contains(wanted), "{off}: {reason}");
+        }
+    }
+    let users = parse(&["--passthrough=auto"], false).unwrap();
+    assert_eq!(users.config.passthrough, KernelPassthrough::Never);
+    assert!(users.no_passthrough.unwrap().contains("only root"));
+    let refused = parse(&["--passthrough=always"], false).unwrap_err();
+    assert!(refused.to_string().contains("only root"), "{refused}");
 }
