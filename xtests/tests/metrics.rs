@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use xtests::support::command::output;
-use xtests::support::mount::thrufs;
+use xtests::support::mount::{NEVER, thrufs};
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_mount};
@@ -61,7 +61,7 @@ fn value(text: &str, name: &str) -> Result<f64> {
 
 #[test]
 fn metrics_of_a_mount_count_what_was_done() -> Outcome {
-    on_mount(&["--metrics=0"], |m| {
+    on_mount(&["--metrics=0", NEVER], |m| {
         m.require_mount()?;
         let address = address(m)?;
         ensure!(address.ip().is_loopback(), "{address}");

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use xtests::support::command::{output, wait_for_exit};
-use xtests::support::mount::thrufs;
+use xtests::support::mount::{NEVER, thrufs};
 use xtests::support::mount_table::mount_line;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, on_mount};
@@ -51,7 +51,7 @@ fn wait_for_socket(dir: &Path) -> Result<PathBuf> {
 
 #[test]
 fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
-    on_mount(&[], |m| {
+    on_mount(&[NEVER], |m| {
         m.require_mount()?;
         wait_for_socket(m.dir())?;
         std::fs::write(m.path("f"), vec![7; 65_536])?;

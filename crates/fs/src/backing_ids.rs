@@ -13,18 +13,20 @@
 //! ([`SMALL`]), and the id stays for a moment when the last handle is released. Why not an id for each inode
 //! that is looked up: most are never opened, and each id holds its file on SOURCE open.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::io;
-use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::fs::{FsWord, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use crate::coherence::invalidate::InvalRange;
+use crate::handle_sort::{BackingId, RegisterBacking};
 use crate::inode::Inode;
 use crate::notifier::SendInval;
 
@@ -32,79 +34,30 @@ use crate::notifier::SendInval;
 pub(crate) const IDLE: Duration = Duration::from_millis(500);
 /// Ids that stay without a handle.
 const MOST_IDLE: usize = 256;
+/// Devices that are remembered.
+const MOST_REFUSED: usize = 1024;
 /// A file of so many bytes that is opened for reading alone is read into the kernel's cache through the
 /// daemon: with the default read-ahead that is one READ.
 pub(crate) const SMALL: u64 = 128 << 10;
 
-/// Gives files to the kernel: FUSE_DEV_IOC_BACKING_OPEN and _CLOSE, by a process that may.
-pub trait RegisterBacking: Send + Sync + fmt::Debug {
-    /// Registers `file`, which may be open with O_PATH, and returns its backing id.
-    ///
-    /// # Errors
-    /// The kernel's: EPERM without CAP_SYS_ADMIN in the first user namespace, ELOOP where the file's file
-    /// system is stacked itself. EXDEV for a file of another file system than SOURCE's, ETIMEDOUT where the
-    /// answer takes too long, EMFILE when there are too many ids.
-    fn open(&self, file: BorrowedFd<'_>) -> io::Result<i32>;
+/// File systems without a `flush` operation: ext4, XFS, Btrfs, tmpfs, F2FS.
+const CLOSE_SILENTLY: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
+/// With less than this free, or half of a smaller file system, files that are opened for writing go through
+/// the daemon.
+const PLENTY: u64 = 1 << 30;
 
-    /// Ends a backing id. Handles that were opened by it stay.
-    fn close(&self, id: i32);
+/// Whether close(2) reports nothing on the file system of `source`.
+pub(crate) fn closes_silently(source: &OwnedFd) -> bool {
+    fstatfs(source).is_ok_and(|stat| CLOSE_SILENTLY.contains(&stat.f_type))
 }
 
-/// A file that the kernel holds until this is dropped. Files that are open through it keep it.
-#[derive(Debug)]
-struct BackingId {
-    id: i32,
-    by: Arc<dyn RegisterBacking>,
-}
-
-impl Drop for BackingId {
-    fn drop(&mut self) {
-        self.by.close(self.id);
-    }
-}
-
-/// How the open handles of one inode are served.
-#[derive(Debug, Default)]
-pub(crate) struct HandleSort {
-    /// Held while the inode's file is registered; below it, no lock of this crate.
-    state: Mutex<Sort>,
-    /// The file has been open for writing and reading with kernel passthrough since the kernel knows the
-    /// inode, so a mapping of it may be stored to, of which no request tells, also when all handles are
-    /// released: the mapping is one of the backing file.
-    may_be_mapped: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Sort {
-    handles: usize,
-    /// None: through READ and WRITE, or nothing is known.
-    id: Option<BackingId>,
-    /// When the last handle was released.
-    since: Option<Instant>,
-    /// Whether the inode is among those that are idle.
-    is_queued: bool,
-}
-
-impl HandleSort {
-    /// Whether the kernel has to ask for the attributes each time.
-    pub(crate) fn may_be_mapped(&self) -> bool {
-        self.may_be_mapped.load(Ordering::Relaxed)
-    }
-
-    /// Returns whether that is new.
-    pub(crate) fn note_mappable(&self) -> bool {
-        !self.may_be_mapped.swap(true, Ordering::SeqCst)
-    }
-
-    /// Ends an id that no handle uses.
-    pub(crate) fn let_idle_go(&self) {
-        let mut state = self.state.lock();
-        if state.handles == 0 {
-            let gone = state.id.take();
-            drop(state);
-            drop(gone);
-        }
-    }
+/// Whether little is free on the file system of `file`.
+pub(crate) fn is_nearly_full(file: &OwnedFd) -> bool {
+    fstatfs(file).is_ok_and(|stat| {
+        let size = u64::try_from(stat.f_bsize).unwrap_or(4096);
+        let plenty = PLENTY.min(stat.f_blocks.saturating_mul(size) / 2);
+        stat.f_bavail.saturating_mul(size) < plenty
+    })
 }
 
 /// Why a file goes through the daemon although the mount passes files through.
@@ -120,17 +73,20 @@ pub(crate) enum WhyNot {
     OtherFileSystem,
     /// The supervisor did not answer in time.
     NoAnswer,
+    /// SOURCE is nearly full: a write(2) past the daemon waits for no FORGET of what was just removed.
+    NearlyFull,
     /// Any other error of the registration.
     Refused,
 }
 
 impl WhyNot {
-    const ALL: [(Self, &str); 6] = [
+    const ALL: [(Self, &str); 7] = [
         (Self::Small, "small, open for reading alone"),
         (Self::OpenOtherwise, "open through the daemon already"),
         (Self::Stacked, "on a stacked file system"),
         (Self::OtherFileSystem, "on another file system"),
         (Self::NoAnswer, "the supervisor did not answer in time"),
+        (Self::NearlyFull, "while SOURCE is nearly full"),
         (Self::Refused, "refused by the kernel"),
     ];
 
@@ -174,8 +130,8 @@ pub(crate) struct BackingIds {
     /// thread that serves an OPEN may, before its reply. A leaf lock.
     send: Mutex<Option<SendInval>>,
     off: Mutex<Option<String>>,
-    /// SOURCE is on a stacked file system: none of its files can be registered.
-    is_stacked: AtomicBool,
+    /// Devices of which the kernel takes no file. A leaf lock.
+    refused: Mutex<HashMap<u64, WhyNot>>,
     files: Arc<AtomicUsize>,
     opens: AtomicU64,
     through_daemon: [AtomicU64; WhyNot::ALL.len()],
@@ -216,6 +172,10 @@ impl RegisterBacking for Counting {
         self.files.fetch_sub(1, Ordering::Relaxed);
         self.by.close(id);
     }
+
+    fn settle(&self) {
+        self.by.settle();
+    }
 }
 
 impl BackingIds {
@@ -255,6 +215,13 @@ impl BackingIds {
         self.registrar.get().is_some()
     }
 
+    /// Waits until what was ended before is let go.
+    pub(crate) fn settle(&self) {
+        if let Some(registrar) = self.registrar.get() {
+            registrar.settle();
+        }
+    }
+
     /// The kernel asks for the attributes of `ino` the next time they are used.
     pub(crate) fn invalidate_attributes(&self, ino: u64) {
         let (offset, len) = InvalRange::ATTRIBUTES.offset_and_len();
@@ -283,7 +250,7 @@ impl BackingIds {
     ///
     /// # Errors
     /// Those of the registration, with `must`; nothing is counted then.
-    pub(crate) fn enter<F: std::os::fd::AsFd>(
+    pub(crate) fn enter<F: AsFd>(
         &self,
         inode: &Inode,
         must: bool,
@@ -296,7 +263,7 @@ impl BackingIds {
         let mut sort = inode.sort.state.lock();
         if sort.id.is_none() {
             let why_not = match sort.handles {
-                0 => why_not().or_else(|| self.is_known_stacked(must)),
+                0 => why_not().or_else(|| self.is_known_refused(inode, must)),
                 _open => Some(WhyNot::OpenOtherwise),
             };
             let registered = match why_not {
@@ -325,18 +292,22 @@ impl BackingIds {
         Ok(id)
     }
 
-    fn is_known_stacked(&self, must: bool) -> Option<WhyNot> {
-        (!must && self.is_stacked.load(Ordering::Relaxed)).then_some(WhyNot::Stacked)
+    fn is_known_refused(&self, inode: &Inode, must: bool) -> Option<WhyNot> {
+        let refused = self.refused.lock();
+        (!must).then(|| refused.get(&inode.key.dev).copied())?
     }
 
     fn failed(&self, inode: &Inode, error: &io::Error) -> WhyNot {
-        let ino = inode.ino;
+        let (ino, dev) = (inode.ino, inode.key.dev);
         tracing::debug!(ino, %error, "no kernel passthrough");
         let why_not = WhyNot::of(error);
-        if why_not == WhyNot::Stacked && !self.is_stacked.swap(true, Ordering::Relaxed) {
-            tracing::info!(
-                "no kernel passthrough: SOURCE is on a stacked file system, so READ and WRITE go through the daemon"
-            );
+        let lasts = matches!(why_not, WhyNot::Stacked | WhyNot::OtherFileSystem)
+            || error.raw_os_error() == Some(libc::EPERM);
+        if lasts {
+            let mut refused = self.refused.lock();
+            if refused.len() < MOST_REFUSED && refused.insert(dev, why_not).is_none() {
+                tracing::info!("no kernel passthrough of files on device {dev:#x}: {error}");
+            }
         }
         why_not
     }

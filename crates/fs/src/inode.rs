@@ -17,8 +17,8 @@ use parking_lot::Mutex;
 use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
-use crate::backing_ids::HandleSort;
 use crate::error::{Errno, Result, errno};
+use crate::handle_sort::HandleSort;
 use identity::{FileKind, InodeKey};
 use mount_fd::MountFd;
 

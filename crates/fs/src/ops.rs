@@ -45,7 +45,7 @@ mod lock;
 mod lookup;
 mod namespace;
 mod open;
-pub(crate) mod pass_through;
+mod pass_through;
 mod range;
 mod read;
 mod removal;

@@ -10,25 +10,18 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{FsWord, fstat, fstatfs};
+use rustix::fs::fstat;
 
 use crate::attr::Attr;
-use crate::backing_ids::{RegisterBacking, SMALL, WhyNot};
+use crate::backing_ids::{SMALL, WhyNot, is_nearly_full};
 use crate::coherence::open_files::Seen;
 use crate::config::KernelPassthrough;
 use crate::error::{Errno, Result, errno};
+use crate::handle_sort::RegisterBacking;
 use crate::inode::Inode;
 use crate::notifier::SendInval;
 use crate::ops::open::Existed;
 use crate::passthrough::Passthrough;
-
-/// File systems without a `flush` operation: ext4, XFS, Btrfs, tmpfs, F2FS.
-const CLOSE_SILENTLY: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
-
-/// Whether close(2) reports nothing on the file system of `source`.
-pub(crate) fn closes_silently(source: &OwnedFd) -> bool {
-    fstatfs(source).is_ok_and(|stat| CLOSE_SILENTLY.contains(&stat.f_type))
-}
 
 impl Passthrough {
     /// Files are passed through from now on, where INIT allows it: `registrar` gives them to the kernel, and
@@ -90,8 +83,9 @@ impl Passthrough {
         let has_no_direct_io = self.lacks_direct_io(inode, flags);
         let why_not = || match () {
             () if has_no_direct_io => Some(WhyNot::Refused),
-            () if !must && is_reader && size() <= SMALL => Some(WhyNot::Small),
-            () => None,
+            () if must => None,
+            () if is_reader => (size() <= SMALL).then_some(WhyNot::Small),
+            () => is_nearly_full(file).then_some(WhyNot::NearlyFull),
         };
         let to_register = || self.path_fd(inode).map_err(io::Error::from);
         let entered = self

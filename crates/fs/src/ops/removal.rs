@@ -164,6 +164,15 @@ impl Passthrough {
     pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
         let before = self.removed.freed();
         match act() {
+            Err(Errno::ENOSPC | Errno::EDQUOT) if self.backing_ids.is_on() => {
+                self.backing_ids.settle();
+                match act() {
+                    Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => {
+                        self.when_freed(before, full, act)
+                    }
+                    done => done,
+                }
+            }
             Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
             done => done,
         }
@@ -193,6 +202,7 @@ impl Passthrough {
             let now = freed();
             if now != seen {
                 seen = now;
+                self.backing_ids.settle();
                 match act() {
                     Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
                     done => return done,

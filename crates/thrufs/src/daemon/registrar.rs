@@ -5,6 +5,8 @@
 //! server ── {OPEN, number} and an O_PATH descriptor ──> registrar ── FUSE_DEV_IOC_BACKING_OPEN
 //!        <── {number, id or -errno} ──
 //!        ── {CLOSE, id} ──────────────────────────────>           ── FUSE_DEV_IOC_BACKING_CLOSE
+//!        ── {SETTLE, number} ─────────────────────────>
+//!        <── {number, 0}: what was sent before is done ──
 //! ```
 //!
 //! Invariant: a server that was taken over gains nothing here. The thread holds the server's capabilities and
@@ -48,6 +50,7 @@ const MOST: u64 = 1 << 20;
 
 const OPEN: u32 = 1;
 const CLOSE: u32 = 2;
+const SETTLE: u32 = 3;
 
 /// Two numbers: the operation and its argument, or the number of the question and its answer.
 type Packet = [u8; 8];
@@ -186,6 +189,7 @@ impl<Device: Kernel> Registrar<Device> {
                 }
                 return Ok(());
             }
+            (Some((SETTLE, number)), _none) => (number, Ok(0)),
             (Some((_unknown, number)), _) => (number, Err(Errno::INVAL)),
             (None, _) => (0, Err(Errno::INVAL)),
         };
@@ -294,13 +298,38 @@ impl Registering {
         })
     }
 
-    fn ask(&self, number: u32, file: BorrowedFd<'_>) -> io::Result<i32> {
+    /// Asks, unless the registrar was slow a moment ago.
+    fn ask(&self, operation: u32, file: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+        // One question at a time: who waits too long for the others' does not ask.
+        let asking = self.asking.try_lock_for(PATIENCE);
+        let mut asking = asking.ok_or(Errno::TIMEDOUT)?;
+        if asking.not_before.is_some_and(|at| Instant::now() < at) {
+            return Err(Errno::TIMEDOUT.into());
+        }
+        asking.number = asking.number.wrapping_add(1);
+        let answer = self.answer_to(packet(operation, asking.number), asking.number, file);
+        let answer = answer.map_err(|error| match Errno::from_io_error(&error) {
+            Some(Errno::AGAIN | Errno::INTR) => Errno::TIMEDOUT.into(),
+            _other => error,
+        });
+        let is_slow =
+            matches!(&answer, Err(error) if is(error, Errno::TIMEDOUT) || is(error, Errno::PIPE));
+        asking.not_before = is_slow.then(|| Instant::now() + PAUSE);
+        answer
+    }
+
+    fn answer_to(
+        &self,
+        question: Packet,
+        number: u32,
+        file: Option<BorrowedFd<'_>>,
+    ) -> io::Result<i32> {
         let deadline = Instant::now() + PATIENCE;
-        let files = [file];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        ancillary.push(SendAncillaryMessage::ScmRights(&files));
-        let question = packet(OPEN, number);
+        if let Some(files) = &file {
+            ancillary.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(files)));
+        }
         let data = [IoSlice::new(&question)];
         sendmsg(&self.socket, &data, &mut ancillary, SendFlags::NOSIGNAL)?;
         loop {
@@ -317,8 +346,8 @@ impl Registering {
                     _error => Err(io::Error::from_raw_os_error(-id)),
                 };
             }
-            // Too late for the OPEN that asked.
-            if id >= 0 {
+            // Too late for the OPEN that asked. The kernel's ids begin at 1.
+            if id > 0 {
                 self.close(id);
             }
             if Instant::now() >= deadline {
@@ -330,22 +359,13 @@ impl Registering {
 
 impl RegisterBacking for Registering {
     fn open(&self, file: BorrowedFd<'_>) -> io::Result<i32> {
-        // One question at a time: who waits too long for the others' does not ask.
-        let asking = self.asking.try_lock_for(PATIENCE);
-        let mut asking = asking.ok_or(Errno::TIMEDOUT)?;
-        if asking.not_before.is_some_and(|at| Instant::now() < at) {
-            return Err(Errno::TIMEDOUT.into());
+        self.ask(OPEN, Some(file))
+    }
+
+    fn settle(&self) {
+        if let Err(error) = self.ask(SETTLE, None) {
+            tracing::debug!(%error, "files that are not open may take space for a while");
         }
-        asking.number = asking.number.wrapping_add(1);
-        let asked = self.ask(asking.number, file);
-        let failed = asked.map_err(|error| match Errno::from_io_error(&error) {
-            Some(Errno::AGAIN | Errno::INTR) => Errno::TIMEDOUT.into(),
-            _other => error,
-        });
-        let is_slow =
-            matches!(&failed, Err(error) if is(error, Errno::TIMEDOUT) || is(error, Errno::PIPE));
-        asking.not_before = is_slow.then(|| Instant::now() + PAUSE);
-        failed
     }
 
     fn close(&self, id: i32) {
@@ -383,6 +403,8 @@ impl RegisterBacking for Direct {
     fn close(&self, id: i32) {
         Kernel::close(&self.0, id);
     }
+
+    fn settle(&self) {}
 }
 
 #[cfg(test)]
