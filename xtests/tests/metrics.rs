@@ -144,7 +144,7 @@ fn feed(program: &mut Command, input: &str) -> Result<String> {
 #[test]
 fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
     const PYTHON: &str = "/usr/bin/python3";
-    on_mount(&["--metrics=0"], |m| {
+    on_mount(&["--metrics=0", NEVER], |m| {
         m.require_mount()?;
         let import = Command::new(PYTHON)
             .args(["-c", "import prometheus_client"])

@@ -3,10 +3,11 @@
 //! libtest has no skip at run time: a test that skipped itself is in the skip log
 //! ([`crate::support::skip`]) and is moved from passed to skipped here.
 //!
-//! The mount tier has two settings that change how the daemon works: `--cache`, and whether SOURCE
-//! is a whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet
-//! each value: `auto` with whole file systems, `never` and `always` with a directory unless a test
-//! asks for a file system. All six pairs would be six runs for few more questions.
+//! The mount tier has three settings that change how the daemon works: `--cache`, whether READ and WRITE go
+//! past it (`--passthrough`), and whether SOURCE is a whole file system (inodes by file handle) or a directory
+//! (by descriptor). Four runs meet each value: the defaults with whole file systems; the same through the daemon,
+//! `never` (which is) and `always` through the daemon with a directory unless a test asks for a file system.
+//! All pairs would be ten runs for few more questions; `passed_through.rs` has its own with `always`.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,7 +21,7 @@ use crate::report::Report;
 use crate::support::command::tail;
 use crate::support::install::{self, cargo};
 use crate::support::interrupt::spawn;
-use crate::support::mount::{BIN, CACHE, ON};
+use crate::support::mount::{BIN, CACHE, ON, PASSTHROUGH};
 use crate::support::scratch::LAYOUT;
 use crate::support::skip::{SKIP_LOG, TIME_LOG};
 
@@ -40,19 +41,25 @@ pub(super) fn auto(report: &mut Report) -> Result<()> {
     tier("mount-auto", &environment, report)
 }
 
+pub(super) fn daemon(report: &mut Report) -> Result<()> {
+    let environment = [(CACHE, "auto"), (PASSTHROUGH, "never")];
+    tier("mount-daemon", &environment, report)
+}
+
 pub(super) fn never(report: &mut Report) -> Result<()> {
     tier("mount-never", &[(CACHE, "never")], report)
 }
 
 pub(super) fn always(report: &mut Report) -> Result<()> {
-    tier("mount-always", &[(CACHE, "always")], report)
+    let environment = [(CACHE, "always"), (PASSTHROUGH, "never")];
+    tier("mount-always", &environment, report)
 }
 
 fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Report) -> Result<()> {
     let thrufs = install::thrufs_and_break_out()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
     test.env(BIN, thrufs);
-    for variable in [ON, CACHE, LAYOUT] {
+    for variable in [ON, CACHE, PASSTHROUGH, LAYOUT] {
         test.env_remove(variable);
     }
     test.envs(environment.iter().copied());

@@ -134,9 +134,15 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "mount-auto",
-        about: "mount tests, --cache=auto, SOURCE a whole file system",
+        about: "mount tests with the defaults, SOURCE a whole file system",
         needs: MOUNT_TIER,
         run: cargo_tests::auto,
+    },
+    Stage {
+        name: "mount-daemon",
+        about: "mount tests, --passthrough=never",
+        needs: MOUNT_TIER,
+        run: cargo_tests::daemon,
     },
     Stage {
         name: "mount-never",
@@ -146,7 +152,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "mount-always",
-        about: "mount tests, --cache=always",
+        about: "mount tests, --cache=always --passthrough=never",
         needs: MOUNT_TIER,
         run: cargo_tests::always,
     },

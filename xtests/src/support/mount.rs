@@ -69,11 +69,11 @@ pub fn transport_option() -> Option<String> {
     Some(format!("--transport={transport}"))
 }
 
-/// The option for this run's kernel passthrough: never if the run does not say, since most tests are about
-/// requests. Those that count READs and WRITEs say `--passthrough=never` themselves.
-pub fn passthrough_option() -> String {
-    let mode = std::env::var(PASSTHROUGH);
-    format!("--passthrough={}", mode.as_deref().unwrap_or("never"))
+/// The option for this run's kernel passthrough, if it is not the default. Tests that count READs and WRITEs say
+/// [`NEVER`] themselves.
+pub fn passthrough_option() -> Option<String> {
+    let mode = std::env::var(PASSTHROUGH).ok()?;
+    Some(format!("--passthrough={mode}"))
 }
 
 /// `thrufs mount` by this run's transport.
@@ -343,7 +343,7 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
         .iter()
         .any(|option| option.starts_with("--passthrough"))
     {
-        command.arg(passthrough_option());
+        command.args(passthrough_option());
     }
     command.args(options).arg(source).arg(dir);
     Ok(command)
@@ -351,7 +351,12 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
 
 /// A mount with a file `f` that holds `content`, for tests of how a mount ends.
 pub fn mounted() -> Result<Mount> {
-    let mount = Mount::of(scratch_with_file()?, &[])?;
+    mounted_with(&[])
+}
+
+/// The same with these options.
+pub fn mounted_with(options: &[&str]) -> Result<Mount> {
+    let mount = Mount::of(scratch_with_file()?, options)?;
     mount.require_mount()?;
     Ok(mount)
 }

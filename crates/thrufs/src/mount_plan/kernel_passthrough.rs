@@ -5,13 +5,9 @@ use thrufs_fs::{Durability, KernelPassthrough, WriteJoining};
 
 use crate::options::files::FileOptions;
 
-/// Where the option is not given.
-const DEFAULT: KernelPassthrough = KernelPassthrough::Never;
-
 /// Why no file of the mount is passed through; none where they are.
 pub(super) fn why_not(files: &FileOptions, is_root: bool) -> Option<String> {
     let never = files.passthrough == Some(KernelPassthrough::Never);
-    let by_default = files.passthrough.is_none() && DEFAULT == KernelPassthrough::Never;
     let by_option = [
         (never, "--passthrough=never"),
         (
@@ -47,7 +43,6 @@ pub(super) fn why_not(files: &FileOptions, is_root: bool) -> Option<String> {
             "with --fault the daemon makes calls on SOURCE fail",
         ),
         (!is_root, "only root may give files to the kernel"),
-        (by_default, "--passthrough=never is the default"),
     ];
     let reason = by_option.into_iter().find(|(is_so, _)| *is_so);
     reason.map(|(_, reason)| reason.to_owned())

@@ -18,6 +18,14 @@ fn plan(options: &[&str]) -> MountPlan {
     try_request(options, true).unwrap_or_else(|error| panic!("{options:?}: {error}"))
 }
 
+/// Apart from kernel passthrough, virtiofsd's.
+fn roots_default() -> Config {
+    Config {
+        passthrough: KernelPassthrough::Auto,
+        ..Config::default()
+    }
+}
+
 fn refusal(options: &[&str]) -> String {
     match try_request(options, true) {
         Ok(_) => panic!("{options:?} is accepted"),
@@ -28,7 +36,7 @@ fn refusal(options: &[&str]) -> String {
 #[test]
 fn parse_without_options_has_virtiofsd_s_defaults() {
     let plan = plan(&[]);
-    assert_eq!(plan.config, Config::default());
+    assert_eq!(plan.config, roots_default());
     assert_eq!(plan.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
     assert_eq!(plan.kernel.fsname, "/srv/source");
     assert_eq!(plan.kernel.subtype, "thrufs");
@@ -69,6 +77,7 @@ const FILE_OPTIONS: &[(&str, Change)] = &[
     ("cache=metadata", |config| {
         config.cache = CachePolicy::Metadata;
         config.timeouts = CachePolicy::Metadata.timeouts();
+        config.passthrough = KernelPassthrough::Never;
     }),
     ("attr-timeout=2.5", |config| {
         config.timeouts.attr = Duration::from_millis(2500);
@@ -123,7 +132,7 @@ const FILE_OPTIONS: &[(&str, Change)] = &[
 #[test]
 fn parse_of_each_file_option_changes_its_field_only() {
     for (option, change) in FILE_OPTIONS {
-        let mut expected = Config::default();
+        let mut expected = roots_default();
         change(&mut expected);
         assert_eq!(
             plan(&[&format!("--{option}")]).config,
@@ -514,7 +523,8 @@ fn parse_passes_files_through_unless_an_option_asks_to_see_each_write() {
         parse("mount.thrufs", &arguments, is_root)
     };
     for on in [
-        &["--passthrough=auto"][..],
+        &[][..],
+        &["--passthrough=auto"],
         &["--passthrough=auto", "--cache=always"],
     ] {
         let plan = parse(on, true).unwrap();
