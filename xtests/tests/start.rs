@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 use xtests::support::command::{output, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, thrufs, transport_option};
+use xtests::support::mount::{Leftover, NEVER, thrufs, transport_option};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mount_table};
 use xtests::support::process::{has_open, state};
 use xtests::support::random::Random;
@@ -307,7 +307,7 @@ fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
         for options in SHAPES {
             let (s, _leftover) = unmounted()?;
             // A line or more for each of 1600 WRITEs: the pipes held 128 KiB.
-            let trace = ["-f", "--log-level=trace", "--max-write=64K"];
+            let trace = ["-f", "--log-level=trace", "--max-write=64K", NEVER];
             let mut mount = mount(&s, &[&trace, options].concat())?;
             let mut daemon = mount.stderr(Stdio::piped()).spawn()?;
             let mut log = daemon.stderr.take().context("no stderr")?;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount, RegisterBacking};
+use thrufs_fs::{Covered, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
-use super::link::{FromServer, Link, ToServer};
+use super::link::{FromServer, Link, Serve, ToServer};
 use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
@@ -156,11 +156,7 @@ fn serve(
         }
         // Before others see what the mount shows: from then on a death leaves it dead.
         link.send(&FromServer::Answers, &[])?;
-        let registrar: Arc<dyn RegisterBacking> = Arc::new(Registering::new(registering)?);
-        let registrar = match serve.in_user_namespace {
-            true => Err("the server is in a user namespace".to_owned()),
-            false => Ok(registrar),
-        };
+        let registrar = registrar(&serve, registering)?;
         let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
         serving.log(&plan.source, &serve.mountpoint);
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
@@ -181,6 +177,15 @@ fn serve(
         link.send(&FromServer::Ready, &[])?;
         serving.ended().await
     })
+}
+
+/// For kernel passthrough, or why not: the supervisor's thread would have more rights than a server has in a user
+/// namespace.
+fn registrar(serve: &Serve, socket: OwnedFd) -> anyhow::Result<serving::Registrar> {
+    if serve.in_user_namespace {
+        return Ok(Err("the server is in a user namespace".to_owned()));
+    }
+    Ok(Ok(Arc::new(Registering::new(socket)?)))
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {

@@ -59,6 +59,9 @@ pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
 pub(crate) const LOST_THREAD: &str =
     "a session thread panicked on a message of the kernel, which is a bug";
 
+/// What gives files to the kernel, or why nothing does.
+pub(crate) type Registrar = Result<Arc<dyn RegisterBacking>, String>;
+
 /// Session threads that answer a connection.
 #[derive(Debug)]
 pub(crate) struct Serving {
@@ -72,7 +75,7 @@ impl Serving {
     /// SOURCE are not kept busy for longer than they are used. `registrar`: for kernel passthrough, or why not.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
-        (watch, registrar): (Option<Watch>, Result<Arc<dyn RegisterBacking>, String>),
+        (watch, registrar): (Option<Watch>, Registrar),
         connection: OwnedFd,
         plan: &MountPlan,
         lets_go: bool,
@@ -159,7 +162,7 @@ fn pass_through(
     fs: &Passthrough,
     session: &Session,
     plan: &MountPlan,
-    registrar: Result<Arc<dyn RegisterBacking>, String>,
+    registrar: Registrar,
 ) -> anyhow::Result<()> {
     let off = match (&plan.no_passthrough, registrar) {
         (Some(reason), _) => reason.clone(),
