@@ -54,7 +54,7 @@ mandatory\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l locks -d 'Where POSIX and flock locks are kept: local = in the client kernel, host = on SOURCE, where other processes see them' -r -f -a "local\t''
 host\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail [default: auto for root, where no other option asks that the daemon see each READ and WRITE; else never]' -r -f -a "never\t''
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l durability -d 'When written bytes are on stable storage: fsync = when fsync(2) has returned, dsync = before each WRITE is answered' -r -f -a "fsync\t''

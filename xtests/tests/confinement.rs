@@ -114,7 +114,8 @@ fn server_with_options_that_need_more_has_that_alone() -> Outcome {
     };
     with("--inode-file-handles=prefer", &[DAC_READ_SEARCH])?;
     with("--watch", &[DAC_READ_SEARCH])?;
-    with("--passthrough=auto", &[SYS_ADMIN])?;
+    // The supervisor registers the files.
+    with("--passthrough=always", &[])?;
     with("--modcaps=+sys_admin", &[SYS_ADMIN])?;
     on_daemon(&["--modcaps=-mknod:-setfcap"], |m| {
         let mut kept = kept(m.scratch(), &[]);

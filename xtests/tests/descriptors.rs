@@ -11,6 +11,7 @@ use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 use xtests::support::calls::refused;
 use xtests::support::checks::equal;
 use xtests::support::command::succeed;
+use xtests::support::mount::NEVER;
 use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, User, case, on_backing, on_daemon, on_mount};
@@ -171,7 +172,7 @@ fn open_beyond_the_daemon_s_descriptors_is_enfile_and_the_rest_is_served() -> Ou
 /// Pages that a READ or WRITE passes through are the kernel's, not the daemon's.
 #[test]
 fn reading_and_writing_much_leaves_memory_bounded() -> Outcome {
-    on_backing(Backing::Tmpfs, &[], |m| {
+    on_backing(Backing::Tmpfs, &[NEVER], |m| {
         much(m, 256)?;
         check_memory(m, 0)
     })

@@ -14,8 +14,7 @@ use thrufs_sys::mapping::SharedMapping;
 use xtests::support::calls::{map_shared, open, refused};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::succeed;
-use xtests::support::mount::ALLOW_MMAP;
-use xtests::support::mount::cache_mode;
+use xtests::support::mount::{ALLOW_MMAP, NEVER, cache_mode};
 use xtests::support::wait::wait_until;
 use xtests::support::{
     Backing, Mount, Outcome, Scratch, case, missing, on_backing, on_daemon, on_mount, on_whole,
@@ -353,7 +352,7 @@ fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
 
 #[test]
 fn write_beyond_the_daemons_rlimit_fsize_is_efbig_and_the_daemon_lives() -> Outcome {
-    on_mount(&[], |m| {
+    on_mount(&[NEVER], |m| {
         let pid = Pid::from_raw(m.server_pid()?.as_raw()).context("a process id")?;
         let file = open(&m.path("f"), 0)?;
         let limit = 3 * PAGE + 100;

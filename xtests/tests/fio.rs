@@ -11,7 +11,7 @@ use serde_json::Value;
 use xtests::support::checks::equal;
 use xtests::support::command::{output, said_on_stderr, wait_for_exit};
 use xtests::support::install;
-use xtests::support::mount::{BIN, cache_mode, is_native, thrufs};
+use xtests::support::mount::{BIN, is_default_run, thrufs};
 use xtests::support::mount_table::mount_table;
 use xtests::support::process::pid_of;
 use xtests::support::skip::{Outcome, case, missing};
@@ -26,11 +26,11 @@ fn xtests_fio(args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Not a question of the cache mode: one run of the tier is enough.
+/// Not a question of the settings: one run of the tier is enough.
 fn once(body: impl FnOnce() -> Outcome) -> Outcome {
     case(|| {
-        if is_native() || cache_mode() != "auto" {
-            let once = "nothing: sessions are tested once, with --cache=auto";
+        if !is_default_run() {
+            let once = "nothing: sessions are tested once, with the defaults";
             return Err(missing(once));
         }
         install::apt(&[("fio", "fio")])?;

@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
 use xtests::support::calls::{chmod, open_append, open_rdwr, open_wronly};
 use xtests::support::checks::{equal, has_mode};
+use xtests::support::mount::NEVER;
 use xtests::support::{Mount, Outcome, User, on_daemon, on_mount};
 
 const OWNER: u32 = 4001;
@@ -171,7 +172,7 @@ fn chown_to_nobody_by_a_stranger_leaves_the_bits() -> Outcome {
 /// took twice as long.
 #[test]
 fn write_with_xattr_on_sends_no_getxattr() -> Outcome {
-    on_daemon(&["--xattr", "--attr-timeout=60"], |m| {
+    on_daemon(&["--xattr", "--attr-timeout=60", NEVER], |m| {
         let file = File::create(m.path("f"))?;
         for index in 0..200 {
             file.write_all_at(&[3; 4096], index * 4096)?;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use xtests::support::checks::equal;
 use xtests::support::command::{output, said};
-use xtests::support::mount::thrufs;
+use xtests::support::mount::{NEVER, thrufs};
 use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
@@ -60,7 +60,7 @@ fn value(text: &str, name: &str) -> Result<f64> {
 
 #[test]
 fn metrics_of_a_mount_count_what_was_done() -> Outcome {
-    on_daemon(&["--metrics=0"], |m| {
+    on_daemon(&["--metrics=0", NEVER], |m| {
         let address = address(m)?;
         ensure!(address.ip().is_loopback(), "{address}");
         std::fs::write(m.path("f"), vec![7; 65_536])?;
@@ -129,7 +129,7 @@ fn feed(program: &mut Command, input: &str) -> Result<String> {
 #[test]
 fn metrics_are_taken_by_strict_parsers_of_both_formats() -> Outcome {
     const PYTHON: &str = "/usr/bin/python3";
-    on_daemon(&["--metrics=0"], |m| {
+    on_daemon(&["--metrics=0", NEVER], |m| {
         let import = Command::new(PYTHON)
             .args(["-c", "import prometheus_client"])
             .output();

@@ -10,7 +10,7 @@ use anyhow::{Result, ensure};
 use xtests::support::calls::{open_append, open_rdwr, open_wronly, refused};
 use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::command::succeed;
-use xtests::support::mount::is_native;
+use xtests::support::mount::{NEVER, is_native};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
 
@@ -83,7 +83,12 @@ fn write_of_4_mib_under_a_raised_limit_is_one_request_and_the_limit_is_put_back(
         let Ok(before) = std::fs::read_to_string(MAX_PAGES_LIMIT) else {
             return Err(missing(format!("{MAX_PAGES_LIMIT} (Linux 6.13)")));
         };
-        let options = ["--max-write=4M", "--raise-max-pages-limit", "--cache=auto"];
+        let options = [
+            "--max-write=4M",
+            "--raise-max-pages-limit",
+            "--cache=auto",
+            NEVER,
+        ];
         let m = Mount::new(Backing::Tmpfs, &options)?;
         m.require_mount()?;
         wait_until("the limit to be put back", Duration::from_secs(10), || {

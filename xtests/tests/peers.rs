@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Result, ensure};
-use xtests::support::mount::is_native;
+use xtests::support::mount::is_default_run;
 use xtests::support::mount_table::{is_mounted, mount_line};
 use xtests::support::peers::{Kind, Peer};
 use xtests::support::skip::{Outcome, case, missing};
@@ -11,9 +11,9 @@ use xtests::support::{Backing, Scratch};
 
 fn write_is_in_the_source_and_unmount_leaves_nothing(kind: Kind) -> Outcome {
     case(|| {
-        // Not a question of thrufs's cache mode: one run of the tier is enough.
-        if is_native() || xtests::support::mount::cache_mode() != "auto" {
-            return Err(missing("nothing: peers are tested once, with --cache=auto"));
+        // Not a question of the settings: one run of the tier is enough.
+        if !is_default_run() {
+            return Err(missing("nothing: peers are tested once, with the defaults"));
         }
         let scratch = Scratch::new(Backing::Tmpfs)?;
         let peer = Peer::mount(kind, &scratch.source())?;

@@ -15,7 +15,7 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use xtests::support::checks::holds;
 use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
-use xtests::support::mount::{Leftover, mount_command, thrufs};
+use xtests::support::mount::{Leftover, NEVER, mount_command, thrufs};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mounts_at};
 use xtests::support::operator::{processes, status, umount, uncover};
 use xtests::support::process::{has_open, pid_of, state};
@@ -276,7 +276,7 @@ fn log_that_is_not_read_stops_neither_the_mount_nor_its_end() -> Outcome {
         for options in SHAPES {
             let (s, _leftover) = unmounted()?;
             // A line or more for each of 1600 WRITEs: the pipes held 128 KiB.
-            let trace = ["-f", "--log-level=trace", "--max-write=64K"];
+            let trace = ["-f", "--log-level=trace", "--max-write=64K", NEVER];
             let mut mount = mount(&s, &[&trace, options].concat())?;
             let mut daemon = mount.stderr(Stdio::piped()).spawn()?;
             let mut log = daemon.stderr.take().context("no stderr")?;

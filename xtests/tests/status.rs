@@ -11,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use serde_json::Value;
 use xtests::support::checks::{equal, has_mode, holds};
 use xtests::support::command::{output, said_on_stderr, wait_for_exit};
-use xtests::support::mount::thrufs;
+use xtests::support::mount::{NEVER, thrufs};
 use xtests::support::mount_table::mount_line;
 use xtests::support::process::pid_of;
 use xtests::support::wait::wait_until;
@@ -53,7 +53,7 @@ fn wait_for_socket(dir: &Path) -> Result<PathBuf> {
 
 #[test]
 fn status_of_a_live_mount_counts_what_was_done() -> Outcome {
-    on_daemon(&[], |m| {
+    on_daemon(&[NEVER], |m| {
         wait_for_socket(m.dir())?;
         std::fs::write(m.path("f"), vec![7; 65_536])?;
         ensure!(std::fs::metadata(m.path("missing")).is_err());

@@ -242,7 +242,7 @@ fn change_on_source_shows_soon() -> Outcome {
 fn mount_with_watch_and_what_excludes_it_names_both() -> Outcome {
     case(|| {
         let (s, _leftover) = unmounted()?;
-        for other in ["--passthrough=auto", "--writeback"] {
+        for other in ["--passthrough=always", "--writeback"] {
             let mut mount = std::process::Command::new(thrufs()?);
             mount.args(["mount", "--watch", other]);
             let refused = output(mount.args([s.source(), s.mountpoint()]))?;

@@ -15,6 +15,9 @@ pub struct Attr {
     /// The file was changed outside this mount, and the kernel must drop what it cached of it before it
     /// is told.
     pub external: Option<ExternalChange>,
+    /// The file may be stored to through a mapping that goes past the daemon: the kernel, which is told of
+    /// none of it, must ask for the attributes each time.
+    pub is_volatile: bool,
 }
 
 impl Attr {

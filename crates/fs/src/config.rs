@@ -191,12 +191,10 @@ const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 impl Config {
     /// How often open files are looked at for changes that were made under SOURCE, so that those
     /// show within the timeout of attributes (`coherence/external.rs`). None where the kernel caches no data,
-    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, when
-    /// READ and WRITE may go past the daemon, which then cannot tell whose a change is, and for timeouts too
-    /// short.
+    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, and for
+    /// timeouts too short. Files that are passed through have nothing cached and are not looked at.
     pub fn watch_period(&self) -> Option<Duration> {
         let is_watched = self.cache == CachePolicy::Auto
-            && self.passthrough == KernelPassthrough::Never
             && !self.writeback
             && self.takes_notifications
             && self.timeouts.attr >= SHORTEST_WATCH;

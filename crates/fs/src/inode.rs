@@ -18,6 +18,7 @@ use rustix::fs::Statx;
 use thrufs_sys::file_handle::FileHandle;
 
 use crate::error::{Errno, Result, errno};
+use crate::handle_sort::HandleSort;
 use identity::{FileKind, InodeKey};
 use mount_fd::MountFd;
 
@@ -103,6 +104,8 @@ pub(crate) struct Inode {
     pub(crate) nlookup: AtomicU64,
     /// A READ has been served whose bytes the kernel may have cached.
     pub(crate) is_read: AtomicBool,
+    /// How its open handles are served.
+    pub(crate) sort: HandleSort,
     told: Told,
 }
 
@@ -157,6 +160,7 @@ impl Inode {
             kept: Mutex::default(),
             nlookup: AtomicU64::new(1),
             is_read: AtomicBool::new(false),
+            sort: HandleSort::default(),
             told: Told::default(),
         }
     }

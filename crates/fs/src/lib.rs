@@ -36,6 +36,7 @@
 mod aside;
 mod attr;
 mod backing;
+mod backing_ids;
 mod buffer;
 mod caller;
 mod coherence;
@@ -46,6 +47,7 @@ mod error;
 mod fault;
 mod fd_limit;
 mod forget_wait;
+mod handle_sort;
 mod handle_table;
 mod host_locks;
 mod inode;
@@ -65,6 +67,7 @@ mod write_batch;
 
 pub use attr::Attr;
 pub use backing::{Backing, HostBacking, Position, Span};
+pub use backing_ids::{PassedThrough, Reason};
 pub use caller::inspect::{is_dying, is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};
@@ -77,6 +80,7 @@ pub use config::{
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
+pub use handle_sort::RegisterBacking;
 pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;

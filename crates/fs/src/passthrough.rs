@@ -3,7 +3,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -13,6 +13,7 @@ use thrufs_sys::file_handle::FileHandle;
 use crate::aside::Aside;
 use crate::attr::Attr;
 use crate::backing::{Backing, HostBacking};
+use crate::backing_ids::{BackingIds, closes_silently};
 use crate::coherence::external::{ExternalChange, Time};
 use crate::coherence::invalidate::{InvalRange, Invalidations, KnownInodes};
 use crate::coherence::open_files::Watches;
@@ -60,6 +61,9 @@ pub struct Passthrough {
     /// None where a name cannot be looked at without opening it.
     pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
+    pub(crate) backing_ids: Arc<BackingIds>,
+    /// SOURCE's file system reports nothing at close(2).
+    pub(crate) closes_silently: bool,
     pub(crate) write_groups: WriteGroups,
     pub(crate) locks: HostLocks,
     pub(crate) create_retries: CreateRetries,
@@ -134,10 +138,12 @@ impl Passthrough {
         let pressure = pressure.map(|limit| Arc::new(InodeLimit::new(limit)));
         Ok(Self {
             name_hints: NameHints::of(&source),
+            closes_silently: closes_silently(&source),
             inodes: InodeTable::new(key_of(&stat), InodeRef::Fd(source)),
             config,
             backing,
             handles: HandleTable::default(),
+            backing_ids: Arc::default(),
             write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
@@ -171,19 +177,6 @@ impl Passthrough {
     /// Notes what INIT agreed on. A second INIT on the same file system changes nothing.
     pub fn set_negotiated(&self, negotiated: Negotiated) {
         let _second_session = self.negotiated.set(negotiated);
-    }
-
-    /// Runs `act` with the backing file of the open handle `fh`.
-    ///
-    /// # Errors
-    /// EBADF for a handle of another inode, or for none.
-    pub fn with_backing_file<T>(
-        &self,
-        ino: u64,
-        fh: u64,
-        act: impl FnOnce(BorrowedFd<'_>) -> T,
-    ) -> Result<T> {
-        self.handle(fh, ino).map(|handle| act(handle.fd.as_fd()))
     }
 
     /// From now on, invalidates in the kernel's cache the range of a WRITE that fails or is short, and
@@ -278,6 +271,7 @@ impl Passthrough {
     /// Sends no more notifications: the session has ended.
     pub fn stop_notifying(&self) {
         self.watches.stop();
+        self.backing_ids.stop();
         self.invalidations.stop();
         self.recent.stop();
         self.sub_mounts.stop();

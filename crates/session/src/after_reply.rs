@@ -44,12 +44,17 @@ pub(crate) fn answer_attr(
     }
 }
 
-/// How long the kernel may use the attributes and the name of an entry that is answered at once
-/// (CREATE, READDIRPLUS). With an external change it asks again at once, and [`answer_attr`] applies.
-pub(crate) fn timeout(fs: &Passthrough, entry: &Entry) -> Duration {
+/// How long the kernel may use the attributes, and the name, of an entry that is answered at once (CREATE,
+/// READDIRPLUS). With an external change it asks again at once, and [`answer_attr`] applies.
+pub(crate) fn timeouts(fs: &Passthrough, entry: &Entry) -> (Duration, Duration) {
     match entry.attr.external {
-        // fuser has one timeout for the attributes and the name.
-        None => fs.config().timeouts.attr.min(entry.entry_timeout),
-        Some(_) => Duration::ZERO,
+        None => (fs.attr_timeout(&entry.attr), entry.entry_timeout),
+        Some(_) => (Duration::ZERO, Duration::ZERO),
     }
+}
+
+/// The same for fuser, which has one timeout for both.
+pub(crate) fn timeout(fs: &Passthrough, entry: &Entry) -> Duration {
+    let (attr, name) = timeouts(fs, entry);
+    attr.min(name)
 }

@@ -28,7 +28,11 @@ pub(crate) fn file_flags(opened: &Opened) -> OpenOutFlags {
     if opened.direct_io {
         // Writers of one file need not wait for each other: the backing file orders them.
         flags |= OpenOutFlags::FOPEN_DIRECT_IO | OpenOutFlags::FOPEN_PARALLEL_DIRECT_WRITES;
-    } else if opened.keep_cache {
+    }
+    if opened.backing_id.is_some() {
+        // Beside this flag the kernel takes none about its cache: open(2) would fail with EIO.
+        flags |= OpenOutFlags::FOPEN_PASSTHROUGH;
+    } else if opened.keep_cache && !opened.direct_io {
         flags |= OpenOutFlags::FOPEN_KEEP_CACHE;
     }
     flags

@@ -8,22 +8,20 @@ mod init;
 mod requests;
 
 use std::ffi::OsStr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ::fuser::{
-    BackingId, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, LockOwner, Notifier,
-    ReplyAttr, ReplyCreate, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite,
-    ReplyXattr, Request,
+    FileAttr, FileHandle, Generation, INodeNo, LockOwner, Notifier, ReplyAttr, ReplyCreate,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr, Request,
 };
 use thrufs_fs::{
     Attr, Caller, CountedEntry, CountedLookup, DirEntryRef, Entry, Errno, LockKind, LockRange,
     LockRequest, NewNode, Opcode, Opened, Passthrough, ROOT_INO, Result, SendEntry, SendInval,
 };
+use thrufs_transport::fuser_backing::Borrowed;
 
 use crate::after_reply;
-use crate::backing_ids::BackingIds;
 use crate::convert::file_flags;
 use crate::dispatch::{Dispatch, Requester, Target};
 use convert::{file_type, fopen_flags, fuser_errno, number_only};
@@ -42,15 +40,10 @@ pub fn send_entry(notifier: Notifier) -> SendEntry {
 /// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
 const NO_GENERATION: Generation = Generation(0);
 
-/// Beside FOPEN_PASSTHROUGH the kernel takes none of the flags that are about its cache: open(2)
-/// would fail with EIO.
-const PASSED_THROUGH: FopenFlags = FopenFlags::empty();
-
 /// Serves a [`Passthrough`] to fuser. A clone is the same adapter.
 #[derive(Clone)]
 pub struct FuseAdapter {
     dispatch: Arc<Dispatch>,
-    backing_ids: Arc<BackingIds<BackingId>>,
 }
 
 impl FuseAdapter {
@@ -58,7 +51,6 @@ impl FuseAdapter {
     pub fn new(fs: Arc<Passthrough>) -> Self {
         Self {
             dispatch: Arc::new(Dispatch::new(fs)),
-            backing_ids: Arc::default(),
         }
     }
 
@@ -144,28 +136,28 @@ impl FuseAdapter {
         }
     }
 
-    fn attr_timeout(&self) -> Duration {
-        self.fs().config().timeouts.attr
-    }
-
     fn reply_entry(&self, found: Result<CountedEntry<'_>>, reply: ReplyEntry) {
-        let timeout = self.attr_timeout();
         match found.map(CountedEntry::into_entry) {
             Ok(Entry {
                 attr,
                 entry_timeout,
                 ..
-            }) => self.answer_attr(attr, move |attr| {
-                reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
-            }),
+            }) => {
+                let timeout = self.fs().attr_timeout(&attr);
+                self.answer_attr(attr, move |attr| {
+                    reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
+                });
+            }
             Err(error) => reply.error(fuser_errno(error)),
         }
     }
 
     fn reply_attr(&self, found: Result<Attr>, reply: ReplyAttr) {
-        let timeout = self.attr_timeout();
         match found {
-            Ok(attr) => self.answer_attr(attr, move |attr| reply.attr(&timeout, attr)),
+            Ok(attr) => {
+                let timeout = self.fs().attr_timeout(&attr);
+                self.answer_attr(attr, move |attr| reply.attr(&timeout, attr));
+            }
             Err(error) => reply.error(fuser_errno(error)),
         }
     }
@@ -208,44 +200,21 @@ impl FuseAdapter {
         })
     }
 
-    /// Answers an OPEN.
-    fn reply_open(&self, ino: INodeNo, opened: &Opened, reply: ReplyOpen) {
-        let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(opened)));
-        let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
-        match self
-            .backing_ids
-            .open_for(self.fs(), ino.0, opened, register)
-        {
-            Ok(Some(id)) => reply.opened_passthrough(fh, PASSED_THROUGH, &id),
-            Ok(None) => reply.opened(fh, flags),
-            Err(error) => reply.error(fuser_errno(error)),
-        }
-    }
-
     /// Answers a CREATE.
     fn reply_create(&self, made: Result<(CountedEntry<'_>, Opened)>, reply: ReplyCreate) {
         let (made, opened) = match made {
-            Ok(made) => made,
+            Ok((made, opened)) => (made.into_entry(), opened),
             Err(error) => return reply.error(fuser_errno(error)),
         };
-        let entry = made.entry();
-        let ttl = after_reply::timeout(self.fs(), entry);
-        let (attr, generation) = (self.file_attr(&entry.attr), NO_GENERATION);
+        let ttl = after_reply::timeout(self.fs(), &made);
+        let (attr, generation) = (self.file_attr(&made.attr), NO_GENERATION);
         let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(&opened)));
-        let register = |fd: BorrowedFd<'_>| reply.open_backing(fd);
-        match self
-            .backing_ids
-            .open_for(self.fs(), entry.ino, &opened, register)
-        {
-            Ok(Some(id)) => {
-                made.into_entry();
-                reply.created_passthrough(&ttl, &attr, generation, fh, PASSED_THROUGH, &id);
+        match opened.backing_id {
+            Some(id) => {
+                let id = Borrowed::by_create(&reply, id);
+                reply.created_passthrough(&ttl, &attr, generation, fh, flags, &id);
             }
-            Ok(None) => {
-                made.into_entry();
-                reply.created(&ttl, &attr, generation, fh, flags);
-            }
-            Err(error) => reply.error(fuser_errno(error)),
+            None => reply.created(&ttl, &attr, generation, fh, flags),
         }
     }
 
@@ -263,6 +232,18 @@ impl From<&Request> for Requester {
             gid: req.gid(),
             pid: req.pid(),
         }
+    }
+}
+
+/// Answers an OPEN.
+fn reply_open(opened: &Opened, reply: ReplyOpen) {
+    let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(opened)));
+    match opened.backing_id {
+        Some(id) => {
+            let id = Borrowed::by_open(&reply, id);
+            reply.opened_passthrough(fh, flags, &id);
+        }
+        None => reply.opened(fh, flags),
     }
 }
 

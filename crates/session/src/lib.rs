@@ -15,7 +15,6 @@
 //! What fuser cannot carry is listed in the README.
 
 mod after_reply;
-mod backing_ids;
 mod convert;
 mod dev_fuse;
 mod device;

@@ -8,6 +8,7 @@ pub mod creds;
 pub mod file_handle;
 pub mod fork;
 pub mod fuse_device;
+pub mod fuser_backing;
 pub mod guest_memory;
 pub mod inherited;
 pub mod ioctl;

@@ -18,6 +18,7 @@ pub(crate) mod link;
 mod output;
 pub(crate) mod preflight;
 pub(crate) mod readiness;
+mod registrar;
 pub(crate) mod running;
 pub(crate) mod server;
 pub(crate) mod server_process;

@@ -91,9 +91,10 @@ fn make_directories(scratch: &Scratch) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What `thrufs mount SOURCE MOUNTPOINT` would do.
+/// What `thrufs mount SOURCE MOUNTPOINT` would do where READ and WRITE go through the daemon, which counts them.
 fn plan_for(scratch: &Scratch) -> anyhow::Result<MountPlan> {
-    let arguments: [OsString; 2] = [
+    let arguments: [OsString; 3] = [
+        "--passthrough=never".into(),
         scratch.source.clone().into(),
         scratch.mountpoint.clone().into(),
     ];

@@ -67,7 +67,6 @@ impl DevicePlan {
     pub(crate) fn needs(&self) -> Needs {
         Needs {
             file_handles: self.config.inode_file_handles != InodeFileHandles::Never,
-            kernel_passthrough: false,
             watch: false,
         }
     }
@@ -163,7 +162,9 @@ fn check_files(files: &FileOptions) -> Result<(), String> {
             "a guest takes no notifications: use --cache=auto or shorter timeouts",
         ),
         (
-            files.passthrough != KernelPassthrough::Never,
+            files
+                .passthrough
+                .is_some_and(|how| how != KernelPassthrough::Never),
             "--passthrough",
             "a guest cannot reach the backing file past the device: leave it out",
         ),

@@ -5,6 +5,7 @@
 //! and is no error, has a warning in the plan.
 
 pub(crate) mod contradictions;
+mod kernel_passthrough;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -42,6 +43,8 @@ pub(crate) struct MountPlan {
     pub(crate) source: PathBuf,
     pub(crate) mountpoint: PathBuf,
     pub(crate) config: Config,
+    /// Why no file is passed through; none where files are.
+    pub(crate) no_passthrough: Option<String>,
     /// For tests; empty otherwise.
     pub(crate) faults: Vec<Fault>,
     pub(crate) kernel: MountOptions,
@@ -89,7 +92,6 @@ impl MountPlan {
     pub(crate) fn needs(&self) -> Needs {
         Needs {
             file_handles: self.config.inode_file_handles != InodeFileHandles::Never,
-            kernel_passthrough: self.config.passthrough != KernelPassthrough::Never,
             watch: self.watch,
         }
     }
@@ -154,7 +156,12 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
     contradictions::check(&args.files, is_root)?;
     contradictions::check_process(&args.process)?;
     args.mapping.check(&args.files)?;
-    let config = config(&args.files, &args.mapping)?;
+    let mut config = config(&args.files, &args.mapping)?;
+    let no_passthrough = kernel_passthrough::why_not(&args.files, is_root);
+    config.passthrough = match no_passthrough {
+        None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
+        Some(_) => KernelPassthrough::Never,
+    };
     let warnings = warnings(&args, &options, is_root);
     let threads = session_threads(&args);
     let access = if args.mount.allow_root {
@@ -173,6 +180,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
     };
     Ok(MountPlan {
         config,
+        no_passthrough,
         sandbox,
         wants_file_handles: args.files.inode_file_handles.is_some(),
         faults: args.files.fault,
@@ -298,7 +306,7 @@ pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Co
         inode_file_handles: files.inode_file_handles.unwrap_or_default(),
         max_inodes: files.max_inodes,
         locks: files.locks,
-        passthrough: files.passthrough,
+        passthrough: KernelPassthrough::Never,
         writeback: files.writeback,
         durability: files.durability,
         write_joining: files.write_joining,

@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn missing_in_of_an_option_that_contradicts_the_daemon_s_names_it() {
-        let missing = missing(&["--writeback"], &["-o", "remount,passthrough=auto"]);
+        let missing = missing(&["--writeback"], &["-o", "remount,passthrough=always"]);
         assert_eq!(missing, ["--passthrough"]);
     }
 }

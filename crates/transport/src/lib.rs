@@ -7,3 +7,6 @@
 
 pub mod dev_fuse;
 pub mod vhost_user;
+
+/// Backing ids that another process registered, in replies of the crate fuser.
+pub use thrufs_sys::fuser_backing;

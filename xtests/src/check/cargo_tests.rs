@@ -3,10 +3,9 @@
 //! libtest has no skip at run time: a test that skipped itself is in the skip log
 //! ([`crate::support::skip`]) and is moved from passed to skipped here.
 //!
-//! The mount tier has two settings that change how the daemon works: `--cache`, and whether SOURCE
-//! is a whole file system (inodes by file handle) or a directory (by descriptor). Three runs meet
-//! each value: `auto` with whole file systems, `never` and `always` with a directory unless a test
-//! asks for a file system. All six pairs would be six runs for few more questions.
+//! The mount tier has four settings that change how the daemon works: `--cache`, `--transport`, `--passthrough`, and
+//! whether SOURCE is a whole file system (inodes by file handle) or a directory (by descriptor). Five runs meet every
+//! pair of their values but `never` with fuser; all combinations would be twenty-four.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -20,7 +19,7 @@ use crate::report::Report;
 use crate::support::command::tail;
 use crate::support::install::{self, cargo};
 use crate::support::interrupt::spawn;
-use crate::support::mount::{BIN, CACHE, ON};
+use crate::support::mount::{BIN, CACHE, ON, PASSTHROUGH, TRANSPORT};
 use crate::support::scratch::LAYOUT;
 use crate::support::skip::{SKIP_LOG, TIME_LOG};
 
@@ -36,7 +35,7 @@ pub(super) fn tier(stage: &str, environment: &[(&str, &str)], report: &mut Repor
     let thrufs = install::thrufs_and_break_out()?;
     let mut test = cargo(&["test", "--release", "--package", "xtests", "--no-fail-fast"]);
     test.env(BIN, thrufs);
-    for variable in [ON, CACHE, LAYOUT] {
+    for variable in [ON, CACHE, PASSTHROUGH, TRANSPORT, LAYOUT] {
         test.env_remove(variable);
     }
     test.envs(environment.iter().copied());

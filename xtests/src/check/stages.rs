@@ -10,7 +10,7 @@ use super::{build, deb, kernels, workloads};
 use crate::report::Report;
 use crate::suite::{Name, Options, check};
 use crate::support::install;
-use crate::support::mount::{CACHE, ON};
+use crate::support::mount::{CACHE, ON, PASSTHROUGH, TRANSPORT};
 use crate::support::scratch::LAYOUT;
 use crate::support::skip::missing;
 
@@ -93,6 +93,9 @@ const KERNEL: &[Need] = &[
     Need::Apt("mkfs.ext4", "e2fsprogs"),
 ];
 
+/// Our own loop instead of fuser.
+const DEVICE: (&str, &str) = (TRANSPORT, "device");
+
 /// The stages, in order.
 pub(super) const STAGES: &[Stage] = &[
     Stage {
@@ -139,21 +142,42 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "mount-auto",
-        about: "mount tests, --cache=auto, SOURCE a whole file system",
+        about: "mount tests with the defaults, SOURCE a whole file system",
         needs: MOUNT_TIER,
         run: |report| tier("mount-auto", &[(CACHE, "auto"), (LAYOUT, "whole")], report),
     },
     Stage {
-        name: "mount-never",
-        about: "mount tests, --cache=never",
+        name: "mount-daemon",
+        about: "mount tests, --passthrough=never --transport=device",
         needs: MOUNT_TIER,
-        run: |report| tier("mount-never", &[(CACHE, "never")], report),
+        run: |report| {
+            let environment = [(CACHE, "auto"), (PASSTHROUGH, "never"), DEVICE];
+            tier("mount-daemon", &environment, report)
+        },
+    },
+    Stage {
+        name: "mount-never",
+        about: "mount tests, --cache=never --transport=device",
+        needs: MOUNT_TIER,
+        run: |report| tier("mount-never", &[(CACHE, "never"), DEVICE], report),
     },
     Stage {
         name: "mount-always",
-        about: "mount tests, --cache=always",
+        about: "mount tests, --cache=always --passthrough=never",
         needs: MOUNT_TIER,
-        run: |report| tier("mount-always", &[(CACHE, "always")], report),
+        run: |report| {
+            let environment = [(CACHE, "always"), (PASSTHROUGH, "never")];
+            tier("mount-always", &environment, report)
+        },
+    },
+    Stage {
+        name: "mount-device",
+        about: "mount tests, --cache=always --transport=device, SOURCE a whole file system",
+        needs: MOUNT_TIER,
+        run: |report| {
+            let environment = [(CACHE, "always"), (LAYOUT, "whole"), DEVICE];
+            tier("mount-device", &environment, report)
+        },
     },
     Stage {
         name: "deb",

@@ -13,13 +13,14 @@ use xtests::support::peers;
 use super::names::unknown;
 
 /// Compared when `--configs` is left out.
-pub(super) const DEFAULT: &str = "native,thrufs,thrufs-one-page,thrufs-passthrough,passthrough_ll,\
+pub(super) const DEFAULT: &str = "native,thrufs,thrufs-through-daemon,thrufs-one-page,passthrough_ll,\
     passthrough_hp,passthrough_hp-kernel-passthrough,bindfs";
 
 /// Suffixes of `thrufs`, and the option each stands for.
 const MODES: &[(&str, &str)] = &[
     ("-one-page", "--one-page-writes"),
     ("-passthrough", "--passthrough=always"),
+    ("-through-daemon", "--passthrough=never"),
     ("-writeback", "--writeback"),
     // Some jobs read and write through a shared mapping.
     ("-direct", "-ocache=never,allow_mmap"),

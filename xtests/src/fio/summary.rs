@@ -146,6 +146,9 @@ pub(super) fn duel(document: &Document, backing: &str, config: &str, to: &str) -
     })
 }
 
+/// READs and WRITEs through the daemon, as most peers have them.
+const THROUGH_DAEMON: &str = "thrufs-through-daemon";
+
 /// Whether this is one of thrufs's own columns.
 pub(super) fn is_ours(config: &str) -> bool {
     config.starts_with("thrufs")
@@ -153,18 +156,18 @@ pub(super) fn is_ours(config: &str) -> bool {
 
 /// The peers that beat our best write-through column in this cell, with their lead.
 ///
-/// Only like configurations are compared: kernel passthrough with kernel passthrough, and the
-/// native directory with none, since it is the limit.
+/// Only like configurations are compared: kernel passthrough, which is thrufs's default, with kernel
+/// passthrough, and the native directory with none, since it is the limit.
 pub(super) fn ahead(document: &Document, backing: &str, job: &Job) -> Vec<(String, String, f64)> {
     let mut leads = Vec::new();
     for peer in document.configs.iter().map(|config| config.name.as_str()) {
         if is_ours(peer) || peer == "native" {
             continue;
         }
-        let ours = if peer.contains("kernel-passthrough") {
-            "thrufs-passthrough"
-        } else {
-            "thrufs"
+        let is_compared = |name: &str| document.configs.iter().any(|config| config.name == name);
+        let ours = match peer.contains("kernel-passthrough") || !is_compared(THROUGH_DAEMON) {
+            true => "thrufs",
+            false => THROUGH_DAEMON,
         };
         let Some(ratio) = ratio(document, backing, job, peer, ours) else {
             continue;

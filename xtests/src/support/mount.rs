@@ -26,6 +26,8 @@ use super::wait::{wait_for, wait_until};
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
 /// Variable with the transport of this run of the tier: fuser or device.
 pub const TRANSPORT: &str = "THRUFS_TEST_TRANSPORT";
+/// Variable with --passthrough of this run of the tier: never or auto.
+pub const PASSTHROUGH: &str = "THRUFS_TEST_PASSTHROUGH";
 /// Variable that says `native` to run the tests on SOURCE itself.
 pub const ON: &str = "THRUFS_TEST_ON";
 /// Variable with the path of the thrufs binary.
@@ -33,6 +35,9 @@ pub const BIN: &str = "THRUFS_BIN";
 
 /// For tests that map files shared, also where they are not cached; harmless where they are.
 pub const ALLOW_MMAP: &str = "--allow-mmap=yes";
+
+/// For tests that count READs and WRITEs.
+pub const NEVER: &str = "--passthrough=never";
 
 /// Names that mkdir(1) takes: names that the mount table escapes, separators of options, bytes that
 /// are not UTF-8, and names that look like an option or like one of the kernel's own words.
@@ -65,11 +70,26 @@ pub fn transport_option() -> Option<String> {
     Some(format!("--transport={transport}"))
 }
 
+/// The option for this run's kernel passthrough, if it is not the default. Tests that count READs and WRITEs say
+/// [`NEVER`] themselves.
+pub fn passthrough_option() -> Option<String> {
+    let mode = std::env::var(PASSTHROUGH).ok()?;
+    Some(format!("--passthrough={mode}"))
+}
+
 /// `thrufs mount` by this run's transport.
 pub fn mount_command() -> Result<Command> {
     let mut command = Command::new(thrufs()?);
     command.arg("mount").args(transport_option());
     Ok(command)
+}
+
+/// Whether this run of the tier is the one with the daemon's defaults.
+pub fn is_default_run() -> bool {
+    cache_mode() == "auto"
+        && [PASSTHROUGH, TRANSPORT, ON]
+            .iter()
+            .all(|name| std::env::var_os(name).is_none())
 }
 
 /// Whether the tests run on SOURCE itself.
@@ -307,13 +327,24 @@ fn daemon_command(source: &Path, dir: &Path, options: &[&str]) -> Result<Command
     {
         command.args(transport_option());
     }
+    if !options
+        .iter()
+        .any(|option| option.starts_with("--passthrough"))
+    {
+        command.args(passthrough_option());
+    }
     command.args(options).arg(source).arg(dir);
     Ok(command)
 }
 
 /// A mount with a file `f` that holds `content`, for tests of how a mount ends.
 pub fn mounted() -> Result<Mount> {
-    let mount = Mount::of(scratch_with_file()?, &[])?;
+    mounted_with(&[])
+}
+
+/// The same with these options.
+pub fn mounted_with(options: &[&str]) -> Result<Mount> {
+    let mount = Mount::of(scratch_with_file()?, options)?;
     mount.require_mount()?;
     Ok(mount)
 }

@@ -67,7 +67,7 @@ impl InvalRange {
     }
 
     /// As the notification has it. The kernel rounds to pages.
-    fn offset_and_len(self) -> (i64, i64) {
+    pub(crate) fn offset_and_len(self) -> (i64, i64) {
         // A negative offset means "attributes only".
         if self == Self::ATTRIBUTES {
             return (-1, 0);

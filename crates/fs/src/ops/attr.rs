@@ -115,6 +115,7 @@ impl Passthrough {
             ino,
             stat,
             external,
+            is_volatile: inode.sort.may_be_mapped(),
         })
     }
 

@@ -19,7 +19,7 @@ use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
 use crate::ops::counted::CountedEntry;
-use crate::ops::open::Opened;
+use crate::ops::open::{Existed, Opened};
 use crate::passthrough::Passthrough;
 use crate::resolve::component;
 
@@ -140,9 +140,11 @@ impl Passthrough {
     /// Takes in a file that was just made and is open.
     fn enter_open(&self, file: OwnedFd, flags: i32) -> Result<(CountedEntry<'_>, Opened)> {
         let asked = Time::now();
-        let made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
+        let mut made = self.enter(self.reopen(&file, libc::O_PATH)?)?;
         let (ino, stat) = (made.entry.ino, made.entry.attr.stat);
-        let opened = self.opened(ino, file, flags, Some(Seen { asked, stat }));
+        let seen = Some(Seen { asked, stat });
+        let opened = self.opened((ino, Existed::NotBefore), file, flags, seen)?;
+        made.entry.attr.is_volatile = opened.is_mappable(flags);
         Ok((made, opened))
     }
 

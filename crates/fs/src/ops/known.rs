@@ -63,6 +63,7 @@ impl Passthrough {
             ino: inode.ino,
             stat,
             external: watch.and_then(|watch| watch.judge(asked, &stat)),
+            is_volatile: inode.sort.may_be_mapped(),
         };
         let entry = Entry {
             ino: inode.ino,

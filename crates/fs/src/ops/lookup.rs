@@ -146,6 +146,7 @@ impl Passthrough {
             ino: inode.ino,
             stat,
             external: None,
+            is_volatile: inode.sort.may_be_mapped(),
         })
     }
 

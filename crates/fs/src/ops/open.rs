@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use crate::caller::Caller;
 use crate::coherence::external::Time;
 use crate::coherence::open_files::Seen;
-use crate::config::{CachePolicy, Durability, KernelPassthrough, Locks, WriteJoining};
+use crate::config::{CachePolicy, Durability, Locks, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::identity::statx;
@@ -26,10 +26,28 @@ pub struct Opened {
     pub direct_io: bool,
     /// What the kernel has cached stays valid (FOPEN_KEEP_CACHE).
     pub keep_cache: bool,
-    /// The kernel gets the backing file, for READ and WRITE past the daemon.
-    pub passthrough: bool,
+    /// The backing file by which the kernel reads, writes and maps the file past the daemon
+    /// (FOPEN_PASSTHROUGH). With `direct_io` it only maps it.
+    pub backing_id: Option<i32>,
     /// Nothing waits for a FLUSH at close(2) (FOPEN_NOFLUSH).
     pub no_flush: bool,
+}
+
+impl Opened {
+    /// Whether the file, which was opened with `flags`, can be stored to through a mapping of which the daemon
+    /// is told nothing.
+    pub(crate) fn is_mappable(&self, flags: i32) -> bool {
+        self.backing_id.is_some() && flags & libc::O_ACCMODE == libc::O_RDWR
+    }
+}
+
+/// Whether the kernel may have attributes of a file that is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existed {
+    /// OPEN.
+    Before,
+    /// CREATE.
+    NotBefore,
 }
 
 /// Flags of open(2) that mean something to the backing file.
@@ -68,7 +86,7 @@ impl Passthrough {
         // Once for both purposes.
         let stat = || seen.map_or_else(|| mode_and_owner(&file), |seen| Ok(seen.stat));
         self.check_still_open_to(caller, &inode, stat, Wanted::by_flags(flags))?;
-        Ok(self.opened(ino, file, flags, seen))
+        self.opened((ino, Existed::Before), file, flags, seen)
     }
 
     /// The flags for the backing file of a file that a client opens with `flags`.
@@ -87,8 +105,24 @@ impl Passthrough {
     }
 
     /// Takes in a file that was just opened, and was `seen` since.
-    pub(crate) fn opened(&self, ino: u64, file: OwnedFd, flags: i32, seen: Option<Seen>) -> Opened {
-        let watched = seen.filter(|_| self.config.watch_period().is_some());
+    ///
+    /// # Errors
+    /// Those of a registration with the kernel that must succeed.
+    pub(crate) fn opened(
+        &self,
+        (ino, existed): (u64, Existed),
+        file: OwnedFd,
+        flags: i32,
+        seen: Option<Seen>,
+    ) -> Result<Opened> {
+        let inode = self.inodes.get(ino);
+        let backing_id = match &inode {
+            Some(inode) => self.pass_through(inode, existed, (&file, flags), seen)?,
+            None => None,
+        };
+        // What others change shows at once in what is passed through.
+        let is_watched = backing_id.is_none() && self.config.watch_period().is_some();
+        let watched = seen.filter(|_| is_watched);
         let entered = watched.map(|seen| self.watches.enter(ino, &seen));
         let keep_cache = match self.config.cache {
             CachePolicy::Always => true,
@@ -105,7 +139,7 @@ impl Passthrough {
             syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
             group: self.write_group(ino, &file, flags),
             watch,
-            inode: self.inodes.get(ino),
+            inode,
         };
         let fh = self.handles.insert(Handle {
             ino,
@@ -113,20 +147,24 @@ impl Passthrough {
             kind: HandleKind::File(open),
         });
         self.invalidate_file(ino, external);
-        Opened {
+        Ok(Opened {
             fh,
-            direct_io: self.config.cache.is_direct(),
+            // The kernel keeps the flags of OPEN for what it passes through, so fcntl(2) would clear none.
+            direct_io: self.config.cache.is_direct()
+                || backing_id.is_some() && flags & libc::O_APPEND != 0,
             keep_cache,
-            passthrough: self.may_pass_through(),
-            no_flush: self.needs_no_flush(flags),
-        }
+            backing_id,
+            no_flush: self.needs_no_flush(flags, backing_id.is_some()),
+        })
     }
 
     /// Whether close(2) of a file opened with `flags` has nothing to tell. A file open for writing may have an
     /// error to report, or have been mapped and stored to: before FLUSH the kernel sends what was. One open for
-    /// reading alone can be neither; but with locks on SOURCE its close drops the POSIX locks of its owner.
-    fn needs_no_flush(&self, flags: i32) -> bool {
-        flags & libc::O_ACCMODE == libc::O_RDONLY
+    /// reading alone can be neither; nor one that is passed through, where SOURCE's file system reports nothing
+    /// at close(2). But with locks on SOURCE the close drops the POSIX locks of its owner.
+    fn needs_no_flush(&self, flags: i32, is_passed_through: bool) -> bool {
+        let is_reader = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        (is_reader || is_passed_through && self.closes_silently)
             && match self.config.locks {
                 Locks::Local => true,
                 Locks::Host => false,
@@ -192,20 +230,9 @@ impl Passthrough {
             fh,
             direct_io: false,
             keep_cache,
-            passthrough: false,
+            backing_id: None,
             no_flush: false,
         })
-    }
-
-    /// Whether files of this mount are tried to be passed through. A mount that must have it has
-    /// failed at INIT if the kernel does not offer it.
-    fn may_pass_through(&self) -> bool {
-        self.config.passthrough != KernelPassthrough::Never
-            && !self.config.cache.is_direct()
-            && self
-                .negotiated
-                .get()
-                .is_some_and(|negotiated| negotiated.has("FUSE_PASSTHROUGH"))
     }
 
     /// Closes a handle, with the locks that were taken through it.
@@ -222,6 +249,10 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        if let Some(inode) = handle.file().and_then(|file| file.inode.as_ref()) {
+            let has_name = || rustix::fs::fstat(&handle.fd).is_ok_and(|stat| stat.st_nlink > 0);
+            self.backing_ids.release(inode, has_name);
+        }
         drop(handle);
         self.parked.notify();
     }

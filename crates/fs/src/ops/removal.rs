@@ -127,6 +127,7 @@ impl Passthrough {
     }
 
     fn note_removed(&self, inode: &Arc<Inode>) {
+        inode.sort.let_idle_go();
         self.removed.insert(inode.ino);
         // No kernel sends the FORGET before it has the reply, but a client may be hostile.
         let known = self.inodes.get(inode.ino);
@@ -163,6 +164,15 @@ impl Passthrough {
     pub(crate) fn with_space<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
         let before = self.removed.freed();
         match act() {
+            Err(Errno::ENOSPC | Errno::EDQUOT) if self.backing_ids.is_on() => {
+                self.backing_ids.settle();
+                match act() {
+                    Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => {
+                        self.when_freed(before, full, act)
+                    }
+                    done => done,
+                }
+            }
             Err(full @ (Errno::ENOSPC | Errno::EDQUOT)) => self.when_freed(before, full, act),
             done => done,
         }
@@ -192,6 +202,7 @@ impl Passthrough {
             let now = freed();
             if now != seen {
                 seen = now;
+                self.backing_ids.settle();
                 match act() {
                     Err(error @ (Errno::ENOSPC | Errno::EDQUOT)) => full = error,
                     done => return done,

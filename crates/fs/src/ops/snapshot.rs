@@ -29,6 +29,7 @@ impl Passthrough {
             in_flight: begun.saturating_sub(ended),
             inodes: self.known_inodes(),
             handles: self.open_handles(),
+            kernel_passthrough: self.backing_ids.counts(),
             process: Process::read()?,
             negotiated: self.negotiated().cloned(),
         })

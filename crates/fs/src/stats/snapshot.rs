@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::histogram::Histogram;
+use crate::backing_ids::PassedThrough;
 use crate::caller::proc;
 use crate::negotiated::Negotiated;
 
@@ -27,6 +28,9 @@ pub struct Snapshot {
     pub inodes: usize,
     /// Files and directories that are open.
     pub handles: usize,
+    /// What goes past the daemon.
+    #[serde(default)]
+    pub kernel_passthrough: PassedThrough,
     /// The process that serves.
     pub process: Process,
     /// What INIT agreed on; none before it.

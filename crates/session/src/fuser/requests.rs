@@ -20,7 +20,9 @@ use thrufs_fs::{
 };
 
 use super::convert::{file_type, fopen_flags, fuser_errno, number_only, set_time};
-use super::{FuseAdapter, NO_GENERATION, init, place, reply_empty, reply_written, reply_xattr};
+use super::{
+    FuseAdapter, NO_GENERATION, init, place, reply_empty, reply_open, reply_written, reply_xattr,
+};
 use crate::after_reply;
 use crate::convert::directory_flags;
 use crate::dispatch::Requester;
@@ -204,7 +206,7 @@ impl Filesystem for FuseAdapter {
                 fs.open(ino.0, flags.0, &this.caller(by)?)
             });
             match opened {
-                Ok(opened) => this.reply_open(ino, &opened, reply),
+                Ok(opened) => reply_open(&opened, reply),
                 Err(error) => reply.error(fuser_errno(error)),
             }
         });
@@ -319,7 +321,6 @@ impl Filesystem for FuseAdapter {
         reply: ReplyEmpty,
     ) {
         let done = self.run(Opcode::Release, req, (ino.0, fh.0), |fs| {
-            self.backing_ids.release(ino.0);
             fs.release(ino.0, fh.0);
             Ok(())
         });

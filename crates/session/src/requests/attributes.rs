@@ -29,9 +29,9 @@ impl Server {
         };
         let fs = Arc::clone(self.fs());
         after_reply::answer_attr(self.fs(), attr, move |attr| {
-            let config = fs.config();
-            let stat = convert::statx(&config.ids, &attr);
-            let answer = Answer::Statx(StatxOut::new(stat, config.timeouts.attr));
+            let timeout = fs.attr_timeout(&attr);
+            let stat = convert::statx(&fs.config().ids, &attr);
+            let answer = Answer::Statx(StatxOut::new(stat, timeout));
             reply.send(&answer).gives_nothing();
         });
     }
@@ -61,9 +61,9 @@ impl Server {
         };
         let fs = Arc::clone(self.fs());
         after_reply::answer_attr(self.fs(), attr, move |attr| {
-            let config = fs.config();
-            let attr = convert::attr(&config.ids, &attr);
-            let answer = Answer::Attr(AttrOut::new(attr, config.timeouts.attr));
+            let timeout = fs.attr_timeout(&attr);
+            let attr = convert::attr(&fs.config().ids, &attr);
+            let answer = Answer::Attr(AttrOut::new(attr, timeout));
             reply.send(&answer).gives_nothing();
         });
     }

@@ -1,13 +1,10 @@
 //! Requests that open and close files: OPEN, CREATE, FLUSH, RELEASE, FSYNC.
 
 use std::ffi::{CStr, OsStr};
-use std::io;
-use std::os::fd::BorrowedFd;
 
 use thrufs_fs::{CountedEntry, Entry, Opcode, Opened, Result};
-use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::Reply as Answer;
-use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut, OpenOutFlags};
+use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut};
 
 use super::convert::{self, os};
 use super::names::NO_GENERATION;
@@ -22,11 +19,10 @@ impl Server {
         let opened = self.run(Opcode::Open, by, ino, |fs| {
             fs.open(ino, flags.cast_signed(), &self.caller(by)?)
         });
-        let answer = opened.and_then(|opened| self.open_out(ino, &opened));
-        match answer {
-            Ok(open) => {
-                let sent = reply.send(&Answer::Open(open));
-                sent.or_else(|| self.close(ino, open.fh));
+        match opened {
+            Ok(opened) => {
+                let sent = reply.send(&Answer::Open(open_out(&opened)));
+                sent.or_else(|| self.fs().release(ino, opened.fh));
             }
             Err(error) => reply.error(error),
         }
@@ -56,59 +52,24 @@ impl Server {
             Ok(made) => made,
             Err(error) => return reply.error(error),
         };
-        let open = match self.open_out(entry.entry().ino, &opened) {
-            Ok(open) => open,
-            Err(error) => return reply.error(error),
-        };
+        let open = open_out(&opened);
         let sent = reply.send(&Answer::Create(self.entry_out(entry.entry()), open));
         match sent {
             Sent::Taken => drop(entry.into_entry()),
-            Sent::Refused => self.close(entry.entry().ino, open.fh),
+            Sent::Refused => self.fs().release(entry.entry().ino, open.fh),
         }
     }
 
     /// An entry that is answered at once, whatever the kernel has cached of the file.
     pub(super) fn entry_out(&self, entry: &Entry) -> EntryOut {
-        let timeout = after_reply::timeout(self.fs(), entry);
+        let (attr_timeout, timeout) = after_reply::timeouts(self.fs(), entry);
         let attr = convert::attr(&self.fs().config().ids, &entry.attr);
-        EntryOut::new(entry.ino, NO_GENERATION, attr, timeout, timeout)
-    }
-
-    /// The answer to an OPEN. After an error the file is closed again.
-    fn open_out(&self, ino: u64, opened: &Opened) -> Result<OpenOut> {
-        let fh = opened.fh;
-        let channel = self.capabilities.channel.as_ref();
-        let register = |file: BorrowedFd<'_>| match channel {
-            Some(device) => BackingId::open(device, file),
-            None => Err(io::ErrorKind::Unsupported.into()),
-        };
-        let id = self
-            .backing_ids
-            .open_for(self.fs(), ino, opened, register)?;
-        Ok(match id {
-            // Beside this flag the kernel takes none of those about its cache: open(2) would fail
-            // with EIO.
-            Some(id) => OpenOut {
-                fh,
-                open_flags: OpenOutFlags::FOPEN_PASSTHROUGH,
-                backing_id: id.as_raw(),
-            },
-            None => OpenOut {
-                fh,
-                open_flags: file_flags(opened),
-                backing_id: 0,
-            },
-        })
-    }
-
-    fn close(&self, ino: u64, fh: u64) {
-        self.backing_ids.release(ino);
-        self.fs().release(ino, fh);
+        EntryOut::new(entry.ino, NO_GENERATION, attr, timeout, attr_timeout)
     }
 
     pub(super) fn release(&self, call: Call, fh: u64) {
-        let done = self.run(Opcode::Release, call.by, (call.ino, fh), |_fs| {
-            self.close(call.ino, fh);
+        let done = self.run(Opcode::Release, call.by, (call.ino, fh), |fs| {
+            fs.release(call.ino, fh);
             Ok(())
         });
         call.reply.done(done).gives_nothing();
@@ -128,5 +89,14 @@ impl Server {
             fs.fsync(call.ino, arg.fh, datasync)
         });
         call.reply.done(done).gives_nothing();
+    }
+}
+
+/// The answer to an OPEN.
+fn open_out(opened: &Opened) -> OpenOut {
+    OpenOut {
+        fh: opened.fh,
+        open_flags: file_flags(opened),
+        backing_id: opened.backing_id.unwrap_or_default(),
     }
 }

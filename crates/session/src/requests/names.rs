@@ -116,7 +116,7 @@ impl Server {
             Ok(entry) => entry.into_entry(),
             Err(error) => return reply.error(error),
         };
-        let (fs, timeout) = (Arc::clone(self.fs()), self.fs().config().timeouts.attr);
+        let (fs, timeout) = (Arc::clone(self.fs()), self.fs().attr_timeout(&attr));
         after_reply::answer_attr(self.fs(), attr, move |attr| {
             let attr = convert::attr(&fs.config().ids, &attr);
             let entry = EntryOut::new(ino, NO_GENERATION, attr, entry_timeout, timeout);

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::geteuid;
 use thrufs_fs::{Caller, Errno, Opcode, Passthrough, Result};
-use thrufs_transport::dev_fuse::BackingId;
 use thrufs_wire::abi::{InHeader, IoctlFlags};
 use thrufs_wire::request::DecodeError;
 use thrufs_wire::{Dialect, Message, Reply as Answer, Request};
@@ -22,14 +21,12 @@ use super::interrupts::Interrupts;
 use super::reply::Reply;
 use super::responder::Responder;
 use super::running::Ticket;
-use crate::backing_ids::BackingIds;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::panics;
 
 /// Serves a [`Passthrough`] on a connection.
 pub(crate) struct Server {
     pub(super) dispatch: Dispatch,
-    pub(super) backing_ids: BackingIds<BackingId>,
     pub(super) capabilities: Capabilities,
     pub(super) interrupts: Arc<Interrupts>,
     /// None where callers are not processes of this machine.
@@ -61,7 +58,6 @@ impl Server {
         Self {
             dying: dying.map(Arc::new),
             dispatch: Dispatch::new(fs),
-            backing_ids: BackingIds::default(),
             capabilities,
             interrupts: Arc::default(),
             has_complained: AtomicBool::new(false),

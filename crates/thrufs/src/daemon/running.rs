@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use thrufs_fs::{Covered, OwnMount, Passthrough};
 
+use super::registrar::Direct;
 use super::serving::{Serving, file_system, watch};
 use super::source_state::SourceView;
 use crate::mount::attached::{Attached, stop};
@@ -36,7 +37,8 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Ru
     let (mount_id, is_thrufs) = (attached.ours().unique_id(), Box::new(status::is_thrufs));
     fs.set_own_mount(OwnMount::new(device, mount_id, covered, is_thrufs));
     let connection = attached.duplicate_connection()?;
-    let serving = Serving::start(fs, watch, connection, plan, true)?;
+    let registrar = Arc::new(Direct(attached.duplicate_connection()?));
+    let serving = Serving::start(fs, (watch, Ok(registrar)), connection, plan, true)?;
     serving.log(&plan.source, attached.mountpoint());
     Ok(Running { serving, attached })
 }

@@ -23,6 +23,7 @@ use tracing::level_filters::LevelFilter;
 use super::callers::{self, AskingOutside};
 use super::link::{FromServer, Link, Serve, ToServer};
 use super::output::Output;
+use super::registrar::{self, Devices, Registrar};
 use super::server_process::{Ends, Start, become_server};
 use super::source_state::SourceView;
 use crate::logging::{self, Lines, LogOptions};
@@ -54,6 +55,8 @@ pub(crate) struct Server {
     pub(crate) refused: Vec<String>,
     link: Link,
     asked: Link,
+    /// For kernel passthrough; taken when it is served.
+    registered: OwnedFd,
     output: OwnedFd,
 }
 
@@ -62,7 +65,7 @@ impl Server {
     /// This process must have one thread.
     pub(crate) fn start(
         confined: &Confined<'_>,
-        serve: impl Fn(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
+        serve: impl Fn(Start<'_>, (AskingOutside, OwnedFd), &Link) -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
         let candidates = confined.plan.candidates;
         let mut refused = Vec::new();
@@ -104,6 +107,20 @@ impl Server {
             .context("hand the socket to the serving process")
     }
 
+    /// Has a thread register files on `devices` with the connection `device`, for kernel passthrough, as the
+    /// server asks.
+    pub(crate) fn register_files(
+        &self,
+        device: OwnedFd,
+        devices: Devices,
+        plan: &crate::mount_plan::MountPlan,
+    ) -> anyhow::Result<()> {
+        let socket = self.registered.try_clone();
+        let socket = socket.context("duplicate a descriptor")?;
+        let kept = plan.sandbox.capabilities(self.sandbox, plan.needs());
+        registrar::start(Registrar::new(socket, device, devices), kept)
+    }
+
     /// What is needed to end it.
     pub(crate) fn ending(&self) -> anyhow::Result<Ending> {
         let pidfd = self.pidfd.try_clone();
@@ -120,6 +137,7 @@ impl Server {
         tell: impl Fn(ServerEvent) + Send + 'static,
     ) -> anyhow::Result<()> {
         let (asked, link, pid) = (self.asked, self.link, self.pid);
+        drop(self.registered);
         let output = Arc::new(Output::new(self.output));
         let relayed = Arc::clone(&output);
         let thread = |name: &str| std::thread::Builder::new().name(name.to_owned());
@@ -182,10 +200,11 @@ pub(crate) enum ServerEvent {
 fn start_in(
     sandbox: Sandbox,
     confined: &Confined<'_>,
-    serve: impl FnOnce(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
+    serve: impl FnOnce(Start<'_>, (AskingOutside, OwnedFd), &Link) -> anyhow::Result<()>,
 ) -> anyhow::Result<Server> {
     let (link, their_link) = Link::pair().context("socket pair")?;
     let (asked, asking) = Link::pair().context("socket pair")?;
+    let (registered, registering) = registrar::pair().context("socket pair")?;
     let (output, their_output) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
     let source = confined.source.try_clone();
@@ -200,6 +219,7 @@ fn start_in(
             let ends = Ends {
                 link: their_link,
                 asking,
+                registering,
                 output: their_output,
             };
             let start = Start {
@@ -212,7 +232,7 @@ fn start_in(
             become_server(start, ends, serve)
         }
         Side::Parent(child) => {
-            drop((their_link, asking, their_output, source));
+            drop((their_link, asking, registering, their_output, source));
             let pid = wait_until_confined(child, sandbox, &link, confined.plan)?;
             let pidfd = pidfd(pid).context("pidfd of the serving process")?;
             Ok(Server {
@@ -222,6 +242,7 @@ fn start_in(
                 refused: Vec::new(),
                 link,
                 asked,
+                registered,
                 output,
             })
         }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
@@ -11,7 +12,8 @@ use thrufs_fs::{Covered, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
-use super::link::{FromServer, Link, ToServer};
+use super::link::{FromServer, Link, Serve, ToServer};
+use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
 use crate::logging;
@@ -27,6 +29,7 @@ use crate::status::{self, Askers, Reporter};
 pub(super) struct Ends {
     pub(super) link: Link,
     pub(super) asking: Link,
+    pub(super) registering: OwnedFd,
     pub(super) output: OwnedFd,
 }
 
@@ -43,13 +46,14 @@ pub(crate) struct Start<'a> {
 pub(super) fn become_server(
     start: Start<'_>,
     ends: Ends,
-    serve: impl FnOnce(Start<'_>, AskingOutside, &Link) -> anyhow::Result<()>,
+    serve: impl FnOnce(Start<'_>, (AskingOutside, OwnedFd), &Link) -> anyhow::Result<()>,
 ) -> ! {
     let link = ends.link;
     let result = unshare_and_fork(&start, &link).and_then(|is_server| {
         if is_server {
-            let (start, asking) = shut_in(start, (&link, ends.asking, ends.output))?;
-            serve(start, asking, &link)
+            let registering = ends.registering;
+            let (start, asking) = shut_in(start, (&link, ends.asking, ends.output), &registering)?;
+            serve(start, (asking, registering), &link)
         } else {
             Ok(())
         }
@@ -88,10 +92,12 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
 fn shut_in<'a>(
     start: Start<'a>,
     (link, asking, output): (&Link, Link, OwnedFd),
+    registering: &OwnedFd,
 ) -> anyhow::Result<(Start<'a>, AskingOutside)> {
     let keep = [
         link.as_fd(),
         asking.as_fd(),
+        registering.as_fd(),
         output.as_fd(),
         start.source.as_fd(),
     ];
@@ -111,7 +117,7 @@ fn shut_in<'a>(
 /// Waits for the mount, and serves it to its end. `below` is MOUNTPOINT from SOURCE, if it lies below.
 pub(super) fn serve(
     start: Start<'_>,
-    asking: AskingOutside,
+    (asking, registering): (AskingOutside, OwnedFd),
     link: &Link,
     (plan, below): (&MountPlan, Option<&Path>),
 ) -> anyhow::Result<()> {
@@ -152,7 +158,8 @@ pub(super) fn serve(
         }
         // Before others see what the mount shows: from then on a death leaves it dead.
         link.send(&FromServer::Answers, &[])?;
-        let mut serving = Serving::start(fs, watch, connection, plan, serve.lets_go)?;
+        let registrar = registrar(&serve, registering)?;
+        let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
         serving.log(&plan.source, &serve.mountpoint);
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
         let reporter = Reporter::new(serving.fs(), source, mountpoint, &serve.device, source_view)
@@ -179,6 +186,15 @@ pub(crate) fn die_with_the_supervisor(link: &Link) -> anyhow::Result<bool> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
         .context("die with the supervisor")?;
     Ok(!has_hung_up(link)?)
+}
+
+/// For kernel passthrough, or why not: the supervisor's thread would have more rights than a server has in a user
+/// namespace.
+fn registrar(serve: &Serve, socket: OwnedFd) -> anyhow::Result<serving::Registrar> {
+    if serve.in_user_namespace {
+        return Ok(Err("the server is in a user namespace".to_owned()));
+    }
+    Ok(Ok(Arc::new(Registering::new(socket)?)))
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
-    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, SendEntry, SendInval, Watch, Watching,
+    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry, SendInval,
+    Watch, Watching,
 };
 use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, ReaderCounts};
 use tokio::sync::oneshot;
@@ -58,6 +59,9 @@ pub(crate) fn when_a_thread_is_lost(end: impl Fn() + Send + Sync + 'static) {
 pub(crate) const LOST_THREAD: &str =
     "a session thread panicked on a message of the kernel, which is a bug";
 
+/// What gives files to the kernel, or why nothing does.
+pub(crate) type Registrar = Result<Arc<dyn RegisterBacking>, String>;
+
 /// Session threads that answer a connection.
 #[derive(Debug)]
 pub(crate) struct Serving {
@@ -69,10 +73,10 @@ pub(crate) struct Serving {
 
 impl Serving {
     /// Negotiates INIT on `connection` and starts the session threads. If it `lets_go`, mounts below
-    /// SOURCE are not kept busy for longer than they are used.
+    /// SOURCE are not kept busy for longer than they are used. `registrar`: for kernel passthrough, or why not.
     pub(crate) fn start(
         fs: Arc<Passthrough>,
-        watch: Option<Watch>,
+        (watch, registrar): (Option<Watch>, Registrar),
         connection: OwnedFd,
         plan: &MountPlan,
         lets_go: bool,
@@ -82,6 +86,7 @@ impl Serving {
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(session.send_inval())
             .context("start the thread that invalidates the kernel's cache")?;
+        pass_through(&fs, &session, plan, registrar)?;
         fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
         let send_prune = || -> anyhow::Result<_> {
@@ -153,6 +158,26 @@ impl Serving {
             Err(_) => anyhow::bail!("the session's thread is gone without a result"),
         }
     }
+}
+
+/// Kernel passthrough, or the reason in the log and the status why there is none.
+fn pass_through(
+    fs: &Passthrough,
+    session: &Session,
+    plan: &MountPlan,
+    registrar: Registrar,
+) -> anyhow::Result<()> {
+    let off = match (&plan.no_passthrough, registrar) {
+        (Some(reason), _) => reason.clone(),
+        (None, Err(reason)) => reason,
+        (None, Ok(registrar)) => {
+            let started = fs.start_passing_through(registrar, session.send_inval());
+            return started.context("start kernel passthrough");
+        }
+    };
+    tracing::info!("no kernel passthrough: {off}");
+    fs.set_not_passed_through(off);
+    Ok(())
 }
 
 /// An unmount is no failure. A thread that has just taken a request when the connection goes, often

@@ -59,6 +59,7 @@ pub(crate) fn serve(
         // Put back also if a signal comes: not before there are handlers.
         let changed = sysctls::change_as_asked(plan.raise_for(), plan.request_timeout)?;
         let attached = mount(&server, &endpoints, plan).await?;
+        register_files(&server, &endpoints, &attached.0, plan)?;
         let source = hold_source(endpoints, &server, attached.0.device());
         let mut watching = JoinSet::new();
         watching.spawn(source_state::watch(Arc::clone(&source)));
@@ -115,6 +116,19 @@ fn start(endpoints: &Endpoints, plan: &MountPlan, log: LogOptions) -> anyhow::Re
     Server::start(&confined, |start, asking, link| {
         server_process::serve(start, asking, link, (plan, below.as_deref()))
     })
+}
+
+/// Before INIT is answered: the first OPEN may come at once.
+fn register_files(
+    server: &Server,
+    endpoints: &Endpoints,
+    attached: &Attached,
+    plan: &MountPlan,
+) -> anyhow::Result<()> {
+    if plan.no_passthrough.is_some() {
+        return Ok(());
+    }
+    server.register_files(attached.duplicate_connection()?, endpoints.devices()?, plan)
 }
 
 /// SOURCE stays held here too: the server's hold is in a copy of the mounts, so that umount(8) of SOURCE

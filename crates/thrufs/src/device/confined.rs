@@ -114,12 +114,12 @@ async fn until_the_end(
 /// The server's life, in its sandbox.
 fn serve_inside(
     start: Start<'_>,
-    asking: AskingOutside,
+    links: (AskingOutside, OwnedFd),
     link: &Link,
     plan: &DevicePlan,
 ) -> anyhow::Result<()> {
-    // Nothing is asked: a guest's processes are not in /proc.
-    drop(asking);
+    // Nothing is asked: a guest's processes are not in /proc, and it has no kernel passthrough.
+    drop(links);
     link.send(&FromServer::Confined, &[])?;
     let Some((ToServer::Device, mut sockets)) = link.receive()? else {
         // The supervisor has told why.

@@ -42,6 +42,7 @@ impl Collector for Scrape {
         self.mount(encoder)?;
         self.requests(encoder)?;
         self.writes(encoder)?;
+        self.passed_through(encoder)?;
         self.holdings(encoder)?;
         self.process(encoder)
     }
@@ -143,6 +144,30 @@ impl Scrape {
         histogram(metric, &writes.sizes, SIZE_LIMITS, 1.0)
     }
 
+    fn passed_through(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let passed = &self.0.snapshot.kernel_passthrough;
+        let help = "Files that the kernel reads and writes past the daemon";
+        let name = "thrufs_passed_through_files";
+        gauge(encoder, name, help, None, passed.files as u64)?;
+        let help = "OPENs of which the READs and WRITEs go past the daemon";
+        encoder
+            .encode_descriptor(
+                "thrufs_passed_through_opens",
+                help,
+                None,
+                MetricType::Counter,
+            )?
+            .encode_counter::<NoLabelSet, _, f64>(&passed.opens, None)?;
+        let help = "Other OPENs of regular files, where the mount passes files through";
+        let name = "thrufs_opens_through_daemon";
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        passed.through_daemon.iter().try_for_each(|counted| {
+            metric
+                .encode_family(&[("reason", counted.reason.as_str())])?
+                .encode_counter::<NoLabelSet, _, f64>(&counted.opens, None)
+        })
+    }
+
     fn holdings(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let snapshot = &self.0.snapshot;
         let (inodes, handles) = (snapshot.inodes as u64, snapshot.handles as u64);
@@ -220,7 +245,7 @@ fn histogram(
 
 #[cfg(test)]
 mod tests {
-    use thrufs_fs::{Bucket, Process, Snapshot, Writes};
+    use thrufs_fs::{Bucket, PassedThrough, Process, Reason, Snapshot, Writes};
 
     use super::*;
     use crate::daemon::source_state::SourceState;
@@ -238,6 +263,11 @@ mod tests {
             buckets: buckets(&[(4095, 2), (4607, 3), (u64::MAX, 1)]),
             sum: 20_000_015_000,
             max: 20_000_000_000,
+        };
+        let sizes = Histogram {
+            buckets: buckets(&[(64, 5), (65_536, 1)]),
+            sum: 66_000,
+            max: 65_536,
         };
         Status {
             format: 1,
@@ -261,11 +291,7 @@ mod tests {
                 writes: Writes {
                     requests: 6,
                     bytes: 66_000,
-                    sizes: Histogram {
-                        buckets: buckets(&[(64, 5), (65_536, 1)]),
-                        sum: 66_000,
-                        max: 65_536,
-                    },
+                    sizes,
                     pwritev2_calls: 6,
                     joined: 0,
                     flushes: 3,
@@ -275,6 +301,15 @@ mod tests {
                 in_flight: 0,
                 inodes: 2,
                 handles: 1,
+                kernel_passthrough: PassedThrough {
+                    off: None,
+                    files: 3,
+                    opens: 9,
+                    through_daemon: vec![Reason {
+                        reason: "small".to_owned(),
+                        opens: 4,
+                    }],
+                },
                 process: Process {
                     descriptors: 17,
                     descriptors_limit: u64::MAX,
@@ -298,6 +333,9 @@ mod tests {
             "thrufs_read_bytes_total 7",
             "thrufs_pwritev2_calls_total 6",
             "thrufs_write_flushes_total 3",
+            "thrufs_passed_through_files 3.0",
+            "thrufs_passed_through_opens_total 9",
+            "thrufs_opens_through_daemon_total{reason=\"small\"} 4",
             "thrufs_inodes 2.0",
             "thrufs_uptime_seconds 1.5",
             "process_cpu_seconds_total 1.5",

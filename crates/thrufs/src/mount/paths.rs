@@ -3,6 +3,7 @@
 //! Invariant: SOURCE is held by descriptor from here on, so that it stays what was checked even if
 //! the mount covers it (MOUNTPOINT may be SOURCE itself, or below it, or above it).
 
+use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,27 @@ use anyhow::{Context, anyhow, bail};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, StatxFlags, makedev};
 use rustix::io::Errno;
 use thrufs_sys::mountinfo::MountPath;
+
+/// File systems whose regular files are the kernel's: to write to one is to change something else.
+const KERNELS_OWN: [&str; 17] = [
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "mqueue",
+    "proc",
+    "pstore",
+    "securityfs",
+    "selinuxfs",
+    "sysfs",
+    "tracefs",
+];
 
 /// What a mount needs of the file systems that are there.
 #[derive(Debug)]
@@ -66,6 +88,24 @@ impl Endpoints {
                     || own.as_ref().is_ok_and(|id| *id == mount.mount_id)
             })
             .any(|mount| mount.is_shared)
+    }
+
+    /// The devices of SOURCE and of what is mounted below it, apart from the kernel's own file systems, whose
+    /// files do things.
+    ///
+    /// # Errors
+    /// SOURCE cannot be looked at.
+    pub(crate) fn devices(&self) -> std::io::Result<HashSet<u64>> {
+        let own = rustix::fs::fstat(&self.source)?.st_dev;
+        let source = self.source_path();
+        let mounts = thrufs_sys::mountinfo::all().unwrap_or_default();
+        let below = mounts.iter().filter(|mount| {
+            source.is_absolute()
+                && mount.mount_point.starts_with(&source)
+                && !KERNELS_OWN.contains(&mount.fs_type.as_str())
+        });
+        let below = below.filter_map(|mount| device_number(&mount.device));
+        Ok(below.chain([own]).collect())
     }
 
     /// See [`is_whole`].

@@ -2,6 +2,7 @@
 
 use thrufs_fs::{Durability, KernelPassthrough, Locks};
 
+use super::kernel_passthrough;
 use crate::options::files::FileOptions;
 use crate::options::process::{ProcessOptions, Transport};
 
@@ -22,36 +23,19 @@ pub(crate) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {
     if files.writeback && files.cache.is_direct() {
         return Err("--writeback needs a cache: use --cache=auto or --cache=always".to_owned());
     }
-    if files.writeback && files.passthrough != KernelPassthrough::Never {
-        return Err("--writeback and --passthrough exclude each other: leave one out".to_owned());
+    if files.durability == Durability::Dsync && files.writeback {
+        return Err(
+            "--durability=dsync and --writeback exclude each other, since with the writeback \
+             cache write(2) returns before there is a WRITE: leave one out"
+                .to_owned(),
+        );
     }
-    if files.durability == Durability::Dsync {
-        if files.passthrough != KernelPassthrough::Never {
-            return Err(
-                "--durability=dsync and --passthrough exclude each other, since with kernel \
-                 passthrough the daemon sees no WRITE: use --passthrough=never"
-                    .to_owned(),
-            );
-        }
-        if files.writeback {
-            return Err(
-                "--durability=dsync and --writeback exclude each other, since with the writeback \
-                 cache write(2) returns before there is a WRITE: leave one out"
-                    .to_owned(),
-            );
-        }
-    }
-    if files.passthrough == KernelPassthrough::Always {
-        if files.cache.is_direct() {
-            return Err(
-                "--passthrough=always is not for --cache=never and --cache=metadata: use \
-                 --cache=auto or --cache=always"
-                    .to_owned(),
-            );
-        }
-        if !is_root {
-            return Err("--passthrough=always needs root: use --passthrough=auto".to_owned());
-        }
+    if files.passthrough == Some(KernelPassthrough::Always)
+        && let Some(reason) = kernel_passthrough::why_not(files, is_root)
+    {
+        return Err(format!(
+            "--passthrough=always cannot be: {reason}; use --passthrough=auto, or leave that out"
+        ));
     }
     check_watch(files, is_root)?;
     if files.raise_max_pages_limit && !is_root {
@@ -92,13 +76,6 @@ fn check_watch(files: &FileOptions, is_root: bool) -> Result<(), String> {
     }
     if !is_root {
         return Err("--watch needs root: use --cache=auto or --cache=never".to_owned());
-    }
-    if files.passthrough != KernelPassthrough::Never {
-        return Err(
-            "--watch and --passthrough exclude each other, since with kernel passthrough each of \
-             the client's own writes would look like another's: leave one out"
-                .to_owned(),
-        );
     }
     if files.writeback {
         return Err(

@@ -18,6 +18,14 @@ fn plan(options: &[&str]) -> MountPlan {
     try_request(options, true).unwrap_or_else(|error| panic!("{options:?}: {error}"))
 }
 
+/// Apart from kernel passthrough, virtiofsd's.
+fn roots_default() -> Config {
+    Config {
+        passthrough: KernelPassthrough::Auto,
+        ..Config::default()
+    }
+}
+
 fn refusal(options: &[&str]) -> String {
     match try_request(options, true) {
         Ok(_) => panic!("{options:?} is accepted"),
@@ -28,7 +36,7 @@ fn refusal(options: &[&str]) -> String {
 #[test]
 fn parse_without_options_has_virtiofsd_s_defaults() {
     let plan = plan(&[]);
-    assert_eq!(plan.config, Config::default());
+    assert_eq!(plan.config, roots_default());
     assert_eq!(plan.kernel.flags, MsFlags::MS_NOSUID | MsFlags::MS_NODEV);
     assert_eq!(plan.kernel.fsname, "/srv/source");
     assert_eq!(plan.kernel.subtype, "thrufs");
@@ -69,6 +77,7 @@ const FILE_OPTIONS: &[(&str, Change)] = &[
     ("cache=metadata", |config| {
         config.cache = CachePolicy::Metadata;
         config.timeouts = CachePolicy::Metadata.timeouts();
+        config.passthrough = KernelPassthrough::Never;
     }),
     ("attr-timeout=2.5", |config| {
         config.timeouts.attr = Duration::from_millis(2500);
@@ -123,7 +132,7 @@ const FILE_OPTIONS: &[(&str, Change)] = &[
 #[test]
 fn parse_of_each_file_option_changes_its_field_only() {
     for (option, change) in FILE_OPTIONS {
-        let mut expected = Config::default();
+        let mut expected = roots_default();
         change(&mut expected);
         assert_eq!(
             plan(&[&format!("--{option}")]).config,
@@ -256,25 +265,9 @@ fn parse_of_bad_values_and_contradictions_is_refused_by_name() {
         (&["-d", "--log-level=warn"], "cannot be used with"),
         (&["--readonly", "-o", "rw"], "contradict"),
         (&["--passthrough=maybe"], "never, auto, always"),
-        (
-            &["--passthrough=always", "--cache=never"],
-            "use --cache=auto or --cache=always",
-        ),
-        (
-            &["--writeback", "-o", "passthrough=auto"],
-            "exclude each other",
-        ),
         (&["--writeback", "--cache=metadata"], "needs a cache"),
         (&["--durability=never"], "fsync, dsync"),
         (&["--write-joining=maybe"], "never, auto, always"),
-        (
-            &["--durability=dsync", "--passthrough=auto"],
-            "--durability=dsync and --passthrough exclude each other",
-        ),
-        (
-            &["--durability=dsync", "-o", "passthrough=always"],
-            "--durability=dsync and --passthrough exclude each other",
-        ),
         (
             &["-o", "durability=dsync,writeback"],
             "--durability=dsync and --writeback exclude each other",
@@ -319,17 +312,13 @@ fn parse_of_the_data_modes_fills_the_config() {
     assert!(!plain.config.writeback && !plain.raise_max_pages_limit);
     let one_page = parse(&["-o", "one_page_writes,passthrough=auto"], false).unwrap();
     assert_eq!(one_page.config.max_write, 4096);
-    assert_eq!(one_page.config.passthrough, KernelPassthrough::Auto);
+    assert_eq!(one_page.config.passthrough, KernelPassthrough::Never);
     assert!(parse(&["-o", "writeback"], false).unwrap().config.writeback);
     assert_eq!(plain.config.durability, Durability::Fsync);
     let durable = parse(&["-o", "durability=dsync,write_joining=never"], false).unwrap();
     assert_eq!(durable.config.durability, Durability::Dsync);
     assert_eq!(durable.config.write_joining, WriteJoining::Never);
-    for root_only in [
-        "--passthrough=always",
-        "--raise-max-pages-limit",
-        "--request-timeout=60",
-    ] {
+    for root_only in ["--raise-max-pages-limit", "--request-timeout=60"] {
         assert!(parse(&[root_only], true).is_ok());
         let text = parse(&[root_only], false).unwrap_err().to_string();
         assert!(text.contains("needs root"), "{text}");
@@ -500,4 +489,52 @@ fn with_safe_file_handles_of_a_part_of_a_file_system_has_none_in_a_sandbox() {
     );
     let asked = ["--inode-file-handles=mandatory"];
     assert_eq!(handles(&asked, false), InodeFileHandles::Mandatory);
+}
+
+#[test]
+fn parse_passes_files_through_unless_an_option_asks_to_see_each_write() {
+    let parse = |options: &[&str], is_root| {
+        let words = options.iter().chain(&["/a", "/b"]);
+        let arguments: Vec<OsString> = words.map(OsString::from).collect();
+        parse("mount.thrufs", &arguments, is_root)
+    };
+    for on in [
+        &[][..],
+        &["--passthrough=auto"],
+        &["--passthrough=auto", "--cache=always"],
+    ] {
+        let plan = parse(on, true).unwrap();
+        assert_eq!(plan.config.passthrough, KernelPassthrough::Auto, "{on:?}");
+        assert_eq!(plan.no_passthrough, None);
+    }
+    for (off, wanted) in [
+        ("--passthrough=never", "--passthrough=never"),
+        ("--durability=dsync", "--durability=dsync"),
+        ("--watch", "--watch"),
+        ("--writeback", "--writeback"),
+        ("--write-joining=always", "--write-joining=always"),
+        ("--cache=never", "--cache=never"),
+        ("--cache=metadata", "--cache=metadata"),
+        ("--request-timeout=60", "--request-timeout"),
+    ] {
+        for options in [&[off][..], &["--passthrough=auto", off]] {
+            let plan = parse(options, true).unwrap();
+            assert_eq!(plan.config.passthrough, KernelPassthrough::Never, "{off}");
+            let reason = plan.no_passthrough.unwrap();
+            assert!(reason.contains(wanted), "{off}: {reason}");
+        }
+        if off != "--passthrough=never" {
+            let text = refusal(&["--passthrough=always", off]);
+            let told = format!(
+                "--passthrough=always cannot be: {}",
+                ["with ", wanted].concat()
+            );
+            assert!(text.contains(&told), "{off}: {text}");
+        }
+    }
+    let users = parse(&["--passthrough=auto"], false).unwrap();
+    assert_eq!(users.config.passthrough, KernelPassthrough::Never);
+    assert!(users.no_passthrough.unwrap().contains("only root"));
+    let refused = parse(&["--passthrough=always"], false).unwrap_err();
+    assert!(refused.to_string().contains("only root"), "{refused}");
 }

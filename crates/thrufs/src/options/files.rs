@@ -76,9 +76,10 @@ pub(crate) struct FileOptions {
     #[arg(long, value_name = "WHERE", default_value = "local", value_parser = choice(LOCKS))]
     pub(crate) locks: Locks,
     /// Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root):
-    /// auto = where it can be, always = or fail
-    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = choice(PASSTHROUGH))]
-    pub(crate) passthrough: KernelPassthrough,
+    /// auto = where it can be, always = or fail [default: auto for root, where no other option asks that the
+    /// daemon see each READ and WRITE; else never]
+    #[arg(long, value_name = "WHEN", value_parser = choice(PASSTHROUGH))]
+    pub(crate) passthrough: Option<KernelPassthrough>,
     /// Let write(2) return when the bytes are in the kernel's cache; a failure shows at fsync(2)
     #[arg(long)]
     pub(crate) writeback: bool,

@@ -14,8 +14,6 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 pub(crate) struct Needs {
     /// open_by_handle_at(2).
     pub(crate) file_handles: bool,
-    /// FUSE_DEV_IOC_BACKING_OPEN.
-    pub(crate) kernel_passthrough: bool,
     /// fanotify_init(2), and the handles in its events.
     pub(crate) watch: bool,
 }
@@ -106,9 +104,6 @@ pub(super) fn kept(modcaps: &ModCaps, needs: Needs, alone: bool) -> CapabilitySe
         if needs.file_handles || needs.watch {
             kept |= CapabilitySet::DAC_READ_SEARCH;
         }
-        if needs.kernel_passthrough {
-            kept |= CapabilitySet::SYS_ADMIN;
-        }
     }
     for (add, capability) in &modcaps.0 {
         kept.set(*capability, *add);
@@ -138,7 +133,7 @@ pub(super) fn drop_all_but(kept: CapabilitySet, for_now: CapabilitySet) -> anyho
 }
 
 /// Leaves of the capabilities that are held no more than `kept`.
-pub(super) fn reduce_to(kept: CapabilitySet) -> anyhow::Result<()> {
+pub(crate) fn reduce_to(kept: CapabilitySet) -> anyhow::Result<()> {
     let held = rustix::thread::capabilities(None).context("read the capabilities")?;
     let left = held.permitted & kept;
     let sets = CapabilitySets {
@@ -155,7 +150,6 @@ mod tests {
 
     const NONE: Needs = Needs {
         file_handles: false,
-        kernel_passthrough: false,
         watch: false,
     };
 
@@ -170,10 +164,9 @@ mod tests {
         assert_eq!(changed, (base | gained) - CapabilitySet::MKNOD);
         let needs = Needs {
             file_handles: true,
-            kernel_passthrough: true,
             watch: false,
         };
-        let needed = CapabilitySet::SYS_ADMIN | CapabilitySet::DAC_READ_SEARCH;
+        let needed = CapabilitySet::DAC_READ_SEARCH;
         assert_eq!(kept(&ModCaps::default(), needs, false), base | needed);
         assert_eq!(
             kept(&ModCaps::default(), needs, true),

@@ -64,7 +64,8 @@ impl SandboxPlan {
         self.uid_map.is_some() || self.gid_map.is_some()
     }
 
-    pub(super) fn capabilities(&self, sandbox: Sandbox, needs: Needs) -> CapabilitySet {
+    /// What the server keeps.
+    pub(crate) fn capabilities(&self, sandbox: Sandbox, needs: Needs) -> CapabilitySet {
         let alone = sandbox == Sandbox::Namespace && self.has_user_namespace() && !self.has_map();
         capabilities::kept(&self.modcaps, needs, alone)
     }

@@ -208,14 +208,11 @@ const NEW_NAMESPACE: u64 = (CLONE_NEWNS
 
 /// Calls of which the argument must be one of these: number, argument, values.
 pub(super) const ALLOWED_VALUES: &[(c_long, u8, &[u32])] = &[
-    // FUSE_DEV_IOC_BACKING_OPEN and _CLOSE; those of chattr(1), which are handed on; FIONBIO for
-    // sockets; TCGETS, by which the log asks whether it goes to a terminal.
+    // Those of chattr(1), which are handed on; FIONBIO for sockets; TCGETS, by which the log asks whether it goes to a terminal.
     (
         SYS_ioctl,
         1,
         &[
-            0x4010_e501,
-            0x4004_e502,
             0x8008_6601,
             0x4008_6602,
             0x8008_7601,

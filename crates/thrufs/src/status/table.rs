@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use thrufs_fs::{Histogram, OpcodeCounts, Writes};
+use thrufs_fs::{Histogram, OpcodeCounts, PassedThrough, Writes};
 
 use super::report::Status;
 
@@ -101,6 +101,9 @@ pub(super) fn line_of_list(status: &Status) -> String {
 pub(super) fn of_mount(status: &Status) -> String {
     let mut lines = head(status);
     lines.extend(of_source(status));
+    lines.extend(wrapped(&of_passthrough(
+        &status.snapshot.kernel_passthrough,
+    )));
     if let Some(negotiated) = &status.snapshot.negotiated {
         lines.extend(negotiated.to_string().lines().flat_map(wrapped));
     }
@@ -122,6 +125,24 @@ pub(super) fn of_mount(status: &Status) -> String {
     lines.extend(of_writes(&status.snapshot.writes));
     lines.extend(sizes(&status.snapshot.writes.sizes));
     lines.join("\n")
+}
+
+/// How many files go past the daemon, and why others do not.
+fn of_passthrough(passed: &PassedThrough) -> String {
+    let name = "passthrough     ";
+    if let Some(reason) = &passed.off {
+        return format!("{name}off: {reason}");
+    }
+    let mut line = format!("{name}{} files, {} opens", passed.files, passed.opens);
+    for (at, counted) in passed.through_daemon.iter().enumerate() {
+        let before = if at == 0 {
+            "; through the daemon:"
+        } else {
+            ","
+        };
+        line += &format!("{before} {} {}", counted.opens, counted.reason);
+    }
+    line
 }
 
 /// What an operator is to know of SOURCE, if anything.
@@ -332,6 +353,27 @@ mod tests {
                 "0 B", "1023 B", "1.00 KiB", "64.0 KiB", "1.00 MiB", "3.00 GiB"
             ]
         );
+    }
+
+    #[test]
+    fn of_passthrough_says_how_many_and_why_not() {
+        let reason = |reason: &str, opens| thrufs_fs::Reason {
+            reason: reason.to_owned(),
+            opens,
+        };
+        let passed = PassedThrough {
+            off: None,
+            files: 2,
+            opens: 7,
+            through_daemon: vec![reason("small", 3), reason("refused", 1)],
+        };
+        let shown = of_passthrough(&passed);
+        assert!(shown.ends_with("2 files, 7 opens; through the daemon: 3 small, 1 refused"));
+        let off = PassedThrough {
+            off: Some("--watch".to_owned()),
+            ..PassedThrough::default()
+        };
+        assert!(of_passthrough(&off).ends_with("off: --watch"));
     }
 
     #[test]
