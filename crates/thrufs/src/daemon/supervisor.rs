@@ -103,6 +103,10 @@ pub(crate) fn serve(
     })
 }
 
+fn in_user_namespace(server: &Server, plan: &MountPlan) -> bool {
+    server.sandbox == Sandbox::Namespace && plan.sandbox.has_user_namespace()
+}
+
 /// Before INIT is answered: the first OPEN may come at once.
 fn register_files(
     server: &Server,
@@ -110,7 +114,8 @@ fn register_files(
     attached: &Attached,
     plan: &MountPlan,
 ) -> anyhow::Result<()> {
-    if plan.no_passthrough.is_some() {
+    // There the server has fewer rights than this process can give a thread.
+    if plan.no_passthrough.is_some() || in_user_namespace(server, plan) {
         return Ok(());
     }
     server.register_files(attached.duplicate_connection()?, endpoints.devices()?, plan)
@@ -272,8 +277,7 @@ async fn mount(
         source: endpoints.source_path(),
         pid: std::process::id(),
         server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
-        in_user_namespace: server.sandbox == Sandbox::Namespace
-            && plan.sandbox.has_user_namespace(),
+        in_user_namespace: in_user_namespace(server, plan),
         lets_go: match server.sandbox {
             Sandbox::None => true,
             Sandbox::Namespace => endpoints.tell_of_mounts(),
