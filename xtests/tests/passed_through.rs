@@ -443,3 +443,77 @@ fn file_that_is_passed_through_shows_what_others_change_at_once() -> Outcome {
         Ok(())
     })
 }
+
+/// Names of a process's threads.
+fn threads(pid: nix::unistd::Pid) -> Result<Vec<String>> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task"))?;
+    let name = |task: std::io::Result<std::fs::DirEntry>| -> Result<String> {
+        Ok(std::fs::read_to_string(task?.path().join("comm"))?
+            .trim_end()
+            .to_owned())
+    };
+    tasks.map(name).collect()
+}
+
+/// The thread that registers files has the server's capabilities, and CAP_SYS_ADMIN; where the server has those of a
+/// user namespace alone, there is none.
+#[test]
+fn supervisor_s_thread_has_the_server_s_capabilities_and_sys_admin() -> Outcome {
+    on_mount(PASSED, |m| {
+        let capabilities = |path: String| -> Result<u64> {
+            let status = std::fs::read_to_string(path)?;
+            let held = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
+            Ok(u64::from_str_radix(held.context("CapPrm")?.trim(), 16)?)
+        };
+        let (supervisor, server) = (m.pid()?, m.server_pid()?);
+        let servers = capabilities(format!("/proc/{server}/status"))?;
+        let mut found = 0;
+        for task in std::fs::read_dir(format!("/proc/{supervisor}/task"))? {
+            let path = task?.path();
+            if std::fs::read_to_string(path.join("comm"))?.trim_end() == "backing-ids" {
+                let threads = capabilities(path.join("status").display().to_string())?;
+                ensure!(threads == servers | 1 << 21, "{threads:x} for {servers:x}");
+                found += 1;
+            }
+        }
+        ensure!(found == 1, "{found} threads");
+        Ok(())
+    })?;
+    let maps = ["--uid-map=:0:100000:65536:", "--gid-map=:0:100000:65536:"];
+    on_mount(&[PASSED, &maps].concat(), |m| {
+        let threads = threads(m.pid()?)?;
+        ensure!(!threads.contains(&"backing-ids".to_owned()), "{threads:?}");
+        let status = m.status()?;
+        let off = status["kernel_passthrough"]["off"].as_str();
+        ensure!(
+            off.is_some_and(|off| off.contains("user namespace")),
+            "{off:?}"
+        );
+        Ok(())
+    })
+}
+
+/// A file that was open for reading and writing, and may have been mapped, has attributes that no timeout holds; when
+/// it is closed, and no mapping lasts, it becomes a file like any other.
+#[test]
+fn open_of_a_file_that_was_mapped_asks_for_no_attributes_when_the_mapping_is_gone() -> Outcome {
+    on_mount(PASSED, |m| {
+        m.require_prune()?;
+        let asked = || -> Result<u64> {
+            let before = m.requests("GETATTR")?;
+            for _ in 0..10 {
+                drop(File::open(m.path("f"))?);
+            }
+            Ok(m.requests("GETATTR")? - before)
+        };
+        let file = open(&m.path("f"), 0)?;
+        file.write_all_at(&[1; LARGE], 0)?;
+        let mapping = map_shared(&file, PAGE)?;
+        drop(file);
+        wait_until("the id to end", SOON, || Ok(passed(m, "files")? == 0))?;
+        ensure!(asked()? >= 10, "attributes of a mapped file are cached");
+        drop(mapping);
+        drop(open(&m.path("f"), 0)?);
+        wait_until("the attributes to be cached", SOON, || Ok(asked()? <= 1))
+    })
+}

@@ -28,10 +28,12 @@ use serde::{Deserialize, Serialize};
 use crate::coherence::invalidate::InvalRange;
 use crate::handle_sort::{BackingId, RegisterBacking};
 use crate::inode::Inode;
-use crate::notifier::SendInval;
+use crate::notifier::{SendInval, SendPrune};
 
 /// How long an id stays when the last handle is released.
 pub(crate) const IDLE: Duration = Duration::from_millis(500);
+/// Inodes that wait to be forgotten; beyond these they stay as they are.
+const MOST_VOLATILE: usize = 4096;
 /// Ids that stay without a handle.
 const MOST_IDLE: usize = 256;
 /// Devices that are remembered.
@@ -144,6 +146,18 @@ pub(crate) struct BackingIds {
 struct Idle {
     running: bool,
     inodes: VecDeque<(Instant, Weak<Inode>)>,
+    /// Those that the kernel is to forget, since it asks for their attributes each time.
+    volatile: Vec<u64>,
+}
+
+impl Idle {
+    /// All handles are released: what may have been mapped is an inode like any other once the kernel has forgotten
+    /// it, which it does unless the mapping lasts.
+    fn note_closed(&mut self, inode: &Inode) {
+        if inode.sort.may_be_mapped() && self.volatile.len() < MOST_VOLATILE {
+            self.volatile.push(inode.ino);
+        }
+    }
 }
 
 impl fmt::Debug for BackingIds {
@@ -187,6 +201,7 @@ impl BackingIds {
         self: &Arc<Self>,
         registrar: Arc<dyn RegisterBacking>,
         send: SendInval,
+        prune: Option<SendPrune>,
     ) -> io::Result<()> {
         let files = Arc::clone(&self.files);
         let counting = Arc::new(Counting {
@@ -201,7 +216,7 @@ impl BackingIds {
         let ids = Arc::clone(self);
         std::thread::Builder::new()
             .name("thrufs-backing".into())
-            .spawn(move || ids.serve())
+            .spawn(move || ids.serve(prune.as_ref()))
             .map(drop)
     }
 
@@ -338,6 +353,7 @@ impl BackingIds {
         if let Some(oldest) = overflow.and_then(|oldest| oldest.upgrade()) {
             oldest.sort.state.lock().is_queued = false;
             oldest.sort.let_idle_go();
+            self.idle.lock().note_closed(&oldest);
         }
     }
 
@@ -356,7 +372,7 @@ impl BackingIds {
         Some(overflow.flatten().map(|(_, oldest)| oldest))
     }
 
-    fn serve(&self) {
+    fn serve(&self, prune: Option<&SendPrune>) {
         let mut idle = self.idle.lock();
         while idle.running {
             let Some(&(since, _)) = idle.inodes.front() else {
@@ -375,6 +391,14 @@ impl BackingIds {
                     self.end_if_idle(&inode);
                 }
             });
+            let volatile = std::mem::take(&mut idle.volatile);
+            if let (Some(prune), false) = (prune, volatile.is_empty()) {
+                MutexGuard::unlocked(&mut idle, || {
+                    if let Err(error) = prune(&volatile) {
+                        tracing::debug!(%error, "the kernel forgets no inode");
+                    }
+                });
+            }
         }
     }
 
@@ -401,6 +425,8 @@ impl BackingIds {
             _long_ago => sort.id.take(),
         };
         drop(sort);
+        // Also one that is used again and again: with its FORGET the id ends.
+        self.idle.lock().note_closed(inode);
         drop(gone);
     }
 

@@ -30,8 +30,9 @@
 //!
 //! # Locks in the daemon
 //! All are leaf locks: none is held across a system call that may wait for the client kernel, and
-//! none is taken while another is held. The one exception is a directory handle's position, held
-//! across getdents64(2) and the look-ups of READDIRPLUS.
+//! none is taken while another is held. The exceptions are a directory handle's position, held
+//! across getdents64(2) and the look-ups of READDIRPLUS, and how an inode's handles are served, held while the
+//! supervisor registers the file (`handle_sort.rs`), which waits for no request.
 
 mod aside;
 mod attr;

@@ -19,13 +19,14 @@ use crate::config::KernelPassthrough;
 use crate::error::{Errno, Result, errno};
 use crate::handle_sort::RegisterBacking;
 use crate::inode::Inode;
-use crate::notifier::SendInval;
+use crate::notifier::{SendInval, SendPrune};
 use crate::ops::open::Existed;
 use crate::passthrough::Passthrough;
 
 impl Passthrough {
     /// Files are passed through from now on, where INIT allows it: `registrar` gives them to the kernel, and
-    /// `send` invalidates attributes. To be called after INIT, before the first OPEN.
+    /// `send` invalidates attributes; with `prune` the kernel is asked to forget what may have been mapped, when it
+    /// is closed. To be called after INIT, before the first OPEN.
     ///
     /// # Errors
     /// When there can be no thread that ends the ids of files that were closed.
@@ -33,6 +34,7 @@ impl Passthrough {
         &self,
         registrar: Arc<dyn RegisterBacking>,
         send: SendInval,
+        prune: Option<SendPrune>,
     ) -> io::Result<()> {
         let wanted =
             self.config.passthrough != KernelPassthrough::Never && !self.config.cache.is_direct();
@@ -44,7 +46,7 @@ impl Passthrough {
             self.set_not_passed_through("the kernel does not offer it (Linux 6.9)".to_owned());
             return Ok(());
         }
-        self.backing_ids.start(registrar, send)
+        self.backing_ids.start(registrar, send, prune)
     }
 
     /// Notes, for the status, why no file is passed through.

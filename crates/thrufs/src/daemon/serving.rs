@@ -13,7 +13,7 @@ use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
     FaultyBacking, LetGo, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry, SendInval,
-    Watch, Watching,
+    SendPrune, Watch, Watching,
 };
 use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, ReaderCounts};
 use tokio::sync::oneshot;
@@ -86,7 +86,6 @@ impl Serving {
             .context("INIT, the handshake with the kernel")?;
         fs.start_invalidating(session.send_inval())
             .context("start the thread that invalidates the kernel's cache")?;
-        pass_through(&fs, &session, plan, registrar)?;
         fs.start_serving(plan.session.threads)
             .context("start the thread that closes what was looked up")?;
         let send_prune = || -> anyhow::Result<_> {
@@ -94,6 +93,7 @@ impl Serving {
             let device = device.context("duplicate the FUSE descriptor")?;
             Ok(thrufs_session::send_prune(device, negotiated(&fs)?))
         };
+        pass_through(&fs, &session, plan, (registrar, send_prune()?))?;
         fs.start_pruning(send_prune()?)
             .context("bound the number of inodes")?;
         if lets_go && let Some(prune) = send_prune()? {
@@ -165,13 +165,13 @@ fn pass_through(
     fs: &Passthrough,
     session: &Session,
     plan: &MountPlan,
-    registrar: Registrar,
+    (registrar, prune): (Registrar, Option<SendPrune>),
 ) -> anyhow::Result<()> {
     let off = match (&plan.no_passthrough, registrar) {
         (Some(reason), _) => reason.clone(),
         (None, Err(reason)) => reason,
         (None, Ok(registrar)) => {
-            let started = fs.start_passing_through(registrar, session.send_inval());
+            let started = fs.start_passing_through(registrar, session.send_inval(), prune);
             return started.context("start kernel passthrough");
         }
     };

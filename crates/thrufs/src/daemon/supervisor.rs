@@ -118,6 +118,10 @@ fn start(endpoints: &Endpoints, plan: &MountPlan, log: LogOptions) -> anyhow::Re
     })
 }
 
+fn in_user_namespace(server: &Server, plan: &MountPlan) -> bool {
+    server.sandbox == Sandbox::Namespace && plan.sandbox.has_user_namespace()
+}
+
 /// Before INIT is answered: the first OPEN may come at once.
 fn register_files(
     server: &Server,
@@ -125,7 +129,8 @@ fn register_files(
     attached: &Attached,
     plan: &MountPlan,
 ) -> anyhow::Result<()> {
-    if plan.no_passthrough.is_some() {
+    // There the server has fewer rights than this process can give a thread.
+    if plan.no_passthrough.is_some() || in_user_namespace(server, plan) {
         return Ok(());
     }
     server.register_files(attached.duplicate_connection()?, endpoints.devices()?, plan)
@@ -292,8 +297,7 @@ async fn mount(
         source: endpoints.source_path(),
         pid: std::process::id(),
         server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
-        in_user_namespace: server.sandbox == Sandbox::Namespace
-            && plan.sandbox.has_user_namespace(),
+        in_user_namespace: in_user_namespace(server, plan),
         lets_go: match server.sandbox {
             Sandbox::None => true,
             Sandbox::Namespace => endpoints.tell_of_mounts(),

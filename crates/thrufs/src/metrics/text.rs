@@ -258,17 +258,15 @@ mod tests {
     }
 
     fn status() -> Status {
-        let latency = Histogram {
-            // 4096 ns is a limit; one request is beyond the last, 2^34 ns.
-            buckets: buckets(&[(4095, 2), (4607, 3), (u64::MAX, 1)]),
-            sum: 20_000_015_000,
-            max: 20_000_000_000,
+        let histogram = |of: &[(u64, u64)], sum, max| Histogram {
+            buckets: buckets(of),
+            sum,
+            max,
         };
-        let sizes = Histogram {
-            buckets: buckets(&[(64, 5), (65_536, 1)]),
-            sum: 66_000,
-            max: 65_536,
-        };
+        // 4096 ns is a limit; one request is beyond the last, 2^34 ns.
+        let latency = [(4095, 2), (4607, 3), (u64::MAX, 1)];
+        let latency = histogram(&latency, 20_000_015_000, 20_000_000_000);
+        let sizes = histogram(&[(64, 5), (65_536, 1)], 66_000, 65_536);
         Status {
             format: 1,
             version: "0.1.0".to_owned(),
