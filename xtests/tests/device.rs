@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use thrufs_wire::abi::{
-    AttrOut, BatchForgetIn, EntryOut, ForgetIn, ForgetOne, GetattrIn, OpenIn, OpenOut, ReadIn,
-    WriteIn, WriteOut,
+    AttrOut, BatchForgetIn, EntryOut, FileLock, ForgetIn, ForgetOne, GetattrIn, InterruptIn, LkIn,
+    OpenIn, OpenOut, ReadIn, WriteIn, WriteOut,
 };
 use thrufs_wire::{InitFlags, Opcode};
 use vhost::vhost_user::VhostUserFrontend;
@@ -596,6 +596,105 @@ fn read_only_share_refuses_every_change() -> Outcome {
         }
         let answer = guest.call(1, Opcode::Getattr, nodeid, &[&[0; 16]], 104)?;
         answer.value::<AttrOut>()?;
+        Ok(())
+    })
+}
+
+/// An exclusive lock of the whole file, or its release.
+fn lock_in(fh: u64, owner: u64, kind: i32) -> LkIn {
+    LkIn {
+        fh,
+        owner,
+        lk: FileLock {
+            start: 0,
+            end: i64::MAX.cast_unsigned(),
+            r#type: kind.cast_unsigned(),
+            pid: 1,
+        },
+        ..LkIn::default()
+    }
+}
+
+#[test]
+fn locks_on_the_host_hold_across_guests_and_waiting_blocks_no_queue() -> Outcome {
+    case(|| {
+        let (device, mut guest) = booted(&["--locks=host"], Options::default())?;
+        std::fs::write(device.shared("f"), "")?;
+        let same = format!("--shared-dir={}", device.shared("").display());
+        let (_other, mut waiter) = booted(&["--locks=host", &same], Options::default())?;
+        let (nodeid, fh) = open(&mut guest, "f")?;
+        let (waiter_nodeid, waiter_fh) = open(&mut waiter, "f")?;
+        let lock = lock_in(fh, 1, libc::F_WRLCK);
+        let unlock = lock_in(fh, 1, libc::F_UNLCK);
+        let answer = guest.call(1, Opcode::Setlk, nodeid, &[lock.as_bytes()], 0)?;
+        ensure!(answer.error == 0, "{answer:?}");
+        let theirs = lock_in(waiter_fh, 2, libc::F_WRLCK);
+        let args = [theirs.as_bytes()];
+        let answer = waiter.call(1, Opcode::Setlk, waiter_nodeid, &args, 0)?;
+        ensure!(answer.error == libc::EAGAIN, "{answer:?}");
+        let to = (1, Cut::Linux);
+        let interrupted = waiter.send(to, Opcode::Setlkw, waiter_nodeid, &args, 0)?;
+        ensure!(getattr(&mut waiter, 1, ROOT)? == 0);
+        let unique = InterruptIn {
+            unique: interrupted.unique(),
+        };
+        waiter.call(0, Opcode::Interrupt, 0, &[unique.as_bytes()], 0)?;
+        ensure!(waiter.wait(interrupted)?.error == libc::EINTR);
+        let waiting = waiter.send(to, Opcode::Setlkw, waiter_nodeid, &args, 0)?;
+        ensure!(getattr(&mut waiter, 1, ROOT)? == 0);
+        ensure!(waiter.poll(waiting)?.is_none(), "locked twice");
+        guest.call(1, Opcode::Setlk, nodeid, &[unlock.as_bytes()], 0)?;
+        ensure!(waiter.wait(waiting)?.error == 0);
+        Ok(())
+    })
+}
+
+/// O_DIRECT wants aligned memory, which a guest's buffers need not be.
+#[test]
+fn direct_io_takes_buffers_of_any_alignment() -> Outcome {
+    case(|| {
+        let (device, mut guest) = booted(&["--allow-direct-io"], large(1))?;
+        std::fs::write(device.shared("f"), "")?;
+        let nodeid = lookup(&mut guest, "f")?.nodeid;
+        let arg = OpenIn {
+            flags: (libc::O_RDWR | libc::O_DIRECT).cast_unsigned(),
+            ..OpenIn::default()
+        };
+        let answer = guest.call(1, Opcode::Open, nodeid, &[arg.as_bytes()], 16)?;
+        let fh = answer.value::<OpenOut>()?.fh;
+        let data = pattern(64 << 10);
+        for cut in [Cut::Whole, Cut::Linux, Cut::Every(1000)] {
+            let arg = write_in(fh, 8192, data.len());
+            let args = [arg.as_bytes(), &data];
+            let sent = guest.send((1, cut), Opcode::Write, nodeid, &args, 8)?;
+            let written = guest.wait(sent)?.value::<WriteOut>()?;
+            ensure!(written.size as usize == data.len(), "{cut:?}");
+            let arg = read_in(fh, 8192, data.len());
+            let args = [arg.as_bytes()];
+            let sent = guest.send((1, cut), Opcode::Read, nodeid, &args, data.len())?;
+            ensure!(guest.wait(sent)?.data == data, "{cut:?}");
+        }
+        ensure!(std::fs::read(device.shared("f"))?[8192..] == data);
+        Ok(())
+    })
+}
+
+#[test]
+fn failed_write_is_the_guest_s_error_and_a_short_one_its_count() -> Outcome {
+    case(|| {
+        let faults = ["--fault=write:nth=1:EIO", "--fault=write:nth=2:short=100"];
+        let (device, mut guest) = booted(&faults, large(1))?;
+        std::fs::write(device.shared("f"), "")?;
+        let (nodeid, fh) = open(&mut guest, "f")?;
+        let data = pattern(4096);
+        let arg = write_in(fh, 0, data.len());
+        let parts = [arg.as_bytes(), &data];
+        let answer = guest.call(1, Opcode::Write, nodeid, &parts, 8)?;
+        ensure!(answer.error == libc::EIO, "{answer:?}");
+        let answer = guest.call(1, Opcode::Write, nodeid, &parts, 8)?;
+        let size = answer.value::<WriteOut>()?.size as usize;
+        ensure!(std::fs::read(device.shared("f"))? == data[..size], "{size}");
+        ensure!(size == 100, "{size}");
         Ok(())
     })
 }

@@ -145,6 +145,17 @@ fn completion_in_bash_offers_options_and_their_values() {
     );
 }
 
+/// libvirt reads the file, and asks the program that it names.
+#[test]
+fn description_for_libvirt_says_what_print_capabilities_does() {
+    let text = std::fs::read_to_string(contrib().join("qemu/50-thrufs.json")).unwrap();
+    let file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let said: serde_json::Value = serde_json::from_str(crate::cli::DEVICE_CAPABILITIES).unwrap();
+    assert_eq!(file["type"], said["type"]);
+    assert_eq!(file["features"], said["features"]);
+    assert_eq!(file["binary"], "/usr/libexec/thrufs/virtiofsd");
+}
+
 /// The unit restarted a daemon whose configuration was wrong until systemd gave up.
 #[test]
 fn unit_does_not_start_again_what_ends_for_its_configuration() {

@@ -16,7 +16,7 @@ pub(super) const LONGEST_CASE: Duration = Duration::from_secs(360);
 pub(super) enum Transport {
     /// /dev/fuse.
     Fuse,
-    /// A virtiofs device, served by virtiofsd on the host.
+    /// A virtiofs device, served on the host by virtiofsd or by thrufs.
     Virtiofs,
 }
 

@@ -17,7 +17,7 @@ use super::expect::{Comparison, Expectations};
 use super::plan::{self, Built, Purpose};
 use super::suites::{self, Extent};
 use super::table;
-use super::virtiofs::Server;
+use super::virtiofs::{Program, Server};
 
 /// How much of a console is printed when something is not as expected.
 const CONSOLE_LINES: usize = 60;
@@ -41,6 +41,9 @@ pub(super) struct Args {
     /// How requests get to the server
     #[arg(long, value_enum, default_value = "fuse")]
     transport: Transport,
+    /// What serves the virtiofs device
+    #[arg(long, value_enum, default_value = "virtiofsd")]
+    server: Program,
     /// One JSON document instead of a table
     #[arg(long)]
     json: bool,
@@ -240,7 +243,7 @@ fn boot(
     let (list, init) = suites::first_process(cases, &dir)?;
     let server = match args.transport {
         Transport::Fuse => None,
-        Transport::Virtiofs => Some(Server::refusing(&dir, &args.cache)?),
+        Transport::Virtiofs => Some(Server::refusing(args.server, &dir, &args.cache)?),
     };
     let root = match built.kernel.kind {
         Kind::UserMode => Root::Host,

@@ -1,10 +1,12 @@
-//! The server of the virtiofs transport: virtiofsd, as a process of the host, and its device in the guest.
+//! The server of the virtiofs transport: virtiofsd or `thrufs device`, as a process of the host, and its device
+//! in the guest. Both take the same options.
 //!
 //! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; with
 //! QEMU as the machine there is one. For the suites, strace makes the server refuse every write to
 //! one file: a server of others fails in no other way. Invariant: no process of it is left when
 //! [`Server`] is dropped.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use nix::unistd::Pid;
 use thrufs_lab::Device;
 use xtests::support::command::{describe, succeed};
 use xtests::support::install;
+use xtests::support::mount::BIN;
 use xtests::support::wait::wait_until;
 
 /// The device's name in the guest.
@@ -27,11 +30,36 @@ pub(super) const QUEUE_SIZE: u16 = 256;
 pub(super) const REFUSED: &str = "refused";
 
 const VERSION: &str = "1.14.0";
-/// Options of every virtiofsd.
+/// Options of every server.
 const ALWAYS: [&str; 4] = ["--tag", TAG, "--sandbox=none", "--seccomp=none"];
 const STEP: Duration = Duration::from_secs(20);
 
-/// A running virtiofsd.
+/// Which server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Program {
+    /// virtiofsd, unchanged.
+    Virtiofsd,
+    /// `thrufs device`, of this checkout.
+    Thrufs,
+}
+
+impl Program {
+    /// The command, without its options; installed or built if need be.
+    fn command(self) -> anyhow::Result<Vec<OsString>> {
+        match self {
+            Self::Virtiofsd => Ok(vec![virtiofsd()?.into()]),
+            Self::Thrufs => {
+                let program = match std::env::var_os(BIN) {
+                    Some(program) => program,
+                    None => install::thrufs()?.into(),
+                };
+                Ok(vec![program, "device".into()])
+            }
+        }
+    }
+}
+
+/// A running server.
 pub(super) struct Server {
     process: Child,
     socket: PathBuf,
@@ -39,8 +67,8 @@ pub(super) struct Server {
 
 impl Server {
     /// A server that fails every write to the file [`REFUSED`], with a fresh directory below `dir`;
-    /// `cache` is virtiofsd's option.
-    pub(super) fn refusing(dir: &Path, cache: &str) -> anyhow::Result<Self> {
+    /// `cache` is the server's option.
+    pub(super) fn refusing(program: Program, dir: &Path, cache: &str) -> anyhow::Result<Self> {
         install::apt(&[("strace", "strace")])?;
         let shared = dir.join("shared");
         clear(&shared)?;
@@ -55,19 +83,19 @@ impl Server {
         strace
             .arg(format!("--trace={writes}"))
             .arg(format!("--inject={writes}:error=EIO"))
-            .arg(program()?)
+            .args(program.command()?)
             .args([format!("--cache={cache}").as_str(), "--thread-pool-size=4"]);
         Self::start(strace, dir, &shared)
     }
 
     /// An unmodified server of `shared`.
     pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
-        Self::start(Command::new(program()?), dir, shared)
+        Self::start(Command::new(virtiofsd()?), dir, shared)
     }
 
     /// The command of [`Server::plain`], and its version.
     pub(super) fn describe() -> anyhow::Result<(String, String)> {
-        let mut asked = Command::new(program()?);
+        let mut asked = Command::new(virtiofsd()?);
         let said = succeed(asked.arg("--version"))?;
         let command = format!("virtiofsd --shared-dir SOURCE {}", ALWAYS.join(" "));
         Ok((command, said.trim().to_owned()))
@@ -76,9 +104,9 @@ impl Server {
     /// `command` begins with the program; `dir` takes socket and log.
     fn start(mut command: Command, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        let socket = dir.join("virtiofsd.sock");
+        let socket = dir.join("virtiofs.sock");
         clear(&socket)?;
-        let log = dir.join("virtiofsd.log");
+        let log = dir.join("virtiofs.log");
         let output = File::create(&log).with_context(|| log.display().to_string())?;
         command
             .arg("--socket-path")
@@ -98,10 +126,10 @@ impl Server {
     }
 
     fn wait_for_socket(&mut self, log: &Path) -> anyhow::Result<()> {
-        wait_until("virtiofsd to listen", STEP, || {
+        wait_until("the virtiofs server to listen", STEP, || {
             if let Some(status) = self.process.try_wait()? {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
-                bail!("virtiofsd ended ({status}):\n{said}");
+                bail!("the virtiofs server ended ({status}):\n{said}");
             }
             Ok(self.socket.exists())
         })
@@ -119,7 +147,7 @@ impl Server {
 }
 
 /// virtiofsd, installed if need be.
-fn program() -> anyhow::Result<PathBuf> {
+fn virtiofsd() -> anyhow::Result<PathBuf> {
     install::apt(&[
         ("/usr/include/cap-ng.h", "libcap-ng-dev"),
         ("/usr/include/seccomp.h", "libseccomp-dev"),

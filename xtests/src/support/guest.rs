@@ -107,6 +107,13 @@ pub struct Token {
     unique: u64,
 }
 
+impl Token {
+    /// The request's number.
+    pub fn unique(self) -> u64 {
+        self.unique
+    }
+}
+
 /// How a message is cut into descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
