@@ -175,7 +175,7 @@ auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-mode -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-on-error -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l passthrough -d 'Let READ and WRITE go from the kernel to the backing file, past the daemon (Linux 6.9, root): auto = where it can be, always = or fail [default: auto for root, where no other option asks that the daemon see each READ and WRITE; else never]' -r -f -a "never\t''
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
