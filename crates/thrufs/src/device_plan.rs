@@ -124,7 +124,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
     let warnings = warnings(&args);
     let source = args
         .shared_dir
-        .ok_or("which directory is to be served? Use --shared-dir=DIR")?;
+        .ok_or("no directory to serve: use --shared-dir=DIR")?;
     let socket = match (args.socket_path, args.fd) {
         (Some(path), _) => SocketPlan::Path(path, args.socket_group),
         (None, Some(fd)) => SocketPlan::Fd(fd),

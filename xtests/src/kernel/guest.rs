@@ -34,7 +34,7 @@ pub(super) struct Args {
 
 /// Where the kernel lists FUSE connections.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-/// Where memory cgroups of the first version are; /sys/fs/cgroup belongs to whoever runs the machine.
+/// Where memory cgroups of the first version are; /sys/fs/cgroup belongs to the machine.
 const MEMORY_CGROUPS: &str = "/tmp/memory-cgroups";
 /// For a killed process to end, and for its last output.
 const GRACE: Duration = Duration::from_secs(5);

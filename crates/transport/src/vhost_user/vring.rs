@@ -71,7 +71,7 @@ pub(super) struct Start {
 }
 
 impl Shared {
-    /// Whether the queue is to be served on.
+    /// Whether the queue is served any longer.
     pub(super) fn may_run(&self) -> bool {
         self.may_run.load(Ordering::Acquire)
     }
