@@ -90,7 +90,7 @@ impl Archive {
             "looking a package up",
             &self.state.join("madison.log"),
         )?;
-        let versions = versions(&policy, &package.name);
+        let versions = versions(&policy, package);
         if versions.contains(&package.pinned) {
             return Ok(package.pinned.clone());
         }
@@ -115,7 +115,13 @@ impl Archive {
         version: &str,
         into: &Path,
     ) -> Result<PathBuf> {
-        self.fetch(&["source", "--download-only"], name, version, into)?;
+        // The tarball alone: the distribution's own parts may have left a mirror that still lists them.
+        self.fetch(
+            &["source", "--download-only", "--tar-only"],
+            name,
+            version,
+            into,
+        )?;
         find(into, name, version, |file| {
             file.contains(".orig.tar.") && !file.ends_with(".asc")
         })
@@ -219,14 +225,17 @@ fn source_list(sites: &[Site], suites: &[String], wanted: Wanted) -> String {
     list
 }
 
-/// The versions of exactly this package in the output of `apt-cache madison`.
-fn versions(madison: &str, name: &str) -> Vec<String> {
+/// The versions to choose from, of exactly this package, in the output of `apt-cache madison`.
+fn versions(madison: &str, package: &Package) -> Vec<String> {
     madison
         .lines()
         .filter_map(|line| {
             let mut columns = line.split('|').map(str::trim);
-            (columns.next()? == name).then_some(())?;
-            columns.next().map(str::to_owned)
+            (columns.next()? == package.name).then_some(())?;
+            let version = columns.next()?;
+            version
+                .starts_with(&package.only)
+                .then(|| version.to_owned())
         })
         .collect()
 }
@@ -283,12 +292,28 @@ mod tests {
         assert!(error.contains("fuse3 in 1-1"), "{error}");
     }
 
+    fn package(name: &str, only: &str) -> Package {
+        Package {
+            name: name.into(),
+            pinned: String::new(),
+            only: only.into(),
+            suites: Vec::new(),
+        }
+    }
+
     #[test]
     fn versions_of_other_packages_are_left_out() {
         let madison = " linux-source | 9 | x\n linux-source-7.3 | 7.3.4-1 | x\n linux-source-7.3 | 7.3.2-1 | x\n";
         assert_eq!(
-            versions(madison, "linux-source-7.3"),
+            versions(madison, &package("linux-source-7.3", "")),
             ["7.3.4-1", "7.3.2-1"]
         );
+    }
+
+    /// Without this, the newest kernel would be taken for 6.18 when the pinned version has left the archive.
+    #[test]
+    fn versions_of_a_package_of_all_kernels_are_those_of_one() {
+        let madison = " linux | 7.3.4-1 | x\n linux | 6.18.15-1 | x\n linux | 6.1.99-1 | x\n";
+        assert_eq!(versions(madison, &package("linux", "6.18.")), ["6.18.15-1"]);
     }
 }

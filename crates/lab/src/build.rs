@@ -126,7 +126,7 @@ impl Lab {
     /// has as source only.
     pub fn release(&self, package: &Package, say: &dyn Fn(&str)) -> Result<PathBuf> {
         let _alone = self.lock(say)?;
-        unpack_release(package, &self.dir, say)
+        Ok(unpack_release(package, &self.dir, say)?.0)
     }
 
     /// Builds what `recipe` asks for, or finds it built. `say` gets a line about each step that takes time.

@@ -8,6 +8,8 @@ pub struct Package {
     pub name: String,
     /// The version that results were recorded with. Taken while the archive has it, or else the newest.
     pub pinned: String,
+    /// How every version to take begins: `6.18.` of a source package that has all kernels. Empty for any.
+    pub only: String,
     /// The suites that may have it.
     pub suites: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Where a kernel's source comes from: a Debian source package, or any tree.
+//! Where a kernel's source comes from: a package of the archive, or any tree.
 //!
 //! A package is unpacked once per version into the lab; that tree is the lab's, and a series may be laid
 //! over it. A caller's tree is only read: it is built as it is.
@@ -14,8 +14,10 @@ use crate::process::{missing, run_logged};
 /// A kernel's source.
 #[derive(Debug, Clone)]
 pub enum Source {
-    /// From the package archive.
+    /// A package of the kind `linux-source-*`, with the distribution's patches.
     Package(Package),
+    /// What the authors released, out of a source package: for kernels that have no package of the other kind.
+    Release(Package),
     /// A tree of the caller's.
     Tree(PathBuf),
 }
@@ -51,6 +53,14 @@ impl Source {
                 })
             }
             Self::Package(package) => provide_package(package, lab, say),
+            Self::Release(package) => {
+                let (dir, version) = unpack_release(package, lab, say)?;
+                Ok(Tree {
+                    dir,
+                    name: format!("{} {version}", package.name),
+                    ours: true,
+                })
+            }
         }
     }
 }
@@ -99,19 +109,24 @@ fn choose(archive: &Archive, package: &Package, say: &dyn Fn(&str)) -> Result<St
     Ok(version)
 }
 
-/// Unpacks what the authors of a Debian source package released, without Debian's patches; once.
-pub(crate) fn unpack_release(package: &Package, lab: &Path, say: &dyn Fn(&str)) -> Result<PathBuf> {
+/// Unpacks what the authors of a Debian source package released, without Debian's patches; once. The directory and
+/// the version.
+pub(crate) fn unpack_release(
+    package: &Package,
+    lab: &Path,
+    say: &dyn Fn(&str),
+) -> Result<(PathBuf, String)> {
     let releases = lab.join("release");
     let pinned = releases.join(format!("{}_{}", package.name, package.pinned));
     if pinned.is_dir() {
-        return Ok(pinned);
+        return Ok((pinned, package.pinned.clone()));
     }
     let state = lab.join("apt").join(&package.name);
     let archive = Archive::open(&state, package, Wanted::Source)?;
     let version = choose(&archive, package, say)?;
     let dir = releases.join(format!("{}_{version}", package.name));
     if dir.is_dir() {
-        return Ok(dir);
+        return Ok((dir, version));
     }
     let downloads = lab.join("download").join(&package.name);
     let tarball = archive.download_source(&package.name, &version, &downloads)?;
@@ -126,7 +141,7 @@ pub(crate) fn unpack_release(package: &Package, lab: &Path, say: &dyn Fn(&str)) 
     )?;
     std::fs::rename(&scratch, &dir).map_err(at(&dir))?;
     std::fs::remove_dir_all(&downloads).map_err(at(&downloads))?;
-    Ok(dir)
+    Ok((dir, version))
 }
 
 /// An empty directory beside `dir`, which gets its name when it is complete.

@@ -82,6 +82,9 @@ pub(super) struct Base {
     pub(super) name: String,
     package: String,
     pinned: String,
+    /// Whether that is a source package, of which the authors' release is taken.
+    #[serde(default)]
+    release: bool,
     suites: Vec<String>,
     fragments: Vec<String>,
     /// How many CPUs the kernel can use.
@@ -118,11 +121,17 @@ impl Base {
     }
 
     pub(super) fn source(&self) -> Source {
-        Source::Package(Package {
+        let package = Package {
             name: self.package.clone(),
             pinned: self.pinned.clone(),
+            only: format!("{}.", self.name),
             suites: self.suites.clone(),
-        })
+        };
+        if self.release {
+            Source::Release(package)
+        } else {
+            Source::Package(package)
+        }
     }
 
     /// The patches of a variant; `patched@2` are the first two of `patched`.
@@ -259,6 +268,7 @@ pub(super) fn distribution(lab: &Lab, image: &str) -> anyhow::Result<Built> {
             name: image.to_owned(),
             // The package's name has the version in it.
             pinned: String::new(),
+            only: String::new(),
             suites: bases()?.distribution.suites,
         };
         (lab.distribution(&package, &say)?, image.to_owned())

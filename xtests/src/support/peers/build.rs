@@ -61,6 +61,7 @@ fn release(peers: &Path) -> Result<PathBuf> {
     let package = Package {
         name: "fuse3".to_owned(),
         pinned: PINNED.to_owned(),
+        only: String::new(),
         suites: vec!["sid".to_owned(), "trixie".to_owned()],
     };
     let say = |text: &str| eprintln!("{text}");
