@@ -444,3 +444,6 @@ impl BackingIds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -311,10 +311,16 @@ pub(super) mod tests {
     fn ahead_names_a_peer_that_is_faster_and_never_the_limit() {
         let report = document(&[
             ("native", &[900.0]),
-            ("thrufs", &[100.0]),
+            ("thrufs", &[850.0]),
+            ("thrufs-through-daemon", &[100.0]),
             ("bindfs", &[150.0]),
             ("passthrough_hp-kernel-passthrough", &[800.0]),
         ]);
+        let leads = ahead(&report, "tmpfs", &report.jobs[0]);
+        let led = ("bindfs".to_owned(), THROUGH_DAEMON.to_owned(), 1.5);
+        assert_eq!(leads, [led]);
+        // Where the daemon's way is not compared, the default is.
+        let report = document(&[("thrufs", &[100.0]), ("bindfs", &[150.0])]);
         let leads = ahead(&report, "tmpfs", &report.jobs[0]);
         assert_eq!(leads, [("bindfs".to_owned(), "thrufs".to_owned(), 1.5)]);
     }
