@@ -92,6 +92,8 @@ pub struct Guest {
     memory: GuestMemoryMmap,
     /// Queue 0 is hiprio.
     pub drivers: Vec<Driver>,
+    /// User and group of the guest's that the next requests are of.
+    pub caller: u32,
     features: u64,
     unique: u64,
     buffers: Vec<u64>,
@@ -154,6 +156,7 @@ impl Guest {
             frontend,
             memory: memory()?,
             drivers: Vec::new(),
+            caller: 0,
             features,
             unique: 2,
             buffers: (0..64).map(|slot| BUFFERS + slot * BUFFER).collect(),
@@ -281,8 +284,8 @@ impl Guest {
             opcode: opcode.as_raw(),
             unique,
             nodeid,
-            uid: 0,
-            gid: 0,
+            uid: self.caller,
+            gid: self.caller,
             pid: 4711,
             total_extlen: 0,
             padding: 0,
