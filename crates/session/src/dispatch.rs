@@ -32,7 +32,7 @@ impl Dispatch {
 
     /// The caller, with its ids on SOURCE.
     pub(crate) fn caller(&self, by: Requester) -> Result<Caller> {
-        ids::caller(&self.fs.config().ids, by)
+        ids::caller(&self.fs.config().ids, by.uid, by.gid, by.pid)
     }
 
     /// The node to make, and its creator.

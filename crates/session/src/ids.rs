@@ -3,14 +3,12 @@
 
 use thrufs_fs::{Caller, Errno, IdMaps, Result};
 
-use crate::dispatch::Requester;
-
 /// The caller, with its ids on SOURCE.
-pub(crate) fn caller(maps: &IdMaps, by: Requester) -> Result<Caller> {
+pub(crate) fn caller(maps: &IdMaps, uid: u32, gid: u32, pid: u32) -> Result<Caller> {
     Ok(Caller {
-        uid: maps.uid.to_host(by.uid).ok_or(Errno::EPERM)?,
-        gid: maps.gid.to_host(by.gid).ok_or(Errno::EPERM)?,
-        pid: by.pid,
+        uid: maps.uid.to_host(uid).ok_or(Errno::EPERM)?,
+        gid: maps.gid.to_host(gid).ok_or(Errno::EPERM)?,
+        pid,
     })
 }
 
