@@ -1,15 +1,15 @@
 //! A virtiofs device, by a front end that plays the guest: the checklist of the virtio specification, and how
 //! the device starts and ends. What a hostile guest sends is in `device_hostile.rs`.
 
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use thrufs_wire::abi::{
-    AttrOut, BatchForgetIn, EntryOut, FileLock, ForgetIn, ForgetOne, GetattrIn, InterruptIn, LkIn,
-    OpenIn, OpenOut, ReadIn, WriteIn, WriteOut,
+    AttrOut, BatchForgetIn, CreateIn, EntryOut, FileLock, ForgetIn, ForgetOne, GetattrIn,
+    InterruptIn, LkIn, OpenIn, OpenOut, ReadIn, WriteIn, WriteOut,
 };
 use thrufs_wire::{InitFlags, Opcode};
 use vhost::vhost_user::VhostUserFrontend;
@@ -695,6 +695,59 @@ fn failed_write_is_the_guest_s_error_and_a_short_one_its_count() -> Outcome {
         let size = answer.value::<WriteOut>()?.size as usize;
         ensure!(std::fs::read(device.shared("f"))? == data[..size], "{size}");
         ensure!(size == 100, "{size}");
+        Ok(())
+    })
+}
+
+fn create(guest: &mut Guest, name: &str, caller: u32) -> Result<EntryOut> {
+    guest.caller = caller;
+    let arg = CreateIn {
+        flags: libc::O_RDWR.cast_unsigned(),
+        mode: 0o100_444,
+        umask: 0o022,
+        ..CreateIn::default()
+    };
+    let name = format!("{name}\0");
+    let args = [arg.as_bytes(), name.as_bytes()];
+    let answer = guest.call(1, Opcode::Create, ROOT, &args, 144)?;
+    guest.caller = 0;
+    answer.value()
+}
+
+#[test]
+fn create_by_a_device_of_root_is_the_caller_s_and_writable_whatever_the_mode() -> Outcome {
+    case(|| {
+        let (device, mut guest) = booted(&[], Options::default())?;
+        for caller in [0, 1001] {
+            let name = format!("f{caller}");
+            guest.caller = caller;
+            let entry = create(&mut guest, &name, caller)?;
+            ensure!(entry.attr.uid == caller && entry.attr.mode & 0o777 == 0o444);
+            let stat = std::fs::metadata(device.shared(&name))?;
+            ensure!((stat.uid(), stat.gid()) == (caller, caller), "{stat:?}");
+        }
+        Ok(())
+    })
+}
+
+/// In a pod without capabilities, where unshare(2) is refused, every create failed with EINVAL.
+#[test]
+fn create_by_a_device_of_a_user_is_that_user_s_with_one_warning() -> Outcome {
+    case(|| {
+        let device = Device::new_as_user(65_000, &[])?;
+        let mut guest = device.connect(Options::default())?;
+        guest.init()?;
+        for caller in [0, 1001] {
+            let name = format!("f{caller}");
+            create(&mut guest, &name, caller)?;
+            let stat = std::fs::metadata(device.shared(&name))?;
+            ensure!((stat.uid(), stat.gid()) == (65_000, 65_000), "{stat:?}");
+        }
+        let warned = device
+            .log()
+            .matches("belong to the user of this process")
+            .count();
+        ensure!(warned == 1, "{}", device.log());
         Ok(())
     })
 }

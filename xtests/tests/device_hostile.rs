@@ -330,6 +330,30 @@ fn ring_outside_of_memory_ends_the_connection_with_the_reason() -> Outcome {
 }
 
 #[test]
+fn memory_that_is_added_is_reached_and_what_is_removed_is_not() -> Outcome {
+    case(|| {
+        const MORE: u64 = 1 << 32;
+        let (mut device, mut guest) = booted()?;
+        let memory = guest.memory().clone();
+        put_message(&memory)?;
+        let mut message_bytes = [0; 56];
+        memory.read_slice(&mut message_bytes, GuestAddress(SCRATCH))?;
+        let there = [Descriptor::readable(MORE, 56), room()];
+        for _ in 0..5 {
+            ensure!(used(&mut guest, &memory, &there)? == 0);
+            let added = guest.add_memory(MORE)?;
+            added.write_slice(&message_bytes, GuestAddress(MORE))?;
+            ensure!(used(&mut guest, &memory, &there)? == 120);
+            guest.remove_memory(&added)?;
+        }
+        ensure!(used(&mut guest, &memory, &there)? == 0);
+        lives(&mut guest, 1)?;
+        ensure!(device.is_alive()?);
+        Ok(())
+    })
+}
+
+#[test]
 fn used_ring_that_the_guest_overwrites_is_the_guest_s_own_loss() -> Outcome {
     case(|| {
         let (mut device, mut guest) = booted()?;

@@ -121,7 +121,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
         takes_notifications: false,
         ..config(&args.files, &args.mapping)?
     };
-    let warnings = warnings(&args);
+    let warnings = warnings(&args, is_root);
     let source = args
         .shared_dir
         .ok_or("no directory to serve: use --shared-dir=DIR")?;
@@ -212,8 +212,15 @@ fn check_virtiofsd(options: &VirtiofsdOptions) -> Result<(), String> {
 }
 
 /// What is accepted, and will not be as was asked for.
-fn warnings(args: &DeviceArgs) -> Vec<String> {
+fn warnings(args: &DeviceArgs, is_root: bool) -> Vec<String> {
     let mut warnings = Vec::new();
+    if !is_root && args.sandbox.uid_map.is_none() {
+        warnings.push(
+            "not started as root: files that the guest makes belong to the user of this process, \
+             whoever makes them there"
+                .to_owned(),
+        );
+    }
     if args.virtiofsd.announce_submounts {
         warnings.push(
             "--announce-submounts: file systems mounted below the shared directory appear as \

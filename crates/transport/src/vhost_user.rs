@@ -14,10 +14,13 @@
 mod chain;
 mod completion;
 mod device;
+mod memory;
 mod queue;
 mod ring;
+mod service;
 mod used;
 mod vring;
 
 pub use completion::Completion;
-pub use device::{Device, REQUEST_QUEUES_MAX, Request, Service, Shutdown, Tag, TagError};
+pub use device::{Device, REQUEST_QUEUES_MAX, Shutdown, Tag, TagError};
+pub use service::{Request, Service};

@@ -26,6 +26,8 @@ pub use driver::{Descriptor, Driver, INDIRECT, NEXT, WRITE};
 
 /// Bytes of guest memory, of which only what is used becomes resident.
 const MEMORY: usize = 512 << 20;
+/// Bytes of memory that is added.
+const MORE_MEMORY: usize = 1 << 20;
 /// Rings lie here, one after the other.
 const RINGS: u64 = 0x1_0000;
 /// Bytes for the rings of one queue.
@@ -92,6 +94,8 @@ pub struct Guest {
     memory: GuestMemoryMmap,
     /// Queue 0 is hiprio.
     pub drivers: Vec<Driver>,
+    /// User and group of the guest's that the next requests are of.
+    pub caller: u32,
     features: u64,
     unique: u64,
     buffers: Vec<u64>,
@@ -152,8 +156,9 @@ impl Guest {
         frontend.set_features(features)?;
         let mut guest = Self {
             frontend,
-            memory: memory()?,
+            memory: memory(0, MEMORY)?,
             drivers: Vec::new(),
+            caller: 0,
             features,
             unique: 2,
             buffers: (0..64).map(|slot| BUFFERS + slot * BUFFER).collect(),
@@ -167,13 +172,20 @@ impl Guest {
 
     /// SET_MEM_TABLE with all of the memory.
     pub fn share_memory(&self) -> Result<()> {
-        let regions: Vec<_> = self
-            .memory
-            .iter()
-            .map(VhostUserMemoryRegionInfo::from_guest_region)
-            .collect::<Result<_, _>>()?;
-        self.frontend.set_mem_table(&regions)?;
+        self.frontend.set_mem_table(&[region_info(&self.memory)?])?;
         Ok(())
+    }
+
+    /// ADD_MEM_REG: more memory, of a mebibyte at this guest address.
+    pub fn add_memory(&mut self, at: u64) -> Result<GuestMemoryMmap> {
+        let added = memory(at, MORE_MEMORY)?;
+        self.frontend.add_mem_region(&region_info(&added)?)?;
+        Ok(added)
+    }
+
+    /// REM_MEM_REG of what [`Guest::add_memory`] has added.
+    pub fn remove_memory(&mut self, added: &GuestMemoryMmap) -> Result<()> {
+        Ok(self.frontend.remove_mem_region(&region_info(added)?)?)
     }
 
     /// Sets queue `index` up, with empty rings, and enables it.
@@ -281,8 +293,8 @@ impl Guest {
             opcode: opcode.as_raw(),
             unique,
             nodeid,
-            uid: 0,
-            gid: 0,
+            uid: self.caller,
+            gid: self.caller,
             pid: 4711,
             total_extlen: 0,
             padding: 0,
@@ -420,10 +432,15 @@ impl Cut {
     }
 }
 
-fn memory() -> Result<GuestMemoryMmap> {
+fn memory(at: u64, len: usize) -> Result<GuestMemoryMmap> {
     let flags = rustix::fs::MemfdFlags::CLOEXEC;
     let file = std::fs::File::from(rustix::fs::memfd_create("guest", flags)?);
-    file.set_len(MEMORY as u64)?;
-    let ranges = [(GuestAddress(0), MEMORY, Some(FileOffset::new(file, 0)))];
+    file.set_len(len as u64)?;
+    let ranges = [(GuestAddress(at), len, Some(FileOffset::new(file, 0)))];
     Ok(GuestMemoryMmap::from_ranges_with_files(ranges)?)
+}
+
+fn region_info(memory: &GuestMemoryMmap) -> Result<VhostUserMemoryRegionInfo> {
+    let region = memory.iter().next().context("no memory")?;
+    Ok(VhostUserMemoryRegionInfo::from_guest_region(region)?)
 }

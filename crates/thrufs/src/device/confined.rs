@@ -18,7 +18,6 @@ use crate::daemon::link::{FromServer, Link, ToServer};
 use crate::daemon::readiness::notify_systemd;
 use crate::daemon::server::{Confined, Server, ServerEvent};
 use crate::daemon::server_process::{Start, die_with_the_supervisor};
-use crate::daemon::serving::when_a_thread_is_lost;
 use crate::daemon::source_state::{SourceState, SourceView};
 use crate::daemon::supervisor;
 use crate::device_plan::DevicePlan;
@@ -133,7 +132,6 @@ fn serve_inside(
     let listener = UnixListener::from(listener);
     block_on(async {
         let mut signals = Signals::install()?;
-        when_a_thread_is_lost(|| std::process::exit(1));
         // Threads that start later are behind the filter; a file system has none before its first request.
         sandbox::seal(&plan.sandbox, start.sandbox, plan.needs())?;
         let mut running = Running::start(start.source, plan, listener)?;

@@ -14,7 +14,6 @@ use tokio::sync::oneshot;
 
 use super::socket::Socket;
 use crate::daemon::readiness::notify_systemd;
-use crate::daemon::serving::when_a_thread_is_lost;
 use crate::device_plan::DevicePlan;
 use crate::logging;
 use crate::signals::{Signals, block_on};
@@ -31,7 +30,6 @@ pub(super) fn serve_here(
     let _lines = logging::init(plan.log)?;
     block_on(async {
         let mut signals = Signals::install()?;
-        when_a_thread_is_lost(|| std::process::exit(1));
         let listener = socket.listener().try_clone();
         let listener = listener.context("duplicate a descriptor")?;
         let mut running = Running::start(source, plan, listener)?;

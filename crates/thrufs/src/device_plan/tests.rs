@@ -274,3 +274,13 @@ fn parse_of_announced_submounts_warns() {
     let plan = plan(&["--fd=3", "--shared-dir=/srv", "--announce-submounts"]);
     assert!(plan.warnings[0].contains("--announce-submounts"));
 }
+
+#[test]
+fn parse_by_a_user_warns_of_the_owner_of_new_files() {
+    let arguments: Vec<OsString> = ["--fd=3", "--shared-dir=/srv"].map(OsString::from).to_vec();
+    let Ok(Asked::Device(plan)) = parse("virtiofsd", &arguments, false) else {
+        panic!("no plan");
+    };
+    assert_eq!(plan.warnings.len(), 1);
+    assert!(plan.warnings[0].contains("user of this process"));
+}

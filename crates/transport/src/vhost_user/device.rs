@@ -3,10 +3,9 @@
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
-use thrufs_sys::guest_memory::{GuestMemory, GuestRange};
+use thrufs_sys::guest_memory::GuestMemory;
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error, ShutdownHandle, VhostUserBackend, VhostUserDaemon};
@@ -14,18 +13,18 @@ use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::bindings::virtio_ring::{
     VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
 };
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic};
+use vm_memory::GuestMemoryAtomic;
 use vmm_sys_util::epoll::EventSet;
 use vmm_sys_util::event::{
     EventConsumer, EventFlag, EventNotifier, new_event_consumer_and_notifier,
 };
 
-use super::completion::Completion;
+use super::memory::{Memory, SharedMemory};
 use super::queue::Queue;
-use super::vring::{Memory, Vring};
+use super::ring::QUEUE_SIZE_MAX;
+use super::service::Service;
+use super::vring::Vring;
 
-/// Entries of a queue at most (QEMU's limit, and a request of 4 MiB in pages).
-pub(super) const QUEUE_SIZE_MAX: u16 = 1024;
 /// Request queues at most: with hiprio, bits of a word.
 pub const REQUEST_QUEUES_MAX: usize = 62;
 /// Bytes of `tag` in the configuration.
@@ -94,13 +93,11 @@ impl std::fmt::Debug for Shutdown {
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
-pub(super) struct Inner {
-    pub(super) service: Arc<dyn Service>,
+struct Inner {
+    service: Arc<dyn Service>,
     tag: Option<Tag>,
     request_queues: usize,
-    /// Changes with `memory`.
-    pub(super) generation: AtomicU64,
-    memory: Mutex<Option<Memory>>,
+    memory: SharedMemory,
     /// Those that have been started; none without a front end.
     vrings: Mutex<Option<Vec<Vring>>>,
 }
@@ -122,8 +119,7 @@ impl Device {
             service,
             tag,
             request_queues: request_queues.clamp(1, REQUEST_QUEUES_MAX),
-            generation: AtomicU64::new(0),
-            memory: Mutex::default(),
+            memory: SharedMemory::default(),
             vrings: Mutex::default(),
         }))
     }
@@ -139,7 +135,7 @@ impl Device {
     ) -> io::Result<()> {
         let mut listener = Listener::from(listener.try_clone()?);
         let memory = GuestMemoryAtomic::new(GuestMemory::new());
-        *self.0.memory.lock() = Some(memory.clone());
+        self.0.memory.set(Some(memory.clone()));
         let name = "vhost-user".to_owned();
         *self.0.vrings.lock() = Some(Vec::new());
         let backend = Backend(Arc::clone(&self.0));
@@ -153,7 +149,7 @@ impl Device {
         let vrings = self.0.vrings.lock().take();
         vrings.into_iter().flatten().for_each(|vring| vring.stop());
         drop(daemon);
-        *self.0.memory.lock() = None;
+        self.0.memory.set(None);
         match ended {
             Ok(()) | Err(Error::HandleRequest(VhostError::Disconnected)) => Ok(()),
             Err(error) => Err(told(error)),
@@ -172,23 +168,6 @@ fn told(error: Error) -> io::Error {
 struct Backend(Arc<Inner>);
 
 impl Inner {
-    /// The memory of now, and which one it is.
-    pub(super) fn memory(&self) -> (Arc<GuestMemory>, u64) {
-        let generation = self.generation.load(Ordering::Acquire);
-        let memory = self.memory.lock();
-        let memory = memory.as_ref().map(|memory| (*memory.memory()).clone());
-        // A copy of the list of regions for each queue: one that all count references of would be in the
-        // way of every request.
-        (Arc::new(memory.unwrap_or_default()), generation)
-    }
-
-    pub(super) fn name_of(&self, queue: usize) -> String {
-        match queue {
-            0 => "the priority queue".to_owned(),
-            request => format!("request queue {}", request - 1),
-        }
-    }
-
     fn config(&self) -> Vec<u8> {
         let tag = self.tag.as_ref().map_or("", |tag| &tag.0);
         let mut config = tag.as_bytes().to_vec();
@@ -241,8 +220,7 @@ impl VhostUserBackend for Backend {
     }
 
     fn update_memory(&self, memory: Memory) -> io::Result<()> {
-        *self.0.memory.lock() = Some(memory);
-        self.0.generation.fetch_add(1, Ordering::Release);
+        self.0.memory.set(Some(memory));
         let vrings = self.0.vrings.lock();
         vrings
             .iter()
@@ -284,7 +262,8 @@ impl VhostUserBackend for Backend {
             }
         }
         vring.run(&self.0.service, |shared, start| {
-            Queue::new(thread, &self.0, shared, start).serve()
+            let device = (&self.0.service, &self.0.memory);
+            Queue::new(thread, device, shared, start).serve()
         });
         Ok(())
     }

@@ -3,8 +3,8 @@
 //! Invariant: no lock of another queue, and no allocation for a request once the lists have grown.
 
 use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
@@ -14,8 +14,9 @@ use thrufs_wire::request;
 
 use super::chain::walk;
 use super::completion::Completion;
-use super::device::{Inner, Request};
+use super::memory::SharedMemory;
 use super::ring::{Ring, RingError};
+use super::service::{Request, Service};
 use super::vring::{Shared, Start};
 
 const HEADER: usize = size_of::<InHeader>();
@@ -24,9 +25,10 @@ const HEAD_MAX: usize = 256 << 10;
 
 /// A queue that is served.
 pub(super) struct Queue<'a> {
-    pub(super) index: usize,
-    pub(super) device: &'a Inner,
-    pub(super) shared: &'a Shared,
+    index: usize,
+    service: &'a Arc<dyn Service>,
+    memory: &'a SharedMemory,
+    shared: &'a Shared,
     start: Start,
     /// The part of a request that is decoded.
     head: Vec<u8>,
@@ -41,10 +43,16 @@ enum Pause {
 }
 
 impl<'a> Queue<'a> {
-    pub(super) fn new(index: usize, device: &'a Inner, shared: &'a Shared, start: Start) -> Self {
+    pub(super) fn new(
+        index: usize,
+        (service, memory): (&'a Arc<dyn Service>, &'a SharedMemory),
+        shared: &'a Shared,
+        start: Start,
+    ) -> Self {
         Self {
             index,
-            device,
+            service,
+            memory,
             shared,
             start,
             head: Vec::new(),
@@ -56,18 +64,20 @@ impl<'a> Queue<'a> {
     pub(super) fn serve(mut self) -> u16 {
         let mut is_first = true;
         loop {
-            let (memory, generation) = self.device.memory();
+            let (memory, generation) = self.memory.now();
             let next_used = is_first.then_some(self.start.next_used);
             is_first = false;
             let (addresses, event_index) = (self.start.addresses, self.start.event_index);
             self.shared
                 .used
                 .place(&memory, addresses, event_index, next_used);
-            match self.serve_in(&memory, generation) {
+            // The guest's next word must not be what a bug of ours makes of its last one.
+            let served = catch_unwind(AssertUnwindSafe(|| self.serve_in(&memory, generation)));
+            match served.unwrap_or(Err(RingError::Panicked)) {
                 Ok(Pause::MemoryChanged) => {}
                 Ok(Pause::Stopped) => return self.start.next_available,
                 Err(error) => {
-                    let name = self.device.name_of(self.index);
+                    let name = name_of(self.index);
                     tracing::error!("{name} is not served any more: {error}");
                     self.shared.signal_error();
                     self.wait_for_stop();
@@ -88,7 +98,7 @@ impl<'a> Queue<'a> {
                 if !self.shared.may_run() {
                     return Ok(Pause::Stopped);
                 }
-                if self.device.generation.load(Ordering::Acquire) != generation {
+                if self.memory.generation() != generation {
                     return Ok(Pause::MemoryChanged);
                 }
                 let Some(head) = ring.pop()? else { break };
@@ -126,7 +136,7 @@ impl<'a> Queue<'a> {
             ));
             return Ok(());
         }
-        self.device.service.serve(
+        self.service.serve(
             Request {
                 is_priority: self.index == 0,
                 head: &self.head,
@@ -160,7 +170,7 @@ impl<'a> Queue<'a> {
 
     /// A chain that makes no sense. The guest gets it back with nothing written; said once a queue.
     fn complain(&mut self, error: &str) {
-        let name = self.device.name_of(self.index);
+        let name = name_of(self.index);
         match std::mem::replace(&mut self.has_complained, true) {
             false => {
                 tracing::error!("{name}: a request that is none: {error}; more are not logged");
@@ -212,5 +222,12 @@ impl<'a> Queue<'a> {
             let _woken = poll(&mut fds, None);
             let _read = rustix::io::read(wake, &mut [0; 8]);
         }
+    }
+}
+
+fn name_of(queue: usize) -> String {
+    match queue {
+        0 => "the priority queue".to_owned(),
+        request => format!("request queue {}", request - 1),
     }
 }

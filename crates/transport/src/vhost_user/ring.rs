@@ -8,6 +8,9 @@ use std::sync::atomic::{Ordering, fence};
 use thrufs_sys::guest_memory::GuestMemory;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
+/// Entries of a queue at most (QEMU's limit, and a request of 4 MiB in pages).
+pub(super) const QUEUE_SIZE_MAX: u16 = 1024;
+
 /// Where a ring is, as the front end said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct RingAddresses {
@@ -48,7 +51,7 @@ impl RingAddresses {
 /// Why a queue cannot go on.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum RingError {
-    #[error("a queue of {0} entries: the size is a power of two up to {max}", max = super::device::QUEUE_SIZE_MAX)]
+    #[error("a queue of {0} entries: the size is a power of two up to {max}", max = QUEUE_SIZE_MAX)]
     Size(u16),
     #[error(
         "the {what} at guest address {address:#x} is not in the memory that is shared with the device: does the \
@@ -66,6 +69,8 @@ pub(super) enum RingError {
     Head { head: u16, size: u16 },
     #[error("the driver has more requests under way than the queue has entries ({0})")]
     InFlight(u16),
+    #[error("its thread panicked, which is a bug")]
+    Panicked,
     #[error("the ring cannot be accessed: {0}")]
     Access(String),
 }
@@ -96,7 +101,7 @@ impl<'m> Ring<'m> {
         event_index: bool,
     ) -> Result<Self, RingError> {
         let size = addresses.size;
-        if !size.is_power_of_two() || size > super::device::QUEUE_SIZE_MAX {
+        if !size.is_power_of_two() || size > QUEUE_SIZE_MAX {
             return Err(RingError::Size(size));
         }
         let part = |what, address, len| {

@@ -18,14 +18,12 @@ use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
 use virtio_queue::{Error, QueueT};
-use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-use super::device::Service;
+use super::memory::Memory;
 use super::ring::RingAddresses;
+use super::service::Service;
 use super::used::Used;
 
-/// The guest's memory, as the front end changes it.
-pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 type Result<T> = std::result::Result<T, Error>;
 
 /// How long the front end waits for what is under way in a queue that it stops.

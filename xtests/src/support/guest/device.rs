@@ -1,6 +1,7 @@
 //! The device's process: thrufs, or another server with the same options.
 
-use std::fs::File;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
@@ -35,6 +36,29 @@ impl Device {
         Self::start(command, options)
     }
 
+    /// The same as user and group `id`, without any capability.
+    pub fn new_as_user(id: u32, options: &[&str]) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
+        std::fs::set_permissions(dir.path(), Permissions::from_mode(0o777))?;
+        // The build directory may be closed to that user.
+        let program = dir.path().join("thrufs");
+        std::fs::copy(thrufs()?, &program)?;
+        let id = id.to_string();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "TERM", "--reuid", &id, "--regid", &id])
+            .args([
+                "--clear-groups",
+                "--bounding-set=-all",
+                "--no-new-privs",
+                "--",
+            ])
+            .arg(program)
+            .arg("device");
+        let socket = dir.path().join("socket");
+        Self::within(dir, command, socket, options)
+    }
+
     /// Starts `command`, which takes virtiofsd's options.
     pub fn start(command: Command, options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
@@ -54,7 +78,9 @@ impl Device {
         socket: PathBuf,
         options: &[&str],
     ) -> Result<Self> {
-        std::fs::create_dir(dir.path().join("shared"))?;
+        let shared = dir.path().join("shared");
+        std::fs::create_dir(&shared)?;
+        std::fs::set_permissions(&shared, Permissions::from_mode(0o777))?;
         let log = File::create(dir.path().join("log"))?;
         command
             .arg("--socket-path")

@@ -1,0 +1,25 @@
+//! What serves the requests of a device.
+
+use thrufs_sys::guest_memory::GuestRange;
+
+use super::completion::Completion;
+
+/// A request, where it lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// It came on the queue for FORGET and INTERRUPT.
+    pub is_priority: bool,
+    /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
+    pub head: &'a [u8],
+    /// The whole, of which only what follows `head` is to be used: the guest may change it.
+    pub all: GuestRange<'a>,
+}
+
+/// Serves requests. Must not panic.
+pub trait Service: Send + Sync {
+    /// Serves one request, on its queue's thread.
+    fn serve(&self, request: Request<'_>, completion: Completion);
+
+    /// The front end stops a queue, and waits: what waits for a lock or a descriptor is answered.
+    fn interrupt_waiting(&self);
+}
