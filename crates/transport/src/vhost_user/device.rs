@@ -32,26 +32,6 @@ const TAG_LEN: usize = 36;
 /// Bytes of the configuration that a front end may ask for (VHOST_USER_CONFIG_SIZE).
 const CONFIG_MAX: usize = 256;
 
-/// A request, where it lies.
-#[derive(Clone, Copy, Debug)]
-pub struct Request<'a> {
-    /// It came on the queue for FORGET and INTERRUPT.
-    pub is_priority: bool,
-    /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
-    pub head: &'a [u8],
-    /// The whole, of which a reader uses what follows `head` alone: the guest may change it.
-    pub all: GuestRange<'a>,
-}
-
-/// Serves requests. Must not panic.
-pub trait Service: Send + Sync {
-    /// Serves one request, on its queue's thread.
-    fn serve(&self, request: Request<'_>, completion: Completion);
-
-    /// The front end stops a queue, and waits: what waits for a lock or a descriptor is answered.
-    fn interrupt_waiting(&self);
-}
-
 /// A name for mount(8) in the guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag(String);

@@ -11,7 +11,7 @@ pub struct Request<'a> {
     pub is_priority: bool,
     /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
     pub head: &'a [u8],
-    /// The whole, of which only what follows `head` is to be used: the guest may change it.
+    /// The whole, of which a reader uses what follows `head` alone: the guest may change it.
     pub all: GuestRange<'a>,
 }
 
