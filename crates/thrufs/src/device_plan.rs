@@ -217,7 +217,7 @@ fn warnings(args: &DeviceArgs, is_root: bool) -> Vec<String> {
     if !is_root && args.sandbox.uid_map.is_none() {
         warnings.push(
             "not started as root: files that the guest makes belong to the user of this process, \
-             whoever makes them there"
+             whichever guest user makes them"
                 .to_owned(),
         );
     }
