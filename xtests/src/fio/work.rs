@@ -9,6 +9,7 @@
 
 mod calls;
 mod programs;
+mod record;
 mod report;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +17,6 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 use xtests::support::command::wait_for_exit;
 use xtests::support::install;
@@ -27,8 +27,9 @@ use super::backing_dir::{BackingDir, default_backings, in_directory};
 use super::configs::{self, Binary, Config};
 use super::load::{Load, Snapshot};
 use super::server::Server;
-use super::{machine, names, plan};
+use super::{machine, plan};
 use programs::{Program, Scene};
+use record::Run;
 
 /// For one program on one tree.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -75,20 +76,6 @@ pub(crate) struct Args {
     /// List the programs
     #[arg(long)]
     list: bool,
-}
-
-/// One run of one program.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct Run {
-    round: usize,
-    backing: String,
-    program: String,
-    config: String,
-    load: Option<Load>,
-    /// By opcode; thrufs alone counts them.
-    requests: Vec<(String, u64)>,
-    /// Why there is no measurement.
-    error: Option<String>,
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use xtests::support::command::succeed;
 use xtests::support::trees;
 
-use super::names;
+use super::super::names;
 
 /// C files of the build.
 const SOURCES: usize = 40;
