@@ -194,16 +194,16 @@ fn tmpfile_that_is_closed_frees_its_inode() -> Outcome {
     })
 }
 
-/// Runs `program` on a mount whose SOURCE has stopped to answer, and kills it as ^C does.
+/// Runs `program` on a mount whose SOURCE has stopped to answer, and kills it.
 fn interrupted(m: &Mount, program: &mut Command) -> Outcome {
     let before = m.waiting()?;
     let mut child = program.stdout(Stdio::null()).spawn()?;
     wait_until("its request to be read", DEADLINE, || {
         Ok(m.waiting()? > before)
     })?;
-    kill(pid_of(&child), Signal::SIGINT)?;
+    kill(pid_of(&child), Signal::SIGTERM)?;
     let ended = wait_for_exit(&mut child, "an interrupted caller", DEADLINE)?;
-    ensure!(ended.signal() == Some(libc::SIGINT), "{ended:?}");
+    ensure!(ended.signal() == Some(libc::SIGTERM), "{ended:?}");
     Ok(())
 }
 
