@@ -247,7 +247,7 @@ fn request_of_a_killed_caller_ends_while_source_hangs_and_leaves_nothing() -> Ou
 /// Natively a signal that has a handler does not end a wait for a disk.
 #[test]
 fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
-    on_mount(&[DEVICE, "--fault=read:nth=1:delay=1000"], |m| {
+    on_daemon(&[DEVICE, "--fault=read:nth=1:delay=1000"], |m| {
         std::fs::write(m.source("file"), "content")?;
         let script = format!(
             "trap 'echo handled' USR1; read -r line <'{}' || :; echo $line",
@@ -272,7 +272,7 @@ fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
 /// One thread serves one client; a request that waits for SOURCE makes another one read.
 #[test]
 fn status_counts_the_threads_that_read() -> Outcome {
-    on_mount(&[DEVICE, "--fault=read:delay=300"], |m| {
+    on_daemon(&[DEVICE, "--fault=read:delay=300"], |m| {
         std::fs::write(m.source("file"), "content")?;
         let readers = || Ok::<_, anyhow::Error>(m.status()?["readers"].clone());
         let before = readers()?;
