@@ -14,11 +14,11 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 use xtests::support::calls::chmod;
-use xtests::support::command::wait_for_exit;
+use xtests::support::command::{describe, wait_for_exit};
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Mount, Outcome, Scratch, User, on_backing, on_daemon, on_mount};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(20);
 const DEVICE: &str = "--transport=device";
 
 fn statx(path: &Path) -> Result<Statx> {
@@ -202,7 +202,7 @@ fn interrupted(m: &Mount, program: &mut Command) -> Outcome {
         Ok(m.waiting()? > before)
     })?;
     kill(pid_of(&child), Signal::SIGTERM)?;
-    let ended = wait_for_exit(&mut child, "an interrupted caller", DEADLINE)?;
+    let ended = wait_for_exit(&mut child, &describe(program), DEADLINE)?;
     ensure!(ended.signal() == Some(libc::SIGTERM), "{ended:?}");
     Ok(())
 }

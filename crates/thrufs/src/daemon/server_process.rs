@@ -88,6 +88,9 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
     }
 }
 
+/// As many as glibc makes before it counts the CPUs.
+const ARENAS: i32 = 8;
+
 /// Returns what is left to do, with SOURCE as it is reached from inside.
 fn shut_in<'a>(
     start: Start<'a>,
@@ -102,6 +105,7 @@ fn shut_in<'a>(
         start.source.as_fd(),
     ];
     thrufs_sys::confine::close_all_but(&keep).context("close what was inherited")?;
+    thrufs_sys::malloc::bound_arenas(ARENAS);
     let asking = AskingOutside::new(asking);
     let inside = Inside {
         sandbox: start.sandbox,
