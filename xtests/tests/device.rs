@@ -743,11 +743,9 @@ fn create_by_a_device_of_a_user_is_that_user_s_with_one_warning() -> Outcome {
             let stat = std::fs::metadata(device.shared(&name))?;
             ensure!((stat.uid(), stat.gid()) == (65_000, 65_000), "{stat:?}");
         }
-        let warned = device
-            .log()
-            .matches("belong to the user of this process")
-            .count();
-        ensure!(warned == 1, "{}", device.log());
+        let warning = "belong to the user of this process";
+        let log = device.log_with(warning)?;
+        ensure!(log.matches(warning).count() == 1, "{log}");
         Ok(())
     })
 }

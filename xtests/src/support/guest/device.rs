@@ -160,6 +160,14 @@ impl Device {
         std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
     }
 
+    /// The same, when `line` is in it: what the server logs comes a moment later, by way of its supervisor.
+    pub fn log_with(&self, line: &str) -> Result<String> {
+        wait_until(&format!("{line:?} in the log"), STEP, || {
+            Ok(self.log().contains(line))
+        })?;
+        Ok(self.log())
+    }
+
     /// A guest.
     pub fn connect(&self, options: Options) -> Result<Guest> {
         Guest::connect(&self.socket(), options)
