@@ -12,7 +12,7 @@ pub(crate) struct Capabilities {
     /// Pages that a request can have at most, where that is not fs.fuse.max_pages_limit of this machine.
     pub(crate) max_pages: Option<u64>,
     /// The client takes messages that answer none of its requests: a notification, or the EAGAIN to an
-    /// INTERRUPT. Backing ids for kernel passthrough are registered here as well.
+    /// INTERRUPT.
     pub(crate) channel: Option<Arc<DevFuse>>,
 }
 

@@ -300,7 +300,7 @@ impl Registering {
 
     /// Asks, unless the registrar was slow a moment ago.
     fn ask(&self, operation: u32, file: Option<BorrowedFd<'_>>) -> io::Result<i32> {
-        // One question at a time: who waits too long for the others' does not ask.
+        // One question at a time: an OPEN that waits too long for the lock asks none.
         let asking = self.asking.try_lock_for(PATIENCE);
         let mut asking = asking.ok_or(Errno::TIMEDOUT)?;
         if asking.not_before.is_some_and(|at| Instant::now() < at) {
