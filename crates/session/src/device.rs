@@ -15,7 +15,7 @@ use parking_lot::RwLock;
 use thrufs_fs::{Errno, Passthrough};
 use thrufs_transport::vhost_user::{Completion, Device, Request, Service, Shutdown, Tag};
 use thrufs_wire::abi::InHeader;
-use thrufs_wire::request::{self, DecodeError};
+use thrufs_wire::request;
 use thrufs_wire::{Dialect, Opcode, Reply, decode};
 
 use crate::init::{Handshake, shake_hands};
@@ -105,7 +105,7 @@ impl Sessions {
         let arg = match decoded.map(|message| message.request) {
             Ok(thrufs_wire::Request::Init(arg)) => arg,
             Ok(_other) => return refuse(header, Errno::EIO, responder),
-            Err(error) => return refuse(header, errno_of(&error), responder),
+            Err(error) => return refuse(header, error.errno(), responder),
         };
         let fs = match (self.make)() {
             Ok(fs) => Arc::new(fs),
@@ -157,10 +157,6 @@ fn belongs_on_priority_queue(opcode: Opcode) -> bool {
         opcode,
         Opcode::Forget | Opcode::BatchForget | Opcode::Interrupt
     )
-}
-
-fn errno_of(error: &DecodeError) -> Errno {
-    error.errno()
 }
 
 fn refuse(header: &InHeader, errno: Errno, mut responder: Responder) {

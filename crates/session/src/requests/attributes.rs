@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use thrufs_fs::{Attr, Opcode, Result, SetAttr, SetXattr};
+use thrufs_fs::{Attr, Opcode, Passthrough, Result, SetAttr, SetXattr};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{AttrOut, SetattrIn, SetxattrExtFlags, SetxattrIn, StatfsOut, StatxOut};
 
@@ -22,17 +22,11 @@ impl Server {
     /// The kernel keeps the basic fields and the time of birth of the answer, whatever was asked for
     /// (`fuse_do_statx`).
     pub(super) fn statx(self: &Arc<Self>, call: Call, fh: Option<u64>) {
-        let Call { by, ino, reply } = call;
-        let attr = match self.run(Opcode::Statx, by, ino, |fs| fs.statx(ino, fh)) {
-            Ok(attr) => attr,
-            Err(error) => return reply.error(error),
-        };
-        let fs = Arc::clone(self.fs());
-        after_reply::answer_attr(self.fs(), attr, move |attr| {
-            let timeout = fs.attr_timeout(&attr);
-            let stat = convert::statx(&fs.config().ids, &attr);
-            let answer = Answer::Statx(StatxOut::new(stat, timeout));
-            reply.send(&answer).gives_nothing();
+        let ino = call.ino;
+        let found = self.run(Opcode::Statx, call.by, ino, |fs| fs.statx(ino, fh));
+        self.reply_with(found, call.reply, |fs, attr| {
+            let stat = convert::statx(&fs.config().ids, attr);
+            Answer::Statx(StatxOut::new(stat, fs.attr_timeout(attr)))
         });
     }
 
@@ -55,16 +49,26 @@ impl Server {
     }
 
     fn reply_attr(self: &Arc<Self>, found: Result<Attr>, reply: Reply) {
+        self.reply_with(found, reply, |fs, attr| {
+            let timeout = fs.attr_timeout(attr);
+            let attr = convert::attr(&fs.config().ids, attr);
+            Answer::Attr(AttrOut::new(attr, timeout))
+        });
+    }
+
+    fn reply_with(
+        self: &Arc<Self>,
+        found: Result<Attr>,
+        reply: Reply,
+        encode: fn(&Passthrough, &Attr) -> Answer<'static>,
+    ) {
         let attr = match found {
             Ok(attr) => attr,
             Err(error) => return reply.error(error),
         };
         let fs = Arc::clone(self.fs());
         after_reply::answer_attr(self.fs(), attr, move |attr| {
-            let timeout = fs.attr_timeout(&attr);
-            let attr = convert::attr(&fs.config().ids, &attr);
-            let answer = Answer::Attr(AttrOut::new(attr, timeout));
-            reply.send(&answer).gives_nothing();
+            reply.send(&encode(&fs, &attr)).gives_nothing();
         });
     }
 
