@@ -31,18 +31,10 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// preadv(2)'s, if nothing was read.
     fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let mut done = 0;
-        while done < buf.len() {
+        repeat(buf.len(), |done| {
             let rest = &mut [IoSliceMut::new(&mut buf[done..])];
-            match rustix::io::preadv(fd, rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(Errno::from_raw(error.raw_os_error())),
-            }
-        }
-        Ok(done)
+            Ok(rustix::io::preadv(fd, rest, offset + done as u64)?)
+        })
     }
 
     /// Writes `data`; fewer bytes only if an error stopped it after those (pwritev2(2)).
@@ -219,6 +211,21 @@ fn errno(error: &io::Error) -> Errno {
     error.raw_os_error().map_or(Errno::EIO, Errno::from_raw)
 }
 
+/// Calls with the count so far until it is `len`, a call gives nothing, or an error stops it.
+fn repeat(len: usize, mut call: impl FnMut(usize) -> io::Result<usize>) -> Result<usize> {
+    let mut done = 0;
+    while done < len {
+        match call(done) {
+            Ok(0) => break,
+            Ok(count) => done += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(errno(&error)),
+        }
+    }
+    Ok(done)
+}
+
 impl Backing for HostBacking {
     fn write_durable(
         &self,
@@ -236,17 +243,9 @@ impl Backing for HostBacking {
     }
 
     fn read_guest(&self, fd: BorrowedFd<'_>, to: GuestRange<'_>, offset: u64) -> Result<usize> {
-        let mut done = 0;
-        while done < to.len() {
-            match to.after(done).read_at(fd, offset + done as u64) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(errno(&error)),
-            }
-        }
-        Ok(done)
+        repeat(to.len(), |done| {
+            to.after(done).read_at(fd, offset + done as u64)
+        })
     }
 
     fn write_guest(
@@ -259,17 +258,9 @@ impl Backing for HostBacking {
             Position::At(offset) => (offset, 0),
             Position::Append => (0, libc::RWF_APPEND),
         };
-        let mut done = 0;
-        while done < data.len() {
+        repeat(data.len(), |done| {
             note_pwritev2();
-            match data.after(done).write_at(fd, start + done as u64, flags) {
-                Ok(0) => break,
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) if done > 0 => break,
-                Err(error) => return Err(errno(&error)),
-            }
-        }
-        Ok(done)
+            data.after(done).write_at(fd, start + done as u64, flags)
+        })
     }
 }
