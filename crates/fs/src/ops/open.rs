@@ -158,13 +158,18 @@ impl Passthrough {
         })
     }
 
-    /// Whether close(2) of a file opened with `flags` has nothing to tell. A file open for writing may have an
-    /// error to report, or have been mapped and stored to: before FLUSH the kernel sends what was. One open for
-    /// reading alone can be neither; nor one that is passed through, where SOURCE's file system reports nothing
-    /// at close(2). But with locks on SOURCE the close drops the POSIX locks of its owner.
+    /// Whether close(2) of a file opened with `flags` has nothing to tell. A file that is open for reading and
+    /// writing may have been mapped and stored to, and before FLUSH the kernel sends what was; one that is open
+    /// for reading or for writing alone has no such mapping, nor has one that is passed through. A file that was
+    /// written may have an error to report, unless SOURCE's file system reports none at close(2). With locks on
+    /// SOURCE the close drops the POSIX locks of its owner.
     fn needs_no_flush(&self, flags: i32, is_passed_through: bool) -> bool {
-        let is_reader = flags & libc::O_ACCMODE == libc::O_RDONLY;
-        (is_reader || is_passed_through && self.closes_silently)
+        let tells_nothing = match flags & libc::O_ACCMODE {
+            libc::O_RDONLY => true,
+            libc::O_WRONLY => self.closes_silently,
+            _mappable => self.closes_silently && is_passed_through,
+        };
+        tells_nothing
             && match self.config.locks {
                 Locks::Local => true,
                 Locks::Host => false,
