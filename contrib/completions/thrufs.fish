@@ -63,7 +63,8 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l write-joining -d
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (root, Linux 6.15)' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (Linux 6.15; root, unless with --transport=device)' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l without -d 'For diagnosis: do not ask the kernel for a capability of FUSE, such as FUSE_DO_READDIRPLUS; may be given several times (see `thrufs status` for those that are on)' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l translate-gid -d 'The same for group ids' -r
@@ -148,6 +149,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l write-joining -
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l max-write -d 'Largest WRITE to ask for, in bytes (K and M are understood); the kernel may grant less' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l without -d 'For diagnosis: do not ask the kernel for a capability of FUSE, such as FUSE_DO_READDIRPLUS; may be given several times (see `thrufs status` for those that are on)' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l fault -d 'For tests: make calls on SOURCE fail, fall short or take long' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l translate-uid -d 'Translate user ids between the client (the guest) and SOURCE (the host); may be repeated: map:GUEST:HOST:COUNT both ways, guest:GUEST:HOST:COUNT, host:HOST:GUEST:COUNT, squash-guest:GUEST:HOST:COUNT and squash-host:HOST:GUEST:COUNT many to one, forbid-guest:GUEST:COUNT fails with EPERM; an id without a rule stays as it is' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l translate-gid -d 'The same for group ids' -r
@@ -179,7 +181,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l passthrough -d 
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l max-inodes -d 'Inodes that the kernel is to know at most, 0 for any number; what is in use stays (Linux 6.18) [default: any number, or half of the open files where each inode costs one]' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (root, Linux 6.15)' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l request-timeout -d 'Have the kernel abort the mount when a request has had no answer for so long, at least 15 seconds; it looks every 15 seconds (Linux 6.15; root, unless with --transport=device)' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l keep -d 'Wait for the next front end when one has disconnected, rather than end'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l xattr -d 'Serve extended attributes'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l readonly -d 'Refuse every change (EROFS), and mount read-only'

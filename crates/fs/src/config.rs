@@ -183,6 +183,11 @@ pub struct Config {
     pub max_write: u32,
     /// Whether the client's kernel takes notifications; that of a virtual machine does not.
     pub takes_notifications: bool,
+    /// Seconds without an answer after which the client's kernel ends the connection, where INIT can ask for that
+    /// (FUSE_REQUEST_TIMEOUT).
+    pub request_timeout: Option<u16>,
+    /// Capabilities by their names (`FUSE_...`) that INIT does not ask for (`--without`).
+    pub without: Vec<String>,
 }
 
 /// Shorter timeouts are left to the kernel: it asks before each read(2) then.
@@ -225,6 +230,8 @@ impl Default for Config {
             write_joining: WriteJoining::default(),
             max_write: 1 << 20,
             takes_notifications: true,
+            request_timeout: None,
+            without: Vec::new(),
         }
     }
 }

@@ -23,6 +23,9 @@ pub struct Negotiated {
     pub granted: Vec<String>,
     /// Names of those that were wanted and that this kernel does not have.
     pub refused: Vec<String>,
+    /// Names of those that `--without` leaves out.
+    #[serde(default)]
+    pub left_out: Vec<String>,
 }
 
 impl Negotiated {
@@ -47,8 +50,13 @@ impl fmt::Display for Negotiated {
         writeln!(f, "max_readahead   {}", self.max_readahead)?;
         writeln!(f, "max_background  {}", self.max_background)?;
         write!(f, "capabilities    {}", self.granted.join(" "))?;
-        if !self.refused.is_empty() {
-            write!(f, "\nnot offered     {}", self.refused.join(" "))?;
+        for (what, names) in [
+            ("not offered", &self.refused),
+            ("--without", &self.left_out),
+        ] {
+            if !names.is_empty() {
+                write!(f, "\n{what:<15} {}", names.join(" "))?;
+            }
         }
         Ok(())
     }

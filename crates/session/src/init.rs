@@ -113,6 +113,16 @@ fn wishes(config: &Config) -> Vec<Wish> {
             "--passthrough=always",
             "use --passthrough=auto, or Linux 6.9 or later with CONFIG_FUSE_PASSTHROUGH",
         ),
+        // The kernel ends the connection when a request has had no answer for so long.
+        Wish::when(
+            config.request_timeout.is_some(),
+            InitFlags::FUSE_REQUEST_TIMEOUT,
+        )
+        .required_by(
+            true,
+            "--request-timeout",
+            "leave it out, or use Linux 6.15 or later",
+        ),
         // write(2) returns when the bytes are in the client's cache: by option only, since it gives up
         // write-through.
         Wish::when(config.writeback, InitFlags::FUSE_WRITEBACK_CACHE).required_by(
@@ -121,6 +131,15 @@ fn wishes(config: &Config) -> Vec<Wish> {
             "leave it out",
         ),
     ]
+}
+
+/// Names of the capabilities that some mount asks for and can do without (`--without`).
+pub fn optional_capabilities() -> Vec<String> {
+    let wishes = wishes(&Config::default());
+    wishes
+        .into_iter()
+        .flat_map(|wish| names(wish.flag))
+        .collect()
 }
 
 /// The oldest protocol that is decoded: Linux 5.4.
@@ -193,6 +212,7 @@ fn answer(minor: u32, agreed: &Agreed) -> InitOut {
         congestion_threshold: agreed.max_background / 4 * 3,
         max_write,
         time_gran: agreed.time_gran,
+        request_timeout: agreed.request_timeout,
         max_pages: u16::try_from(max_pages).unwrap_or(u16::MAX),
         max_stack_depth: agreed.max_stack_depth,
         ..InitOut::default()
@@ -223,6 +243,8 @@ pub(crate) struct Agreed {
     pub(crate) max_stack_depth: u32,
     /// Times are the backing file system's own; finer than it keeps does no harm.
     pub(crate) time_gran: u32,
+    /// In seconds; 0: none. The kernel looks at it only when FUSE_REQUEST_TIMEOUT is granted.
+    pub(crate) request_timeout: u16,
     pub(crate) negotiated: Negotiated,
 }
 
@@ -237,8 +259,11 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
     let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
     let mut capabilities = always | InitFlags::FUSE_MAX_PAGES;
     let mut granted = names(capabilities);
-    let mut refused = Vec::new();
+    let (mut refused, mut left_out) = (Vec::new(), Vec::new());
     let offered = offer.capabilities & offer.carried;
+    let without: InitFlags = (config.without.iter())
+        .filter_map(|name| InitFlags::named(name))
+        .collect();
     for Wish {
         flag,
         wanted,
@@ -248,7 +273,15 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         if !wanted {
             continue;
         }
-        if offered.contains(flag) {
+        if without.contains(flag) {
+            if let Some((option, _)) = required_by {
+                let name = names(flag).join(" ");
+                return Err(io::Error::other(format!(
+                    "--without={name} leaves out what {option} needs: leave out one of them"
+                )));
+            }
+            left_out.extend(names(flag));
+        } else if offered.contains(flag) {
             capabilities |= flag;
             granted.extend(names(flag));
         } else if let Some((option, remedy)) = required_by {
@@ -269,6 +302,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         max_background: MAX_BACKGROUND,
         granted,
         refused,
+        left_out,
     };
     tracing::info!(
         max_write = negotiated.max_write,
@@ -283,6 +317,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         max_background: MAX_BACKGROUND,
         max_stack_depth: MAX_STACK_DEPTH,
         time_gran: 1,
+        request_timeout: config.request_timeout.unwrap_or(0),
         negotiated,
     })
 }
@@ -332,6 +367,38 @@ mod tests {
         ] {
             assert!(!agreed.capabilities.intersects(never), "{never:?}");
         }
+    }
+
+    #[test]
+    fn negotiate_leaves_out_what_it_is_told_to_and_says_so() {
+        let without = |names: &[&str]| Config {
+            writeback: true,
+            without: names.iter().map(|&name| name.to_owned()).collect(),
+            ..Config::default()
+        };
+        let all = offer(InitFlags::from_bits_retain(!0));
+        let names = ["FUSE_DONT_MASK", "FUSE_HANDLE_KILLPRIV_V2"];
+        let agreed = negotiate(&without(&names), &all).unwrap();
+        let (mask, killpriv) = (
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+        );
+        assert!(!agreed.capabilities.intersects(mask | killpriv));
+        assert_eq!(agreed.negotiated.left_out, names);
+        let error = negotiate(&without(&["FUSE_WRITEBACK_CACHE"]), &all).unwrap_err();
+        assert!(error.to_string().contains("--writeback"), "{error}");
+    }
+
+    #[test]
+    fn negotiate_of_a_timeout_answers_its_seconds() {
+        let config = Config {
+            request_timeout: Some(60),
+            ..Config::default()
+        };
+        let agreed = negotiate(&config, &offer(InitFlags::from_bits_retain(!0))).unwrap();
+        assert_eq!(answer(45, &agreed).request_timeout, 60);
+        let error = negotiate(&config, &offer(InitFlags::empty())).unwrap_err();
+        assert!(error.to_string().contains("--request-timeout"), "{error}");
     }
 
     #[test]

@@ -30,6 +30,7 @@ mod requests;
 pub use dev_fuse::DevFuseSession;
 pub use device::DeviceSession;
 pub use fuser::{FuseAdapter, send_entry, send_inval};
+pub use init::optional_capabilities;
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
 pub use requests::Allowed;

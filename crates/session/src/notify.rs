@@ -92,6 +92,7 @@ pub(crate) mod tests {
             max_background: 64,
             granted: Vec::new(),
             refused: Vec::new(),
+            left_out: Vec::new(),
         }
     }
 

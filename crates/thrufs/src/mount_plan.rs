@@ -83,6 +83,14 @@ impl MountPlan {
         self
     }
 
+    /// The seconds for which the sysctl is changed: what fuser cannot ask for by INIT.
+    pub(crate) fn sysctl_timeout(&self) -> Option<u16> {
+        match self.session.transport {
+            Transport::Fuser => self.request_timeout,
+            Transport::Device => None,
+        }
+    }
+
     /// The max_write in bytes for which fs.fuse.max_pages_limit is raised.
     pub(crate) fn raise_for(&self) -> Option<u32> {
         self.raise_max_pages_limit.then_some(self.config.max_write)
@@ -154,9 +162,13 @@ fn usage_error(message: &str) -> clap::Error {
 fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
     set_flags(&args, &mut options)?;
     contradictions::check(&args.files, is_root)?;
-    contradictions::check_process(&args.process)?;
+    contradictions::check_process(&args.process, &args.files, is_root)?;
     args.mapping.check(&args.files)?;
     let mut config = config(&args.files, &args.mapping)?;
+    config.request_timeout = match args.process.transport {
+        Transport::Fuser => None,
+        Transport::Device => args.files.request_timeout,
+    };
     let no_passthrough = kernel_passthrough::why_not(&args.files, is_root);
     config.passthrough = match no_passthrough {
         None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
@@ -316,6 +328,8 @@ pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Co
             files.max_write
         },
         takes_notifications: true,
+        request_timeout: None,
+        without: files.without.clone(),
     })
 }
 

@@ -63,6 +63,7 @@ fn fixture(passthrough: KernelPassthrough) -> Fixture {
         max_background: 64,
         granted: vec!["FUSE_PASSTHROUGH".to_owned()],
         refused: Vec::new(),
+        left_out: Vec::new(),
     });
     let (registrar, invalidated) = (Arc::<Fake>::default(), Arc::<Mutex<Vec<u64>>>::default());
     let noted = Arc::clone(&invalidated);

@@ -27,6 +27,8 @@ pub(super) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Resul
         max_background,
         max_stack_depth,
         time_gran,
+        // A sysctl asks for it.
+        request_timeout: _,
         negotiated,
     } = crate::init::negotiate(config, &offer)?;
     let max_write = negotiated.max_write_asked;

@@ -31,7 +31,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Ru
     let covered = below.and_then(|below| Covered::open(&endpoints.source, &below));
     let fs = file_system(endpoints.source, plan)?;
     let watch = watch(&fs, plan)?;
-    let _changed = sysctls::change_as_asked(plan.raise_for(), plan.request_timeout)?;
+    let _changed = sysctls::change_as_asked(plan.raise_for(), plan.sysctl_timeout())?;
     let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
     let device = device_number(attached.device()).context("the mount's device")?;
     let (mount_id, is_thrufs) = (attached.ours().unique_id(), Box::new(status::is_thrufs));

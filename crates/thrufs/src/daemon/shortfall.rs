@@ -41,6 +41,7 @@ mod tests {
             max_background: 64,
             granted: Vec::new(),
             refused: vec!["FUSE_PASSTHROUGH".to_owned()],
+            left_out: Vec::new(),
         }
     }
 

@@ -57,7 +57,7 @@ pub(crate) fn serve(
     block_on(async {
         let mut signals = Signals::install()?;
         // Put back also if a signal comes: not before there are handlers.
-        let changed = sysctls::change_as_asked(plan.raise_for(), plan.request_timeout)?;
+        let changed = sysctls::change_as_asked(plan.raise_for(), plan.sysctl_timeout())?;
         let attached = mount(&server, &endpoints, plan).await?;
         register_files(&server, &endpoints, &attached.0, plan)?;
         let source = hold_source(endpoints, &server, attached.0.device());

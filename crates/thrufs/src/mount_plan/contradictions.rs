@@ -7,11 +7,23 @@ use crate::options::files::FileOptions;
 use crate::options::process::{ProcessOptions, Transport};
 
 /// How the daemon runs.
-pub(super) fn check_process(process: &ProcessOptions) -> Result<(), String> {
+pub(super) fn check_process(
+    process: &ProcessOptions,
+    files: &FileOptions,
+    is_root: bool,
+) -> Result<(), String> {
     if process.clone_fd && process.transport == Transport::Device {
         return Err(
             "--clone-fd is for --transport=fuser: --transport=device needs one descriptor, leave \
              --clone-fd out"
+                .to_owned(),
+        );
+    }
+    // fuser's INIT has no timeout: a sysctl is changed while it mounts.
+    if files.request_timeout.is_some() && process.transport == Transport::Fuser && !is_root {
+        return Err(
+            "--request-timeout needs root or --transport=device: leave it out, or have root set \
+             fs.fuse.default_request_timeout"
                 .to_owned(),
         );
     }
@@ -45,21 +57,7 @@ pub(crate) fn check(files: &FileOptions, is_root: bool) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    check_timeout(files, is_root)
-}
-
-fn check_timeout(files: &FileOptions, is_root: bool) -> Result<(), String> {
-    if files.request_timeout.is_none() {
-        return Ok(());
-    }
-    if !is_root {
-        return Err(
-            "--request-timeout needs root: leave it out, or have root set \
-             fs.fuse.default_request_timeout"
-                .to_owned(),
-        );
-    }
-    if files.locks == Locks::Host {
+    if files.request_timeout.is_some() && files.locks == Locks::Host {
         return Err(
             "--request-timeout and --locks=host exclude each other, since a caller that waits for a \
              lock that long would end the mount: use --locks=local"

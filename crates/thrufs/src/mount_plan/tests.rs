@@ -405,6 +405,27 @@ fn parse_of_a_request_timeout_that_cannot_be_names_the_remedy() {
 }
 
 #[test]
+fn parse_of_a_request_timeout_by_the_device_needs_no_root_and_changes_no_sysctl() {
+    let options = ["--request-timeout=60", "--transport=device"];
+    let plan = try_request(&options, false).unwrap();
+    assert_eq!(plan.config.request_timeout, Some(60));
+    assert_eq!(plan.sysctl_timeout(), None);
+}
+
+#[test]
+fn parse_of_a_capability_to_leave_out_takes_those_that_a_mount_can_do_without() {
+    let options = ["--without=FUSE_PASSTHROUGH", "-o", "without=FUSE_DONT_MASK"];
+    assert_eq!(
+        plan(&options).config.without,
+        ["FUSE_DONT_MASK", "FUSE_PASSTHROUGH"]
+    );
+    for unknown in ["FUSE_NONESUCH", "FUSE_BIG_WRITES", ""] {
+        let error = refusal(&["--without", unknown]);
+        assert!(error.contains("FUSE_DO_READDIRPLUS"), "{error}");
+    }
+}
+
+#[test]
 fn parse_of_confinement_that_cannot_be_names_the_remedy() {
     for (options, is_root, wanted) in [
         (

@@ -102,13 +102,17 @@ pub(crate) struct FileOptions {
     #[arg(long)]
     pub(crate) raise_max_pages_limit: bool,
     /// Have the kernel abort the mount when a request has had no answer for so long, at least 15
-    /// seconds; it looks every 15 seconds (root, Linux 6.15)
+    /// seconds; it looks every 15 seconds (Linux 6.15; root, unless with --transport=device)
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(15..))]
     pub(crate) request_timeout: Option<u16>,
     /// Show what others change under SOURCE at once, whatever is cached (root; the whole file system of
     /// SOURCE is watched)
     #[arg(long)]
     pub(crate) watch: bool,
+    /// For diagnosis: do not ask the kernel for a capability of FUSE, such as FUSE_DO_READDIRPLUS; may be given
+    /// several times (see `thrufs status` for those that are on)
+    #[arg(long, value_name = "CAPABILITY", value_parser = capability, action = clap::ArgAction::Append)]
+    pub(crate) without: Vec<String>,
     /// For tests: make calls on SOURCE fail, fall short or take long
     #[arg(long, value_name = "SPEC", hide = true, action = clap::ArgAction::Append)]
     pub(crate) fault: Vec<Fault>,
@@ -167,6 +171,14 @@ fn max_write(text: &str) -> Result<u32, String> {
         return Err("must be a multiple of 4096 from 4K to 16M".to_owned());
     }
     u32::try_from(size).map_err(|_| "too large".to_owned())
+}
+
+fn capability(text: &str) -> Result<String, String> {
+    let known = thrufs_session::optional_capabilities();
+    match known.iter().any(|name| name == text) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected one of {}", known.join(", "))),
+    }
 }
 
 fn max_inodes(text: &str) -> Result<usize, String> {
