@@ -165,6 +165,15 @@ impl Inode {
         }
     }
 
+    /// See [`crate::Entry::generation`]. 32 bits, of which the kernel makes its own file handles; 0 for the root, as
+    /// the kernel wants.
+    pub(crate) fn generation(&self) -> u64 {
+        match &self.held {
+            InodeRef::Handle { fid, .. } if self.ino != ROOT_INO => u64::from(fid.digest().max(1)),
+            _root_or_by_descriptor => 0,
+        }
+    }
+
     /// The kernel is told these attributes now.
     pub(crate) fn tell(&self, stat: &Statx) {
         let now = Told::digest(stat);

@@ -48,6 +48,7 @@ mod error;
 mod fault;
 mod fd_limit;
 mod forget_wait;
+mod forgotten;
 mod handle_sort;
 mod handle_table;
 mod host_locks;

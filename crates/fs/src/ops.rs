@@ -38,6 +38,7 @@
 
 mod admission;
 mod attr;
+mod by_nodeid;
 mod counted;
 mod create;
 mod directory;

@@ -23,6 +23,7 @@ use crate::crossing::Crossing;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::fd_limit::FdLimit;
 use crate::forget_wait::ForgetWait;
+use crate::forgotten::Forgotten;
 use crate::handle_table::{Handle, HandleTable};
 use crate::host_locks::HostLocks;
 use crate::inode::identity::{FileKind, key_of, statx};
@@ -46,6 +47,8 @@ use crate::write_batch::groups::WriteGroups;
 pub struct Entry {
     /// Nodeid.
     pub ino: u64,
+    /// Tells the inode from others that had the nodeid before; 0 where it is held by a descriptor.
+    pub generation: u64,
     /// Attributes.
     pub attr: Attr,
     /// How long the name may be used without asking again.
@@ -77,6 +80,7 @@ pub struct Passthrough {
     pub(crate) fd_limit: FdLimit,
     pub(crate) recent: Arc<RecentFds>,
     pub(crate) removed: Removed,
+    pub(crate) forgotten: Forgotten,
     pub(crate) forgets: Arc<ForgetWait>,
     pub(crate) parked: Arc<Parked>,
     pub(crate) crossing: Crossing,
@@ -156,6 +160,7 @@ impl Passthrough {
             proc_self_fd: Arc::new(proc_self_fd),
             recent: Arc::new(RecentFds::new(fd_limit.recent(), KEPT, Arc::clone(&aside))),
             removed: Removed::new(fd_limit.pins(), aside),
+            forgotten: Forgotten::default(),
             forgets,
             parked: Arc::default(),
             crossing: Crossing::default(),

@@ -94,6 +94,11 @@ impl Removed {
         }
     }
 
+    /// Whether the last name of `ino` was removed through the mount.
+    pub(crate) fn has(&self, ino: u64) -> bool {
+        self.count.load(Ordering::Relaxed) > 0 && self.since.lock().contains_key(&ino)
+    }
+
     /// The kernel has forgotten `ino`, and nothing is open for it any more.
     pub(crate) fn forgotten(&self, ino: u64) {
         if self.remove(ino) {

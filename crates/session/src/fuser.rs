@@ -37,7 +37,7 @@ pub fn send_entry(notifier: Notifier) -> SendEntry {
     Box::new(move |parent, name| notifier.inval_entry(INodeNo(parent), name))
 }
 
-/// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
+/// Of an answer that has no inode.
 const NO_GENERATION: Generation = Generation(0);
 
 /// Serves a [`Passthrough`] to fuser. A clone is the same adapter.
@@ -139,13 +139,15 @@ impl FuseAdapter {
     fn reply_entry(&self, found: Result<CountedEntry<'_>>, reply: ReplyEntry) {
         match found.map(CountedEntry::into_entry) {
             Ok(Entry {
+                ino: _,
+                generation,
                 attr,
                 entry_timeout,
-                ..
             }) => {
+                let generation = Generation(generation);
                 let timeout = self.fs().attr_timeout(&attr);
                 self.answer_attr(attr, move |attr| {
-                    reply.entry_with_ttls(&timeout, &entry_timeout, attr, NO_GENERATION);
+                    reply.entry_with_ttls(&timeout, &entry_timeout, attr, generation);
                 });
             }
             Err(error) => reply.error(fuser_errno(error)),
@@ -188,7 +190,8 @@ impl FuseAdapter {
                     }
                 };
                 let next = found.next_offset;
-                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, NO_GENERATION);
+                let generation = entry.map_or(NO_GENERATION, |entry| Generation(entry.generation));
+                let full = reply.add(attr.ino, next, found.name, &timeout, &attr, generation);
                 is_empty &= full;
                 full
             })?;
@@ -207,7 +210,7 @@ impl FuseAdapter {
             Err(error) => return reply.error(fuser_errno(error)),
         };
         let ttl = after_reply::timeout(self.fs(), &made);
-        let (attr, generation) = (self.file_attr(&made.attr), NO_GENERATION);
+        let (attr, generation) = (self.file_attr(&made.attr), Generation(made.generation));
         let (fh, flags) = (FileHandle(opened.fh), fopen_flags(file_flags(&opened)));
         match opened.backing_id {
             Some(id) => {

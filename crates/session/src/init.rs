@@ -3,7 +3,9 @@
 
 use std::io;
 
-use thrufs_fs::{CachePolicy, Config, Errno, KernelPassthrough, Locks, Negotiated, PosixAcl};
+use thrufs_fs::{
+    CachePolicy, Config, Errno, InodeFileHandles, KernelPassthrough, Locks, Negotiated, PosixAcl,
+};
 use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InitIn, InitOut};
 use thrufs_wire::{Dialect, InitFlags};
 
@@ -74,6 +76,11 @@ fn wishes(config: &Config) -> Vec<Wish> {
         Wish::when(
             config.cache == CachePolicy::Always,
             InitFlags::FUSE_CACHE_SYMLINKS,
+        ),
+        // LOOKUP of "." finds a forgotten inode by its nodeid, for who has a file handle of the mount.
+        Wish::when(
+            config.inode_file_handles != InodeFileHandles::Never,
+            InitFlags::FUSE_EXPORT_SUPPORT,
         ),
         // Set-uid and set-gid bits are removed here (`ops/killpriv.rs` in thrufs-fs). Otherwise the kernel asks for
         // security.capability before every write(2), as soon as extended attributes are served.

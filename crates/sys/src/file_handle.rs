@@ -68,6 +68,15 @@ impl FileHandle {
         })
     }
 
+    /// The same for equal handles (FNV-1a).
+    pub fn digest(&self) -> u32 {
+        let kind = self.handle_type.to_ne_bytes();
+        let bytes = kind.iter().chain(&self.bytes);
+        bytes.fold(0x811c_9dc5, |hash, byte| {
+            (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+        })
+    }
+
     /// A handle that came from the kernel by another way (fanotify(7)); `None` if it is none.
     pub fn from_parts(handle_type: i32, bytes: &[u8]) -> Option<Self> {
         (!bytes.is_empty() && bytes.len() <= MAX_HANDLE_SZ).then(|| Self {

@@ -62,6 +62,11 @@ impl InodeTable {
         self.maps.read().by_ino.get(&ino).cloned()
     }
 
+    /// SOURCE's own key.
+    pub(crate) fn root_key(&self) -> InodeKey {
+        self.root.key
+    }
+
     /// How many inodes the kernel holds, the root included.
     pub(crate) fn len(&self) -> usize {
         self.maps.read().by_ino.len() + 1

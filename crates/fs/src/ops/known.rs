@@ -67,6 +67,7 @@ impl Passthrough {
         };
         let entry = Entry {
             ino: inode.ino,
+            generation: inode.generation(),
             attr,
             entry_timeout: self.entry_timeout(inode.kind),
         };

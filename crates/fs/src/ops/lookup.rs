@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,8 +22,14 @@ impl Passthrough {
     /// Looks `name` up in directory `parent`.
     ///
     /// # Errors
-    /// ENOENT; EINVAL for what is not a single name; ESTALE for an unknown parent.
+    /// ENOENT; EINVAL for what is not a single name; ESTALE for an unknown parent. With "." and "..": ESTALE as
+    /// for [`Passthrough::lookup_nodeid`] and [`Passthrough::lookup_parent`].
     pub fn lookup(&self, parent: u64, name: &OsStr) -> Result<CountedEntry<'_>> {
+        match name.as_bytes() {
+            b"." => return self.lookup_nodeid(parent),
+            b".." => return self.lookup_parent(parent),
+            _name => {}
+        }
         let parent = self.inode(parent)?;
         self.lookup_in(&parent, self.path_fd(&parent)?, name)
     }
@@ -129,6 +136,7 @@ impl Passthrough {
         }
         let entry = Entry {
             ino: inode.ino,
+            generation: inode.generation(),
             attr,
             entry_timeout: self.entry_timeout(kind),
         };

@@ -143,6 +143,10 @@ impl Passthrough {
         };
         inode.let_go();
         self.sub_mounts.forgotten(&inode);
+        if !self.removed.has(ino) {
+            self.forgotten.note(&inode);
+        }
+        // Before it counts as freed.
         drop(inode);
         self.removed.forgotten(ino);
         if let Some(pressure) = &self.pressure {

@@ -7,7 +7,6 @@ use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut};
 
 use super::convert::{self, os};
-use super::names::NO_GENERATION;
 use super::reply::{Reply, Sent};
 use super::server::{Call, Server};
 use crate::after_reply;
@@ -64,7 +63,7 @@ impl Server {
     pub(super) fn entry_out(&self, entry: &Entry) -> EntryOut {
         let (attr_timeout, timeout) = after_reply::timeouts(self.fs(), entry);
         let attr = convert::attr(&self.fs().config().ids, &entry.attr);
-        EntryOut::new(entry.ino, NO_GENERATION, attr, timeout, attr_timeout)
+        EntryOut::new(entry.ino, entry.generation, attr, timeout, attr_timeout)
     }
 
     pub(super) fn release(&self, call: Call, fh: u64) {

@@ -12,9 +12,6 @@ use super::reply::Reply;
 use super::server::{Call, Server};
 use crate::after_reply;
 
-/// A nodeid is of one inode until the kernel has forgotten it (the inode table of thrufs-fs).
-pub(super) const NO_GENERATION: u64 = 0;
-
 impl Server {
     pub(super) fn lookup(self: &Arc<Self>, call: Call, name: &CStr) {
         let Call { by, ino, reply } = call;
@@ -109,6 +106,7 @@ impl Server {
     fn reply_entry(self: &Arc<Self>, found: Result<CountedEntry<'_>>, reply: Reply) {
         let Entry {
             ino,
+            generation,
             attr,
             entry_timeout,
         } = match found {
@@ -119,7 +117,7 @@ impl Server {
         let (fs, timeout) = (Arc::clone(self.fs()), self.fs().attr_timeout(&attr));
         after_reply::answer_attr(self.fs(), attr, move |attr| {
             let attr = convert::attr(&fs.config().ids, &attr);
-            let entry = EntryOut::new(ino, NO_GENERATION, attr, entry_timeout, timeout);
+            let entry = EntryOut::new(ino, generation, attr, entry_timeout, timeout);
             let sent = reply.send(&Answer::Entry(entry));
             sent.or_else(|| fs.forget(ino, 1));
         });
