@@ -15,6 +15,7 @@ use nix::unistd::Pid;
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, Statx, StatxFlags};
 use xtests::support::calls::chmod;
 use xtests::support::command::{describe, wait_for_exit};
+use xtests::support::threads::in_threads;
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Mount, Outcome, Scratch, User, on_backing, on_daemon, on_mount};
 
@@ -241,6 +242,63 @@ fn request_of_a_killed_caller_ends_while_source_hangs_and_leaves_nothing() -> Ou
         })?;
         drop(open);
         upper.unmount()
+    })
+}
+
+/// While they wait for SOURCE, for a lock, or for nothing; the moments are the same in each run.
+#[test]
+fn callers_killed_at_any_moment_a_thousand_times_leave_nothing() -> Outcome {
+    const EACH: u64 = 250;
+    let options = [
+        DEVICE,
+        "--cache=never",
+        "--locks=host",
+        "--fault=read:delay=3",
+    ];
+    on_daemon(&options, |m| {
+        std::fs::create_dir(m.path("dir"))?;
+        for name in ["dir/file", "dir/locked"] {
+            std::fs::write(m.path(name), "content")?;
+        }
+        let held = File::open(m.path("dir/locked"))?;
+        rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive)?;
+        let programs: [(&str, &[&str], &str); 4] = [
+            ("cat", &[], "dir/file"),
+            ("ls", &["-l"], "dir"),
+            ("stat", &[], "absent"),
+            ("flock", &["--shared", "--verbose"], "dir/locked"),
+        ];
+        in_threads(programs.len(), |index| {
+            let (name, options, path) = programs[index];
+            for round in 0..EACH {
+                let mut program = Command::new(name);
+                program.args(options).arg(m.path(path));
+                if name == "flock" {
+                    program.arg("true");
+                }
+                let mut child = (program.stdout(Stdio::null()).stderr(Stdio::null())).spawn()?;
+                // Up to 8 ms, about as long as each of them takes.
+                let moment = (round * 4 + index as u64) * 2_654_435_761 % 8_000;
+                std::thread::sleep(Duration::from_micros(moment));
+                // It may have ended.
+                let _gone = kill(pid_of(&child), Signal::SIGINT);
+                wait_for_exit(&mut child, name, DEADLINE)?;
+            }
+            Ok(())
+        })?;
+        drop(held);
+        let exclusively = File::open(m.path("dir/locked"))?;
+        rustix::fs::flock(
+            &exclusively,
+            rustix::fs::FlockOperation::NonBlockingLockExclusive,
+        )?;
+        drop(exclusively);
+        m.drop_caches()?;
+        wait_until("what was given out to be taken back", DEADLINE, || {
+            let status = m.status()?;
+            let left = (status["inodes"].as_u64(), status["handles"].as_u64());
+            Ok(left == (Some(1), Some(0)) && m.waiting()? == 0)
+        })
     })
 }
 
