@@ -333,21 +333,34 @@ fn write_on_a_full_tmpfs_is_enospc_and_loses_and_invents_nothing() -> Outcome {
     })
 }
 
+/// Past the daemon, the thread that gave the file to the kernel is whose quota and rights count: it must not have
+/// more than the server has.
 #[test]
 fn write_beyond_the_quota_is_edquot_and_loses_and_invents_nothing() -> Outcome {
-    on_whole(Backing::Btrfs(128), &[], |m| {
-        m.require_mount()?;
-        let btrfs = |arguments: &[&str]| {
-            let mut command = Command::new("btrfs");
-            succeed(command.args(arguments).arg(m.source("")))
-                .map_err(|error| missing(format!("btrfs quotas: {error:#}")))
-        };
-        btrfs(&["quota", "enable"])?;
-        btrfs(&["qgroup", "limit", "3M"])?;
-        fill(m, 0, Errno::DQUOT, || {
-            btrfs(&["qgroup", "limit", "none"]).map(drop)
-        })
-    })
+    for passthrough in [NEVER, "--passthrough=auto"] {
+        on_whole(Backing::Btrfs(512), &[passthrough], |m| {
+            m.require_mount()?;
+            let btrfs = |arguments: &[&str]| {
+                let mut command = Command::new("btrfs");
+                succeed(command.args(arguments).arg(m.source("")))
+                    .map_err(|error| missing(format!("btrfs quotas: {error:#}")))
+            };
+            btrfs(&["quota", "enable"])?;
+            btrfs(&["qgroup", "limit", "3M"])?;
+            fill(m, 0, Errno::DQUOT, || {
+                btrfs(&["qgroup", "limit", "none"]).map(drop)
+            })?;
+            let is_past_the_daemon = passthrough != NEVER && cache_mode() != "never";
+            let writes = m.requests("WRITE")?;
+            let how = &m.status()?["kernel_passthrough"];
+            ensure!(
+                (writes == 0) == is_past_the_daemon,
+                "{writes} WRITEs, {how}"
+            );
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

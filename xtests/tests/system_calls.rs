@@ -103,6 +103,37 @@ fn setattr_of_what_tar_unpacks_asks_nothing_about_the_caller() -> Outcome {
     })
 }
 
+/// The thread that looks at open files for changes under SOURCE was woken by each OPEN: two context switches for
+/// each file that grep(1) reads.
+#[test]
+fn open_of_one_file_after_the_other_wakes_no_thread_each_time() -> Outcome {
+    const OPENS: u64 = 1000;
+    on_daemon(&["--cache=auto", NEVER], |m| {
+        let server = m.server_pid()?;
+        let switches = || -> Result<u64> {
+            let tasks = std::fs::read_dir(format!("/proc/{server}/task"))?;
+            for task in tasks {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                if status.starts_with("Name:\tthrufs-external\n") {
+                    let field = status
+                        .lines()
+                        .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+                    return Ok(field.context("no number of switches")?.trim().parse()?);
+                }
+            }
+            anyhow::bail!("process {server} has no such thread")
+        };
+        std::fs::write(m.source("f"), b"content")?;
+        let before = switches()?;
+        for _ in 0..OPENS {
+            File::open(m.path("f"))?;
+        }
+        let woken = switches()? - before;
+        ensure!(woken < OPENS / 2, "{woken} times for {OPENS} OPENs");
+        Ok(())
+    })
+}
+
 /// One row of the table.
 struct Row {
     name: &'static str,

@@ -12,6 +12,7 @@ pub mod fuser_backing;
 pub mod guest_memory;
 pub mod inherited;
 pub mod ioctl;
+pub mod lease;
 pub mod malloc;
 pub mod mapped_io;
 pub mod mapping;

@@ -5,7 +5,8 @@
 //! invalidates them, when no WRITE can be in flight.
 //!
 //! The thread serves read(2) and mappings: without FUSE_AUTO_INVAL_DATA the kernel answers them from its
-//! cache and asks for no attributes. It sleeps while no file is open.
+//! cache and asks for no attributes. It sleeps while no file is open, and is woken by the first OPEN after that
+//! alone: a walk over a tree, which opens one file after the other, meets it awake.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,9 +25,16 @@ pub(crate) struct Watches {
     watches: RwLock<HashMap<u64, (Arc<ChangeTracker>, usize)>>,
     /// How many there are.
     count: AtomicUsize,
-    /// Whether the thread runs. A leaf lock.
-    running: Mutex<bool>,
+    /// A leaf lock.
+    thread: Mutex<Thread>,
     changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Thread {
+    runs: bool,
+    /// No file was open when it looked.
+    sleeps: bool,
 }
 
 /// A file as it was at `asked` or later.
@@ -66,8 +74,10 @@ impl Watches {
         self.count.fetch_add(1, Ordering::Relaxed);
         drop(watches);
         // The thread reads the count under this lock, so it sees it or is woken.
-        drop(self.running.lock());
-        self.changed.notify_all();
+        let sleeps = std::mem::take(&mut self.thread.lock().sleeps);
+        if sleeps {
+            self.changed.notify_all();
+        }
         Entered {
             watch,
             keep: false,
@@ -100,27 +110,28 @@ impl Watches {
 
     /// Allows [`Watches::serve`] to run.
     pub(crate) fn start(&self) {
-        *self.running.lock() = true;
+        self.thread.lock().runs = true;
     }
 
     /// Ends [`Watches::serve`].
     pub(crate) fn stop(&self) {
-        *self.running.lock() = false;
+        self.thread.lock().runs = false;
         self.changed.notify_all();
     }
 
     /// Calls `round` every `period` while files are open, until [`Watches::stop`].
     pub(crate) fn serve(&self, period: Duration, round: impl Fn()) {
-        let mut running = self.running.lock();
-        while *running {
-            if self.count.load(Ordering::Relaxed) == 0 {
-                self.changed.wait(&mut running);
+        let mut thread = self.thread.lock();
+        while thread.runs {
+            thread.sleeps = self.count.load(Ordering::Relaxed) == 0;
+            if thread.sleeps {
+                self.changed.wait(&mut thread);
                 continue;
             }
             let deadline = std::time::Instant::now() + period;
-            while *running && !self.changed.wait_until(&mut running, deadline).timed_out() {}
-            if *running {
-                parking_lot::MutexGuard::unlocked(&mut running, &round);
+            while thread.runs && !self.changed.wait_until(&mut thread, deadline).timed_out() {}
+            if thread.runs {
+                parking_lot::MutexGuard::unlocked(&mut thread, &round);
             }
         }
     }
