@@ -39,11 +39,12 @@ const HERE: u8 = 0;
 const NOWHERE: u8 = 3;
 
 /// Of a script: a base and an offset, a length in the list, flags, and a successor.
+#[derive(Clone, Copy)]
 struct Descriptor(u8, u16, u8, u16, u16);
 
 impl Descriptor {
-    fn operands(&self) -> Vec<u8> {
-        let Self(base, offset, len, flags, next) = *self;
+    fn operands(self) -> Vec<u8> {
+        let Self(base, offset, len, flags, next) = self;
         let (offset, next) = (offset.to_le_bytes(), next.to_le_bytes());
         [&[base][..], &offset, &[len, flags as u8], &next].concat()
     }
