@@ -10,7 +10,7 @@ mod expect;
 mod fio_verify;
 pub mod fsx;
 mod options;
-mod pjdfstest;
+pub mod pjdfstest;
 mod sandbox;
 mod stress_ng;
 mod table;

@@ -102,6 +102,18 @@ impl Archive {
         })
     }
 
+    /// The kernel's own package, of which this version of a meta package is the newest; none if `name` is no
+    /// meta package.
+    pub(crate) fn stands_for(&self, name: &str, version: &str) -> Result<Option<String>> {
+        let stanza = run_captured(
+            self.apt("apt-cache")
+                .args(["show", &format!("{name}={version}")]),
+            "looking a package's dependencies up",
+            &self.state.join("show.log"),
+        )?;
+        Ok(kernel_package(&stanza))
+    }
+
     /// Downloads one version of a binary package and returns the file.
     pub(crate) fn download(&self, name: &str, version: &str, into: &Path) -> Result<PathBuf> {
         self.fetch(&["download"], name, version, into)?;
@@ -240,6 +252,19 @@ fn versions(madison: &str, package: &Package) -> Vec<String> {
         .collect()
 }
 
+/// The package of a kernel that a stanza depends on.
+fn kernel_package(stanza: &str) -> Option<String> {
+    let depends = stanza
+        .lines()
+        .find_map(|line| line.strip_prefix("Depends: "))?;
+    let mut names = depends
+        .split([',', '|'])
+        .filter_map(|one| one.split_whitespace().next());
+    names
+        .find(|name| name.starts_with("linux-image-"))
+        .map(str::to_owned)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -290,6 +315,15 @@ mod tests {
         let error = find(dir.path(), "fuse3", "1-1", |file| file.ends_with(".tar.gz"));
         let error = error.unwrap_err().to_string();
         assert!(error.contains("fuse3 in 1-1"), "{error}");
+    }
+
+    #[test]
+    fn kernel_package_is_what_a_meta_package_depends_on() {
+        let meta = "Package: linux-image-cloud-amd64\nDepends: linux-image-6.12.9-cloud-amd64 (= 6.12.9-1)\n";
+        let real = "Package: linux-image-6.12.9-cloud-amd64\nDepends: kmod, linux-base (>= 4.3~)\n";
+        let name = kernel_package(meta);
+        assert_eq!(name.as_deref(), Some("linux-image-6.12.9-cloud-amd64"));
+        assert_eq!(kernel_package(real), None);
     }
 
     fn package(name: &str, only: &str) -> Package {

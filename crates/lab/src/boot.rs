@@ -47,9 +47,10 @@ impl Machine {
         command
             .args(["console=tty0", "con=null", "con0=null,fd:1"])
             .args(&self.kernel_arguments);
-        for Device { socket, id, .. } in &self.devices {
+        for (number, Device { socket, id, .. }) in self.devices.iter().enumerate() {
             // The number is the device's own, and tells two of a kind apart.
-            command.arg(format!("virtio_uml.device={}:{id}:1", socket.display()));
+            let socket = socket.display();
+            command.arg(format!("virtio_uml.device={socket}:{id}:{number}"));
         }
         if let [program, arguments @ ..] = self.init.as_slice() {
             command

@@ -10,11 +10,11 @@ use crate::package::Package;
 use crate::process::run_logged;
 
 impl Lab {
-    /// The kernel of a `linux-image-*` package, downloaded unless it is there already.
+    /// The kernel of a `linux-image-*` package, downloaded unless it is there already. A meta package, such as
+    /// `linux-image-cloud-amd64`, is that of the newest kernel in its suites, and looked up each time.
     pub fn distribution(&self, package: &Package, say: &dyn Fn(&str)) -> Result<Kernel> {
-        let dir = self.dir().join("distribution").join(&package.name);
-        if let Ok(image) = image_in(&dir.join("boot")) {
-            return Ok(kernel(image, package, dir));
+        if let Some(known) = self.unpacked(&package.name) {
+            return Ok(known);
         }
         let archive = Archive::open(
             &self.dir().join("apt").join(&package.name),
@@ -22,6 +22,18 @@ impl Lab {
             Wanted::Binary,
         )?;
         let version = archive.choose(package)?;
+        if let Some(name) = archive.stands_for(&package.name, &version)? {
+            let suites = package.suites.clone();
+            let (pinned, only) = (String::new(), String::new());
+            let real = Package {
+                name,
+                pinned,
+                only,
+                suites,
+            };
+            return self.distribution(&real, say);
+        }
+        let dir = self.unpacked_dir(&package.name);
         say(&format!("kernel: {} {version}", package.name));
         let downloads = self.dir().join("download").join(&package.name);
         let deb = archive.download(&package.name, &version, &downloads)?;
@@ -35,7 +47,17 @@ impl Lab {
             &self.dir().join("unpack.log"),
         )?;
         std::fs::remove_file(&deb).map_err(at(&deb))?;
-        Ok(kernel(image_in(&dir.join("boot"))?, package, dir))
+        Ok(kernel(image_in(&dir.join("boot"))?, &package.name, dir))
+    }
+
+    fn unpacked_dir(&self, package: &str) -> PathBuf {
+        self.dir().join("distribution").join(package)
+    }
+
+    fn unpacked(&self, package: &str) -> Option<Kernel> {
+        let dir = self.unpacked_dir(package);
+        let image = image_in(&dir.join("boot")).ok()?;
+        Some(kernel(image, package, dir))
     }
 
     /// A prebuilt image.
@@ -52,11 +74,11 @@ impl Lab {
     }
 }
 
-fn kernel(image: PathBuf, package: &Package, unpacked: PathBuf) -> Kernel {
+fn kernel(image: PathBuf, package: &str, unpacked: PathBuf) -> Kernel {
     Kernel {
         image,
-        variant: package.name.clone(),
-        source: package.name.clone(),
+        variant: package.to_owned(),
+        source: package.to_owned(),
         kind: Kind::Bootable,
         package: Some(unpacked),
     }
@@ -71,9 +93,7 @@ fn image_in(boot: &Path) -> Result<PathBuf> {
     });
     image.ok_or_else(|| Error::File {
         path: boot.to_owned(),
-        source: std::io::Error::other(
-            "the package has no vmlinuz; a meta package names the real one",
-        ),
+        source: std::io::Error::other("the package has no vmlinuz"),
     })
 }
 
@@ -89,7 +109,7 @@ mod tests {
             image_in(dir.path())
                 .unwrap_err()
                 .to_string()
-                .contains("meta package")
+                .contains("no vmlinuz")
         );
         std::fs::write(dir.path().join("vmlinuz-1"), "").unwrap();
         assert!(image_in(dir.path()).is_ok());

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use mutate::{Random, mutated};
 use parking_lot::{Mutex, MutexGuard};
 use script::wire::words;
-use script::{BY_DEVICE, FIX_LENGTH, Played, message, play, record};
+use script::{BY_DEVICE, BY_GUEST, FIX_LENGTH, Played, message, play, record};
 use seeds::{
     BATCH_FORGET, CREATE, FORGET, GETATTR, LOOKUP, OPEN, READ, SETATTR, Script, WRITE, longs,
     range, setattr, setattr_owner,
@@ -61,22 +61,27 @@ fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// The same script by the other transport.
-fn by_device(script: &[u8]) -> Vec<u8> {
+/// The same script by another transport.
+fn by(transport: u8, script: &[u8]) -> Vec<u8> {
     let mut script = script.to_owned();
     if let Some(choice) = script.first_mut() {
-        *choice ^= BY_DEVICE;
+        *choice = *choice & !(BY_DEVICE | BY_GUEST) | transport;
     }
     script
 }
 
-/// Plays a script that must leave the session able to serve to the end, by both transports.
+/// Those beside fuser.
+const OTHERS: [u8; 2] = [BY_DEVICE, BY_GUEST];
+
+/// Plays a script that must leave the session able to serve to the end, by all transports.
 fn served(script: &Script) -> Played {
     let _alone = alone();
     let played = play(&script.0);
     assert!(!played.lost_a_thread, "{played:?}");
-    let other = play(&by_device(&script.0));
-    assert_eq!(other.messages, played.messages, "{other:?}");
+    for transport in OTHERS {
+        let other = play(&by(transport, &script.0));
+        assert_eq!(other.messages, played.messages, "{transport}: {other:?}");
+    }
     played
 }
 
@@ -90,7 +95,7 @@ fn corpus_has_every_seed_as_it_is() {
         let kept = std::fs::read(&path).unwrap_or_default();
         assert!(
             kept == script,
-            "{name} is not up to date: THRUFS_WRITE_CORPUS=1 cargo test -p thrufs-fs --test hostile"
+            "{name} is not up to date: THRUFS_WRITE_CORPUS=1 cargo test -p thrufs-session --test hostile"
         );
     }
 }
@@ -100,7 +105,9 @@ fn message_of_the_corpus_is_answered_or_ends_the_session() {
     let _alone = alone();
     for script in corpus() {
         play(&script);
-        play(&by_device(&script));
+        for transport in OTHERS {
+            play(&by(transport, &script));
+        }
     }
 }
 
@@ -118,8 +125,10 @@ fn message_after_mutation_is_answered_or_ends_the_session() {
             memory = resident_kib();
         }
         let mut script = mutated(&seeds, &mut Random::new(seed));
-        if seed % 2 == 0 {
-            script = by_device(&script);
+        match seed % 4 {
+            0 => script = by(BY_DEVICE, &script),
+            1 | 2 => script = by(BY_GUEST, &script),
+            _as_mutated => {}
         }
         let played = std::panic::catch_unwind(|| play(&script));
         let played = played.unwrap_or_else(|_| panic!("mutation {seed}: {script:x?}"));

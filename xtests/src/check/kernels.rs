@@ -1,4 +1,4 @@
-//! The stages that build kernels, boot them, and count each cell of the table as a test.
+//! The stages that boot kernels, most of which they build, and count each cell of the table as a test.
 //!
 //! Each runs `xtests kernel run` as a user would: building takes long, and `timeout` can end a process
 //! with everything it has started, also when this program is ended. A cell that is listed as
@@ -22,6 +22,24 @@ pub(super) const LIMIT: Duration = Duration::from_secs(35 * 60);
 /// Eight minutes where stock was built already, with a load of 18 on two CPUs; that takes as much CPU time as above, or
 /// half of it, by the machine.
 pub(super) const SHORT_LIMIT: Duration = Duration::from_secs(20 * 60);
+/// A boot of 10 seconds and less than a minute of tests by QEMU's translator, after downloads of some 60 MB.
+const GUEST_LIMIT: Duration = Duration::from_secs(5 * 60);
+/// Of [`guest`]: a distribution's kernel, which need not be built. The newest of its release, by the meta package.
+const GUEST: &[&str] = &[
+    "--distro",
+    "linux-image-cloud-amd64/trixie",
+    "--transport",
+    "virtiofs",
+    "--server",
+    "thrufs",
+    "virtiofs/both-sides",
+    "virtiofs/overlay",
+    "virtiofs/refused",
+    "virtiofs/ghost",
+    "virtiofs/partly-readable",
+    "repro/family",
+    "repro/append-beside-store",
+];
 /// Exit code of `xtests kernel`: the archive has no such kernel.
 const LACKS: i32 = 77;
 /// Of [`short`]: what the series is for, and what must not fail with it.
@@ -48,6 +66,11 @@ pub(super) fn table(report: &mut Report) -> Result<()> {
 /// The kernel as it is and with the series; the series' own tests and the reproducer.
 pub(super) fn short(report: &mut Report) -> Result<()> {
     run(report, "kernel-short", SHORT_LIMIT, SHORT)
+}
+
+/// A guest that mounts a device of this checkout, under QEMU.
+pub(super) fn guest(report: &mut Report) -> Result<()> {
+    run(report, "guest", GUEST_LIMIT, GUEST)
 }
 
 fn run(report: &mut Report, stage: &str, limit: Duration, words: &[&str]) -> Result<()> {

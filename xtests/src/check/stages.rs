@@ -93,6 +93,13 @@ const KERNEL: &[Need] = &[
     Need::Apt("mkfs.ext4", "e2fsprogs"),
 ];
 
+const GUEST: &[Need] = &[
+    Need::Root,
+    Need::Apt("qemu-system-x86_64", "qemu-system-x86"),
+    Need::Apt("strace", "strace"),
+    Need::Apt("xz", "xz-utils"),
+];
+
 /// Our own loop instead of fuser.
 const DEVICE: (&str, &str) = (TRANSPORT, "device");
 
@@ -190,6 +197,12 @@ pub(super) const STAGES: &[Stage] = &[
         about: "thrufs demo",
         needs: MOUNT,
         run: workloads::demo,
+    },
+    Stage {
+        name: "guest",
+        about: "a virtual machine that mounts a device: files of both sides, overlay, reproducer",
+        needs: GUEST,
+        run: kernels::guest,
     },
     Stage {
         name: "pjdfstest",

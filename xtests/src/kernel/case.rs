@@ -25,7 +25,7 @@ impl Transport {
     pub(super) fn modules(self) -> Vec<String> {
         let names: &[&str] = match self {
             Self::Fuse => &["fuse"],
-            Self::Virtiofs => &["virtio_pci", "virtiofs"],
+            Self::Virtiofs => &["virtio_pci", "virtiofs", "overlay"],
         };
         names.iter().map(|&name| name.to_owned()).collect()
     }

@@ -3,8 +3,8 @@
 //! Invariant: every test that is not listed must pass, and every listed test must fail in the
 //! listed way. So a fixed defect, a lost test and a new failure are all noticed.
 //!
-//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport; a `*` at the end of a
-//! word between slashes stands for any rest of it.
+//! Kernels are listed as `7.3/stock`, with `/virtiofs` for that transport, or `/virtiofsd` where that is its
+//! server; a `*` at the end of a word between slashes stands for any rest of it.
 
 use anyhow::Context;
 use serde::Deserialize;

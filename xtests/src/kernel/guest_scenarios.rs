@@ -5,8 +5,10 @@
 //! Invariant: a failing scenario's error begins with the observation, because expectations quote
 //! it. A scenario passes only if the kernel is right, not if it does what its version is known to do.
 
+pub(super) mod both_sides;
 mod folios;
 mod instructions;
+mod programs;
 mod requests;
 mod virtiofs;
 
@@ -26,12 +28,15 @@ use xtests::support::{Backing, Mount};
 
 use super::case::{LONGEST_CASE, Transport};
 use super::verdict::LACKS;
+use super::virtiofs::{AUTO, TAG};
 use crate::fio::guests;
 
 /// The reproducer's random mode, by its name in tables.
 pub(super) const RANDOM: &str = "repro/random";
 /// In no table: `xtests kernel instructions` boots a machine that counts for it.
 pub(super) const INSTRUCTIONS: &str = "instructions";
+/// Its files are compared by the host as well.
+pub(super) const BOTH_SIDES: &str = "virtiofs/both-sides";
 /// A case of the reproducer.
 const APPEND: &str = "append-beside-store";
 
@@ -40,6 +45,8 @@ const APPEND: &str = "append-beside-store";
 struct Scenario {
     name: &'static str,
     on: &'static [Transport],
+    /// The device that it mounts, where it is about devices.
+    device: &'static str,
     /// Runs on a mount; returns the observation.
     run: Body,
 }
@@ -51,7 +58,20 @@ const BOTH: &[Transport] = &[Transport::Fuse, Transport::Virtiofs];
 type Body = fn(&TestedDir, &Args) -> anyhow::Result<String>;
 
 const fn scenario(name: &'static str, on: &'static [Transport], run: Body) -> Scenario {
-    Scenario { name, on, run }
+    Scenario {
+        name,
+        on,
+        device: TAG,
+        run,
+    }
+}
+
+/// One of virtiofs alone, on a device that refuses nothing.
+const fn on_device(name: &'static str, device: &'static str, run: Body) -> Scenario {
+    Scenario {
+        device,
+        ..scenario(name, VIRTIOFS, run)
+    }
 }
 
 /// All scenarios, in the order of the table.
@@ -73,7 +93,19 @@ const SCENARIOS: &[Scenario] = &[
     scenario("virtiofs/ghost", VIRTIOFS, |dir, _| {
         virtiofs::ghost(dir.path())
     }),
-    scenario("virtiofs/fsx", VIRTIOFS, run_fsx),
+    on_device(BOTH_SIDES, AUTO, |dir, _| both_sides::work(dir.path())),
+    on_device("virtiofs/overlay", AUTO, |dir, _| {
+        programs::overlay(dir.path())
+    }),
+    on_device("virtiofs/pjdfstest", AUTO, |dir, _| {
+        programs::pjdfstest(dir.path())
+    }),
+    on_device("virtiofs/git", AUTO, |dir, _| programs::git(dir.path())),
+    on_device("virtiofs/fsx-auto", AUTO, run_fsx),
+    on_device("virtiofs/fsx-always", "always", run_fsx),
+    on_device("virtiofs/fsx-never", "never", run_fsx),
+    on_device("virtiofs/fsx-metadata", "metadata", run_fsx),
+    on_device("virtiofs/fsx-writeback", "writeback", run_fsx),
     // All cases but the next one: a defect of the kernel must not hide the others.
     scenario("repro/family", BOTH, |dir, _| repro_family(dir)),
     scenario("repro/append-beside-store", BOTH, |dir, _| {
@@ -90,6 +122,11 @@ pub(super) fn names(on: Transport) -> impl Iterator<Item = &'static str> {
     let all = SCENARIOS.iter();
     all.filter(move |scenario| scenario.on.contains(&on))
         .map(|scenario| scenario.name)
+}
+
+/// The device that the case `name` mounts.
+pub(super) fn device_of(name: &str) -> &'static str {
+    find(name).map_or(TAG, |scenario| scenario.device)
 }
 
 fn find(name: &str) -> Result<&'static Scenario, String> {
@@ -152,7 +189,7 @@ fn run_scenario(args: &Args) -> anyhow::Result<String> {
     let limit = LONGEST_CASE + Duration::from_secs(args.seconds);
     let dir = match args.on {
         Transport::Fuse => TestedDir::thrufs(args, limit)?,
-        Transport::Virtiofs => TestedDir::Virtiofs(virtiofs::Mounted::new()?),
+        Transport::Virtiofs => TestedDir::Virtiofs(virtiofs::Mounted::new(args.scenario.device)?),
     };
     let said = (args.scenario.run)(&dir, args);
     // Also after a failure: the device can be mounted once at a time.
@@ -348,7 +385,7 @@ pub(super) fn ask(args: &AskArgs) -> anyhow::Result<ExitCode> {
 /// Measures one job; the result is one line.
 pub(super) fn measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
     let line = if args.server == guests::VIRTIOFSD {
-        let mounted = virtiofs::Mounted::new()?;
+        let mounted = virtiofs::Mounted::new(TAG)?;
         let line = guests::measure(
             &args.job,
             &guests::On::Virtiofs(mounted.dir()),

@@ -255,27 +255,29 @@ pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Bu
     Ok(kernels)
 }
 
-/// A distribution's kernel: a file, or the name of a package.
+/// A distribution's kernel: a file, or the name of a package, with the suite as apt writes it (`name/suite`) if
+/// no other is to be asked.
 pub(super) fn distribution(lab: &Lab, image: &str) -> anyhow::Result<Built> {
-    let (kernel, name) = if Path::new(image).is_file() {
-        let name = Path::new(image).file_name().unwrap_or_default();
-        (
-            Lab::image(Path::new(image))?,
-            name.to_string_lossy().into_owned(),
-        )
+    let kernel = if Path::new(image).is_file() {
+        Lab::image(Path::new(image))?
     } else {
+        let (name, suites) = match image.split_once('/') {
+            Some((name, suite)) => (name, vec![suite.to_owned()]),
+            None => (image, bases()?.distribution.suites),
+        };
         let package = Package {
-            name: image.to_owned(),
+            name: name.to_owned(),
             // The package's name has the version in it.
             pinned: String::new(),
             only: String::new(),
-            suites: bases()?.distribution.suites,
+            suites,
         };
-        (lab.distribution(&package, &say)?, image.to_owned())
+        lab.distribution(&package, &say)?
     };
-    let name = name
-        .trim_start_matches("linux-image-")
-        .trim_start_matches("vmlinuz-");
+    // A package of its own, whichever stands for it.
+    let name = kernel.image.file_name().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let name = name.trim_start_matches("vmlinuz-");
     Ok(Built {
         name: format!("distro/{name}"),
         kernel,

@@ -17,7 +17,7 @@ use super::expect::{Comparison, Expectations};
 use super::plan::{self, Built, Purpose};
 use super::suites::{self, Extent};
 use super::table;
-use super::virtiofs::{Program, Server};
+use super::virtiofs::{Program, Servers};
 
 /// How much of a console is printed when something is not as expected.
 const CONSOLE_LINES: usize = 60;
@@ -31,7 +31,7 @@ pub(super) struct Args {
     #[command(flatten)]
     build: BuildArgs,
     /// Boot this kernel of a distribution under QEMU instead: a package such as
-    /// linux-image-6.12.95+deb12-cloud-amd64, or an image
+    /// linux-image-6.12.95+deb12-cloud-amd64, one in a suite such as linux-image-cloud-amd64/trixie, or an image
     #[arg(long, value_name = "IMAGE", conflicts_with_all = ["base", "tree", "variant"])]
     distro: Option<String>,
     /// Build the kernels for a machine with huge pages and boot them under QEMU: User Mode Linux has no huge
@@ -57,7 +57,7 @@ pub(super) struct Args {
     /// How long the random reproducer runs
     #[arg(long, default_value_t = 10)]
     seconds: u64,
-    /// The --cache of the mount that the random reproducer works on, or of virtiofsd. With `auto` the kernel
+    /// The --cache of the mount that the random reproducer works on, or of the device that it and others mount. With `auto` the kernel
     /// drops pages of a file whose mtime it did not expect, also those of a WRITE in flight
     #[arg(long, default_value = "always")]
     cache: String,
@@ -178,10 +178,10 @@ struct Column<'a> {
 
 impl Column<'_> {
     /// The kernel's name in tables and expectations.
-    fn name(&self, transport: Transport) -> String {
-        match transport {
+    fn name(&self, args: &Args) -> String {
+        match args.transport {
             Transport::Fuse => self.built.name.clone(),
-            Transport::Virtiofs => format!("{}/virtiofs", self.built.name),
+            Transport::Virtiofs => format!("{}/{}", self.built.name, args.server.transport()),
         }
     }
 
@@ -192,7 +192,7 @@ impl Column<'_> {
         args: &Args,
         lab: &Lab,
     ) -> anyhow::Result<(String, Comparison)> {
-        let name = self.name(args.transport);
+        let name = self.name(args);
         let mut here = self.cases.clone();
         here.retain(|case| expectations.left_out(&name, &case.name).is_none());
         say(&format!("{name}: booting, {} tests", here.len()));
@@ -241,9 +241,10 @@ fn boot(
 ) -> anyhow::Result<Outcome> {
     let dir = lab.dir().join("run").join(name.replace('/', "-"));
     let (list, init) = suites::first_process(cases, &dir)?;
-    let server = match args.transport {
+    let names = cases.iter().map(|case| case.name.as_str());
+    let servers = match args.transport {
         Transport::Fuse => None,
-        Transport::Virtiofs => Some(Server::refusing(args.server, &dir, &args.cache)?),
+        Transport::Virtiofs => Some(Servers::start(args.server, &dir, &args.cache, names)?),
     };
     let root = match built.kernel.kind {
         Kind::UserMode => Root::Host,
@@ -252,16 +253,17 @@ fn boot(
     let machine = Machine {
         cpus: built.base.test_cpus(built.kernel.kind),
         root,
-        devices: server.iter().map(Server::device).collect(),
+        devices: servers.as_ref().map(Servers::devices).unwrap_or_default(),
         modules: args.transport.modules(),
         init,
         ..Machine::default()
     };
-    Ok(machine.boot(
-        &built.kernel,
-        &dir,
-        Duration::from_secs(args.deadline + args.seconds),
-    )?)
+    let deadline = Duration::from_secs(args.deadline + args.seconds);
+    let mut outcome = machine.boot(&built.kernel, &dir, deadline)?;
+    if let Some(servers) = &servers {
+        servers.compare(&mut outcome);
+    }
+    Ok(outcome)
 }
 
 fn show_console(outcome: &Outcome) -> anyhow::Result<()> {

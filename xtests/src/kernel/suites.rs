@@ -8,6 +8,7 @@ use std::process::Command;
 
 use anyhow::{Context, bail};
 use thrufs_lab::Lab;
+use xtests::suite::{fsx, pjdfstest};
 use xtests::support::command::succeed;
 use xtests::support::install;
 use xtests::support::mount::BIN;
@@ -69,7 +70,7 @@ pub(super) fn cases(
     }
     all.extend(scenarios(&own, transport, extent));
     if asks("thrufs") || asks("virtiofs") {
-        xtests::suite::fsx::files()?;
+        install_suites(&all, wanted)?;
     }
     if transport == Transport::Fuse {
         let tests: Vec<&str> = TESTS.iter().copied().filter(|suite| asks(suite)).collect();
@@ -98,17 +99,40 @@ pub(super) fn cases(
     Ok(all)
 }
 
+/// Installs the programs of other suites that the wanted cases run.
+fn install_suites(cases: &[Case], wanted: &[String]) -> anyhow::Result<()> {
+    let is_wanted =
+        |case: &&Case| wanted.is_empty() || wanted.iter().any(|name| is_called(&case.name, name));
+    for case in cases.iter().filter(is_wanted) {
+        suite_files(case)?;
+    }
+    Ok(())
+}
+
+/// What a case needs that runs another suite's program.
+fn suite_files(case: &Case) -> anyhow::Result<Vec<PathBuf>> {
+    let name = case.name.rsplit('/').next().unwrap_or_default();
+    let program = match name {
+        "pjdfstest" => pjdfstest::files()?,
+        _ if name.starts_with("fsx") => fsx::files()?,
+        _ => return Ok(Vec::new()),
+    };
+    Ok(program.to_vec())
+}
+
 /// The files of a guest that does not see the host's.
 pub(super) fn files(cases: &[Case], list: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let mut files = vec![list.to_owned()];
     files.extend(cases.iter().map(|case| PathBuf::from(&case.program)));
     files.push(std::env::current_exe().context("finding the path of this program")?);
     files.push(install::target().join("release/thrufs"));
-    if cases.iter().any(|case| case.name.ends_with("/fsx")) {
-        files.extend(xtests::suite::fsx::files()?);
+    for case in cases {
+        files.extend(suite_files(case)?);
     }
-    // Programs that scenarios start.
-    files.extend(["setpriv", "mount"].into_iter().filter_map(install::find));
+    // Programs that scenarios start, and the names of users and groups.
+    let programs = ["setpriv", "mount", "md5sum", "timeout"];
+    files.extend(programs.into_iter().filter_map(install::find));
+    files.extend(["/etc/passwd", "/etc/group"].map(PathBuf::from));
     Ok(files)
 }
 
@@ -171,7 +195,8 @@ fn scenarios(own: &Path, transport: Transport, extent: Extent<'_>) -> Vec<Case> 
     }
     let seconds = format!("--seconds={}", extent.seconds);
     let operations = format!("--operations={}", extent.operations);
-    let limit = LONGEST_CASE.as_secs() + extent.seconds;
+    // fsx does ten times as many operations a second where the host is not busy.
+    let limit = LONGEST_CASE.as_secs() + extent.seconds + extent.operations / 50;
     let on = match transport {
         Transport::Fuse => "fuse",
         Transport::Virtiofs => "virtiofs",

@@ -1,12 +1,12 @@
-//! The server of the virtiofs transport: virtiofsd or `thrufs device`, as a process of the host, and its device
-//! in the guest. Both take the same options.
+//! The servers of the virtiofs transport: virtiofsd or `thrufs device`, as processes of the host, and their devices
+//! in the guest. Both programs take the same options.
 //!
 //! User Mode Linux speaks vhost-user itself, so this is real virtiofs without a hypervisor; with
-//! QEMU as the machine there is one. For the suites, strace makes the server refuse every write to
-//! one file: a server of others fails in no other way. Invariant: no process of it is left when
-//! [`Server`] is dropped.
+//! QEMU as the machine there is one. For the suites, strace makes the server of one device refuse every write to
+//! one file: a server of others fails in no other way. The other devices are [`PLAIN`], a cache mode each. Invariant:
+//! no process of a server is left when [`Server`] is dropped.
 
-use std::ffi::OsString;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -16,22 +16,39 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use thrufs_lab::Device;
+use tempfile::TempDir;
+use thrufs_lab::{Device, Mark, Outcome};
 use xtests::support::command::{describe, succeed};
 use xtests::support::install;
 use xtests::support::mount::BIN;
+use xtests::support::scratch::{Backing, Layout, Scratch};
 use xtests::support::wait::wait_until;
 
-/// The device's name in the guest.
+use super::guest_scenarios::{BOTH_SIDES, both_sides, device_of};
+
+/// The name in the guest of the device whose server refuses some writes.
 pub(super) const TAG: &str = "xtests";
 /// Descriptors of a queue, which limit a request. Fixed in User Mode Linux, so QEMU gets the same.
 pub(super) const QUEUE_SIZE: u16 = 256;
 /// The file in the shared directory whose writes all fail.
 pub(super) const REFUSED: &str = "refused";
 
+/// Devices whose servers refuse nothing and share a tmpfs: names in the guest, and options.
+pub(super) const PLAIN: [(&str, &[&str]); 5] = [
+    (AUTO, &["--cache=auto"]),
+    ("always", &["--cache=always"]),
+    // Mappings, since fsx has them.
+    ("never", &["--cache=never", "--allow-mmap"]),
+    ("metadata", &["--cache=metadata", "--allow-mmap"]),
+    ("writeback", &["--cache=auto", "--writeback"]),
+];
+/// The one of them that scenarios use which are not about caching.
+pub(super) const AUTO: &str = "auto";
+
 const VERSION: &str = "1.14.0";
 /// Options of every server.
-const ALWAYS: [&str; 4] = ["--tag", TAG, "--sandbox=none", "--seccomp=none"];
+const ALWAYS: [&str; 2] = ["--sandbox=none", "--seccomp=none"];
+const SOCKET: &str = "socket";
 const STEP: Duration = Duration::from_secs(20);
 
 /// Which server.
@@ -45,16 +62,87 @@ pub(super) enum Program {
 
 impl Program {
     /// The command, without its options; installed or built if need be.
-    fn command(self) -> anyhow::Result<Vec<OsString>> {
+    fn command(self) -> anyhow::Result<Command> {
         match self {
-            Self::Virtiofsd => Ok(vec![virtiofsd()?.into()]),
+            Self::Virtiofsd => Ok(Command::new(virtiofsd()?)),
             Self::Thrufs => {
                 let program = match std::env::var_os(BIN) {
                     Some(program) => program,
                     None => install::thrufs()?.into(),
                 };
-                Ok(vec![program, "device".into()])
+                let mut command = Command::new(program);
+                command.arg("device");
+                Ok(command)
             }
+        }
+    }
+
+    /// The word for the transport in a kernel's name in tables and expectations.
+    pub(super) fn transport(self) -> &'static str {
+        match self {
+            Self::Virtiofsd => "virtiofsd",
+            Self::Thrufs => "virtiofs",
+        }
+    }
+}
+
+/// The devices of one machine.
+pub(super) struct Servers {
+    servers: Vec<Server>,
+    /// What the plain ones share, a directory each by their names.
+    memory: Option<Scratch>,
+}
+
+impl Servers {
+    /// Those that the cases `names` mount. `dir` takes logs, and a fresh directory for the one that refuses, whose
+    /// option `cache` is.
+    pub(super) fn start<'a>(
+        program: Program,
+        dir: &Path,
+        cache: &str,
+        names: impl Iterator<Item = &'a str>,
+    ) -> anyhow::Result<Self> {
+        let wanted: BTreeSet<&str> = names.map(device_of).collect();
+        let mut servers = Self {
+            servers: Vec::new(),
+            memory: None,
+        };
+        if wanted.contains(TAG) {
+            let refusing = Server::refusing(program, dir, cache)?;
+            servers.servers.push(refusing);
+        }
+        for (tag, options) in PLAIN.iter().filter(|(tag, _)| wanted.contains(tag)) {
+            let memory = match &mut servers.memory {
+                Some(memory) => memory,
+                none => none.insert(Scratch::with(Backing::Tmpfs, Layout::AsBacked)?),
+            };
+            let shared = memory.source().join(tag);
+            std::fs::create_dir(&shared)?;
+            if *tag == AUTO {
+                both_sides::prepare(&shared)?;
+            }
+            let mut command = program.command()?;
+            command.args(*options).arg("--xattr");
+            let server = Server::start(command, tag, dir, &shared)?;
+            servers.servers.push(server);
+        }
+        Ok(servers)
+    }
+
+    /// Their other sides.
+    pub(super) fn devices(&self) -> Vec<Device> {
+        self.servers.iter().map(Server::device).collect()
+    }
+
+    /// Compares what the guest has reported of its files with what is here.
+    pub(super) fn compare(&self, outcome: &mut Outcome) {
+        let Some(memory) = &self.memory else { return };
+        let mut verdicts = outcome.verdicts.iter_mut();
+        let reported = verdicts.find(|one| one.test == BOTH_SIDES && one.mark == Mark::Pass);
+        let Some(verdict) = reported else { return };
+        if let Err(error) = both_sides::compare(&memory.source().join(AUTO), &verdict.detail) {
+            verdict.mark = Mark::Fail;
+            verdict.detail = format!("{error:#}");
         }
     }
 }
@@ -62,13 +150,15 @@ impl Program {
 /// A running server.
 pub(super) struct Server {
     process: Child,
-    socket: PathBuf,
+    tag: String,
+    /// With the socket, whose path must be short.
+    dir: TempDir,
 }
 
 impl Server {
     /// A server that fails every write to the file [`REFUSED`], with a fresh directory below `dir`;
     /// `cache` is the server's option.
-    pub(super) fn refusing(program: Program, dir: &Path, cache: &str) -> anyhow::Result<Self> {
+    fn refusing(program: Program, dir: &Path, cache: &str) -> anyhow::Result<Self> {
         install::apt(&[("strace", "strace")])?;
         let shared = dir.join("shared");
         clear(&shared)?;
@@ -80,39 +170,42 @@ impl Server {
         // strace traces only calls on this path, and all of them fail.
         strace.arg("--trace-path").arg(shared.join(REFUSED));
         let writes = "pwrite64,pwritev,pwritev2";
+        let server = program.command()?;
         strace
             .arg(format!("--trace={writes}"))
             .arg(format!("--inject={writes}:error=EIO"))
-            .args(program.command()?)
+            .arg(server.get_program())
+            .args(server.get_args())
             .args([format!("--cache={cache}").as_str(), "--thread-pool-size=4"]);
-        Self::start(strace, dir, &shared)
+        Self::start(strace, TAG, dir, &shared)
     }
 
     /// An unmodified server of `shared`.
     pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
-        Self::start(Command::new(virtiofsd()?), dir, shared)
+        Self::start(Command::new(virtiofsd()?), TAG, dir, shared)
     }
 
     /// The command of [`Server::plain`], and its version.
     pub(super) fn describe() -> anyhow::Result<(String, String)> {
         let mut asked = Command::new(virtiofsd()?);
         let said = succeed(asked.arg("--version"))?;
-        let command = format!("virtiofsd --shared-dir SOURCE {}", ALWAYS.join(" "));
+        let options = ALWAYS.join(" ");
+        let command = format!("virtiofsd --shared-dir SOURCE --tag {TAG} {options}");
         Ok((command, said.trim().to_owned()))
     }
 
-    /// `command` begins with the program; `dir` takes socket and log.
-    fn start(mut command: Command, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
+    /// `command` begins with the program; `dir` takes the log.
+    fn start(mut command: Command, tag: &str, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
         std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
-        let socket = dir.join("virtiofs.sock");
-        clear(&socket)?;
-        let log = dir.join("virtiofs.log");
+        let sockets = tempfile::Builder::new().prefix("xtests-").tempdir()?;
+        let log = dir.join(format!("virtiofs-{tag}.log"));
         let output = File::create(&log).with_context(|| log.display().to_string())?;
         command
             .arg("--socket-path")
-            .arg(&socket)
+            .arg(sockets.path().join(SOCKET))
             .arg("--shared-dir")
             .arg(shared)
+            .args(["--tag", tag])
             .args(ALWAYS)
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
@@ -120,9 +213,17 @@ impl Server {
             .process_group(0);
         let process = command.spawn();
         let process = process.with_context(|| format!("cannot start {}", describe(&command)))?;
-        let mut server = Self { process, socket };
+        let mut server = Self {
+            process,
+            tag: tag.to_owned(),
+            dir: sockets,
+        };
         server.wait_for_socket(&log)?;
         Ok(server)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join(SOCKET)
     }
 
     fn wait_for_socket(&mut self, log: &Path) -> anyhow::Result<()> {
@@ -131,7 +232,7 @@ impl Server {
                 let said = std::fs::read_to_string(log).unwrap_or_default();
                 bail!("the virtiofs server ended ({status}):\n{said}");
             }
-            Ok(self.socket.exists())
+            Ok(self.socket().exists())
         })
     }
 
@@ -139,9 +240,9 @@ impl Server {
     pub(super) fn device(&self) -> Device {
         const VIRTIO_ID_FS: u32 = 26;
         Device {
-            socket: self.socket.clone(),
+            socket: self.socket(),
             id: VIRTIO_ID_FS,
-            qemu: format!("vhost-user-fs-pci,tag={TAG},queue-size={QUEUE_SIZE}"),
+            qemu: format!("vhost-user-fs-pci,tag={},queue-size={QUEUE_SIZE}", self.tag),
         }
     }
 }

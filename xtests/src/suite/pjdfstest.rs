@@ -1,7 +1,7 @@
 //! pjdfstest (the crate): POSIX semantics of the name space, on the mount as on the native
 //! directory. The bar: no test fails, and no test is skipped that runs natively.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, ensure};
@@ -30,12 +30,19 @@ entries = [[\"nobody\", \"nogroup\"], [\"daemon\", \"daemon\"]]
 
 /// Makes sure of the program.
 pub(super) fn provide() -> Result<()> {
+    files().map(|_| ())
+}
+
+/// The program and the file that says that it is there: what it takes to run it where nothing can be
+/// installed.
+pub fn files() -> Result<[PathBuf; 2]> {
     install::apt(&[("/usr/include/sys/acl.h", "libacl1-dev")])?;
-    install::tool("pjdfstest", VERSION).map(|_| ())
+    let program = install::tool("pjdfstest", VERSION)?;
+    Ok([program, install::stamp("pjdfstest", VERSION)])
 }
 
 /// Runs it in `dir`.
-pub(super) fn run(dir: &Path) -> Result<Verdicts> {
+pub fn run(dir: &Path) -> Result<Verdicts> {
     let program = install::tool("pjdfstest", VERSION)?;
     let config = tempfile::NamedTempFile::new()?;
     std::fs::write(config.path(), CONFIG)?;

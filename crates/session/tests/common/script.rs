@@ -1,5 +1,5 @@
-//! Plays a script of raw FUSE messages to the adapter, on a socket pair instead of /dev/fuse: what a
-//! kernel gone wrong could send. The body of the fuzz target `session` and of the test `hostile`.
+//! Plays a script of raw FUSE messages to each transport, on a socket pair instead of /dev/fuse, or in the memory of a
+//! virtual machine that there is not: what a kernel gone wrong could send. The body of the fuzz target `session` and of the test `hostile`.
 //!
 //! A script is any sequence of bytes: first one that chooses how the file system is configured, then
 //! messages, each `KIND LENGTH(2) BYTES`, where the bits of KIND have parts of the message put right
@@ -15,6 +15,8 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,13 +27,18 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thrufs_fs::{
     Backing, Config, Errno, HostBacking, Locks, Passthrough, Position, PosixAcl, Result, Span,
 };
-use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, on_session_panic};
+use thrufs_session::{
+    Allowed, DevFuseSession, DeviceSession, FuseAdapter, Panicked, on_session_panic,
+};
 use thrufs_wire::abi::InHeader;
 use zerocopy::IntoBytes;
 
+#[path = "guest.rs"]
+mod guest;
 #[path = "wire.rs"]
 pub(crate) mod wire;
 
+use guest::{Driver, QUEUES};
 use wire::{pair, words};
 
 /// The header's length is made the message's, and its ids are made this process's.
@@ -45,6 +52,8 @@ pub(crate) const FIX_HANDLE: u8 = 8;
 
 /// In a script's first byte: by our own transport, and not by fuser.
 pub(crate) const BY_DEVICE: u8 = 16;
+/// The same: by a virtiofs device.
+pub(crate) const BY_GUEST: u8 = 32;
 
 const HEADER: usize = 40;
 const OUT_HEADER: usize = 16;
@@ -170,9 +179,48 @@ fn config(choice: u8) -> Config {
 /// connection a little longer.
 const LOOK: u16 = 20;
 
+/// Where the kernel's messages go.
+enum Line {
+    Socket(File),
+    Guest(Box<Driver>),
+}
+
+impl Line {
+    /// Sends a message; false when the session is over.
+    fn send(&mut self, message: &[u8]) -> bool {
+        match self {
+            Self::Socket(socket) => socket.write_all(message).is_ok(),
+            Self::Guest(driver) => driver.send(message),
+        }
+    }
+
+    /// The next answer, or none yet; an error when the session is over.
+    fn receive(&mut self, answer: &mut [u8]) -> std::io::Result<Option<usize>> {
+        match self {
+            Self::Socket(socket) => {
+                let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+                if poll(&mut fds, PollTimeout::from(LOOK))? == 0 {
+                    return Ok(None);
+                }
+                match socket.read(answer)? {
+                    0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+                    len => Ok(Some(len)),
+                }
+            }
+            Self::Guest(driver) => {
+                let Some(said) = driver.receive(Duration::from_millis(LOOK.into())) else {
+                    return Ok(None);
+                };
+                answer[..said.len()].copy_from_slice(&said);
+                Ok(Some(said.len()))
+            }
+        }
+    }
+}
+
 /// The kernel's side, with what it was told.
 struct Kernel {
-    socket: File,
+    line: Line,
     ended: Arc<AtomicBool>,
     node: u64,
     handle: u64,
@@ -204,34 +252,30 @@ impl Kernel {
             put(HEADER, &self.handle.to_ne_bytes());
         }
         // An empty message would be the end of the connection, which comes last.
-        bytes.is_empty() || self.socket.write_all(&bytes).is_ok()
+        bytes.is_empty() || self.line.send(&bytes)
     }
 
     /// Reads answers until that to our question; false when the session is over.
     fn settle(&mut self) -> bool {
-        let body = [0; 16];
-        if self
-            .socket
-            .write_all(&message(GETATTR, 1, FENCE, &body))
-            .is_err()
-        {
+        if !self.line.send(&message(GETATTR, 1, FENCE, &[0; 16])) {
             return false;
         }
         let mut answer = vec![0; 1 << 18];
         let start = Instant::now();
         loop {
-            let mut fds = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::from(LOOK)).unwrap() == 0 {
-                if self.ended.load(Ordering::SeqCst) {
-                    return false;
+            let len = match self.line.receive(&mut answer) {
+                Ok(Some(len)) => len,
+                Ok(None) if self.ended.load(Ordering::SeqCst) => return false,
+                Ok(None) => {
+                    assert!(start.elapsed() < DEADLINE, "no answer within {DEADLINE:?}");
+                    continue;
                 }
-                assert!(start.elapsed() < DEADLINE, "no answer within {DEADLINE:?}");
+                Err(_over) => return false,
+            };
+            // A guest gets what is owed no answer back without one.
+            if len < OUT_HEADER {
                 continue;
             }
-            let len = match self.socket.read(&mut answer) {
-                Ok(0) | Err(_) => return false,
-                Ok(len) => len,
-            };
             if u64::from_ne_bytes(answer[8..16].try_into().unwrap()) == FENCE {
                 return true;
             }
@@ -300,7 +344,7 @@ pub(crate) fn play(script: &[u8]) -> Played {
     );
     let lost_a_thread = LOST.load(Ordering::SeqCst) > lost;
     assert!(
-        !lost_a_thread || choice & BY_DEVICE == 0,
+        !lost_a_thread || choice & (BY_DEVICE | BY_GUEST) == 0,
         "our own transport lost a thread"
     );
     Played {
@@ -322,29 +366,60 @@ fn session(fs: Arc<Passthrough>, theirs: OwnedFd, by_device: bool) -> Box<dyn Fn
     Box::new(|| drop(session.run()))
 }
 
-/// A session on `source` that has had its INIT, and how it will end.
-fn start(source: &std::path::Path, choice: u8) -> (Kernel, mpsc::Receiver<()>) {
+/// The file system of `source`.
+fn passthrough(source: &Path, choice: u8) -> std::io::Result<Passthrough> {
     let fd = File::options()
         .read(true)
         .custom_flags(libc::O_PATH | libc::O_DIRECTORY)
-        .open(source)
-        .unwrap();
-    let fs = Passthrough::with_backing(fd.into(), config(choice), Arc::new(Bounded)).unwrap();
-    let (mut socket, theirs) = pair(1 << 20);
-    let init = [words(&[7, 45, 1 << 17, u32::MAX, 0]), vec![0; 44]].concat();
-    socket.write_all(&message(INIT, 0, 1, &init)).unwrap();
-    let run = session(Arc::new(fs), theirs, choice & BY_DEVICE != 0);
-    assert!(socket.read(&mut [0; 4096]).unwrap() > OUT_HEADER, "INIT");
+        .open(source)?;
+    let fs = Passthrough::with_backing(fd.into(), config(choice), Arc::new(Bounded));
+    fs.map_err(std::io::Error::other)
+}
+
+/// A session on `source` that has had its INIT, and how it will end.
+fn start(source: &Path, choice: u8) -> (Kernel, mpsc::Receiver<()>) {
     let (sender, receiver) = mpsc::channel();
     let ended = Arc::new(AtomicBool::new(false));
     let over = Arc::clone(&ended);
-    std::thread::spawn(move || {
-        run();
-        over.store(true, Ordering::SeqCst);
-        sender.send(())
-    });
+    let spawn = |run: Box<dyn FnOnce() + Send>| {
+        std::thread::spawn(move || {
+            run();
+            over.store(true, Ordering::SeqCst);
+            sender.send(())
+        });
+    };
+    let init = [words(&[7, 45, 1 << 17, u32::MAX, 0]), vec![0; 44]].concat();
+    let init = message(INIT, 0, 1, &init);
+    let mut line = if choice & BY_GUEST != 0 {
+        let path = source.to_owned();
+        let session = DeviceSession::new(move || passthrough(&path, choice), None, QUEUES - 1);
+        let place = tempfile::tempdir().unwrap();
+        let socket = place.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        spawn(Box::new(move || {
+            drop(session.serve(&listener, |_shutdown| {}));
+        }));
+        let mut driver = Driver::connect(&socket);
+        assert!(driver.send(&init));
+        Line::Guest(Box::new(driver))
+    } else {
+        let fs = passthrough(source, choice).unwrap();
+        let (mut socket, theirs) = pair(1 << 20);
+        socket.write_all(&init).unwrap();
+        spawn(session(Arc::new(fs), theirs, choice & BY_DEVICE != 0));
+        Line::Socket(socket)
+    };
+    let begin = Instant::now();
+    let mut answer = vec![0; 4096];
+    let len = loop {
+        if let Some(len) = line.receive(&mut answer).unwrap() {
+            break len;
+        }
+        assert!(begin.elapsed() < DEADLINE, "INIT is not answered");
+    };
+    assert!(len > OUT_HEADER, "INIT");
     let kernel = Kernel {
-        socket,
+        line,
         ended,
         node: 1,
         handle: 0,

@@ -84,6 +84,7 @@ pub(crate) fn all() -> Vec<(&'static str, Vec<u8>)> {
         ("extended-attributes", extended_attributes().0),
         ("unsupported", unsupported().0),
         ("forget", forget().0),
+        ("recent", recent().0),
     ]
 }
 
@@ -247,4 +248,21 @@ fn forget() -> Script {
         .root(BATCH_FORGET, &words(&[u32::MAX, 0]))
         .root(LOOKUP, b"f\0")
         .root(38, &[])
+}
+
+fn recent() -> Script {
+    let copied = longs(&[0, 0, 1, 0, 10, 4096, 0]);
+    Script::new(super::script::BY_GUEST)
+        .root(52, &join(&[&longs(&[0, 0]), &words(&[0, 0xfff])]))
+        .root(51, &join(&[&words(&[2, 0o100_600, 0o022, 0]), b"tmp\0"]))
+        .open(WRITE, &join(&[&range(0, 4), b"1234"]))
+        .open(53, &copied)
+        .open(
+            52,
+            &join(&[&words(&[1, 0]), &longs(&[0]), &words(&[0, 0x7ff])]),
+        )
+        .root(50, &longs(&[0]))
+        .open(48, &longs(&[0, 0, 4096, 3, 0]))
+        .root(49, &join(&[&words(&[1, 0]), &longs(&[0, 4096])]))
+        .root(50, &[])
 }

@@ -1,6 +1,7 @@
 //! The device as the front end sees it: features, configuration, memory, and the life of a connection.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
@@ -80,6 +81,8 @@ struct Inner {
     memory: SharedMemory,
     /// Those that have been started; none without a front end.
     vrings: Mutex<Option<Vec<Vring>>>,
+    /// What ends the threads of the queues: vhost-user-backend takes these descriptors and closes none.
+    exits: Mutex<Vec<RawFd>>,
 }
 
 impl std::fmt::Debug for Device {
@@ -101,6 +104,7 @@ impl Device {
             request_queues: request_queues.clamp(1, REQUEST_QUEUES_MAX),
             memory: SharedMemory::default(),
             vrings: Mutex::default(),
+            exits: Mutex::default(),
         }))
     }
 
@@ -118,6 +122,7 @@ impl Device {
         self.0.memory.set(Some(memory.clone()));
         let name = "vhost-user".to_owned();
         *self.0.vrings.lock() = Some(Vec::new());
+        let _closed = Exits(&self.0);
         let backend = Backend(Arc::clone(&self.0));
         let mut daemon = VhostUserDaemon::new(name, backend, memory).map_err(told)?;
         daemon.start(&mut listener).map_err(told)?;
@@ -133,6 +138,18 @@ impl Device {
         match ended {
             Ok(()) | Err(Error::HandleRequest(VhostError::Disconnected)) => Ok(()),
             Err(error) => Err(told(error)),
+        }
+    }
+}
+
+/// Closes [`Inner::exits`]. Dropped after the daemon, whose threads wait for them.
+struct Exits<'a>(&'a Inner);
+
+impl Drop for Exits<'_> {
+    fn drop(&mut self) {
+        for exit in self.0.exits.lock().drain(..) {
+            // An eventfd, which nothing else has.
+            let _closed = nix::unistd::close(exit);
         }
     }
 }
@@ -215,7 +232,10 @@ impl VhostUserBackend for Backend {
     }
 
     fn exit_event(&self, _thread: usize) -> Option<(EventConsumer, EventNotifier)> {
-        new_event_consumer_and_notifier(EventFlag::NONBLOCK | EventFlag::CLOEXEC).ok()
+        let flags = EventFlag::NONBLOCK | EventFlag::CLOEXEC;
+        let (consumer, notifier) = new_event_consumer_and_notifier(flags).ok()?;
+        self.0.exits.lock().push(consumer.as_raw_fd());
+        Some((consumer, notifier))
     }
 
     /// Called when the queue is started; returns when it is stopped.

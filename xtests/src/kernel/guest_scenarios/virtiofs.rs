@@ -1,4 +1,4 @@
-//! The virtiofs device of the machine, and the questions that a server of others can answer.
+//! The virtiofs devices of the machine, and the questions that a server of others can answer.
 //!
 //! The server fails every write to the file `refused` and serves all others (the host arranges
 //! that). It can neither hold one WRITE while it serves another nor send notifications, so R1 and
@@ -15,7 +15,7 @@ use thrufs_rules::Limits;
 use thrufs_sys::mapped_io::{Mapping, pwritev};
 
 use super::fresh;
-use crate::kernel::virtiofs::{QUEUE_SIZE, REFUSED, TAG};
+use crate::kernel::virtiofs::{QUEUE_SIZE, REFUSED};
 
 const PAGE: usize = 4096;
 
@@ -28,17 +28,18 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    pub(super) fn new() -> anyhow::Result<Self> {
+    /// The device of this name.
+    pub(super) fn new(tag: &str) -> anyhow::Result<Self> {
         let path = PathBuf::from("/tmp/virtiofs");
         std::fs::create_dir_all(&path)?;
         mount(
-            Some(TAG),
+            Some(tag),
             &path,
             Some("virtiofs"),
             MsFlags::empty(),
             None::<&str>,
         )
-        .context("mounting the machine's virtiofs device")?;
+        .with_context(|| format!("mounting the machine's virtiofs device {tag}"))?;
         Ok(Self { path })
     }
 
