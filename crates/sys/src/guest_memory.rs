@@ -174,6 +174,15 @@ impl<'a> GuestRange<'a> {
         }
     }
 
+    /// A list of its own of these bytes, for another thread.
+    pub fn to_buffers(self) -> GuestBuffers {
+        GuestBuffers {
+            memory: Arc::clone(&self.of.memory),
+            pieces: self.pieces().collect(),
+            len: self.len,
+        }
+    }
+
     /// Copies as many bytes into `to` as both have, and returns how many.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         let mut done = 0;
@@ -211,6 +220,18 @@ impl<'a> GuestRange<'a> {
             // SAFETY: the pieces are in mappings that the list holds, and nothing here takes their content
             // for anything but bytes that may change.
             unsafe { libc::preadv(fd, pieces, count, offset.cast_signed()) }
+        })
+    }
+
+    /// preadv2(2) with RWF_NOWAIT: reads what is there without waiting, and may read fewer.
+    ///
+    /// # Errors
+    /// EAGAIN if it would wait; EOPNOTSUPP if the file system cannot tell; else that call's.
+    pub fn read_at_once(&self, file: impl AsFd, offset: u64) -> io::Result<usize> {
+        let fd = file.as_fd().as_raw_fd();
+        self.call(|pieces, count| {
+            // SAFETY: as in `read_at`.
+            unsafe { libc::preadv2(fd, pieces, count, offset.cast_signed(), libc::RWF_NOWAIT) }
         })
     }
 
@@ -328,6 +349,31 @@ mod tests {
         let mut out = [0; 4];
         file.read_exact_at(&mut out, 20).expect("there");
         assert_eq!(&out, b"3456");
+    }
+
+    #[test]
+    fn read_at_once_of_what_is_cached_is_as_read_at() {
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
+        file.write_all(b"0123456789").expect("written");
+        let list = buffers(&[(0x1fff, 2), (0x1000, 100)]);
+        match list.all().read_at_once(&file, 3) {
+            Ok(count) => assert_eq!(count, 7),
+            Err(error) => {
+                let refused = [libc::EOPNOTSUPP, libc::EAGAIN].map(Some);
+                assert!(refused.contains(&error.raw_os_error()), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn to_buffers_of_a_part_has_its_bytes_and_outlives_the_list() {
+        let list = buffers(&[(0x1ffe, 4), (0x1000, 1), (0x1800, 3)]);
+        list.all().copy_from(b"abcdefgh");
+        let part = list.all().after(3).first(3).to_buffers();
+        drop(list);
+        let mut out = [0; 8];
+        assert_eq!(part.all().copy_to(&mut out), 3);
+        assert_eq!(&out[..3], b"def");
     }
 
     #[test]

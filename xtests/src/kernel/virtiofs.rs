@@ -29,7 +29,6 @@ pub(super) const QUEUE_SIZE: u16 = 256;
 /// The file in the shared directory whose writes all fail.
 pub(super) const REFUSED: &str = "refused";
 
-const VERSION: &str = "1.14.0";
 /// Options of every server.
 const ALWAYS: [&str; 4] = ["--tag", TAG, "--sandbox=none", "--seccomp=none"];
 const STEP: Duration = Duration::from_secs(20);
@@ -47,7 +46,7 @@ impl Program {
     /// The command, without its options; installed or built if need be.
     fn command(self) -> anyhow::Result<Vec<OsString>> {
         match self {
-            Self::Virtiofsd => Ok(vec![virtiofsd()?.into()]),
+            Self::Virtiofsd => Ok(vec![install::virtiofsd()?.into()]),
             Self::Thrufs => {
                 let program = match std::env::var_os(BIN) {
                     Some(program) => program,
@@ -90,12 +89,12 @@ impl Server {
 
     /// An unmodified server of `shared`.
     pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
-        Self::start(Command::new(virtiofsd()?), dir, shared)
+        Self::start(Command::new(install::virtiofsd()?), dir, shared)
     }
 
     /// The command of [`Server::plain`], and its version.
     pub(super) fn describe() -> anyhow::Result<(String, String)> {
-        let mut asked = Command::new(virtiofsd()?);
+        let mut asked = Command::new(install::virtiofsd()?);
         let said = succeed(asked.arg("--version"))?;
         let command = format!("virtiofsd --shared-dir SOURCE {}", ALWAYS.join(" "));
         Ok((command, said.trim().to_owned()))
@@ -144,15 +143,6 @@ impl Server {
             qemu: format!("vhost-user-fs-pci,tag={TAG},queue-size={QUEUE_SIZE}"),
         }
     }
-}
-
-/// virtiofsd, installed if need be.
-fn virtiofsd() -> anyhow::Result<PathBuf> {
-    install::apt(&[
-        ("/usr/include/cap-ng.h", "libcap-ng-dev"),
-        ("/usr/include/seccomp.h", "libseccomp-dev"),
-    ])?;
-    install::tool("virtiofsd", VERSION)
 }
 
 /// Removes an earlier run's `path`.

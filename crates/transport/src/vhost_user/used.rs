@@ -1,7 +1,7 @@
 //! The device's side of a split ring: chains that are given back, and calls to the driver.
 //!
-//! Answers come from the queue's thread, and from those that wait for a lock or a descriptor: one lock, of
-//! this queue alone, keeps the entries in order.
+//! Answers come from the queue's thread, and from those that wait for SOURCE, a lock or a descriptor: one lock,
+//! of this queue alone, keeps the entries in order.
 
 use std::fs::File;
 use std::io;
@@ -15,8 +15,8 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::ring::{QUIET, RingAddresses, USED_ENTRIES, USED_ENTRY, USED_INDEX};
 
-/// Lists that are kept for the next requests.
-const STORAGE_KEPT: usize = 8;
+/// Lists that are kept for the next requests: as many as are often under way at once.
+const STORAGE_KEPT: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
