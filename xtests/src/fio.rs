@@ -7,6 +7,7 @@
 mod backing_dir;
 mod compare;
 mod configs;
+mod device;
 pub(crate) mod guests;
 mod html;
 mod jobs;
@@ -57,6 +58,8 @@ pub(super) struct Args {
 enum Subcommand {
     /// Show what changed beyond the noise from one report.json to another
     Compare(compare::Args),
+    /// Compare `thrufs device` with virtiofsd, without a virtual machine: a front end plays the guest
+    Device(device::Args),
 }
 
 /// What to measure.
@@ -109,8 +112,10 @@ struct What {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    if let Some(Subcommand::Compare(args)) = &args.command {
-        return compare::run(args);
+    match &args.command {
+        Some(Subcommand::Compare(args)) => return compare::run(args),
+        Some(Subcommand::Device(args)) => return device::run(args),
+        None => {}
     }
     if args.what.list {
         return list();

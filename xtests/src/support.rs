@@ -4,11 +4,13 @@
 //! A library and not a `tests/common` module, so that each test file compiles it once and the
 //! suites and checks of the binary use the same mounts.
 
+pub mod call_counts;
 pub mod calls;
 pub mod checks;
 pub mod command;
 pub mod daemon_fixture;
 pub mod guest;
+pub mod held_source;
 pub mod install;
 pub mod interrupt;
 pub mod kernel_log;

@@ -92,6 +92,21 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
         Ok(to.copy_from(&copy[..count]))
     }
 
+    /// As `read_guest`, of what is there without waiting.
+    ///
+    /// Nothing by default, so that what tests delay is waited for where waiting harms no other request.
+    ///
+    /// # Errors
+    /// preadv2(2)'s, if nothing was read.
+    fn read_guest_at_once(
+        &self,
+        _fd: BorrowedFd<'_>,
+        _to: GuestRange<'_>,
+        _offset: u64,
+    ) -> Result<AtOnce> {
+        Ok(AtOnce::Waits(0))
+    }
+
     /// As `write`, out of the memory of a virtual machine; by way of `write`, likewise.
     ///
     /// # Errors
@@ -161,6 +176,17 @@ pub trait Backing: Send + Sync + std::fmt::Debug {
         )
         .or_errno()
     }
+}
+
+/// What a read that must not wait has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AtOnce {
+    /// So many bytes, which are all until the end of the file.
+    Done(usize),
+    /// So many bytes; the next may have to be waited for.
+    Waits(usize),
+    /// The file system does not tell.
+    Unknown,
 }
 
 /// A place in an open file.
@@ -246,6 +272,29 @@ impl Backing for HostBacking {
         repeat(to.len(), |done| {
             to.after(done).read_at(fd, offset + done as u64)
         })
+    }
+
+    fn read_guest_at_once(
+        &self,
+        fd: BorrowedFd<'_>,
+        to: GuestRange<'_>,
+        offset: u64,
+    ) -> Result<AtOnce> {
+        let mut done = 0;
+        while done < to.len() {
+            match to.after(done).read_at_once(fd, offset + done as u64) {
+                Ok(0) => break,
+                Ok(count) => done += count,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => {}
+                    Some(libc::EAGAIN) => return Ok(AtOnce::Waits(done)),
+                    Some(libc::EOPNOTSUPP) if done == 0 => return Ok(AtOnce::Unknown),
+                    _failed if done > 0 => break,
+                    _failed => return Err(errno(&error)),
+                },
+            }
+        }
+        Ok(AtOnce::Done(done))
     }
 
     fn write_guest(

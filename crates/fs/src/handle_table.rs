@@ -3,9 +3,11 @@
 //! Invariant: a handle's number is never used again within a mount, so a late request cannot reach
 //! another file; and every request names the inode as well, which must be the handle's own.
 
+mod kept;
+
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -14,6 +16,8 @@ use crate::coherence::external::ChangeTracker;
 use crate::error::{Errno, Result};
 use crate::inode::Inode;
 use crate::write_batch::WriteGroup;
+pub(crate) use kept::HandleRef;
+use kept::Kept;
 
 /// Locks are per shard, so that files opened by different threads seldom share one.
 const SHARDS: usize = 16;
@@ -25,6 +29,8 @@ pub(crate) struct Handle {
     pub(crate) ino: u64,
     pub(crate) fd: OwnedFd,
     pub(crate) kind: HandleKind,
+    /// A thread keeps it, or has kept it.
+    pub(crate) is_kept: AtomicBool,
 }
 
 /// What a handle is for.
@@ -65,6 +71,7 @@ impl Handle {
 pub(crate) struct HandleTable {
     /// Leaf locks: held for the look-up alone, never across a system call.
     shards: [RwLock<HashMap<u64, Arc<Handle>>>; SHARDS],
+    kept: Kept,
     next: AtomicU64,
     /// How many are in the shards: counted here as well, since each OPEN asks.
     open: AtomicUsize,
@@ -74,6 +81,7 @@ impl Default for HandleTable {
     fn default() -> Self {
         Self {
             shards: Default::default(),
+            kept: Kept::default(),
             next: AtomicU64::new(1),
             open: AtomicUsize::new(0),
         }
@@ -104,13 +112,22 @@ impl HandleTable {
             .ok_or(Errno::EBADF)
     }
 
+    /// As [`HandleTable::get`], for what a thread does to one file again and again.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn get_again(&self, thread: usize, fh: u64, ino: u64) -> Result<HandleRef> {
+        self.kept.get(thread, self.shard(fh), (fh, ino))
+    }
+
     /// Takes the handle out; the file is closed when the last operation on it has ended.
     pub(crate) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
-        let removed = self.shard(fh).write().remove(&fh);
-        if removed.is_some() {
-            self.open.fetch_sub(1, Ordering::Relaxed);
+        let removed = self.shard(fh).write().remove(&fh)?;
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        if removed.is_kept.load(Ordering::Relaxed) {
+            self.kept.drop_all(fh);
         }
-        removed
+        Some(removed)
     }
 
     /// Any open handle of this inode. Looks at all of them: for the rare case that the inode
@@ -159,7 +176,51 @@ mod tests {
                 watch: None,
                 inode: None,
             }),
+            is_kept: AtomicBool::new(false),
         }
+    }
+
+    /// A file that stays open after close(2) keeps its space when it is removed, and its file system mounted.
+    #[test]
+    fn remove_of_what_threads_keep_leaves_no_reference() {
+        let table = HandleTable::default();
+        let handles: Vec<u64> = (0..6).map(|_| table.insert(handle(7))).collect();
+        for thread in [0, 1, 65] {
+            for fh in handles.iter().flat_map(|fh| [*fh; 3]) {
+                assert_eq!(table.get_again(thread, fh, 7).unwrap().ino, 7);
+                assert_eq!(table.get_again(thread, fh, 8).unwrap_err(), Errno::EBADF);
+            }
+        }
+        let under_way = table.get_again(0, handles[5], 7).unwrap();
+        assert!(matches!(under_way, HandleRef::Kept(_)), "{under_way:?}");
+        for fh in &handles {
+            let removed = table.remove(*fh).unwrap();
+            let others = usize::from(*fh == handles[5]);
+            assert_eq!(Arc::strong_count(&removed), 1 + others, "handle {fh}");
+            assert_eq!(table.get_again(0, *fh, 7).unwrap_err(), Errno::EBADF);
+        }
+        drop(under_way);
+    }
+
+    #[test]
+    fn get_again_of_what_other_threads_release_never_keeps_it() {
+        let table = HandleTable::default();
+        std::thread::scope(|scope| {
+            for _round in 0..200 {
+                let fh = table.insert(handle(7));
+                let use_it = |thread: usize| {
+                    let table = &table;
+                    move || (0..50).all(|_| table.get_again(thread, fh, 7).is_ok())
+                };
+                let users = [scope.spawn(use_it(0)), scope.spawn(use_it(1))];
+                let removed = Arc::downgrade(&table.remove(fh).unwrap());
+                for user in users {
+                    // It finds none when it comes too late.
+                    let _found = user.join().unwrap();
+                }
+                assert!(removed.upgrade().is_none(), "kept after its release");
+            }
+        });
     }
 
     #[test]

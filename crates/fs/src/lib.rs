@@ -65,10 +65,11 @@ mod resolve;
 mod stats;
 mod submounts;
 mod translate;
+mod waits;
 mod write_batch;
 
 pub use attr::Attr;
-pub use backing::{Backing, HostBacking, Position, Span};
+pub use backing::{AtOnce, Backing, HostBacking, Position, Span};
 pub use backing_ids::{PassedThrough, Reason};
 pub use caller::inspect::{is_dying, is_interrupted, read_status, read_system_call};
 pub use caller::proc::{HeldProc, max_pages_limit};

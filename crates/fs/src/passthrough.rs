@@ -24,7 +24,7 @@ use crate::error::{Errno, IntoErrno, Result};
 use crate::fd_limit::FdLimit;
 use crate::forget_wait::ForgetWait;
 use crate::forgotten::Forgotten;
-use crate::handle_table::{Handle, HandleTable};
+use crate::handle_table::{Handle, HandleRef, HandleTable};
 use crate::host_locks::HostLocks;
 use crate::inode::identity::{FileKind, key_of, statx};
 use crate::inode::limit::InodeLimit;
@@ -38,8 +38,9 @@ use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
 use crate::removed::Removed;
 use crate::resolve::{decimal, reopen_in};
-use crate::stats::Stats;
+use crate::stats::{Stats, this_thread};
 use crate::submounts::SubMounts;
+use crate::waits::Waits;
 use crate::write_batch::groups::WriteGroups;
 
 /// What LOOKUP and the creating operations tell the kernel.
@@ -84,6 +85,7 @@ pub struct Passthrough {
     pub(crate) forgets: Arc<ForgetWait>,
     pub(crate) parked: Arc<Parked>,
     pub(crate) crossing: Crossing,
+    pub(crate) waits: Waits,
     pub(crate) sub_mounts: Arc<SubMounts>,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
@@ -164,6 +166,7 @@ impl Passthrough {
             forgets,
             parked: Arc::default(),
             crossing: Crossing::default(),
+            waits: Waits::default(),
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             fd_limit,
         })
@@ -352,6 +355,11 @@ impl Passthrough {
     /// The open handle `fh` of `ino`.
     pub(crate) fn handle(&self, fh: u64, ino: u64) -> Result<Arc<Handle>> {
         self.handles.get(fh, ino)
+    }
+
+    /// The same, for a thread that serves many requests on few files.
+    pub(crate) fn handle_again(&self, fh: u64, ino: u64) -> Result<HandleRef> {
+        self.handles.get_again(this_thread(), fh, ino)
     }
 
     /// EROFS on a mount that is read-only.

@@ -48,6 +48,12 @@ thread_local! {
     static SLOT: Slot = Slot::take();
 }
 
+/// The number of this thread, of few: no other that lives has it, unless there are more than [`BLOCKS`].
+pub(crate) fn this_thread() -> usize {
+    // A thread that is ending has given its slot back; it may count into any.
+    SLOT.try_with(|slot| slot.0).unwrap_or(0)
+}
+
 #[derive(Debug, Default)]
 struct PerOpcode {
     requests: AtomicU64,
@@ -196,9 +202,7 @@ impl Stats {
     }
 
     fn block(&self) -> &Block {
-        // A thread that is ending has given its slot back; it may count into any.
-        let slot = SLOT.try_with(|slot| slot.0).unwrap_or(0);
-        self.blocks[slot].get_or_init(Box::default)
+        self.blocks[this_thread()].get_or_init(Box::default)
     }
 
     fn blocks(&self) -> impl Iterator<Item = &Block> {

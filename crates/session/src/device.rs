@@ -6,18 +6,20 @@
 //! Why not one file system for the device's life: what an earlier guest has looked up would stay known, and
 //! open, for ever.
 
+mod current;
+
 use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use thrufs_fs::{Errno, Passthrough};
 use thrufs_transport::vhost_user::{Completion, Device, Request, Service, Shutdown, Tag};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request;
 use thrufs_wire::{Dialect, Opcode, Reply, decode};
 
+use self::current::Current;
 use crate::init::{Handshake, shake_hands};
 use crate::requests::{Allowed, Capabilities, Incoming, Responder, Server, caught_or_logged};
 
@@ -34,8 +36,8 @@ type Make = Box<dyn Fn() -> io::Result<Passthrough> + Send + Sync>;
 struct Sessions {
     make: Make,
     request_queues: usize,
-    /// None before INIT. Taken for writing by INIT, DESTROY and the end of a connection alone.
-    current: RwLock<Option<Arc<Server>>>,
+    /// None before INIT.
+    current: Current,
 }
 
 impl DeviceSession {
@@ -48,7 +50,8 @@ impl DeviceSession {
         let sessions = Arc::new(Sessions {
             make: Box::new(make),
             request_queues,
-            current: RwLock::default(),
+            // hiprio as well.
+            current: Current::new(1 + request_queues.max(1)),
         });
         let service = Arc::clone(&sessions) as Arc<dyn Service>;
         let device = Device::new(service, tag, request_queues);
@@ -79,18 +82,17 @@ impl Sessions {
             return;
         };
         let opcode = Opcode::from_raw(header.opcode);
-        if request.is_priority && !opcode.is_some_and(belongs_on_priority_queue) {
+        if request.is_priority() && !opcode.is_some_and(belongs_on_priority_queue) {
             tracing::debug!(opcode = header.opcode, "not for the priority queue");
             return refuse(&header, Errno::EINVAL, responder);
         }
         if opcode == Some(Opcode::Init) {
             return self.init(&header, request, responder);
         }
-        let current = self.current.read().clone();
-        match current {
+        match self.current.of(request.queue) {
             Some(server) => {
                 let message = Incoming::of_guest(request.head, request.all);
-                server.serve(message, responder);
+                server.0.serve(message, responder);
                 if opcode == Some(Opcode::Destroy) {
                     self.replace(None);
                 }
@@ -143,8 +145,7 @@ impl Sessions {
 
     /// Ends the session of now, and begins another.
     fn replace(&self, next: Option<Arc<Server>>) {
-        let last = std::mem::replace(&mut *self.current.write(), next);
-        if let Some(last) = last {
+        if let Some(last) = self.current.replace(next) {
             last.stop();
             last.fs().stop_notifying();
         }
@@ -170,7 +171,7 @@ impl Service for Sessions {
     }
 
     fn interrupt_waiting(&self) {
-        if let Some(server) = self.current.read().as_ref() {
+        if let Some(server) = self.current.now() {
             server.stop();
         }
     }

@@ -3,6 +3,7 @@
 
 use std::ffi::OsStr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use thrufs_fs::{Caller, Errno, LockRequest, NewNode, Opcode, Passthrough, Result};
 
@@ -57,11 +58,29 @@ impl Dispatch {
     pub(crate) fn run<'a, T>(
         &'a self,
         opcode: Opcode,
+        by: Requester,
+        target: impl Into<Target>,
+        operation: impl FnOnce(&'a Passthrough) -> Result<T>,
+    ) -> Result<T> {
+        self.run_begun(self.begin(opcode), by, target, operation)
+    }
+
+    /// A request is served from now on, for [`Dispatch::run_begun`].
+    pub(crate) fn begin(&self, opcode: Opcode) -> Begun {
+        Begun {
+            opcode,
+            at: self.fs.stats().begin(opcode),
+        }
+    }
+
+    /// As [`Dispatch::run`], of a request that has begun, maybe on another thread.
+    pub(crate) fn run_begun<'a, T>(
+        &'a self,
+        Begun { opcode, at }: Begun,
         Requester { unique, uid, .. }: Requester,
         target: impl Into<Target>,
         operation: impl FnOnce(&'a Passthrough) -> Result<T>,
     ) -> Result<T> {
-        let began = self.fs.stats().begin(opcode);
         let name = opcode.name();
         let Target {
             ino,
@@ -79,7 +98,7 @@ impl Dispatch {
             tracing::error!(opcode = name, inode = %self.fs.identify(ino), "panic in an operation: a bug");
             Err(Errno::EIO)
         });
-        self.fs.stats().end(opcode, began);
+        self.fs.stats().end(opcode, at);
         result.inspect_err(|error| {
             self.fs.stats().count_error(opcode);
             let inode = self.fs.identify(ino);
@@ -123,6 +142,13 @@ impl Drop for Dispatch {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// When a request began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Begun {
+    opcode: Opcode,
+    at: Instant,
 }
 
 /// A request's number, and the caller that made it (in the client's ids).

@@ -26,6 +26,7 @@ mod lock_waiters;
 mod notify;
 mod panics;
 mod requests;
+mod workers;
 
 pub use dev_fuse::DevFuseSession;
 pub use device::DeviceSession;

@@ -11,7 +11,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
 
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use vm_memory::{
+    GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, MemoryRegionAddress,
+    VolatileSlice,
+};
 
 /// What the front end has shared of the guest's memory.
 pub type GuestMemory = GuestMemoryMmap<()>;
@@ -41,6 +44,45 @@ pub struct GuestBuffers {
     memory: Arc<GuestMemory>,
     pieces: Vec<libc::iovec>,
     len: usize,
+    /// Where the last piece was found in `memory`.
+    region: Region,
+}
+
+/// A part of a guest's memory that is mapped in one piece.
+#[derive(Clone, Copy)]
+struct Region {
+    start: u64,
+    len: u64,
+    base: *mut u8,
+}
+
+impl Region {
+    const NONE: Self = Self {
+        start: 0,
+        len: 0,
+        base: std::ptr::null_mut(),
+    };
+
+    /// Of `memory` with guest address `address`.
+    fn of(memory: &GuestMemory, address: u64) -> Option<Self> {
+        let region = memory.find_region(GuestAddress(address))?;
+        let base = region.get_host_address(MemoryRegionAddress(0)).ok()?;
+        Some(Self {
+            start: region.start_addr().0,
+            len: region.len(),
+            base,
+        })
+    }
+
+    /// The bytes at `address`, if all are here.
+    fn piece(&self, address: u64, len: u64) -> Option<libc::iovec> {
+        let from = address.checked_sub(self.start)?;
+        let left = self.len.checked_sub(from)?;
+        (len <= left).then(|| libc::iovec {
+            iov_base: self.base.wrapping_add(from as usize).cast(),
+            iov_len: len as usize,
+        })
+    }
 }
 
 // SAFETY: the pointers are into `memory`, which is shared between threads anyway, and are followed by
@@ -63,6 +105,7 @@ impl GuestBuffers {
             memory,
             pieces: storage.0,
             len: 0,
+            region: Region::NONE,
         }
     }
 
@@ -89,6 +132,14 @@ impl GuestBuffers {
         }
         let total = self.len.checked_add(len as usize).ok_or(error)?;
         address.checked_add(u64::from(len)).ok_or(error)?;
+        if self.region.piece(address, len.into()).is_none() {
+            self.region = Region::of(&self.memory, address).ok_or(error)?;
+        }
+        if let Some(piece) = self.region.piece(address, len.into()) {
+            self.pieces.push(piece);
+            self.len = total;
+            return Ok(());
+        }
         for piece in self.memory.get_slices(GuestAddress(address), len as usize) {
             let piece = piece.map_err(|_unmapped| error)?;
             self.pieces.push(libc::iovec {
@@ -174,6 +225,16 @@ impl<'a> GuestRange<'a> {
         }
     }
 
+    /// A list of its own of these bytes, for another thread.
+    pub fn to_buffers(self) -> GuestBuffers {
+        GuestBuffers {
+            memory: Arc::clone(&self.of.memory),
+            pieces: self.pieces().collect(),
+            len: self.len,
+            region: Region::NONE,
+        }
+    }
+
     /// Copies as many bytes into `to` as both have, and returns how many.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         let mut done = 0;
@@ -201,17 +262,20 @@ impl<'a> GuestRange<'a> {
         })
     }
 
-    /// preadv(2) into these bytes; may read fewer.
+    /// preadv2(2) into these bytes; may read fewer.
     ///
     /// # Errors
     /// That call's.
     pub fn read_at(&self, file: impl AsFd, offset: u64) -> io::Result<usize> {
-        let fd = file.as_fd().as_raw_fd();
-        self.call(|pieces, count| {
-            // SAFETY: the pieces are in mappings that the list holds, and nothing here takes their content
-            // for anything but bytes that may change.
-            unsafe { libc::preadv(fd, pieces, count, offset.cast_signed()) }
-        })
+        self.call(libc::SYS_preadv2, file, offset, 0)
+    }
+
+    /// preadv2(2) with RWF_NOWAIT: reads what is there without waiting, and may read fewer.
+    ///
+    /// # Errors
+    /// EAGAIN if it would wait; EOPNOTSUPP if the file system cannot tell; else that call's.
+    pub fn read_at_once(&self, file: impl AsFd, offset: u64) -> io::Result<usize> {
+        self.call(libc::SYS_preadv2, file, offset, libc::RWF_NOWAIT)
     }
 
     /// pwritev2(2) of these bytes with `flags` (RWF_APPEND and so on); may write fewer.
@@ -219,19 +283,32 @@ impl<'a> GuestRange<'a> {
     /// # Errors
     /// That call's.
     pub fn write_at(&self, file: impl AsFd, offset: u64, flags: i32) -> io::Result<usize> {
-        let fd = file.as_fd().as_raw_fd();
-        self.call(|pieces, count| {
-            // SAFETY: as in `read_at`.
-            unsafe { libc::pwritev2(fd, pieces, count, offset.cast_signed(), flags) }
-        })
+        self.call(libc::SYS_pwritev2, file, offset, flags)
     }
 
-    fn call(&self, act: impl FnOnce(*const libc::iovec, i32) -> isize) -> io::Result<usize> {
+    /// preadv2(2) or pwritev2(2). Not by the C library's functions, which make each call a cancellation point.
+    fn call(
+        &self,
+        number: libc::c_long,
+        file: impl AsFd,
+        offset: u64,
+        flags: i32,
+    ) -> io::Result<usize> {
+        // -1 would be the file's own position.
+        if offset > i64::MAX as u64 {
+            return Err(io::Error::from_raw_os_error(libc::EINVAL));
+        }
+        let fd = libc::c_long::from(file.as_fd().as_raw_fd());
+        // Two words where one does not hold it; else the second is ignored.
+        let (low, high) = (offset as libc::c_ulong, (offset >> 32) as libc::c_ulong);
+        let flags = libc::c_long::from(flags);
         CALL.with_borrow_mut(|call| {
             call.clear();
             call.extend(self.pieces().take(PIECES_A_CALL));
-            // At most PIECES_A_CALL.
-            let done = act(call.as_ptr(), call.len() as i32);
+            let (pieces, count) = (call.as_ptr(), call.len());
+            // SAFETY: the pieces are in mappings that the list holds, and nothing here takes their content
+            // for anything but bytes that may change.
+            let done = unsafe { libc::syscall(number, fd, pieces, count, low, high, flags) };
             usize::try_from(done).map_err(|_negative| io::Error::last_os_error())
         })
     }
@@ -328,6 +405,50 @@ mod tests {
         let mut out = [0; 4];
         file.read_exact_at(&mut out, 20).expect("there");
         assert_eq!(&out, b"3456");
+    }
+
+    /// An offset of -1 stands for the file's own position in these calls.
+    #[test]
+    fn calls_beyond_the_largest_offset_are_einval() {
+        let file = tempfile::tempfile().expect("a file");
+        let list = buffers(&[(0x1000, 1)]);
+        let all = list.all();
+        for offset in [u64::MAX, 1 << 63] {
+            let done = [
+                all.read_at(&file, offset),
+                all.read_at_once(&file, offset),
+                all.write_at(&file, offset, 0),
+            ];
+            for done in done {
+                let errno = done.expect_err("no such offset").raw_os_error();
+                assert_eq!(errno, Some(libc::EINVAL));
+            }
+        }
+    }
+
+    #[test]
+    fn read_at_once_of_what_is_cached_is_as_read_at() {
+        let mut file = tempfile::tempfile_in(env!("CARGO_MANIFEST_DIR")).expect("a file");
+        file.write_all(b"0123456789").expect("written");
+        let list = buffers(&[(0x1fff, 2), (0x1000, 100)]);
+        match list.all().read_at_once(&file, 3) {
+            Ok(count) => assert_eq!(count, 7),
+            Err(error) => {
+                let refused = [libc::EOPNOTSUPP, libc::EAGAIN].map(Some);
+                assert!(refused.contains(&error.raw_os_error()), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn to_buffers_of_a_part_has_its_bytes_and_outlives_the_list() {
+        let list = buffers(&[(0x1ffe, 4), (0x1000, 1), (0x1800, 3)]);
+        list.all().copy_from(b"abcdefgh");
+        let part = list.all().after(3).first(3).to_buffers();
+        drop(list);
+        let mut out = [0; 8];
+        assert_eq!(part.all().copy_to(&mut out), 3);
+        assert_eq!(&out[..3], b"def");
     }
 
     #[test]

@@ -14,7 +14,9 @@
 mod chain;
 mod completion;
 mod device;
+mod kick;
 mod memory;
+mod polling;
 mod queue;
 mod ring;
 mod service;

@@ -128,6 +128,7 @@ impl Session {
             jobs: jobs.clone(),
             skipped: Vec::new(),
             runs: Vec::new(),
+            system_calls: Vec::new(),
         };
         let mut kernels = wanted.kernels.to_vec();
         kernels.push(format!("{baseline}-again"));

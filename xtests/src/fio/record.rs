@@ -41,6 +41,18 @@ pub(super) struct Document {
     pub(super) skipped: Vec<Skipped>,
     /// In the order in which they ran.
     pub(super) runs: Vec<Run>,
+    /// Where they were counted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) system_calls: Vec<SystemCalls>,
+}
+
+/// The system calls of a server for each operation of a job.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct SystemCalls {
+    pub(super) job: String,
+    pub(super) config: String,
+    /// The most frequent first.
+    pub(super) calls: Vec<(String, f64)>,
 }
 
 /// A job or configuration that is left out.

@@ -75,6 +75,7 @@ impl Session {
             jobs: jobs.clone(),
             skipped,
             runs,
+            system_calls: Vec::new(),
         };
         Ok(Self {
             plan,

@@ -269,6 +269,7 @@ pub(super) mod tests {
             jobs: vec![job],
             skipped: Vec::new(),
             runs: runs.collect(),
+            system_calls: Vec::new(),
         }
     }
 

@@ -7,7 +7,6 @@
 //!
 //! Why no fio job: fio opens its files once, and what costs here is LOOKUP, OPEN, CREATE, SETATTR and their answers.
 
-mod calls;
 mod programs;
 mod record;
 mod report;
@@ -18,6 +17,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use xtests::support::call_counts::Trace;
 use xtests::support::command::wait_for_exit;
 use xtests::support::install;
 use xtests::support::stdout::print;
@@ -29,7 +29,7 @@ use super::load::{Load, Snapshot};
 use super::server::Server;
 use super::{machine, plan};
 use programs::{Program, Scene};
-use record::Run;
+use record::{Counted, Run};
 
 /// For one program on one tree.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -89,6 +89,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     );
     let chosen = programs::select(&args.programs)?;
     install::apt(&programs::packages(&chosen))?;
+    if args.calls {
+        install::apt(&[("strace", "strace")])?;
+    }
     let configs = with_one_again(configs::parse(&args.configs, &args.binary, &[])?);
     if std::env::var_os(xtests::support::mount::BIN).is_none() && args.binary.is_empty() {
         install::thrufs()?;
@@ -152,7 +155,7 @@ struct Session<'a> {
     configs: Vec<Config>,
     material: Material,
     runs: Vec<Run>,
-    calls: Vec<calls::Counted>,
+    calls: Vec<Counted>,
 }
 
 impl Session<'_> {
@@ -211,18 +214,18 @@ impl Session<'_> {
         backing: &BackingDir,
         program: &Program,
         config: usize,
-    ) -> Result<Option<calls::Counted>> {
+    ) -> Result<Option<Counted>> {
         let mut counted = None;
         self.on_mount(backing, program, config, |server, dir, run| {
             let Some(pid) = server.pid()? else {
                 return run();
             };
-            let trace = calls::Trace::start(pid, dir)?;
+            let trace = Trace::start(pid, dir)?;
             run()?;
             counted = Some(trace.stop()?);
             Ok(())
         })?;
-        Ok(counted.map(|calls| calls::Counted {
+        Ok(counted.map(|calls| Counted {
             program: program.name.to_owned(),
             config: self.configs[config].name.clone(),
             calls,

@@ -45,7 +45,6 @@ pub(super) const PLAIN: [(&str, &[&str]); 5] = [
 /// The one of them that scenarios use which are not about caching.
 pub(super) const AUTO: &str = "auto";
 
-const VERSION: &str = "1.14.0";
 /// Options of every server.
 const ALWAYS: [&str; 2] = ["--sandbox=none", "--seccomp=none"];
 const SOCKET: &str = "socket";
@@ -64,7 +63,7 @@ impl Program {
     /// The command, without its options; installed or built if need be.
     fn command(self) -> anyhow::Result<Command> {
         match self {
-            Self::Virtiofsd => Ok(Command::new(virtiofsd()?)),
+            Self::Virtiofsd => Ok(Command::new(install::virtiofsd()?)),
             Self::Thrufs => {
                 let program = match std::env::var_os(BIN) {
                     Some(program) => program,
@@ -182,12 +181,12 @@ impl Server {
 
     /// An unmodified server of `shared`.
     pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
-        Self::start(Command::new(virtiofsd()?), TAG, dir, shared)
+        Self::start(Command::new(install::virtiofsd()?), TAG, dir, shared)
     }
 
     /// The command of [`Server::plain`], and its version.
     pub(super) fn describe() -> anyhow::Result<(String, String)> {
-        let mut asked = Command::new(virtiofsd()?);
+        let mut asked = Command::new(install::virtiofsd()?);
         let said = succeed(asked.arg("--version"))?;
         let options = ALWAYS.join(" ");
         let command = format!("virtiofsd --shared-dir SOURCE --tag {TAG} {options}");
@@ -245,15 +244,6 @@ impl Server {
             qemu: format!("vhost-user-fs-pci,tag={},queue-size={QUEUE_SIZE}", self.tag),
         }
     }
-}
-
-/// virtiofsd, installed if need be.
-fn virtiofsd() -> anyhow::Result<PathBuf> {
-    install::apt(&[
-        ("/usr/include/cap-ng.h", "libcap-ng-dev"),
-        ("/usr/include/seccomp.h", "libseccomp-dev"),
-    ])?;
-    install::tool("virtiofsd", VERSION)
 }
 
 /// Removes an earlier run's `path`.

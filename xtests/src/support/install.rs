@@ -137,6 +137,18 @@ pub fn stamp(krate: &str, version: &str) -> PathBuf {
         .join(format!("{krate}-{version}.installed"))
 }
 
+/// The peer of `thrufs device`, in the version that is compared.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn virtiofsd() -> Result<PathBuf> {
+    apt(&[
+        ("/usr/include/cap-ng.h", "libcap-ng-dev"),
+        ("/usr/include/seccomp.h", "libseccomp-dev"),
+    ])?;
+    tool("virtiofsd", "1.14.0")
+}
+
 /// A program from the Rust package registry, at exactly this version, in `target/tools`.
 pub fn tool(krate: &str, version: &str) -> Result<PathBuf> {
     let tools = target().join("tools");

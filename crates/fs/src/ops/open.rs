@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
@@ -145,6 +146,7 @@ impl Passthrough {
             ino,
             fd: file,
             kind: HandleKind::File(open),
+            is_kept: AtomicBool::new(false),
         });
         self.invalidate_file(ino, external);
         Ok(Opened {
@@ -226,7 +228,12 @@ impl Passthrough {
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::new(()));
-        let fh = self.handles.insert(Handle { ino, fd, kind });
+        let fh = self.handles.insert(Handle {
+            ino,
+            fd,
+            kind,
+            is_kept: AtomicBool::new(false),
+        });
         let keep_cache = match self.config.cache {
             CachePolicy::Always | CachePolicy::Metadata => true,
             CachePolicy::Never | CachePolicy::Auto => false,

@@ -1,6 +1,8 @@
 //! Requests about the content of an open file: READ, WRITE, FALLOCATE, LSEEK, COPY_FILE_RANGE, IOCTL.
 
-use thrufs_fs::{Errno, Opcode, Passthrough, ReadRequest, Result, WriteRequest};
+use std::sync::Arc;
+
+use thrufs_fs::{AtOnce, Errno, Opcode, Passthrough, ReadRequest, Result, WriteRequest};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{
     CopyFileRangeIn, CopyFileRangeOut, FallocateIn, IoctlIn, IoctlOut, LseekIn, LseekOut, ReadIn,
@@ -8,25 +10,25 @@ use thrufs_wire::abi::{
 };
 
 use super::incoming::Payload;
+use super::reply::Reply;
 use super::server::{Call, Server};
 use crate::after_reply;
-use crate::dispatch::Requester;
+use crate::dispatch::{Begun, Requester};
 
 impl Server {
-    pub(super) fn read(&self, call: Call, arg: &ReadIn) {
-        let Call { by, ino, reply } = call;
+    pub(super) fn read(self: &Arc<Self>, call: Call, arg: &ReadIn) {
         let request = ReadRequest {
-            ino,
+            ino: call.ino,
             fh: arg.fh,
             offset: arg.offset,
             size: arg.size as usize,
             flags: arg.flags.cast_signed(),
         };
-        let target = (ino, arg.fh, arg.offset, u64::from(arg.size));
-        if let Some(room) = reply.room(request.size) {
-            let count = self.run(Opcode::Read, by, target, |fs| fs.read_guest(&request, room));
-            return reply.filled(count);
+        if call.reply.room(request.size).is_some() {
+            return self.read_guest(call, request);
         }
+        let Call { by, ino, reply } = call;
+        let target = (ino, arg.fh, arg.offset, u64::from(arg.size));
         let mut reply = Some(reply);
         let done = self.run(Opcode::Read, by, target, |fs| {
             fs.read_with(&request, |data| {
@@ -38,6 +40,45 @@ impl Server {
         if let (Err(error), Some(reply)) = (done, reply) {
             reply.error(error);
         }
+    }
+
+    /// A READ into the guest's memory: what is there at once, and what has to be waited for by a worker.
+    fn read_guest(self: &Arc<Self>, Call { by, ino, reply }: Call, request: ReadRequest) {
+        let target = (ino, request.fh, request.offset, request.size as u64);
+        let began = self.dispatch.begin(Opcode::Read);
+        let Some(room) = reply.room(request.size) else {
+            return reply.error(Errno::EIO);
+        };
+        let done = match self.fs().read_guest_at_once(&request, room) {
+            Ok(AtOnce::Done(count)) => Ok(count),
+            Err(error) => Err(error),
+            Ok(AtOnce::Unknown) => {
+                return self.read_waiting((by, began, target), reply, request, 0);
+            }
+            Ok(AtOnce::Waits(count)) => {
+                return self.read_waiting((by, began, target), reply, request, count);
+            }
+        };
+        let counted = self.dispatch.run_begun(began, by, target, |_fs| done);
+        reply.filled(counted);
+    }
+
+    /// All but the first `done` bytes of a READ.
+    fn read_waiting(
+        self: &Arc<Self>,
+        (by, began, target): (Requester, Begun, (u64, u64, u64, u64)),
+        reply: Reply,
+        request: ReadRequest,
+        done: usize,
+    ) {
+        let this = Arc::clone(self);
+        self.hand_over(move || {
+            let count = this.dispatch.run_begun(began, by, target, |fs| {
+                let room = reply.room(request.size).ok_or(Errno::EIO)?;
+                fs.read_guest(&request, room, done)
+            });
+            reply.filled(count);
+        });
     }
 
     /// `data` is none where the message has less than the request says, which decoding refuses.

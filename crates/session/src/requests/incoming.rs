@@ -1,6 +1,6 @@
 //! A message as its transport has it: whole, or with the data of a WRITE where the client left them.
 
-use thrufs_sys::guest_memory::GuestRange;
+use thrufs_sys::guest_memory::{GuestBuffers, GuestRange};
 use thrufs_wire::request::{DecodeError, PayloadRange};
 use thrufs_wire::{Dialect, Message, decode};
 
@@ -35,6 +35,11 @@ impl<'m> Incoming<'m> {
             head,
             in_guest: Some(all),
         }
+    }
+
+    /// What of it is not read, for another thread.
+    pub(super) fn to_guest_buffers(self) -> Option<GuestBuffers> {
+        self.in_guest.map(GuestRange::to_buffers)
     }
 
     pub(super) fn head(&self) -> &'m [u8] {

@@ -23,12 +23,15 @@ use super::responder::Responder;
 use super::running::Ticket;
 use crate::dispatch::{Dispatch, Requester, Target};
 use crate::panics;
+use crate::workers::Workers;
 
 /// Serves a [`Passthrough`] on a connection.
 pub(crate) struct Server {
     pub(super) dispatch: Dispatch,
     pub(super) capabilities: Capabilities,
     pub(super) interrupts: Arc<Interrupts>,
+    /// None where another thread takes the next request meanwhile.
+    workers: Option<Workers>,
     /// None where callers are not processes of this machine.
     dying: Option<Arc<DyingCallers>>,
     pub(super) dialect: Dialect,
@@ -56,6 +59,7 @@ impl Server {
         let callers = capabilities.has_caller_pid.then_some(&capabilities.channel);
         let dying = callers.and_then(Option::as_ref).map(DyingCallers::new);
         Self {
+            workers: capabilities.has_queues.then(Workers::default),
             dying: dying.map(Arc::new),
             dispatch: Dispatch::new(fs),
             capabilities,
@@ -90,6 +94,9 @@ impl Server {
             match needs_room(&decoded.request) {
                 Some(opcode) if self.fs().has_to_wait(opcode, uid) => {
                     self.park((opcode, uid), message.head().to_owned(), responder);
+                }
+                _at_once if self.workers.is_some() && self.may_wait(&decoded.request) => {
+                    self.leave_queue(message, responder);
                 }
                 _at_once => self.answer(&decoded, message, responder),
             }
@@ -129,6 +136,47 @@ impl Server {
             });
         };
         self.fs().park(opcode, uid, Box::new(serve));
+    }
+
+    /// Serves `message` by a worker, since it may wait for SOURCE.
+    fn leave_queue(self: &Arc<Self>, message: Incoming<'_>, responder: Responder) {
+        let (this, head) = (Arc::clone(self), message.head().to_owned());
+        let buffers = message.to_guest_buffers();
+        self.hand_over(move || {
+            caught_or_logged(|| {
+                let message = match &buffers {
+                    Some(buffers) => Incoming::of_guest(&head, buffers.all()),
+                    None => Incoming::whole(&head),
+                };
+                match message.decode(this.dialect) {
+                    Ok(decoded) => this.answer(&decoded, message, responder),
+                    Err(error) => this.refuse(&error, responder),
+                }
+            });
+        });
+    }
+
+    /// Has a worker call `job`.
+    pub(super) fn hand_over(&self, job: impl FnOnce() + Send + 'static) {
+        match &self.workers {
+            Some(workers) => workers.hand_over(|| caught_or_logged(job)),
+            None => job(),
+        }
+    }
+
+    /// Requests that wait for a disk or a server as a rule, whatever is cached. READ tells by itself
+    /// (`requests/data.rs`), and so does SETLKW.
+    fn may_wait(&self, request: &Request<'_>) -> bool {
+        match request {
+            Request::Fsync(_)
+            | Request::Fsyncdir(_)
+            | Request::Syncfs(_)
+            | Request::Fallocate(_)
+            | Request::CopyFileRange(_)
+            | Request::CopyFileRange64(_) => true,
+            Request::Write { arg, .. } => self.fs().write_waits(arg.flags.cast_signed()),
+            _quick => false,
+        }
     }
 
     /// Requests that the kernel makes for itself have no user, and are served.

@@ -2,19 +2,18 @@
 //!
 //! Invariant: no lock of another queue, and no allocation for a request once the lists have grown.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, poll};
-use rustix::io::Errno;
 use thrufs_sys::guest_memory::{GuestBuffers, GuestMemory, Storage};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request;
 
 use super::chain::walk;
 use super::completion::Completion;
+use super::kick::Kick;
 use super::memory::SharedMemory;
+use super::polling::Polling;
 use super::ring::{Ring, RingError};
 use super::service::{Request, Service};
 use super::vring::{Shared, Start};
@@ -34,6 +33,7 @@ pub(super) struct Queue<'a> {
     head: Vec<u8>,
     /// A chain that made no sense was reported.
     has_complained: bool,
+    polling: Polling,
 }
 
 /// Why [`Queue::serve_in`] returns.
@@ -57,6 +57,7 @@ impl<'a> Queue<'a> {
             start,
             head: Vec::new(),
             has_complained: false,
+            polling: Polling::default(),
         }
     }
 
@@ -91,7 +92,7 @@ impl<'a> Queue<'a> {
         let (next, event_index) = (self.start.next_available, self.start.event_index);
         let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
         let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
-        let kick = self.shared.kick();
+        let mut kick = Kick::new(self.shared.kick(), self.shared.wake_fd())?;
         loop {
             ring.refuse_kicks()?;
             loop {
@@ -105,8 +106,8 @@ impl<'a> Queue<'a> {
                 self.start.next_available = ring.next();
                 self.serve_chain(memory, &ring, head, &mut readable)?;
             }
-            if ring.ask_for_kicks()? {
-                self.wait(kick.as_deref())?;
+            if !self.polling.finds(|| ring.has_more())? && ring.ask_for_kicks()? {
+                kick.wait()?;
             }
         }
     }
@@ -138,7 +139,7 @@ impl<'a> Queue<'a> {
         }
         self.service.serve(
             Request {
-                is_priority: self.index == 0,
+                queue: self.index,
                 head: &self.head,
                 all: readable.all(),
             },
@@ -180,47 +181,12 @@ impl<'a> Queue<'a> {
         self.shared.signal_error();
     }
 
-    /// Sleeps until there may be more.
-    fn wait(&self, kick: Option<&File>) -> Result<(), RingError> {
-        let Some(kick) = kick else {
-            self.wait_for_stop();
-            return Ok(());
-        };
-        let wake = self.shared.wake_fd();
-        let mut fds = [
-            PollFd::new(kick, PollFlags::IN),
-            PollFd::new(wake, PollFlags::IN),
-        ];
-        match poll(&mut fds, None) {
-            Ok(_some) => {}
-            Err(Errno::INTR) => return Ok(()),
-            Err(error) => return Err(RingError::Access(error.to_string())),
-        }
-        let mut count = [0; 8];
-        if fds[1].revents().contains(PollFlags::IN) {
-            // Nothing else reads it.
-            let _read = rustix::io::read(wake, &mut count);
-        }
-        if fds[0].revents().is_empty() {
-            return Ok(());
-        }
-        match rustix::io::read(kick, &mut count) {
-            Ok(1..) | Err(Errno::AGAIN | Errno::INTR) => Ok(()),
-            Ok(_end) => Err(RingError::Access(
-                "the kick descriptor is closed".to_owned(),
-            )),
-            Err(error) => Err(RingError::Access(format!("the kick descriptor: {error}"))),
-        }
-    }
-
     /// The queue is not served any more: waits until the front end stops it.
     fn wait_for_stop(&self) {
-        let wake = self.shared.wake_fd();
-        while self.shared.may_run() {
-            let mut fds = [PollFd::new(wake, PollFlags::IN)];
-            // A failure is a signal.
-            let _woken = poll(&mut fds, None);
-            let _read = rustix::io::read(wake, &mut [0; 8]);
+        match Kick::new(None, self.shared.wake_fd()) {
+            Ok(mut wake) => while self.shared.may_run() && wake.wait().is_ok() {},
+            // Without a descriptor for that the queue ends at once.
+            Err(error) => tracing::debug!(%error, "a stopped queue does not wait"),
         }
     }
 }

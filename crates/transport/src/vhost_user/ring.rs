@@ -160,6 +160,14 @@ impl<'m> Ring<'m> {
         Ok(Some(head))
     }
 
+    /// Whether the driver offers another chain.
+    ///
+    /// # Errors
+    /// The ring cannot be accessed.
+    pub(super) fn has_more(&self) -> Result<bool, RingError> {
+        Ok(self.available_index(Ordering::Relaxed)? != self.next)
+    }
+
     /// Asks to be kicked; false when there is another chain already.
     ///
     /// # Errors
@@ -173,7 +181,7 @@ impl<'m> Ring<'m> {
         }
         // The driver looks at that after it has moved its index.
         fence(Ordering::SeqCst);
-        Ok(self.available_index(Ordering::Relaxed)? == self.next)
+        Ok(!self.has_more()?)
     }
 
     /// Says that the queue is looked at anyway. With the event index nothing needs to be said.

@@ -7,12 +7,19 @@ use super::completion::Completion;
 /// A request, where it lies.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// It came on the queue for FORGET and INTERRUPT.
-    pub is_priority: bool,
+    /// The queue that it came on, below the number that [`super::Device::new`] was told of, hiprio included.
+    pub queue: usize,
     /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
     pub head: &'a [u8],
     /// The whole, of which a reader uses what follows `head` alone: the guest may change it.
     pub all: GuestRange<'a>,
+}
+
+impl Request<'_> {
+    /// It came on the queue for FORGET and INTERRUPT.
+    pub fn is_priority(&self) -> bool {
+        self.queue == 0
+    }
 }
 
 /// Serves requests. Must not panic.

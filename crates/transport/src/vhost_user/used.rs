@@ -1,7 +1,7 @@
 //! The device's side of a split ring: chains that are given back, and calls to the driver.
 //!
-//! Answers come from the queue's thread, and from those that wait for a lock or a descriptor: one lock, of
-//! this queue alone, keeps the entries in order.
+//! Answers come from the queue's thread, and from those that wait for SOURCE, a lock or a descriptor: one lock,
+//! of this queue alone, keeps the entries in order.
 
 use std::fs::File;
 use std::io;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use thrufs_sys::guest_memory::{GuestMemory, Storage};
-use vm_memory::{Bytes, GuestAddress};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::ring::{QUIET, RingAddresses, USED_ENTRIES, USED_ENTRY, USED_INDEX};
 
-/// Lists that are kept for the next requests.
-const STORAGE_KEPT: usize = 8;
+/// Lists that are kept for the next requests: as many as are often under way at once.
+const STORAGE_KEPT: usize = 32;
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -135,46 +135,46 @@ impl State {
             return Ok(());
         };
         let addresses = at.addresses;
+        let used = at.part(addresses.used, addresses.used_len())?;
         let entry = USED_ENTRIES + USED_ENTRY * usize::from(self.next % addresses.size);
-        let place = |offset: usize| GuestAddress(addresses.used.wrapping_add(offset as u64));
         let bytes = (u64::from(len) << 32 | u64::from(head)).to_le_bytes();
-        let memory = &*at.memory;
-        memory
-            .write_slice(&bytes, place(entry))
-            .map_err(io::Error::other)?;
+        used.write_slice(&bytes, entry).map_err(io::Error::other)?;
         self.next = self.next.wrapping_add(1);
-        memory
-            .store(self.next.to_le(), place(USED_INDEX), Ordering::Release)
+        used.store(self.next.to_le(), USED_INDEX, Ordering::Release)
             .map_err(io::Error::other)?;
-        if self.wants_call()?
+        let told = std::mem::replace(&mut self.told, self.next);
+        if at.wants_call(told, self.next)?
             && let Some(call) = &self.call
         {
             call_driver(call)?;
         }
         Ok(())
     }
+}
 
-    /// Whether the driver asks to be called for what was pushed since it was last thought about.
-    fn wants_call(&mut self) -> io::Result<bool> {
-        let Some(at) = &self.at else {
-            return Ok(false);
-        };
-        let available = |offset: usize| {
-            let address = at.addresses.available.wrapping_add(offset as u64);
-            let value = at
-                .memory
-                .load::<u16>(GuestAddress(address), Ordering::Relaxed);
-            value.map(u16::from_le).map_err(io::Error::other)
-        };
+impl At {
+    /// A part of the ring.
+    fn part(&self, address: u64, len: usize) -> io::Result<VolatileSlice<'_>> {
+        let slice = self.memory.get_slice(GuestAddress(address), len);
+        slice.map_err(io::Error::other)
+    }
+
+    /// Whether the driver asks to be called for the entries from `told` to before `next`.
+    fn wants_call(&self, told: u16, next: u16) -> io::Result<bool> {
+        let addresses = self.addresses;
+        let available = self.part(addresses.available, addresses.available_len())?;
         // The driver says what it wants before it looks for more.
         fence(Ordering::SeqCst);
-        if !at.event_index {
-            return Ok(available(0)? & QUIET == 0);
+        let load = |at: usize| {
+            let value = available.load::<u16>(at, Ordering::Relaxed);
+            value.map(u16::from_le).map_err(io::Error::other)
+        };
+        if !self.event_index {
+            return Ok(load(0)? & QUIET == 0);
         }
-        let event = available(at.addresses.used_event_at())?;
-        let since = self.next.wrapping_sub(self.told);
-        self.told = self.next;
-        Ok(self.next.wrapping_sub(event).wrapping_sub(1) < since)
+        let event = load(addresses.used_event_at())?;
+        let since = next.wrapping_sub(told);
+        Ok(next.wrapping_sub(event).wrapping_sub(1) < since)
     }
 }
 

@@ -1,6 +1,8 @@
-//! One run, as `report.json` has it.
+//! One run, as `report.json` has it; and what strace counted.
 
 use serde::{Deserialize, Serialize};
+
+use xtests::support::call_counts::Calls;
 
 use super::super::load::Load;
 
@@ -16,4 +18,11 @@ pub(super) struct Run {
     pub(super) requests: Vec<(String, u64)>,
     /// Why there is no measurement.
     pub(super) error: Option<String>,
+}
+
+/// One server under one program.
+pub(super) struct Counted {
+    pub(super) program: String,
+    pub(super) config: String,
+    pub(super) calls: Calls,
 }

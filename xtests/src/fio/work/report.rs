@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use super::super::record::Machine;
 use super::super::stats::{Spread, geometric_mean};
-use super::calls::Counted;
-use super::record::Run;
+use super::record::{Counted, Run};
 
 /// Kinds of requests or calls that a row names.
 const NAMED: usize = 8;

@@ -66,27 +66,39 @@ impl Device {
         Self::within(dir, command, socket, options)
     }
 
+    /// The same of the directory `source`.
+    pub fn of(command: Command, source: &Path) -> Result<Self> {
+        let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
+        let socket = dir.path().join("socket");
+        Self::sharing(dir, command, socket, source, &[])
+    }
+
     /// The same with its socket at this path.
     pub fn at(command: Command, socket: &Path, options: &[&str]) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("thrufs-device").tempdir()?;
         Self::within(dir, command, socket.to_owned(), options)
     }
 
-    fn within(
-        dir: TempDir,
-        mut command: Command,
-        socket: PathBuf,
-        options: &[&str],
-    ) -> Result<Self> {
+    fn within(dir: TempDir, command: Command, socket: PathBuf, options: &[&str]) -> Result<Self> {
         let shared = dir.path().join("shared");
         std::fs::create_dir(&shared)?;
         std::fs::set_permissions(&shared, Permissions::from_mode(0o777))?;
+        Self::sharing(dir, command, socket, &shared, options)
+    }
+
+    fn sharing(
+        dir: TempDir,
+        mut command: Command,
+        socket: PathBuf,
+        source: &Path,
+        options: &[&str],
+    ) -> Result<Self> {
         let log = File::create(dir.path().join("log"))?;
         command
             .arg("--socket-path")
             .arg(&socket)
             .arg("--shared-dir")
-            .arg(dir.path().join("shared"))
+            .arg(source)
             .args(options)
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)

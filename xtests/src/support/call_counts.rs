@@ -1,4 +1,4 @@
-//! The system calls of a server while a program runs, counted by strace.
+//! The system calls of a process, counted by strace.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -8,32 +8,24 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use xtests::support::command::wait_for_exit;
-use xtests::support::install;
-use xtests::support::wait::wait_until;
+
+use super::command::wait_for_exit;
+use super::wait::wait_until;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// How often each call was made, the most frequent first.
-pub(super) type Calls = Vec<(String, u64)>;
-
-/// One server under one program.
-pub(super) struct Counted {
-    pub(super) program: String,
-    pub(super) config: String,
-    pub(super) calls: Calls,
-}
+pub type Calls = Vec<(String, u64)>;
 
 /// strace, attached.
-pub(super) struct Trace {
+pub struct Trace {
     strace: Child,
     table: PathBuf,
 }
 
 impl Trace {
-    /// Attaches to all threads of `pid`.
-    pub(super) fn start(pid: u32, dir: &Path) -> Result<Self> {
-        install::apt(&[("strace", "strace")])?;
+    /// Attaches to all threads of `pid`, by strace from PATH. Its files are in `dir`.
+    pub fn start(pid: u32, dir: &Path) -> Result<Self> {
         let (table, log) = (dir.join("calls"), dir.join("strace.log"));
         let mut strace = Command::new("strace");
         strace
@@ -52,7 +44,7 @@ impl Trace {
     }
 
     /// Detaches, and reads what was counted.
-    pub(super) fn stop(mut self) -> Result<Calls> {
+    pub fn stop(mut self) -> Result<Calls> {
         let pid = Pid::from_raw(i32::try_from(self.strace.id())?);
         kill(pid, Signal::SIGINT)?;
         wait_for_exit(&mut self.strace, "strace", LIMIT)?;
