@@ -49,6 +49,8 @@ impl Dispatch {
             mode,
             umask,
             caller: self.caller(by)?,
+            groups: None,
+            labels: &[],
         })
     }
 

@@ -28,7 +28,7 @@ mod panics;
 mod requests;
 
 pub use dev_fuse::DevFuseSession;
-pub use device::DeviceSession;
+pub use device::{DeviceSession, DeviceUse, DeviceView};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};

@@ -69,6 +69,8 @@ impl Passthrough {
             ino: inode.ino,
             attr,
             entry_timeout: self.entry_timeout(inode.kind),
+            // On the same mount as its directory.
+            is_submount: false,
         };
         Ok(Some(CountedEntry { entry, lookup }))
     }

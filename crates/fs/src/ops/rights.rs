@@ -101,7 +101,12 @@ impl Passthrough {
         self.config.ids.is_empty() && caller.pid != 0
     }
 
-    fn has_over(&self, caller: &Caller, any: CapabilitySet, files: &[Statx]) -> Option<bool> {
+    pub(crate) fn has_over(
+        &self,
+        caller: &Caller,
+        any: CapabilitySet,
+        files: &[Statx],
+    ) -> Option<bool> {
         let owners = files.iter().map(|stat| (stat.stx_uid, stat.stx_gid));
         match self.can_be_seen(caller) {
             true => has_over(caller.pid, any, owners),
