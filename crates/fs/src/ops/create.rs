@@ -218,14 +218,10 @@ impl Passthrough {
     ) -> Result<T> {
         let _umask = set_umask(new.umask).or_errno()?;
         let caller = &new.caller;
-        if let Some(groups) = new.groups
-            && new.asks_for_set_gid()
-            && caller.uid != 0
-            && self.has_over(caller, CapabilitySet::FSETID, &[statx(dir)?]) != Some(true)
-        {
+        if let Some(groups) = self.groups_for_set_gid(dir, new)? {
             // The backing file system takes the bit from a caller that is not in the directory's group.
             let power = Power::KeepBut(CapabilitySet::FSETID);
-            match FsCreds::assume_with_groups(caller.uid, caller.gid, (groups, power)).or_errno() {
+            match FsCreds::assume_with_groups(caller.uid, caller.gid, (&groups, power)).or_errno() {
                 // A user namespace in which there is no setgroups(2).
                 Err(Errno::EPERM) => {}
                 creds => {
@@ -236,6 +232,27 @@ impl Passthrough {
         }
         let _creds = FsCreds::assume(caller.uid, caller.gid, Power::Keep).or_errno()?;
         act()
+    }
+
+    /// The groups of the creator beside its own by which the backing file system judges whether `new` keeps its
+    /// set-gid bit; none where it has none, or the creator may set it, or that cannot be told.
+    fn groups_for_set_gid(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<Option<Vec<u32>>> {
+        let caller = &new.caller;
+        if !new.asks_for_set_gid() || caller.uid == 0 {
+            return Ok(None);
+        }
+        let stat = statx(dir)?;
+        if self.has_over(caller, CapabilitySet::FSETID, &[stat]) == Some(true) {
+            return Ok(None);
+        }
+        if !self.can_be_seen(caller) {
+            return Ok(new.groups.map(<[u32]>::to_vec));
+        }
+        // The client tells of the group that the directory had when the client looked last.
+        Ok(Some(match self.is_member(&stat, caller) {
+            true => vec![stat.stx_gid],
+            false => Vec::new(),
+        }))
     }
 }
 

@@ -97,7 +97,7 @@ impl Passthrough {
 
     /// Whether it is visible here what the caller has: not where ids are translated, and not of one that
     /// is no process here (thread id 0).
-    fn can_be_seen(&self, caller: &Caller) -> bool {
+    pub(crate) fn can_be_seen(&self, caller: &Caller) -> bool {
         self.config.ids.is_empty() && caller.pid != 0
     }
 
