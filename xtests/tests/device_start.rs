@@ -1,8 +1,9 @@
 //! A virtiofs device: its socket, how it is started by those that start virtiofsd, and how it ends.
 
+use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -383,6 +384,50 @@ fn init_without_what_an_option_needs_is_refused_by_always_and_served_by_auto() -
             let mut guest = device.connect(Options::default())?;
             ensure!(guest.init_offering(0)?.error == 0, "{auto}");
             ensure!(getattr(&mut guest, 1, ROOT)? == 0);
+        }
+        Ok(())
+    })
+}
+
+/// A monitor without shared memory sends no descriptors: a panic, where it should be the reason.
+#[test]
+fn message_of_the_front_end_that_makes_no_sense_ends_the_device_with_one_line() -> Outcome {
+    const SET_OWNER: u32 = 3;
+    const SET_MEM_TABLE: u32 = 5;
+    case(|| {
+        // One region, and no descriptor with it.
+        let mut region = [0_u8; 40];
+        region[0] = 1;
+        region[18] = 16;
+        let cases: &[(&str, &[(u32, &[u8])])] = &[
+            (
+                "no descriptor",
+                &[(SET_OWNER, &[]), (SET_MEM_TABLE, &region)],
+            ),
+            (
+                "too short",
+                &[(SET_OWNER, &[]), (SET_MEM_TABLE, &region[..8])],
+            ),
+            ("unknown", &[(999, &[])]),
+            ("too long", &[(SET_MEM_TABLE, &[0; 4000])]),
+        ];
+        for (what, messages) in cases {
+            let mut device = Device::new(&[])?;
+            let mut stream = UnixStream::connect(device.socket())?;
+            for (request, payload) in *messages {
+                let header = [*request, 1, payload.len() as u32].map(u32::to_ne_bytes);
+                let message = [header.as_flattened(), payload].concat();
+                // It may have gone already.
+                let _sent = stream.write_all(&message);
+            }
+            let status = device.wait()?;
+            let log = device.log();
+            ensure!(status.code() == Some(1), "{what}: {status}: {log}");
+            let lines = log
+                .lines()
+                .filter(|line| line.starts_with("thrufs: vhost-user"));
+            ensure!(lines.count() == 1, "{what}: {log}");
+            ensure!(!log.contains("panicked"), "{what}: {log}");
         }
         Ok(())
     })

@@ -169,6 +169,41 @@ fn submount_that_is_not_announced_is_a_directory_with_numbers_of_its_own() -> Ou
     })
 }
 
+/// What the host mounts below DIR while it is served shows in the guest, and what it unmounts goes, where mounts are
+/// shared (mount_namespaces(7)); with `--sandbox=chroot` they are copies of the start.
+#[test]
+fn what_the_host_mounts_later_shows_and_what_it_unmounts_goes() -> Outcome {
+    case(|| {
+        let dir = tempfile::tempdir()?;
+        let mut mounted = Mounted(Vec::new());
+        let top = dir.path().join("top");
+        mounted.tmpfs(&top)?;
+        let shared = None::<&str>;
+        mount(shared, &top, shared, MsFlags::MS_SHARED, shared).context("share the mount")?;
+        for sandbox in ["namespace", "none"] {
+            let source = top.join(sandbox);
+            std::fs::create_dir_all(source.join("later"))?;
+            let shared = format!("--shared-dir={}", source.display());
+            let sandbox = format!("--sandbox={sandbox}");
+            let device = Device::new(&[&shared, &sandbox, "--announce-submounts"])?;
+            let mut guest = device.connect(Options::default())?;
+            guest.init()?;
+            ensure!(!is_submount(&find(&mut guest, "later")?));
+            let mut later = Mounted(Vec::new());
+            later.tmpfs(&source.join("later"))?;
+            std::fs::write(source.join("later/inside"), "")?;
+            ensure!(is_submount(&find(&mut guest, "later")?), "{sandbox}");
+            let inside = find(&mut guest, "later/inside")?;
+            ensure!(inside.attr.mode & libc::S_IFMT == libc::S_IFREG);
+            // As a host does that takes the disk out by force.
+            drop(later);
+            ensure!(!is_submount(&find(&mut guest, "later")?), "{sandbox}");
+            ensure!(find(&mut guest, "later/inside").is_err(), "{sandbox}");
+        }
+        Ok(())
+    })
+}
+
 /// rm -rf removes what it has listed, goes on from the last cookie, and expects no name to be left out.
 #[test]
 fn listing_goes_on_while_its_names_are_removed() -> Outcome {
