@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FileType, Mode, OFlags, XattrFlags};
-use thrufs_wire::abi::{CreateIn, EntryOut, MkdirIn, MknodIn};
+use thrufs_wire::abi::{CreateIn, EntryOut, MkdirIn, MknodIn, Rename2In, SetxattrIn};
 use thrufs_wire::{InitFlags, Opcode};
 use xtests::support::guest::calls::{
     ROOT, booted, groups_extension, labels_extension, lookup, lookup_in,
@@ -584,6 +584,79 @@ fn create_of_a_name_that_has_come_to_be_there_is_estale_and_exclusive_eexist() -
         }
         ensure!(lookup_in(&mut guest, ROOT, b"f")?.error == 0);
         ensure!(std::fs::read(device.shared("f"))? == b"content");
+        Ok(())
+    })
+}
+
+/// RENAME2 in the root.
+fn rename2(guest: &mut Guest, from: &str, to: &str, flags: u32) -> Result<i32> {
+    let arg = Rename2In {
+        newdir: ROOT,
+        flags,
+        padding: 0,
+    };
+    let (from, to) = (format!("{from}\0"), format!("{to}\0"));
+    let args = [arg.as_bytes(), from.as_bytes(), to.as_bytes()];
+    Ok(guest.call(1, Opcode::Rename2, ROOT, &args, 0)?.error)
+}
+
+/// A container engine in the guest whose storage is on the share.
+#[test]
+fn what_an_overlay_asks_of_its_upper_layer_is_there() -> Outcome {
+    case(|| {
+        let scratch = Scratch::new(Backing::Ext4(64))?;
+        let shared = format!("--shared-dir={}", scratch.source().display());
+        let options = ["--xattr", "--modcaps=+sys_admin", &shared];
+        let (_device, mut guest) = booted(&options, Options::default())?;
+        // What it leaves where a name was removed that is in a lower layer.
+        let arg = MknodIn {
+            mode: libc::S_IFCHR,
+            ..MknodIn::default()
+        };
+        let answer = guest.call(
+            1,
+            Opcode::Mknod,
+            ROOT,
+            &[arg.as_bytes(), b"whiteout\0"],
+            128,
+        )?;
+        let attr = answer.value::<EntryOut>()?.attr;
+        ensure!(attr.mode & libc::S_IFMT == libc::S_IFCHR && attr.rdev == 0);
+        for name in ["a", "b"] {
+            std::fs::write(scratch.source().join(name), name)?;
+        }
+        ensure!(rename2(&mut guest, "a", "c", libc::RENAME_WHITEOUT)? == 0);
+        let left = scratch.source().join("a").symlink_metadata()?;
+        ensure!(left.mode() & libc::S_IFMT == libc::S_IFCHR && left.rdev() == 0);
+        ensure!(rename2(&mut guest, "b", "c", libc::RENAME_NOREPLACE)? == libc::EEXIST);
+        ensure!(rename2(&mut guest, "b", "c", libc::RENAME_EXCHANGE)? == 0);
+        ensure!(std::fs::read(scratch.source().join("c"))? == b"b");
+        let nodeid = lookup(&mut guest, "c")?.nodeid;
+        for name in ["trusted.overlay.opaque", "user.overlay.opaque"] {
+            let arg = SetxattrIn {
+                size: 1,
+                ..SetxattrIn::default()
+            };
+            let text = format!("{name}\0");
+            // Without FUSE_SETXATTR_EXT.
+            let args = [&arg.as_bytes()[..8], text.as_bytes(), b"y"];
+            let answer = guest.call(1, Opcode::Setxattr, nodeid, &args, 0)?;
+            ensure!(answer.error == 0, "{name}: {answer:?}");
+            let value = attribute(&scratch.source().join("c"), name);
+            ensure!(value.as_deref() == Some(b"y"), "{name}");
+        }
+        // A file is copied up without a name, and gets it when it is whole.
+        let arg = CreateIn {
+            flags: libc::O_RDWR.cast_unsigned(),
+            mode: libc::S_IFREG | 0o600,
+            ..CreateIn::default()
+        };
+        let answer = guest.call(1, Opcode::Tmpfile, ROOT, &[arg.as_bytes(), b"/\0"], 144)?;
+        let nodeid = answer.value::<EntryOut>()?.nodeid;
+        let args = [&nodeid.to_ne_bytes()[..], b"whole\0"];
+        let answer = guest.call(1, Opcode::Link, ROOT, &args, 128)?;
+        ensure!(answer.value::<EntryOut>()?.nodeid == nodeid);
+        ensure!(scratch.source().join("whole").exists());
         Ok(())
     })
 }
