@@ -165,3 +165,14 @@ fn metrics_of_a_device_count_its_requests() -> Outcome {
         Ok(())
     })
 }
+
+#[test]
+fn status_of_a_user_s_device_is_for_root_to_ask_by_its_socket() -> Outcome {
+    case(|| {
+        let device = Device::new_as_user(65_000, &["--tag=mine"])?;
+        let status = json(&device)?;
+        ensure!(status["guest"]["tag"] == "mine", "{status}");
+        ensure!(status["pid"] == device.pid()?.as_raw(), "{status}");
+        Ok(())
+    })
+}

@@ -79,9 +79,9 @@ fn sockets(place: &Path) -> Vec<PathBuf> {
 /// # Errors
 /// No device of thrufs is there.
 pub(super) async fn at(path: &Path) -> anyhow::Result<Option<Device>> {
-    if !is_socket(path) {
+    let Some(made_by) = owner_of_socket(path) else {
         return Ok(None);
-    }
+    };
     let shown = path.display();
     let path = path.canonicalize().with_context(|| format!("{shown}"))?;
     let path = path.to_string_lossy();
@@ -89,13 +89,19 @@ pub(super) async fn at(path: &Path) -> anyhow::Result<Option<Device>> {
         let guest = status.guest.as_ref();
         guest.and_then(|guest| guest.socket.as_deref()) == Some(&*path)
     };
-    let owner = runtime_dir::uid();
+    // An inherited socket need not be the device's own user's. Others are asked by root alone.
+    let mut owners = vec![runtime_dir::uid()];
+    if owners == [0] && made_by != 0 {
+        owners.push(made_by);
+    }
     let mut errors = Vec::new();
-    for (device, status) in of(owner).await {
-        match status {
-            Ok(status) if is_there(&status) => return Ok(Some(device)),
-            Ok(_other) => {}
-            Err(error) => errors.push(format!("{error:#}")),
+    for owner in owners {
+        for (device, status) in of(owner).await {
+            match status {
+                Ok(status) if is_there(&status) => return Ok(Some(device)),
+                Ok(_other) => {}
+                Err(error) => errors.push(format!("{error:#}")),
+            }
         }
     }
     let mut text = format!("no device of this user is served at {shown}");
@@ -106,8 +112,10 @@ pub(super) async fn at(path: &Path) -> anyhow::Result<Option<Device>> {
 }
 
 /// Asks no file system: one that hangs is what a status is wanted of.
-fn is_socket(path: &Path) -> bool {
+fn owner_of_socket(path: &Path) -> Option<u32> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let stat = rustix::fs::statx(CWD, path, flags, StatxFlags::TYPE);
-    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Socket)
+    let mask = StatxFlags::TYPE | StatxFlags::UID;
+    let stat = rustix::fs::statx(CWD, path, flags, mask).ok()?;
+    let is_socket = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Socket;
+    is_socket.then_some(stat.stx_uid)
 }
