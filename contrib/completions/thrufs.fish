@@ -30,7 +30,7 @@ complete -c thrufs -n "__fish_thrufs_needs_command" -s V -l version -d 'Print ve
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "umount" -d 'Unmount MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "status" -d 'Show what a mount is doing'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "status" -d 'Show what a mount or a device is doing'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
@@ -171,8 +171,9 @@ info\t''
 debug\t''
 trace\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 where the kernel allows it]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or ADDRESS:PORT' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l thread-pool-size -d 'Accepted for compatibility: each request queue has one thread' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l security-label -d 'Labels of new files from the guest: auto and never leave them to DIR; always is an error' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l security-label -d 'Give new files the labels of the guest\'s security module: never, auto = where guest and DIR take part, always' -r -f -a "never\t''
 auto\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l migration-mode -r
@@ -193,8 +194,8 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s f -l foreground
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s d -l debug -d 'As --log-level=debug'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l syslog -d 'Log to the system log instead of standard error'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l print-capabilities -d 'Print what this build offers, as JSON'
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l announce-submounts -d 'Accepted with a warning: file systems mounted below DIR appear as directories of one'
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-announce-submounts -d 'Accepted for compatibility: that is how it is'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l announce-submounts -d 'Tell the guest of file systems that are mounted below DIR, so that each has a device number and statfs(2) of its own there'
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-announce-submounts -d 'Let them appear as directories of one file system, with inode numbers that no two files have (the default)'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l killpriv-v2 -d 'Accepted for compatibility: set-uid and set-gid bits are always removed on a write'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l no-killpriv-v2 -d 'Accepted for compatibility, and without effect'
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l preserve-noatime -d 'Accepted for compatibility: O_NOATIME is kept where it may be used'
@@ -215,7 +216,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand reproduce" -s h -l help -d
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "umount" -d 'Unmount MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "status" -d 'Show what a mount is doing'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "status" -d 'Show what a mount or a device is doing'
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "reproduce" -d 'The program that used to deadlock, which `demo` runs with a deadline'
 complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status demo reproduce help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'

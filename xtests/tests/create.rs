@@ -10,7 +10,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat, mknodat, openat};
 use xtests::support::calls::{chmod, refused};
 use xtests::support::checks::{equal, has_mode, holds};
 use xtests::support::command::succeed;
-use xtests::support::{Mount, Outcome, User, on_mount};
+use xtests::support::{Mount, Outcome, User, on_daemon, on_mount};
 
 const ALICE: u32 = 23_001;
 const STAFF: u32 = 23_100;
@@ -219,6 +219,35 @@ fn access_granted_by_an_acl_alone_succeeds() -> Outcome {
         let refused =
             User::new(ALICE + 1, STAFF).act(|| Ok(std::fs::read(dir.join("f")).is_err()))?;
         ensure!(refused, "the ACL lets a stranger in");
+        Ok(())
+    })
+}
+
+/// The kernel takes the set-gid bit from a new file whose creator is not in the directory's group, by what it has
+/// cached of the directory: the file was a program that ran as a group that its creator was never in.
+#[test]
+fn create_in_a_directory_that_has_become_set_gid_on_source_keeps_no_set_gid_bit() -> Outcome {
+    on_daemon(&["--cache=always"], |m| {
+        for (name, gid, wanted) in [("foreign", 3000, 0o755), ("own", 2000, 0o2755)] {
+            std::fs::create_dir(m.source(name))?;
+            chmod(m.source(name), 0o777)?;
+            ensure!(std::fs::metadata(m.path(name))?.gid() == 0);
+            // Behind the kernel's back.
+            chown(m.source(name), None, Some(gid))?;
+            chmod(m.source(name), 0o2777)?;
+            let user = User::new(1001, 1001).in_groups(&[2000]).with_umask(0);
+            user.act(|| {
+                let path = m.path(name).join("f");
+                let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+                Ok(rustix::fs::open(path, flags, Mode::from_raw_mode(0o2755))?)
+            })?;
+            let stat = std::fs::metadata(m.source(name).join("f"))?;
+            let mode = stat.mode() & 0o7777;
+            ensure!(
+                stat.gid() == gid && mode == wanted,
+                "{name}: {mode:o} {stat:?}"
+            );
+        }
         Ok(())
     })
 }

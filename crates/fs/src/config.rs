@@ -2,10 +2,12 @@
 //! Plain data: the command line fills it in, [`crate::Passthrough`] reads it, nothing changes it
 //! after the mount.
 
+use std::ffi::CString;
 use std::time::Duration;
 
+use crate::error::{Errno, Result};
 use crate::translate::ids::IdMaps;
-use crate::translate::xattrs::XattrMap;
+use crate::translate::xattrs::{ClientName, XattrMap};
 
 /// Longest time the kernel may rely on what it cached under `--cache=always|metadata`
 /// (virtiofsd's value).
@@ -73,6 +75,19 @@ pub enum PosixAcl {
     /// If the kernel offers FUSE_POSIX_ACL.
     Auto,
     /// Yes, and fail to mount otherwise.
+    Always,
+}
+
+/// Whether new files get the labels that the client's security module gives them (`--security-label`). Needs
+/// extended attributes, and implies them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SecurityLabel {
+    /// No: SOURCE labels them.
+    #[default]
+    Never,
+    /// If the client offers FUSE_SECURITY_CTX, and SOURCE takes such labels from this process.
+    Auto,
+    /// Yes, and INIT fails otherwise.
     Always,
 }
 
@@ -151,6 +166,11 @@ pub struct Config {
     pub ids: IdMaps,
     /// See [`PosixAcl`].
     pub posix_acl: PosixAcl,
+    /// See [`SecurityLabel`].
+    pub security_label: SecurityLabel,
+    /// Tell the client of file systems that are mounted below SOURCE, so that it mounts them too
+    /// (`--announce-submounts`). Otherwise they appear as directories of one file system.
+    pub announce_submounts: bool,
     /// Refuse every change with EROFS (`--readonly`).
     pub readonly: bool,
     /// Answer READDIRPLUS (off with `--no-readdirplus`).
@@ -194,6 +214,22 @@ pub struct Config {
 const SHORTEST_WATCH: Duration = Duration::from_millis(100);
 
 impl Config {
+    /// The name on SOURCE that `--xattrmap` gives what the client calls `name`.
+    ///
+    /// # Errors
+    /// EPERM or EOPNOTSUPP where a rule says so; EINVAL for a name with a NUL.
+    pub(crate) fn xattr_on_source(&self, name: &[u8]) -> Result<CString> {
+        let mapped = match &self.xattr_map {
+            Some(map) => match map.client(name) {
+                ClientName::Named(mapped) => mapped,
+                ClientName::Denied => return Err(Errno::EPERM),
+                ClientName::Unsupported => return Err(Errno::EOPNOTSUPP),
+            },
+            None => name.to_vec(),
+        };
+        CString::new(mapped).map_err(|_nul| Errno::EINVAL)
+    }
+
     /// How often open files are looked at for changes that were made under SOURCE, so that those
     /// show within the timeout of attributes (`coherence/external.rs`). None where the kernel caches no data,
     /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, and for
@@ -217,6 +253,8 @@ impl Default for Config {
             xattr_map: None,
             ids: IdMaps::default(),
             posix_acl: PosixAcl::default(),
+            security_label: SecurityLabel::default(),
+            announce_submounts: false,
             readonly: false,
             readdirplus: true,
             allow_direct_io: false,

@@ -14,6 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::coherence::external::ChangeTracker;
 use crate::error::{Errno, Result};
+use crate::far_cookies::FarCookies;
 use crate::inode::Inode;
 use crate::write_batch::WriteGroup;
 pub(crate) use kept::HandleRef;
@@ -38,7 +39,7 @@ pub(crate) struct Handle {
 pub(crate) enum HandleKind {
     File(OpenFile),
     /// Holds the descriptor's position from the seek to the end of getdents64(2). A leaf lock.
-    Directory(Mutex<()>),
+    Directory(Mutex<FarCookies>),
 }
 
 /// What a WRITE by this handle has to know.

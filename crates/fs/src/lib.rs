@@ -45,6 +45,7 @@ mod config;
 mod create_retry;
 mod crossing;
 mod error;
+mod far_cookies;
 mod fault;
 mod fd_limit;
 mod forget_wait;
@@ -53,6 +54,7 @@ mod handle_sort;
 mod handle_table;
 mod host_locks;
 mod inode;
+mod labels;
 mod name_hints;
 mod negotiated;
 mod notifier;
@@ -78,7 +80,7 @@ pub use coherence::external::ExternalChange;
 pub use coherence::fanotify::{Notify, Watch, Watching};
 pub use config::{
     CachePolicy, Config, Durability, InodeFileHandles, KernelPassthrough, LONG_TIMEOUT, Locks,
-    PosixAcl, Timeouts, WriteJoining,
+    PosixAcl, SecurityLabel, Timeouts, WriteJoining,
 };
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
@@ -90,8 +92,8 @@ pub use inode::identity::FileKind;
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
-    CountedEntry, CountedLookup, DirEntry, DirEntryRef, NewNode, Opened, ReadRequest, SetAttr,
-    SetTime, SetXattr, WriteRequest,
+    CountedEntry, CountedLookup, DirEntry, DirEntryRef, Label, NewNode, Opened, ReadRequest,
+    SetAttr, SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};

@@ -31,6 +31,7 @@ use crate::inode::limit::InodeLimit;
 use crate::inode::mount_fd::MountFds;
 use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
+use crate::labels;
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
@@ -54,6 +55,8 @@ pub struct Entry {
     pub attr: Attr,
     /// How long the name may be used without asking again.
     pub entry_timeout: Duration,
+    /// The directory is the root of a file system that is mounted below SOURCE, and the client mounts it.
+    pub is_submount: bool,
 }
 
 /// A directory served through FUSE; see the crate's page.
@@ -71,7 +74,7 @@ pub struct Passthrough {
     pub(crate) write_groups: WriteGroups,
     pub(crate) locks: HostLocks,
     pub(crate) create_retries: CreateRetries,
-    pub(crate) stats: Stats,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) invalidations: Arc<Invalidations>,
     pub(crate) watches: Arc<Watches>,
     /// None where nothing bounds the number of inodes.
@@ -136,6 +139,7 @@ impl Passthrough {
         };
         let proc_self_fd = crate::caller::proc::self_fd()?;
         crate::caller::proc::own()?;
+        config.security_label = labels::possible(&source, &config);
         let fd_limit = FdLimit::of_this_process();
         config.readdirplus &= fd_limit.is_enough_for_readdirplus(&config);
         let forgets = Arc::default();
@@ -153,7 +157,7 @@ impl Passthrough {
             write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
-            stats: Stats::default(),
+            stats: Arc::default(),
             invalidations: Arc::default(),
             watches: Arc::default(),
             pressure,
@@ -170,6 +174,12 @@ impl Passthrough {
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             fd_limit,
         })
+    }
+
+    /// The same, counting into `stats`, which several file systems share one after the other.
+    #[must_use]
+    pub fn counting_into(self, stats: Arc<Stats>) -> Self {
+        Self { stats, ..self }
     }
 
     /// What the mount was asked to do.

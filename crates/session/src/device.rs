@@ -12,8 +12,9 @@ use std::fmt;
 use std::io;
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use thrufs_fs::{Errno, Passthrough};
+use thrufs_fs::{Errno, Passthrough, Snapshot, Stats};
 use thrufs_transport::vhost_user::{Completion, Device, Request, Service, Shutdown, Tag};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request;
@@ -36,6 +37,11 @@ type Make = Box<dyn Fn() -> io::Result<Passthrough> + Send + Sync>;
 struct Sessions {
     make: Make,
     request_queues: usize,
+    /// Of all sessions.
+    stats: Arc<Stats>,
+    /// Front ends that have connected.
+    front_ends: AtomicU64,
+    is_connected: AtomicBool,
     /// None before INIT.
     current: Current,
 }
@@ -50,6 +56,9 @@ impl DeviceSession {
         let sessions = Arc::new(Sessions {
             make: Box::new(make),
             request_queues,
+            stats: Arc::default(),
+            front_ends: AtomicU64::new(0),
+            is_connected: AtomicBool::new(false),
             // hiprio as well.
             current: Current::new(1 + request_queues.max(1)),
         });
@@ -67,9 +76,61 @@ impl DeviceSession {
         listener: &UnixListener,
         connected: impl FnOnce(Shutdown),
     ) -> io::Result<()> {
-        let result = self.device.serve(listener, connected);
-        self.sessions.replace(None);
+        let sessions = &self.sessions;
+        let result = self.device.serve(listener, |front_end| {
+            sessions.front_ends.fetch_add(1, Ordering::Relaxed);
+            sessions.is_connected.store(true, Ordering::Relaxed);
+            connected(front_end);
+        });
+        sessions.is_connected.store(false, Ordering::Relaxed);
+        sessions.replace(None);
         result
+    }
+
+    /// What tells of the device while it is served.
+    pub fn view(&self) -> DeviceView {
+        DeviceView(Arc::clone(&self.sessions))
+    }
+}
+
+/// What tells of a device from another thread.
+#[derive(Clone, Debug)]
+pub struct DeviceView(Arc<Sessions>);
+
+/// Who uses a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceUse {
+    /// Request queues that there are.
+    pub request_queues: usize,
+    /// There is a front end.
+    pub is_connected: bool,
+    /// How many there have been.
+    pub front_ends: u64,
+    /// INIT is done: the guest has mounted it.
+    pub is_mounted: bool,
+}
+
+impl DeviceView {
+    /// Counts of all sessions, and what the one of now holds.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn snapshot(&self) -> io::Result<Snapshot> {
+        let current = self.0.current.now();
+        match current {
+            Some(server) => server.fs().snapshot(),
+            None => Snapshot::of_none(&self.0.stats),
+        }
+    }
+
+    /// Who uses it now.
+    pub fn used(&self) -> DeviceUse {
+        DeviceUse {
+            request_queues: self.0.request_queues,
+            is_connected: self.0.is_connected.load(Ordering::Relaxed),
+            front_ends: self.0.front_ends.load(Ordering::Relaxed),
+            is_mounted: self.0.current.now().is_some(),
+        }
     }
 }
 
@@ -110,7 +171,7 @@ impl Sessions {
             Err(error) => return refuse(header, error.errno(), responder),
         };
         let fs = match (self.make)() {
-            Ok(fs) => Arc::new(fs),
+            Ok(fs) => Arc::new(fs.counting_into(Arc::clone(&self.stats))),
             Err(error) => {
                 tracing::error!(%error, "INIT: the shared directory cannot be served");
                 return refuse(header, Errno::EIO, responder);

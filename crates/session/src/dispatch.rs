@@ -50,6 +50,8 @@ impl Dispatch {
             mode,
             umask,
             caller: self.caller(by)?,
+            groups: None,
+            labels: &[],
         })
     }
 

@@ -139,10 +139,10 @@ impl FuseAdapter {
     fn reply_entry(&self, found: Result<CountedEntry<'_>>, reply: ReplyEntry) {
         match found.map(CountedEntry::into_entry) {
             Ok(Entry {
-                ino: _,
                 generation,
                 attr,
                 entry_timeout,
+                ..
             }) => {
                 let generation = Generation(generation);
                 let timeout = self.fs().attr_timeout(&attr);

@@ -5,6 +5,7 @@ use std::io;
 
 use thrufs_fs::{
     CachePolicy, Config, Errno, InodeFileHandles, KernelPassthrough, Locks, Negotiated, PosixAcl,
+    SecurityLabel,
 };
 use thrufs_wire::abi::{FUSE_KERNEL_MINOR_VERSION, FUSE_KERNEL_VERSION, InitIn, InitOut};
 use thrufs_wire::{Dialect, InitFlags};
@@ -48,9 +49,8 @@ impl Wish {
     }
 }
 
-/// Never asked for: what README, "What fuser cannot carry", names and no row here has; and CREATE_SUPP_GROUP, since
-/// the kernel has checked the caller's groups and taken the set-gid bit where they ask for it, and the server
-/// creates with CAP_DAC_OVERRIDE and CAP_FSETID.
+/// Never asked for: what README, "What fuser cannot carry", names and no row here has.
+#[allow(clippy::too_many_lines, reason = "a table: a row a capability")]
 fn wishes(config: &Config) -> Vec<Wish> {
     let host_locks = config.locks == Locks::Host;
     vec![
@@ -92,6 +92,21 @@ fn wishes(config: &Config) -> Vec<Wish> {
             config.posix_acl != PosixAcl::Never,
             InitFlags::FUSE_SETXATTR_EXT,
         ),
+        // The kernel has taken the set-gid bit from a new file whose creator is not in the directory's group, by
+        // the group and mode that it has cached: with this the backing file system does, by its own.
+        Wish::when(true, InitFlags::FUSE_CREATE_SUPP_GROUP),
+        // The label that the client's security module gives a new file.
+        Wish::when(
+            config.security_label != SecurityLabel::Never,
+            InitFlags::FUSE_SECURITY_CTX,
+        )
+        .required_by(
+            config.security_label == SecurityLabel::Always,
+            "--security-label",
+            "use --security-label=auto",
+        ),
+        // Only guests offer it.
+        Wish::when(config.announce_submounts, InitFlags::FUSE_SUBMOUNTS),
         // Without these two the kernel keeps locks itself.
         Wish::when(host_locks, InitFlags::FUSE_POSIX_LOCKS),
         Wish::when(host_locks, InitFlags::FUSE_FLOCK_LOCKS),
@@ -296,7 +311,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
                 "this kernel does not offer {}, which {option} needs; {remedy}",
                 names(flag).join(" ")
             )));
-        } else {
+        } else if offer.carried.contains(flag) {
             refused.extend(names(flag));
         }
     }

@@ -29,7 +29,7 @@ mod requests;
 mod workers;
 
 pub use dev_fuse::DevFuseSession;
-pub use device::DeviceSession;
+pub use device::{DeviceSession, DeviceUse, DeviceView};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use init::optional_capabilities;
 pub use notify::{send_epoch, send_prune};

@@ -11,6 +11,7 @@ mod convert;
 mod data;
 mod directories;
 mod dying;
+mod extensions;
 mod handles;
 mod incoming;
 mod interrupts;

@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::io;
 use std::marker::PhantomData;
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::LocalKey;
 
 use nix::errno::Errno;
@@ -29,6 +29,8 @@ type NotSend = PhantomData<*const ()>;
 #[derive(Debug)]
 pub struct FsCreds {
     changed: bool,
+    /// The thread's supplementary groups were others before.
+    regrouped: bool,
     _thread: NotSend,
 }
 
@@ -54,6 +56,7 @@ impl FsCreds {
     pub fn assume(uid: u32, gid: u32, power: Power) -> io::Result<Self> {
         let mut guard = Self {
             changed: false,
+            regrouped: false,
             _thread: PhantomData,
         };
         if (uid == 0 && gid == 0) || !is_root() {
@@ -75,6 +78,47 @@ impl FsCreds {
         }
         Ok(guard)
     }
+}
+
+impl FsCreds {
+    /// The same, in these supplementary groups alone.
+    ///
+    /// # Errors
+    /// As [`FsCreds::assume`]; EPERM where the user namespace has no setgroups(2).
+    pub fn assume_with_groups(
+        uid: u32,
+        gid: u32,
+        (groups, power): (&[u32], Power),
+    ) -> io::Result<Self> {
+        let mut guard = Self::assume(uid, gid, power)?;
+        if guard.changed
+            && own_groups()?
+                .iter()
+                .map(|gid| gid.as_raw())
+                .ne(groups.iter().copied())
+        {
+            let groups: Vec<_> = groups
+                .iter()
+                .copied()
+                .map(rustix::fs::Gid::from_raw)
+                .collect();
+            rustix::thread::set_thread_groups(&groups)?;
+            guard.regrouped = true;
+        }
+        Ok(guard)
+    }
+}
+
+/// The supplementary groups of each thread outside of any guard: those of the process, which nothing changes
+/// once it serves.
+fn own_groups() -> io::Result<&'static [rustix::fs::Gid]> {
+    static OWN: OnceLock<Vec<rustix::fs::Gid>> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own);
+    }
+    // Of this thread, outside of a guard that changes them.
+    let own = rustix::process::getgroups()?;
+    Ok(OWN.get_or_init(|| own))
 }
 
 /// Whether this process is root, which it is from its start to its end or never.
@@ -138,6 +182,10 @@ fn taken(before: &'static Taken, id: u32, is_taken: impl FnOnce() -> bool) -> io
 
 impl Drop for FsCreds {
     fn drop(&mut self) {
+        if self.regrouped {
+            // What was allowed before is now; the groups are known since.
+            let _changed = own_groups().map(rustix::thread::set_thread_groups);
+        }
         if self.changed {
             // Back to 0 raises the file system capabilities again by itself (capabilities(7)).
             nix::unistd::setfsuid(Uid::from_raw(0));
@@ -151,26 +199,57 @@ impl Drop for FsCreds {
 /// system call only when another one was set last.
 ///
 /// The first use on a thread gives it a root, current directory and umask of its own (unshare(2) with CLONE_FS,
-/// which needs no privilege).
+/// which needs no privilege). In a container that refuses the call all threads have one umask, which the guard
+/// holds for this one.
 ///
 /// # Errors
 /// From unshare(2).
-pub fn set_umask(umask: u32) -> io::Result<()> {
+pub fn set_umask(umask: u32) -> io::Result<Umask> {
     thread_local! {
-        /// None while the thread shares that of the process.
-        static OWN: Cell<Option<Mode>> = const { Cell::new(None) };
+        static OWN: Cell<Own> = const { Cell::new(Own::Unknown) };
     }
     let umask = Mode::from_bits_truncate(umask & 0o777);
-    let own = OWN.get();
-    if own == Some(umask) {
-        return Ok(());
+    if OWN.get() == Own::Unknown {
+        OWN.set(match nix::sched::unshare(CloneFlags::CLONE_FS) {
+            Ok(()) => Own::Unset,
+            Err(Errno::EPERM | Errno::ENOSYS) => Own::Shared,
+            Err(errno) => return Err(errno.into()),
+        });
     }
-    if own.is_none() {
-        nix::sched::unshare(CloneFlags::CLONE_FS)?;
+    match OWN.get() {
+        Own::Set(set) if set == umask => Ok(Umask(None)),
+        Own::Shared => {
+            let shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+            nix::sys::stat::umask(umask);
+            Ok(Umask(Some(shared)))
+        }
+        Own::Unknown | Own::Unset | Own::Set(_) => {
+            nix::sys::stat::umask(umask);
+            OWN.set(Own::Set(umask));
+            Ok(Umask(None))
+        }
     }
-    nix::sys::stat::umask(umask);
-    OWN.set(Some(umask));
-    Ok(())
+}
+
+/// The umask of [`set_umask`] is that of this thread while this lives.
+#[derive(Debug)]
+#[must_use = "where threads share a umask another one sets it"]
+pub struct Umask(#[allow(dead_code, reason = "held")] Option<MutexGuard<'static, ()>>);
+
+/// The umask that threads share where they cannot have their own. Held across the call that makes a file.
+static SHARED: Mutex<()> = Mutex::new(());
+
+/// Whose umask a thread has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Own {
+    /// Not asked yet.
+    Unknown,
+    /// Its own, as the process had it.
+    Unset,
+    /// Its own, which is this.
+    Set(Mode),
+    /// That of the process.
+    Shared,
 }
 
 #[cfg(test)]
@@ -187,7 +266,7 @@ mod tests {
         let outside = probe();
         std::thread::spawn(move || {
             for umask in [0o123, 0o123, 0o077] {
-                set_umask(umask).unwrap();
+                let _umask = set_umask(umask).unwrap();
                 assert_eq!(probe(), Mode::from_bits_truncate(umask));
             }
         })

@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Device(Box<DeviceArgs>),
     /// Unmount MOUNTPOINT
     Umount(UmountArgs),
-    /// Show what a mount is doing
+    /// Show what a mount or a device is doing
     Status(StatusArgs),
     /// Mount a scratch directory, work in it, show what the kernel sent, and clean up
     Demo(DemoArgs),
@@ -129,11 +129,12 @@ pub(crate) const CAPABILITIES: &str = r#"{
   ]
 }"#;
 
-/// The same of a device. Of virtiofsd 1.14's features those of migration and labels are missing.
+/// The same of a device. Of virtiofsd 1.14's features that of migration is missing.
 pub(crate) const DEVICE_CAPABILITIES: &str = r#"{
   "type": "fs",
   "features": [
     "posix-acl-negotiation-mode",
+    "security-label-negotiation-mode",
     "separate-options"
   ]
 }"#;

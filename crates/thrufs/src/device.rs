@@ -10,6 +10,7 @@
 //! neither process.
 
 mod confined;
+mod control;
 mod serving;
 mod socket;
 

@@ -5,17 +5,18 @@
 //! what will not be as was asked for is a warning.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
-use thrufs_fs::{Config, Fault, InodeFileHandles, KernelPassthrough};
+use thrufs_fs::{Config, Fault, InodeFileHandles, KernelPassthrough, SecurityLabel};
 use thrufs_session::Tag;
 use tracing::level_filters::LevelFilter;
 
 use crate::logging::LogOptions;
 use crate::mount_plan::{config, contradictions};
-use crate::options::device::{DeviceArgs, SecurityLabel, VirtiofsdOptions};
+use crate::options::device::{DeviceArgs, VirtiofsdOptions};
 use crate::options::files::FileOptions;
 use crate::options::old_virtiofsd;
 use crate::sandbox::capabilities::Needs;
@@ -47,6 +48,8 @@ pub(crate) struct DevicePlan {
     /// Whether --inode-file-handles was given, rather than left to what is safe.
     pub(crate) wants_file_handles: bool,
     pub(crate) log: LogOptions,
+    /// Where Prometheus is answered.
+    pub(crate) metrics: Option<SocketAddr>,
     /// `None`: as much as the kernel allows. `Some(0)`: unchanged.
     pub(crate) rlimit_nofile: Option<u64>,
     /// What is not as was asked for, each with its reason.
@@ -117,9 +120,13 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
     check_virtiofsd(&args.virtiofsd)?;
     contradictions::check(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
+    let config = config(&args.files, &args.mapping)?;
     let config = Config {
         takes_notifications: false,
-        ..config(&args.files, &args.mapping)?
+        xattr: config.xattr || args.virtiofsd.security_label != SecurityLabel::Never,
+        security_label: args.virtiofsd.security_label,
+        announce_submounts: args.virtiofsd.announce_submounts,
+        ..config
     };
     let warnings = warnings(&args, is_root);
     let source = args
@@ -148,6 +155,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
             level,
             syslog: args.process.syslog,
         },
+        metrics: args.process.metrics,
         rlimit_nofile: args.process.rlimit_nofile,
         warnings,
     })
@@ -191,13 +199,6 @@ fn check_files(files: &FileOptions) -> Result<(), String> {
 }
 
 fn check_virtiofsd(options: &VirtiofsdOptions) -> Result<(), String> {
-    if options.security_label == SecurityLabel::Always {
-        return Err(
-            "--security-label: labels of new files from the guest are not implemented: leave it \
-             out, or use --security-label=auto"
-                .to_owned(),
-        );
-    }
     if options.migration_mode.is_some()
         || options.migration_on_error.is_some()
         || options.migration_verify_handles
@@ -218,13 +219,6 @@ fn warnings(args: &DeviceArgs, is_root: bool) -> Vec<String> {
         warnings.push(
             "not started as root: files that the guest makes belong to the user of this process, \
              whichever guest user makes them"
-                .to_owned(),
-        );
-    }
-    if args.virtiofsd.announce_submounts {
-        warnings.push(
-            "--announce-submounts: file systems mounted below the shared directory appear as \
-             directories of one file system"
                 .to_owned(),
         );
     }

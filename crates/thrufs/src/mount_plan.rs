@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use nix::mount::MsFlags;
-use thrufs_fs::{Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl};
+use thrufs_fs::{
+    Config, Durability, Fault, InodeFileHandles, KernelPassthrough, PosixAcl, SecurityLabel,
+};
 use tracing::level_filters::LevelFilter;
 
 use crate::logging::LogOptions;
@@ -311,6 +313,8 @@ pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Co
         xattr_map: mapping.xattrmap.clone(),
         ids: mapping.ids()?,
         posix_acl: files.posix_acl,
+        security_label: SecurityLabel::Never,
+        announce_submounts: false,
         readonly: files.readonly,
         readdirplus: !files.no_readdirplus,
         allow_direct_io: files.allow_direct_io,

@@ -1,10 +1,11 @@
-//! `thrufs status`: what a mount is doing, asked of its daemon through a unix socket.
+//! `thrufs status`: what a mount or a device is doing, asked of its daemon through a unix socket.
 //!
 //! Invariant: the mounted file system itself is asked nothing (it may hang, and that is when one
 //! wants to know); which daemon serves it follows from the mount table. Only where no daemon can
 //! be found is the mount asked whether it is dead, with a deadline.
 
 mod dead;
+mod devices;
 mod find;
 mod report;
 mod runtime_dir;
@@ -18,8 +19,11 @@ use std::time::Duration;
 use anyhow::bail;
 use serde::Serialize;
 
+pub(crate) use devices::name_of;
 use find::Found;
 pub(crate) use find::{daemon_of, is_thrufs};
+#[cfg(test)]
+pub(crate) use report::Carrier;
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
 pub(crate) use table::plain;
@@ -30,7 +34,7 @@ use crate::stdout::print;
 /// What `thrufs status` takes.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct StatusArgs {
-    /// Where it is mounted, or any file below [default: list all mounts]
+    /// Where it is mounted, or any file below; or the socket of a device [default: list all]
     mountpoint: Option<PathBuf>,
     /// Print JSON: durations in nanoseconds, sizes in bytes
     #[arg(long)]
@@ -57,10 +61,12 @@ pub(crate) fn if_possible<T>(made: anyhow::Result<T>) -> Option<T> {
 pub(crate) fn run(args: &StatusArgs) -> anyhow::Result<()> {
     block_on(async {
         match (&args.mountpoint, args.watch) {
-            (Some(path), None) => one(&find::mount_of(path)?, args.json).await,
+            (Some(path), None) => one(&Which::at(path).await?, args.json).await,
             (None, None) => all(args.json).await,
-            (Some(path), Some(every)) => watch::run(&find::mount_of(path)?, every, args.json).await,
-            (None, Some(every)) => watch::run(&only_mount()?, every, args.json).await,
+            (Some(path), Some(every)) => {
+                watch::run(&Which::at(path).await?, every, args.json).await
+            }
+            (None, Some(every)) => watch::run(&only_one().await?, every, args.json).await,
         }
     })
 }
@@ -72,8 +78,31 @@ pub(crate) fn daemon_pid(mountpoint: &Path) -> anyhow::Result<u32> {
     Ok(status.pid)
 }
 
-async fn one(mount: &Found, json: bool) -> anyhow::Result<()> {
-    let status = find::ask(mount).await?;
+/// What is asked.
+#[derive(Clone, Debug)]
+enum Which {
+    Mount(Found),
+    Device(devices::Device),
+}
+
+impl Which {
+    async fn at(path: &Path) -> anyhow::Result<Self> {
+        match devices::at(path).await? {
+            Some(device) => Ok(Self::Device(device)),
+            None => find::mount_of(path).map(Self::Mount),
+        }
+    }
+
+    async fn ask(&self) -> anyhow::Result<Status> {
+        match self {
+            Self::Mount(mount) => find::ask(mount).await,
+            Self::Device(device) => device.ask().await,
+        }
+    }
+}
+
+async fn one(which: &Which, json: bool) -> anyhow::Result<()> {
+    let status = which.ask().await?;
     if json {
         print(&serde_json::to_string_pretty(&status)?)
     } else {
@@ -81,7 +110,7 @@ async fn one(mount: &Found, json: bool) -> anyhow::Result<()> {
     }
 }
 
-/// A mount in the list of all.
+/// A mount or device in the list of all.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Listed {
@@ -96,6 +125,15 @@ async fn all(json: bool) -> anyhow::Result<()> {
             Ok(status) => Listed::Served(Box::new(status)),
             Err(error) => Listed::Failed {
                 mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
+                error: format!("{error:#}"),
+            },
+        });
+    }
+    for (_, device) in devices::of(runtime_dir::uid()).await {
+        listed.push(match device {
+            Ok(status) => Listed::Served(Box::new(status)),
+            Err(error) => Listed::Failed {
+                mountpoint: String::new(),
                 error: format!("{error:#}"),
             },
         });
@@ -116,11 +154,15 @@ async fn all(json: bool) -> anyhow::Result<()> {
     print(&lines.join("\n"))
 }
 
-fn only_mount() -> anyhow::Result<Found> {
-    let mut mounts = find::mounts()?;
-    match (mounts.pop(), mounts.is_empty()) {
-        (Some(mount), true) => Ok(mount),
+async fn only_one() -> anyhow::Result<Which> {
+    let devices = devices::of(runtime_dir::uid()).await;
+    let mounts = find::mounts()?.into_iter().map(Which::Mount);
+    let mut all: Vec<_> = mounts
+        .chain(devices.into_iter().map(|(device, _)| Which::Device(device)))
+        .collect();
+    match (all.pop(), all.is_empty()) {
+        (Some(only), true) => Ok(only),
         (None, _) => bail!("nothing is mounted by thrufs here"),
-        (Some(_), false) => bail!("there are several mounts: name the one to watch"),
+        (Some(_), false) => bail!("there are several mounts or devices: name the one to watch"),
     }
 }

@@ -4,6 +4,7 @@
 //!
 //! Invariant: nothing waits without a deadline, and the device's process is gone when its [`Device`] is.
 
+pub mod calls;
 mod device;
 mod driver;
 
@@ -11,8 +12,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use thrufs_wire::Opcode;
-use thrufs_wire::abi::{InHeader, InitIn, InitOut, OutHeader};
+use thrufs_wire::abi::{InHeader, InitIn, InitOut, OutHeader, WriteIn};
+use thrufs_wire::{InitFlags, Opcode};
 use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{Frontend, VhostUserFrontend};
 use vhost::{VhostBackend, VhostUserMemoryRegionInfo, VringConfigData};
@@ -94,8 +95,10 @@ pub struct Guest {
     memory: GuestMemoryMmap,
     /// Queue 0 is hiprio.
     pub drivers: Vec<Driver>,
-    /// User and group of the guest's that the next requests are of.
+    /// User of the guest's that the next requests are of.
     pub caller: u32,
+    /// Its group, if that has another number.
+    pub group: Option<u32>,
     features: u64,
     unique: u64,
     buffers: Vec<u64>,
@@ -159,6 +162,7 @@ impl Guest {
             memory: memory(0, MEMORY)?,
             drivers: Vec::new(),
             caller: 0,
+            group: None,
             features,
             unique: 2,
             buffers: (0..64).map(|slot| BUFFERS + slot * BUFFER).collect(),
@@ -252,16 +256,21 @@ impl Guest {
 
     /// INIT as Linux 7.3 sends it.
     pub fn init(&mut self) -> Result<InitOut> {
+        let reserved = InitFlags::FUSE_INIT_RESERVED;
+        self.init_offering(!reserved.bits())?.value()
+    }
+
+    /// INIT of a kernel that has these capabilities.
+    pub fn init_offering(&mut self, capabilities: u64) -> Result<Answer> {
         let offer = InitIn {
             major: 7,
             minor: 46,
             max_readahead: 128 << 10,
-            flags: !(1 << 31),
-            flags2: u32::MAX,
+            flags: capabilities as u32,
+            flags2: (capabilities >> 32) as u32,
             ..InitIn::default()
         };
-        let answer = self.call(1, Opcode::Init, 0, &[offer.as_bytes()], 64)?;
-        answer.value()
+        self.call(1, Opcode::Init, 0, &[offer.as_bytes()], 64)
     }
 
     /// Sends a request on `queue` and waits for its answer of at most `room` bytes of data.
@@ -287,22 +296,101 @@ impl Guest {
         room: usize,
     ) -> Result<Token> {
         self.unique += 2;
-        let unique = self.unique;
+        let header = self.header(opcode, nodeid, args);
+        self.send_with_header((queue, cut), &header, args, room)
+    }
+
+    /// Sends a request that creates, with this extension, and waits for its answer.
+    pub fn call_extended(
+        &mut self,
+        opcode: Opcode,
+        nodeid: u64,
+        args: &[&[u8]],
+        extension: &[u8],
+    ) -> Result<Answer> {
+        self.unique += 2;
+        let args: Vec<&[u8]> = args.iter().copied().chain([extension]).collect();
         let header = InHeader {
+            total_extlen: (extension.len() / 8) as u16,
+            ..self.header(opcode, nodeid, &args)
+        };
+        let token = self.send_with_header((1, Cut::Linux), &header, &args, 144)?;
+        self.wait(token)
+    }
+
+    /// A request with `data` by an indirect table with an entry for each 2 KiB, whatever the queue's size.
+    pub fn call_by_table(
+        &mut self,
+        opcode: Opcode,
+        (nodeid, fh): (u64, u64),
+        data: &[u8],
+    ) -> Result<Answer> {
+        const TABLE: u64 = BUFFERS / 2;
+        const ROOM: u32 = 24;
+        self.unique += 2;
+        let arg = WriteIn {
+            fh,
+            size: data.len() as u32,
+            ..WriteIn::default()
+        };
+        let header = self.header(opcode, nodeid, &[arg.as_bytes(), data]);
+        let buffer = self.buffers.pop().context("too many requests under way")?;
+        let mut table = Vec::new();
+        let mut at = buffer;
+        let head = [header.as_bytes(), arg.as_bytes()].concat();
+        for part in std::iter::once(&head[..]).chain(data.chunks(2048)) {
+            self.memory.write_slice(part, GuestAddress(at))?;
+            table.push(Descriptor::readable(at, part.len() as u32));
+            at += part.len() as u64;
+        }
+        table.push(Descriptor::writable(buffer + ANSWER, ROOM));
+        let last = table.len() - 1;
+        for (number, entry) in table.iter_mut().enumerate().take(last) {
+            entry.flags |= NEXT;
+            entry.next = number as u16 + 1;
+        }
+        let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.bytes()).collect();
+        self.memory.write_slice(&bytes, GuestAddress(TABLE))?;
+        let chain = [Descriptor {
+            flags: INDIRECT,
+            ..Descriptor::readable(TABLE, bytes.len() as u32)
+        }];
+        let head = self.drivers[1].submit(&self.memory, &chain)?;
+        self.wait(Token {
+            queue: 1,
+            head,
+            buffer,
+            room: ROOM,
+            unique: header.unique,
+        })
+    }
+
+    fn header(&self, opcode: Opcode, nodeid: u64, args: &[&[u8]]) -> InHeader {
+        InHeader {
             len: (40 + args.iter().map(|part| part.len()).sum::<usize>()) as u32,
             opcode: opcode.as_raw(),
-            unique,
+            unique: self.unique,
             nodeid,
             uid: self.caller,
-            gid: self.caller,
+            gid: self.group.unwrap_or(self.caller),
             pid: 4711,
             total_extlen: 0,
             padding: 0,
-        };
+        }
+    }
+
+    fn send_with_header(
+        &mut self,
+        (queue, cut): (usize, Cut),
+        header: &InHeader,
+        args: &[&[u8]],
+        room: usize,
+    ) -> Result<Token> {
         let mut parts = vec![header.as_bytes()];
         parts.extend(args);
-        let answered = opcode.is_answered();
-        self.send_raw((queue, cut), &parts, answered.then_some(16 + room), unique)
+        let answered = Opcode::from_raw(header.opcode).is_none_or(Opcode::is_answered);
+        let room = answered.then_some(16 + room);
+        self.send_raw((queue, cut), &parts, room, header.unique)
     }
 
     /// Sends `parts` as a message, whatever they are, with `room` bytes for an answer.

@@ -48,7 +48,10 @@ impl User {
         let (gid, uid) = (Gid::from_raw(self.gid), Uid::from_raw(self.uid));
         rustix::thread::set_thread_res_gid(gid, gid, gid).context("setresgid")?;
         rustix::thread::set_thread_res_uid(uid, uid, uid).context("setresuid")?;
-        set_umask(self.umask).context("unshare(CLONE_FS)")
+        let umask = set_umask(self.umask).context("unshare(CLONE_FS)")?;
+        // Its own from now on.
+        drop(umask);
+        Ok(())
     }
 
     /// Runs `action` with these credentials (the caller is root).

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::fs::{FileType, Mode, OFlags};
+use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power, set_umask};
 
 use crate::caller::Caller;
@@ -19,6 +20,7 @@ use crate::create_retry::Met;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, statx};
 use crate::ops::counted::CountedEntry;
+use crate::ops::label::Label;
 use crate::ops::open::{Existed, Opened};
 use crate::passthrough::Passthrough;
 use crate::resolve::component;
@@ -39,6 +41,11 @@ pub struct NewNode<'a> {
     pub umask: u32,
     /// The caller.
     pub caller: Caller,
+    /// Groups of the caller beside its own, of which the client tells if the directory's is one (FUSE_CREATE_SUPP_GROUP);
+    /// none where it does not tell.
+    pub groups: Option<&'a [u32]>,
+    /// Labels for it.
+    pub labels: &'a [Label<'a>],
 }
 
 impl Passthrough {
@@ -85,7 +92,8 @@ impl Passthrough {
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         let name = component(new.name)?;
-        self.with_space(|| new.as_caller(|| make(dir.as_fd(), &name).or_errno()))?;
+        self.with_space(|| self.as_creator(&dir, new, || make(dir.as_fd(), &name).or_errno()))?;
+        self.label_named(&dir, &name, new.labels)?;
         self.lookup_in(&parent, &dir, new.name)
     }
 
@@ -133,7 +141,8 @@ impl Passthrough {
         let dir = self.path_fd(&parent)?;
         // Without O_EXCL, which would keep the server from linking it: the client's kernel obeys that.
         let how = self.backing_flags(flags) | libc::O_TMPFILE;
-        let file = self.with_space(|| new.make_file(&dir, c".", how))?;
+        let file = self.with_space(|| self.make_file(&dir, c".", (new, how)))?;
+        self.label(&file, new.labels)?;
         self.enter_open(file, flags)
     }
 
@@ -181,20 +190,77 @@ impl Passthrough {
 
     fn create_exclusive(&self, dir: impl AsFd, new: &NewNode<'_>, flags: i32) -> Result<OwnedFd> {
         let how = self.backing_flags(flags) | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
-        new.make_file(dir, &component(new.name)?, how)
+        let name = component(new.name)?;
+        let file = self.make_file(&dir, &name, (new, how))?;
+        self.label_open(dir, &name, (&file, new.labels))?;
+        Ok(file)
+    }
+
+    fn make_file(
+        &self,
+        dir: impl AsFd,
+        name: &CStr,
+        (new, flags): (&NewNode<'_>, i32),
+    ) -> Result<OwnedFd> {
+        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(new.mode & 0o7777);
+        self.as_creator(&dir, new, || {
+            rustix::fs::openat(&dir, name, flags, mode).or_errno()
+        })
+    }
+
+    /// Does `act`, which makes `new` in `dir`, with the caller's ids and umask.
+    fn as_creator<T>(
+        &self,
+        dir: impl AsFd,
+        new: &NewNode<'_>,
+        act: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        let _umask = set_umask(new.umask).or_errno()?;
+        let caller = &new.caller;
+        if let Some(groups) = self.groups_for_set_gid(dir, new)? {
+            // The backing file system takes the bit from a caller that is not in the directory's group.
+            let power = Power::KeepBut(CapabilitySet::FSETID);
+            match FsCreds::assume_with_groups(caller.uid, caller.gid, (&groups, power)).or_errno() {
+                // A user namespace in which there is no setgroups(2).
+                Err(Errno::EPERM) => {}
+                creds => {
+                    let _creds = creds?;
+                    return act();
+                }
+            }
+        }
+        let _creds = FsCreds::assume(caller.uid, caller.gid, Power::Keep).or_errno()?;
+        act()
+    }
+
+    /// The groups of the creator beside its own by which the backing file system judges whether `new` keeps its
+    /// set-gid bit; none where it has none, or the creator may set it, or that cannot be told.
+    fn groups_for_set_gid(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<Option<Vec<u32>>> {
+        let caller = &new.caller;
+        if !new.asks_for_set_gid() || caller.uid == 0 {
+            return Ok(None);
+        }
+        let stat = statx(dir)?;
+        if self.has_over(caller, CapabilitySet::FSETID, &[stat]) == Some(true) {
+            return Ok(None);
+        }
+        if !self.can_be_seen(caller) {
+            return Ok(new.groups.map(<[u32]>::to_vec));
+        }
+        // The client tells of the group that the directory had when the client looked last.
+        Ok(Some(match self.is_member(&stat, caller) {
+            true => vec![stat.stx_gid],
+            false => Vec::new(),
+        }))
     }
 }
 
 impl NewNode<'_> {
-    fn make_file(&self, dir: impl AsFd, name: &CStr, flags: i32) -> Result<OwnedFd> {
-        let flags = OFlags::from_bits_retain(flags as u32) | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(self.mode & 0o7777);
-        self.as_caller(|| rustix::fs::openat(dir, name, flags, mode).or_errno())
-    }
-
-    fn as_caller<T>(&self, act: impl FnOnce() -> Result<T>) -> Result<T> {
-        set_umask(self.umask).or_errno()?;
-        let _creds = FsCreds::assume(self.caller.uid, self.caller.gid, Power::Keep).or_errno()?;
-        act()
+    /// Whether its group's members would act as that group when they run it, which is where groups matter
+    /// (`mode_strip_sgid`).
+    fn asks_for_set_gid(&self) -> bool {
+        let both = libc::S_ISGID | libc::S_IXGRP;
+        self.mode & both == both
     }
 }

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
 use crate::error::{Errno, IntoErrno, Result};
+use crate::far_cookies::{Listed, is_far};
 use crate::handle_table::HandleKind;
 use crate::inode::identity::FileKind;
 use crate::inode::identity::InodeKey;
@@ -54,22 +55,51 @@ impl Passthrough {
         let HandleKind::Directory(position) = &handle.kind else {
             return Err(Errno::ENOTDIR);
         };
-        let _position = position.lock();
-        rustix::fs::seek(&handle.fd, SeekFrom::Start(offset)).or_errno()?;
+        let mut position = position.lock();
+        let mut emit = |listed: &Listed<'_>| {
+            emit(&DirEntry {
+                ino: self.seen_number(&inode, listed.ino, listed.name.as_bytes()),
+                next_offset: listed.next_offset,
+                kind: listed.kind,
+                name: listed.name,
+            })
+        };
+        let mut last = offset;
+        let mut is_full = false;
+        match position.take(offset) {
+            None => {
+                rustix::fs::seek(&handle.fd, SeekFrom::Start(offset)).or_errno()?;
+            }
+            Some(kept) => {
+                for listed in kept.records() {
+                    is_full = is_full || emit(&listed)?;
+                    match is_full {
+                        false => last = listed.next_offset,
+                        true => position.push(&listed),
+                    }
+                }
+            }
+        }
         let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_SIZE];
         let mut entries = RawDir::new(&handle.fd, &mut buffer);
-        while let Some(entry) = entries.next() {
+        // What was read and not taken is kept, where it could not be read again.
+        while !is_full || is_far(last) && !entries.is_buffer_empty() {
+            let Some(entry) = entries.next() else { break };
             let entry = entry.or_errno()?;
-            let full = emit(&DirEntry {
-                ino: self.seen_number(&inode, entry.ino(), entry.file_name().to_bytes()),
+            let listed = Listed {
+                ino: entry.ino(),
                 next_offset: entry.next_entry_cookie(),
                 kind: kind_of(entry.file_type()),
                 name: OsStr::from_bytes(entry.file_name().to_bytes()),
-            })?;
-            if full {
-                break;
+            };
+            is_full = is_full || emit(&listed)?;
+            match is_full {
+                false => last = listed.next_offset,
+                true if is_far(last) => position.push(&listed),
+                true => break,
             }
         }
+        position.stop_at(last);
         Ok(())
     }
 

@@ -70,6 +70,8 @@ impl Passthrough {
             generation: inode.generation(),
             attr,
             entry_timeout: self.entry_timeout(inode.kind),
+            // On the same mount as its directory.
+            is_submount: false,
         };
         Ok(Some(CountedEntry { entry, lookup }))
     }

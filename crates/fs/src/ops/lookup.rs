@@ -43,9 +43,12 @@ impl Passthrough {
     ) -> Result<CountedEntry<'_>> {
         let hints = self.name_hints.as_ref();
         let guess = hints.map_or(0, |hints| hints.guess(parent.ino, name));
-        let found = self.lookup_at(parent, dir, name, guess, Self::enter);
-        match &found {
-            Ok(counted) => self.note_present(parent, name, &counted.entry),
+        let mut found = self.lookup_at(parent, dir, name, guess, Self::enter);
+        match &mut found {
+            Ok(counted) => {
+                counted.entry.is_submount = self.announces(parent, &counted.entry);
+                self.note_present(parent, name, &counted.entry);
+            }
             Err(Errno::ENOENT) => self.sub_mounts.is_absent(parent, name),
             Err(_) => {}
         }
@@ -86,7 +89,8 @@ impl Passthrough {
         name: &OsStr,
         guess: u64,
     ) -> Result<CountedEntry<'_>> {
-        let found = self.lookup_at(parent, dir, name, guess, Self::take_in)?;
+        let mut found = self.lookup_at(parent, dir, name, guess, Self::take_in)?;
+        found.entry.is_submount = self.announces(parent, &found.entry);
         self.note_present(parent, name, &found.entry);
         Ok(found)
     }
@@ -139,6 +143,7 @@ impl Passthrough {
             generation: inode.generation(),
             attr,
             entry_timeout: self.entry_timeout(kind),
+            is_submount: false,
         };
         Ok(CountedEntry { entry, lookup })
     }

@@ -227,7 +227,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
-        let kind = HandleKind::Directory(Mutex::new(()));
+        let kind = HandleKind::Directory(Mutex::default());
         let fh = self.handles.insert(Handle {
             ino,
             fd,

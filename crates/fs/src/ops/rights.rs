@@ -97,11 +97,16 @@ impl Passthrough {
 
     /// Whether it is visible here what the caller has: not where ids are translated, and not of one that
     /// is no process here (thread id 0).
-    fn can_be_seen(&self, caller: &Caller) -> bool {
+    pub(crate) fn can_be_seen(&self, caller: &Caller) -> bool {
         self.config.ids.is_empty() && caller.pid != 0
     }
 
-    fn has_over(&self, caller: &Caller, any: CapabilitySet, files: &[Statx]) -> Option<bool> {
+    pub(crate) fn has_over(
+        &self,
+        caller: &Caller,
+        any: CapabilitySet,
+        files: &[Statx],
+    ) -> Option<bool> {
         let owners = files.iter().map(|stat| (stat.stx_uid, stat.stx_gid));
         match self.can_be_seen(caller) {
             true => has_over(caller.pid, any, owners),

@@ -2,8 +2,9 @@
 
 use std::io;
 
+use crate::backing_ids::PassedThrough;
 use crate::passthrough::Passthrough;
-use crate::stats::{Opcode, OpcodeCounts, Process, Snapshot};
+use crate::stats::{Opcode, OpcodeCounts, Process, Snapshot, Stats};
 
 impl Passthrough {
     /// All that can be said of this file system now. Takes no lock for longer than reading a
@@ -12,7 +13,22 @@ impl Passthrough {
     /// # Errors
     /// /proc is not mounted.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
-        let stats = &self.stats;
+        Ok(Snapshot {
+            inodes: self.known_inodes(),
+            handles: self.open_handles(),
+            kernel_passthrough: self.backing_ids.counts(),
+            negotiated: self.negotiated().cloned(),
+            ..Snapshot::of_none(&self.stats)?
+        })
+    }
+}
+
+impl Snapshot {
+    /// The same where there is no file system, before INIT, which would count into `stats`.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub fn of_none(stats: &Stats) -> io::Result<Self> {
         let counted = Opcode::ALL.iter().map(|&opcode| OpcodeCounts {
             opcode: opcode.name().to_owned(),
             requests: stats.requests(opcode),
@@ -22,16 +38,16 @@ impl Passthrough {
         let opcodes: Vec<OpcodeCounts> = counted.filter(|counts| counts.requests > 0).collect();
         let begun: u64 = opcodes.iter().map(|counts| counts.requests).sum();
         let ended: u64 = opcodes.iter().map(|counts| counts.latency.count()).sum();
-        Ok(Snapshot {
+        Ok(Self {
             opcodes,
             writes: stats.writes(),
             bytes_read: stats.bytes_read(),
             in_flight: begun.saturating_sub(ended),
-            inodes: self.known_inodes(),
-            handles: self.open_handles(),
-            kernel_passthrough: self.backing_ids.counts(),
+            inodes: 0,
+            handles: 0,
+            kernel_passthrough: PassedThrough::default(),
             process: Process::read()?,
-            negotiated: self.negotiated().cloned(),
+            negotiated: None,
         })
     }
 }

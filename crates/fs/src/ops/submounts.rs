@@ -4,7 +4,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::crossing::OwnMount;
-use crate::passthrough::Passthrough;
+use crate::inode::Inode;
+use crate::inode::identity::{FileKind, key_of};
+use crate::passthrough::{Entry, Passthrough};
 use crate::submounts::LetGo;
 
 impl Passthrough {
@@ -23,6 +25,19 @@ impl Passthrough {
             Some(parent) if self.sub_mounts.is_below(&parent) => Duration::ZERO,
             _ => timeout,
         }
+    }
+
+    /// Whether the client is told that `entry` of `parent` is another file system, which it mounts by itself:
+    /// with a device number of its own, and statfs(2) of its own. A subvolume counts as one.
+    pub(crate) fn announces(&self, parent: &Inode, entry: &Entry) -> bool {
+        if !self.config.announce_submounts || entry.attr.kind() != FileKind::Directory {
+            return false;
+        }
+        let key = key_of(&entry.attr.stat);
+        (key.dev, key.mnt_id) != (parent.key.dev, parent.key.mnt_id)
+            && self
+                .negotiated()
+                .is_some_and(|negotiated| negotiated.has("FUSE_SUBMOUNTS"))
     }
 
     /// From now on lets mounts below SOURCE go when they are idle.

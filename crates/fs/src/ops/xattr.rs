@@ -12,11 +12,10 @@ use rustix::thread::CapabilitySet;
 
 use crate::caller::Caller;
 use crate::caller::proc;
-use crate::config::PosixAcl;
+use crate::config::{PosixAcl, SecurityLabel};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::ops::killpriv::mode_and_owner;
 use crate::passthrough::Passthrough;
-use crate::translate::xattrs::ClientName;
 
 /// Largest value and largest list of names (XATTR_SIZE_MAX, XATTR_LIST_MAX), in bytes.
 const XATTR_MAX: usize = 65_536;
@@ -132,7 +131,7 @@ impl Passthrough {
     }
 
     fn has_xattr(&self) -> bool {
-        self.config.xattr || self.serves_acl()
+        self.config.xattr || self.serves_acl() || self.config.security_label != SecurityLabel::Never
     }
 
     /// Whether the kernel was told to check ACLs: without that they must not be seen or set, as
@@ -148,24 +147,17 @@ impl Passthrough {
     }
 
     /// The name on SOURCE of what the client calls `name`.
-    fn xattr_name(&self, name: &OsStr) -> Result<CString> {
+    pub(crate) fn xattr_name(&self, name: &OsStr) -> Result<CString> {
         if !self.has_xattr() {
             return Err(Errno::ENOSYS);
         }
         let name = name.as_bytes();
-        let mapped = match &self.config.xattr_map {
-            Some(map) => match map.client(name) {
-                ClientName::Named(mapped) => mapped,
-                ClientName::Denied => return Err(Errno::EPERM),
-                ClientName::Unsupported => return Err(Errno::EOPNOTSUPP),
-            },
-            None => name.to_vec(),
-        };
+        let mapped = self.config.xattr_on_source(name)?;
         // Neither may a rule lead to one.
-        if (is_acl(name) || is_acl(&mapped)) && !self.serves_acl() {
+        if (is_acl(name) || is_acl(mapped.to_bytes())) && !self.serves_acl() {
             return Err(Errno::EOPNOTSUPP);
         }
-        CString::new(mapped).map_err(|_nul| Errno::EINVAL)
+        Ok(mapped)
     }
 }
 

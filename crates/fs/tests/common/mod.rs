@@ -37,6 +37,8 @@ impl Served {
 
     pub(crate) fn new_node<'a>(&self, parent: u64, name: &'a str, mode: u32) -> NewNode<'a> {
         NewNode {
+            groups: None,
+            labels: &[],
             parent,
             name: OsStr::new(name),
             mode,

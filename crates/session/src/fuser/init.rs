@@ -9,8 +9,11 @@ use thrufs_wire::InitFlags;
 
 use crate::init::{Agreed, Offer};
 
-/// fuser 0.18 does not parse what these change: on the longer SETXATTR its thread panics.
-const NOT_CARRIED: InitFlags = InitFlags::FUSE_SETXATTR_EXT;
+/// fuser 0.18 does not parse what these change: on the longer SETXATTR its thread panics, and what follows the
+/// names of requests that create it does not hand on.
+const NOT_CARRIED: InitFlags = InitFlags::FUSE_SETXATTR_EXT
+    .union(InitFlags::FUSE_CREATE_SUPP_GROUP)
+    .union(InitFlags::FUSE_SECURITY_CTX);
 
 /// Tells the kernel what this mount wants.
 pub(super) fn negotiate(config: &Config, kernel: &mut KernelConfig) -> io::Result<Negotiated> {

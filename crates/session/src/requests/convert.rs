@@ -44,6 +44,15 @@ pub(super) fn attr(maps: &IdMaps, attr: &Attr) -> abi::Attr {
     }
 }
 
+/// The same, of the root of a file system that the client mounts by itself.
+pub(super) fn as_submount(attr: abi::Attr, is_submount: bool) -> abi::Attr {
+    let flags = match is_submount {
+        true => abi::AttrFlags::FUSE_ATTR_SUBMOUNT,
+        false => abi::AttrFlags::empty(),
+    };
+    abi::Attr { flags, ..attr }
+}
+
 /// The same for STATX, with the time of birth where there is one.
 pub(super) fn statx(maps: &IdMaps, attr: &Attr) -> abi::Statx {
     let stat = &attr.stat;

@@ -5,6 +5,7 @@ use std::ffi::{CStr, OsStr};
 use thrufs_fs::{CountedEntry, Entry, Opcode, Opened, Result};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{CreateIn, EntryOut, FlushIn, FsyncFlags, FsyncIn, OpenOut};
+use thrufs_wire::request::Extensions;
 
 use super::convert::{self, os};
 use super::reply::{Reply, Sent};
@@ -27,20 +28,28 @@ impl Server {
         }
     }
 
-    pub(super) fn create(&self, call: Call, arg: &CreateIn, name: &CStr) {
+    pub(super) fn create(
+        &self,
+        call: Call,
+        arg: &CreateIn,
+        name: &CStr,
+        extensions: &Extensions<'_>,
+    ) {
         let made = self.run(Opcode::Create, call.by, call.ino, |fs| {
-            let mode = (arg.mode, arg.umask);
-            let new = self.dispatch.new_node(call.by, call.ino, os(name), mode)?;
+            let (place, mode) = ((call.ino, os(name)), (arg.mode, arg.umask));
+            let creation = self.creation(extensions)?;
+            let new = self.new_node(call.by, place, mode, &creation)?;
             fs.create(&new, arg.flags.cast_signed())
         });
         self.reply_created(made, call.reply);
     }
 
     /// `call` names the directory that says which file system.
-    pub(super) fn tmpfile(&self, call: Call, arg: &CreateIn) {
+    pub(super) fn tmpfile(&self, call: Call, arg: &CreateIn, extensions: &Extensions<'_>) {
         let made = self.run(Opcode::Tmpfile, call.by, call.ino, |fs| {
-            let (no_name, mode) = (OsStr::new("."), (arg.mode, arg.umask));
-            let new = self.dispatch.new_node(call.by, call.ino, no_name, mode)?;
+            let (place, mode) = ((call.ino, OsStr::new(".")), (arg.mode, arg.umask));
+            let creation = self.creation(extensions)?;
+            let new = self.new_node(call.by, place, mode, &creation)?;
             fs.tmpfile(&new, arg.flags.cast_signed())
         });
         self.reply_created(made, call.reply);
@@ -63,6 +72,7 @@ impl Server {
     pub(super) fn entry_out(&self, entry: &Entry) -> EntryOut {
         let (attr_timeout, timeout) = after_reply::timeouts(self.fs(), entry);
         let attr = convert::attr(&self.fs().config().ids, &entry.attr);
+        let attr = convert::as_submount(attr, entry.is_submount);
         EntryOut::new(entry.ino, entry.generation, attr, timeout, attr_timeout)
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use thrufs_fs::{CountedEntry, Entry, Errno, NewNode, Opcode, Passthrough, Result};
 use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{EntryOut, MkdirIn, MknodIn};
+use thrufs_wire::request::Extensions;
 
 use super::convert::{self, entry_ref, os};
 use super::reply::Reply;
@@ -29,20 +30,37 @@ impl Server {
         }
     }
 
-    pub(super) fn mknod(self: &Arc<Self>, call: Call, arg: &MknodIn, name: &CStr) {
-        let mode = (arg.mode, arg.umask);
-        self.make(Opcode::MkNod, call, name, mode, |fs, new| {
-            fs.mknod(new, arg.rdev)
-        });
+    pub(super) fn mknod(
+        self: &Arc<Self>,
+        call: Call,
+        arg: &MknodIn,
+        name: &CStr,
+        extensions: &Extensions<'_>,
+    ) {
+        let node = (name, (arg.mode, arg.umask), extensions);
+        self.make(Opcode::MkNod, call, node, |fs, new| fs.mknod(new, arg.rdev));
     }
 
-    pub(super) fn mkdir(self: &Arc<Self>, call: Call, arg: &MkdirIn, name: &CStr) {
-        let mode = (arg.mode, arg.umask);
-        self.make(Opcode::MkDir, call, name, mode, Passthrough::mkdir);
+    pub(super) fn mkdir(
+        self: &Arc<Self>,
+        call: Call,
+        arg: &MkdirIn,
+        name: &CStr,
+        extensions: &Extensions<'_>,
+    ) {
+        let node = (name, (arg.mode, arg.umask), extensions);
+        self.make(Opcode::MkDir, call, node, Passthrough::mkdir);
     }
 
-    pub(super) fn symlink(self: &Arc<Self>, call: Call, name: &CStr, target: &CStr) {
-        self.make(Opcode::Symlink, call, name, (0o777, 0), |fs, new| {
+    pub(super) fn symlink(
+        self: &Arc<Self>,
+        call: Call,
+        name: &CStr,
+        target: &CStr,
+        extensions: &Extensions<'_>,
+    ) {
+        let node = (name, (0o777, 0), extensions);
+        self.make(Opcode::Symlink, call, node, |fs, new| {
             fs.symlink(new, os(target))
         });
     }
@@ -51,12 +69,12 @@ impl Server {
         self: &'a Arc<Self>,
         opcode: Opcode,
         Call { by, ino, reply }: Call,
-        name: &CStr,
-        mode: (u32, u32),
+        (name, mode, extensions): (&CStr, (u32, u32), &Extensions<'_>),
         make: impl FnOnce(&'a Passthrough, &NewNode<'_>) -> Result<CountedEntry<'a>>,
     ) {
         let made = self.run(opcode, by, ino, |fs| {
-            make(fs, &self.dispatch.new_node(by, ino, os(name), mode)?)
+            let creation = self.creation(extensions)?;
+            make(fs, &self.new_node(by, (ino, os(name)), mode, &creation)?)
         });
         self.reply_entry(made, reply);
     }
@@ -109,6 +127,7 @@ impl Server {
             generation,
             attr,
             entry_timeout,
+            is_submount,
         } = match found {
             // Handed over, or taken back when the answer is refused, which may be after this call.
             Ok(entry) => entry.into_entry(),
@@ -117,6 +136,7 @@ impl Server {
         let (fs, timeout) = (Arc::clone(self.fs()), self.fs().attr_timeout(&attr));
         after_reply::answer_attr(self.fs(), attr, move |attr| {
             let attr = convert::attr(&fs.config().ids, &attr);
+            let attr = convert::as_submount(attr, is_submount);
             let entry = EntryOut::new(ino, generation, attr, entry_timeout, timeout);
             let sent = reply.send(&Answer::Entry(entry));
             sent.or_else(|| fs.forget(ino, 1));

@@ -245,11 +245,13 @@ impl Server {
     fn dispatch_to(self: &Arc<Self>, request: &Request<'_>, call: Call, message: Incoming<'_>) {
         match *request {
             Request::Lookup { name } => self.lookup(call, name),
-            Request::Symlink { name, target, .. } => self.symlink(call, name, target),
-            Request::Mknod { arg, name, .. } => self.mknod(call, &arg, name),
-            Request::Mkdir { arg, name, .. } => self.mkdir(call, &arg, name),
-            Request::Create { arg, name, .. } => self.create(call, &arg, name),
-            Request::Tmpfile { arg, .. } => self.tmpfile(call, &arg),
+            Request::Symlink { name, target, extensions } => {
+                self.symlink(call, name, target, &extensions);
+            }
+            Request::Mknod { arg, name, extensions } => self.mknod(call, &arg, name, &extensions),
+            Request::Mkdir { arg, name, extensions } => self.mkdir(call, &arg, name, &extensions),
+            Request::Create { arg, name, extensions } => self.create(call, &arg, name, &extensions),
+            Request::Tmpfile { arg, extensions, .. } => self.tmpfile(call, &arg, &extensions),
             Request::Link { arg, name } => self.link(call, arg.oldnodeid, name),
             Request::Unlink { name } => self.unlink(call, name),
             Request::Rmdir { name } => self.rmdir(call, name),

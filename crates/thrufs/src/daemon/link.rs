@@ -56,7 +56,7 @@ pub(crate) enum ToServer {
     /// The mount is made; its descriptor comes along.
     Serve(Serve),
     /// Front ends of a device connect to the socket that comes along.
-    Device,
+    Device(ServeDevice),
 }
 
 /// What the server cannot find out from inside.
@@ -79,6 +79,27 @@ pub(crate) struct Serve {
     pub(crate) in_user_namespace: bool,
     /// Whether mounts below SOURCE are let go when they are idle.
     pub(crate) lets_go: bool,
+    /// Whether the status socket comes along.
+    pub(crate) status: bool,
+    /// Whether the socket for metrics comes along.
+    pub(crate) metrics: bool,
+}
+
+/// What the server of a device cannot find out from inside.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ServeDevice {
+    /// SOURCE, as outsiders call it.
+    #[serde(with = "as_bytes")]
+    pub(crate) source: PathBuf,
+    /// Where front ends connect, to be shown.
+    pub(crate) socket: Option<String>,
+    pub(crate) tag: Option<String>,
+    /// The supervisor's.
+    pub(crate) pid: u32,
+    /// The server's, outside.
+    pub(crate) server_pid: u32,
+    /// Whether users outside have numbers of their own inside.
+    pub(crate) in_user_namespace: bool,
     /// Whether the status socket comes along.
     pub(crate) status: bool,
     /// Whether the socket for metrics comes along.

@@ -21,7 +21,7 @@ use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
 use super::callers::{self, AskingOutside};
-use super::link::{FromServer, Link, Serve, ToServer};
+use super::link::{FromServer, Link, Serve, ServeDevice, ToServer};
 use super::output::Output;
 use super::registrar::{self, Devices, Registrar};
 use super::server_process::{Ends, Start, become_server};
@@ -101,9 +101,18 @@ impl Server {
     }
 
     /// Has it serve a device whose front ends connect to `listener`.
-    pub(crate) fn serve_device(&self, listener: &StdUnixListener) -> anyhow::Result<()> {
+    pub(crate) fn serve_device(
+        &self,
+        serve: ServeDevice,
+        listener: &StdUnixListener,
+        status: Option<&StdUnixListener>,
+        metrics: Option<&std::net::TcpListener>,
+    ) -> anyhow::Result<()> {
+        let mut with = vec![listener.as_fd()];
+        with.extend(status.map(AsFd::as_fd));
+        with.extend(metrics.map(AsFd::as_fd));
         self.link
-            .send(&ToServer::Device, &[listener.as_fd()])
+            .send(&ToServer::Device(serve), &with)
             .context("hand the socket to the serving process")
     }
 

@@ -8,13 +8,16 @@ use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
-use super::serving::Running;
+use super::control::{self, Asked, Control};
+use super::serving::{Running, named};
 use super::socket::Socket;
 use crate::daemon::callers::AskingOutside;
-use crate::daemon::link::{FromServer, Link, ToServer};
+use crate::daemon::link::{FromServer, Link, ServeDevice, ToServer};
 use crate::daemon::readiness::notify_systemd;
 use crate::daemon::server::{Confined, Server, ServerEvent};
 use crate::daemon::server_process::{Start, die_with_the_supervisor};
@@ -23,6 +26,7 @@ use crate::daemon::supervisor;
 use crate::device_plan::DevicePlan;
 use crate::logging;
 use crate::sandbox;
+use crate::sandbox::plan::Sandbox;
 use crate::signals::{Signals, block_on};
 
 /// How long a server that was told to end may take: longer than it gives its requests.
@@ -52,7 +56,14 @@ pub(super) fn serve(
     tracing::info!("serving in --sandbox={how} with --seccomp={filter}");
     block_on(async {
         let mut signals = Signals::install()?;
-        server.serve_device(socket.listener())?;
+        let control = Control::open(plan, socket).await?;
+        let told = ServeDevice {
+            server_pid: u32::try_from(server.pid.as_raw()).context("the server's process id")?,
+            in_user_namespace: how == Sandbox::Namespace && plan.sandbox.has_user_namespace(),
+            ..control.describe(plan, named(source, plan), socket)
+        };
+        let (status, metrics) = (control.status(), control.metrics());
+        server.serve_device(told, socket.listener(), status, metrics)?;
         let ending = server.ending()?;
         let (tell, mut told) = mpsc::unbounded_channel();
         // A device is asked nothing about SOURCE.
@@ -102,12 +113,23 @@ async fn until_the_end(
             ServerEvent::Ended(status, _last_words) => {
                 return match failure {
                     Some(reason) => Err(anyhow!("{reason}")),
-                    None => supervisor::ended(status.context("wait for the server")?),
+                    None => ended(status.context("wait for the server")?),
                 };
             }
         }
     }
     bail!("the thread that waits for the serving process is gone")
+}
+
+/// How a server ended that gave no reason.
+fn ended(status: WaitStatus) -> anyhow::Result<()> {
+    match status {
+        // The one thing that is mapped and can be cut.
+        WaitStatus::Signaled(_, Signal::SIGBUS, _) => bail!(
+            "the guest's memory is gone (SIGBUS): the virtual machine monitor has cut short what it shares"
+        ),
+        other => supervisor::ended(other),
+    }
 }
 
 /// The server's life, in its sandbox.
@@ -120,7 +142,7 @@ fn serve_inside(
     // Nothing is asked: a guest's processes are not in /proc, and it has no kernel passthrough.
     drop(links);
     link.send(&FromServer::Confined, &[])?;
-    let Some((ToServer::Device, mut sockets)) = link.receive()? else {
+    let Some((ToServer::Device(told), sockets)) = link.receive()? else {
         // The supervisor has told why.
         return Ok(());
     };
@@ -128,13 +150,20 @@ fn serve_inside(
         return Ok(());
     }
     start.log.init()?;
-    let listener = sockets.pop().context("no socket came along")?;
+    let mut sockets = sockets.into_iter();
+    let listener = sockets.next().context("no socket came along")?;
     let listener = UnixListener::from(listener);
+    let mut take = |is_there: bool| is_there.then(|| sockets.next()).flatten();
+    let asked = Asked {
+        status: take(told.status).map(UnixListener::from),
+        metrics: take(told.metrics).map(std::net::TcpListener::from),
+    };
     block_on(async {
         let mut signals = Signals::install()?;
         // Threads that start later are behind the filter; a file system has none before its first request.
         sandbox::seal(&plan.sandbox, start.sandbox, plan.needs())?;
         let mut running = Running::start(start.source, plan, listener)?;
+        control::answer(running.view(), told, asked)?;
         link.send(&FromServer::Ready, &[])?;
         running.until_the_end(&mut signals).await
     })

@@ -1,17 +1,19 @@
 //! The process that answers the guest: one front end after the other, and the end by a signal.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use sd_notify::NotifyState;
 use thrufs_fs::{FaultyBacking, Passthrough};
-use thrufs_session::{DeviceSession, Shutdown};
+use thrufs_session::{DeviceSession, DeviceView, Shutdown};
 use tokio::sync::oneshot;
 
+use super::control::{self, Control};
 use super::socket::Socket;
 use crate::daemon::readiness::notify_systemd;
 use crate::device_plan::DevicePlan;
@@ -32,7 +34,10 @@ pub(super) fn serve_here(
         let mut signals = Signals::install()?;
         let listener = socket.listener().try_clone();
         let listener = listener.context("duplicate a descriptor")?;
+        let control = Control::open(plan, socket).await?;
+        let told = control.describe(plan, named(&source, plan), socket);
         let mut running = Running::start(source, plan, listener)?;
+        control::answer(running.view(), told, control.asked()?)?;
         socket.publish()?;
         tracing::info!("{} is served", plan.source.display());
         notify_systemd(&[NotifyState::Ready]);
@@ -40,10 +45,17 @@ pub(super) fn serve_here(
     })
 }
 
+/// SOURCE, as outsiders call it.
+pub(super) fn named(source: &OwnedFd, plan: &DevicePlan) -> PathBuf {
+    let link = format!("/proc/self/fd/{}", source.as_raw_fd());
+    std::fs::read_link(link).unwrap_or_else(|_no_proc| plan.source.clone())
+}
+
 /// A device whose thread serves.
 #[derive(Debug)]
 pub(super) struct Running {
     ended: oneshot::Receiver<anyhow::Result<()>>,
+    view: DeviceView,
     connection: Arc<Mutex<Connection>>,
 }
 
@@ -83,6 +95,7 @@ impl Running {
         // So that what is wrong with it is told before a guest waits.
         drop(make().with_context(|| format!("--shared-dir {}", plan.source.display()))?);
         let session = DeviceSession::new(make, plan.tag.clone(), plan.request_queues);
+        let view = session.view();
         let (tell, ended) = oneshot::channel();
         let connection = Arc::<Mutex<Connection>>::default();
         let (shared, keep) = (Arc::clone(&connection), plan.keep);
@@ -93,7 +106,16 @@ impl Running {
                 let _unheard = tell.send(serve(&session, &listener, &shared, keep));
             })
             .context("start the device's thread")?;
-        Ok(Self { ended, connection })
+        Ok(Self {
+            ended,
+            view,
+            connection,
+        })
+    }
+
+    /// What tells of it.
+    pub(super) fn view(&self) -> DeviceView {
+        self.view.clone()
     }
 
     /// Waits until the front end has disconnected, or for a signal, upon which what is under way is

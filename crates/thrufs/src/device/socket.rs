@@ -67,10 +67,7 @@ impl Socket {
         if is_locked(&pid_path(path))? {
             bail!("--socket-path {shown} is served by another process");
         }
-        let directory = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _none => Path::new("."),
-        };
+        let directory = directory_of(path);
         let opened = rustix::fs::open(
             directory,
             OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
@@ -143,6 +140,18 @@ impl Socket {
         Ok(())
     }
 
+    /// Its path as an operator knows it; none where it has none.
+    pub(crate) fn shown(&self) -> Option<String> {
+        let path = match &self.files {
+            Some(files) => {
+                let directory = directory_of(&files.path).canonicalize();
+                directory.ok()?.join(files.path.file_name()?)
+            }
+            None => self.listener.local_addr().ok()?.as_pathname()?.to_owned(),
+        };
+        Some(path.to_string_lossy().into_owned())
+    }
+
     /// What front ends connect to.
     pub(crate) fn listener(&self) -> &UnixListener {
         &self.listener
@@ -162,6 +171,13 @@ impl Drop for Socket {
             let _gone = std::fs::remove_file(&files.path);
             let _gone = std::fs::remove_file(pid_path(&files.path));
         }
+    }
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _none => Path::new("."),
     }
 }
 

@@ -1,4 +1,4 @@
-use thrufs_fs::{CachePolicy, Locks, PosixAcl};
+use thrufs_fs::{CachePolicy, Locks, PosixAcl, SecurityLabel};
 
 use super::*;
 
@@ -144,6 +144,7 @@ const STARTED_BY: &[(&str, &[&str])] = &[
             "--inode-file-handles=never",
             "--log-level=error",
             "--modcaps=-mknod",
+            "--security-label",
         ],
     ),
     (
@@ -230,7 +231,6 @@ fn parse_of_what_cannot_work_says_why() {
         (&["--max-inodes=5000"], "--max-inodes cannot work"),
         (&["--request-timeout=60"], "guest's kernel"),
         (&["--raise-max-pages-limit"], "guest's kernel"),
-        (&["--security-label"], "--security-label=auto"),
         (&["--migration-mode=find-paths"], "migration"),
         (&["--tag="], "1 to 36 bytes"),
         (
@@ -270,9 +270,33 @@ fn parse_of_the_question_for_capabilities_needs_nothing_else() {
 }
 
 #[test]
-fn parse_of_announced_submounts_warns() {
-    let plan = plan(&["--fd=3", "--shared-dir=/srv", "--announce-submounts"]);
-    assert!(plan.warnings[0].contains("--announce-submounts"));
+fn parse_of_submounts_and_labels_lets_the_last_win() {
+    let config = |options: &[&str]| {
+        let mut line = vec!["--fd=3", "--shared-dir=/srv"];
+        line.extend(options);
+        plan(&line).config
+    };
+    let announced = ["--no-announce-submounts", "--announce-submounts"];
+    assert!(config(&announced).announce_submounts);
+    let flat = ["--announce-submounts", "--no-announce-submounts"];
+    assert!(!config(&flat).announce_submounts);
+    assert!(!config(&[]).announce_submounts);
+    for (option, wanted) in [
+        ("--security-label", SecurityLabel::Always),
+        ("--security-label=auto", SecurityLabel::Auto),
+        ("--security-label=never", SecurityLabel::Never),
+    ] {
+        let config = config(&[option]);
+        assert_eq!(config.security_label, wanted, "{option}");
+        assert_eq!(config.xattr, wanted != SecurityLabel::Never, "{option}");
+    }
+    let old = plan(&[
+        "--fd=3",
+        "-o",
+        "source=/srv,security_label,announce_submounts",
+    ]);
+    assert!(old.config.announce_submounts);
+    assert_eq!(old.config.security_label, SecurityLabel::Always);
 }
 
 #[test]

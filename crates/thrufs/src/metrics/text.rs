@@ -40,6 +40,7 @@ impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let encoder = &mut encoder;
         self.mount(encoder)?;
+        self.guest(encoder)?;
         self.requests(encoder)?;
         self.writes(encoder)?;
         self.passed_through(encoder)?;
@@ -51,13 +52,20 @@ impl Collector for Scrape {
 impl Scrape {
     fn mount(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         let Self(status) = self;
-        let labels = [
-            ("version", &status.version),
-            ("source", &status.source),
-            ("mountpoint", &status.mountpoint),
+        let (text, none) = (String::as_str, "");
+        let mut labels = vec![
+            ("version", text(&status.version)),
+            ("source", text(&status.source)),
         ];
+        match &status.guest {
+            None => labels.push(("mountpoint", text(&status.mountpoint))),
+            Some(guest) => labels.extend([
+                ("socket", guest.socket.as_ref().map_or(none, text)),
+                ("tag", guest.tag.as_ref().map_or(none, text)),
+            ]),
+        }
         encoder
-            .encode_descriptor("thrufs", "The mount", None, MetricType::Info)?
+            .encode_descriptor("thrufs", "The mount or device", None, MetricType::Info)?
             .encode_info(&labels)?;
         let uptime = "Time since the mount";
         encoder
@@ -79,6 +87,23 @@ impl Scrape {
             )?;
         }
         Ok(())
+    }
+
+    fn guest(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(guest) = &self.0.guest else {
+            return Ok(());
+        };
+        let help = "Whether a virtual machine monitor is connected";
+        let name = "thrufs_front_end_connected";
+        gauge(encoder, name, help, None, guest.is_connected.into())?;
+        let (name, help) = ("thrufs_guest_mounted", "Whether the guest has mounted it");
+        gauge(encoder, name, help, None, guest.is_mounted.into())?;
+        let (name, help) = ("thrufs_request_queues", "Queues beside the priority queue");
+        gauge(encoder, name, help, None, guest.request_queues as u64)?;
+        let (name, help) = ("thrufs_front_ends", "Monitors that have connected");
+        encoder
+            .encode_descriptor(name, help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&guest.front_ends, None)
     }
 
     fn requests(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -249,7 +274,7 @@ mod tests {
 
     use super::*;
     use crate::daemon::source_state::SourceState;
-    use crate::options::process::Transport;
+    use crate::status::Carrier;
 
     fn buckets(of: &[(u64, u64)]) -> Vec<Bucket> {
         of.iter()
@@ -267,6 +292,8 @@ mod tests {
         let latency = [(4095, 2), (4607, 3), (u64::MAX, 1)];
         let latency = histogram(&latency, 20_000_015_000, 20_000_000_000);
         let sizes = histogram(&[(64, 5), (65_536, 1)], 66_000, 65_536);
+        let (reason, opens) = ("small".to_owned(), 4);
+        let small = Reason { reason, opens };
         Status {
             format: 1,
             version: "0.1.0".to_owned(),
@@ -276,7 +303,8 @@ mod tests {
             mountpoint: "/m".to_owned(),
             device: "0:1".to_owned(),
             uptime_seconds: 1.5,
-            transport: Transport::default(),
+            guest: None,
+            transport: Carrier::default(),
             readers: None,
             source_state: SourceState::default(),
             snapshot: Snapshot {
@@ -303,10 +331,7 @@ mod tests {
                     off: None,
                     files: 3,
                     opens: 9,
-                    through_daemon: vec![Reason {
-                        reason: "small".to_owned(),
-                        opens: 4,
-                    }],
+                    through_daemon: vec![small],
                 },
                 process: Process {
                     descriptors: 17,

@@ -4,14 +4,16 @@
 //! Invariant: what virtiofsd takes is taken, or is an error that says why it cannot work; nothing is accepted
 //! and silently not done ([`crate::device_plan`]).
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use thrufs_fs::SecurityLabel;
 use thrufs_session::Tag;
 use tracing::level_filters::LevelFilter;
 
 use super::files::FileOptions;
 use super::mapping::MappingOptions;
-use super::process::LEVELS;
+use super::process::{LEVELS, metrics_address};
 use super::sandbox::SandboxOptions;
 use super::values::{Choices, choice};
 
@@ -95,6 +97,10 @@ pub(crate) struct DeviceProcessOptions {
     /// 1000000 where the kernel allows it]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) rlimit_nofile: Option<u64>,
+    /// Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or
+    /// ADDRESS:PORT
+    #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
+    pub(crate) metrics: Option<SocketAddr>,
     /// Print what this build offers, as JSON
     #[arg(long)]
     pub(crate) print_capabilities: bool,
@@ -107,10 +113,11 @@ pub(crate) struct VirtiofsdOptions {
     /// Accepted for compatibility: each request queue has one thread
     #[arg(long, value_name = "NUMBER")]
     pub(crate) thread_pool_size: Option<usize>,
-    /// Accepted with a warning: file systems mounted below DIR appear as directories of one
+    /// Tell the guest of file systems that are mounted below DIR, so that each has a device number and statfs(2) of
+    /// its own there
     #[arg(long, overrides_with = "no_announce_submounts")]
     pub(crate) announce_submounts: bool,
-    /// Accepted for compatibility: that is how it is
+    /// Let them appear as directories of one file system, with inode numbers that no two files have (the default)
     #[arg(long, overrides_with = "announce_submounts")]
     pub(crate) no_announce_submounts: bool,
     /// Accepted for compatibility: set-uid and set-gid bits are always removed on a write
@@ -122,7 +129,7 @@ pub(crate) struct VirtiofsdOptions {
     /// Accepted for compatibility: O_NOATIME is kept where it may be used
     #[arg(long)]
     pub(crate) preserve_noatime: bool,
-    /// Labels of new files from the guest: auto and never leave them to DIR; always is an error
+    /// Give new files the labels of the guest's security module: never, auto = where guest and DIR take part, always
     #[arg(long, value_name = "WHEN", num_args = 0..=1, require_equals = true,
         default_value = "never", default_missing_value = "always", value_parser = choice(LABEL))]
     pub(crate) security_label: SecurityLabel,
@@ -134,14 +141,6 @@ pub(crate) struct VirtiofsdOptions {
     pub(crate) migration_verify_handles: bool,
     #[arg(long, hide = true)]
     pub(crate) migration_confirm_paths: bool,
-}
-
-/// `--security-label`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum SecurityLabel {
-    Never,
-    Auto,
-    Always,
 }
 
 const LABEL: Choices<SecurityLabel> = &[

@@ -1,9 +1,7 @@
 //! The options that say how the daemon runs and logs.
 
-use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use serde::{Deserialize, Serialize};
 use tracing::level_filters::LevelFilter;
 
 use super::values::{Choices, choice};
@@ -56,23 +54,13 @@ pub(crate) struct ProcessOptions {
 }
 
 /// How requests come from the kernel.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Transport {
     /// By the fuser library.
     #[default]
     Fuser,
     /// By our own loop on /dev/fuse.
     Device,
-}
-
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Fuser => "fuser",
-            Self::Device => "device",
-        })
-    }
 }
 
 const TRANSPORTS: Choices<Transport> =
@@ -95,7 +83,7 @@ fn threads(text: &str) -> Result<usize, String> {
 }
 
 /// A port alone is one of the loopback interface: other machines are let in by name only.
-fn metrics_address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn metrics_address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(port) = text.parse() {
         return Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
     }

@@ -10,7 +10,7 @@ use crate::sandbox::seccomp::Seccomp;
 
 /// What a compromised daemon could still reach.
 #[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "SandboxPlan")]
+#[command(next_help_heading = "Sandbox")]
 pub(crate) struct SandboxOptions {
     /// Where the serving process is shut in: namespace = namespaces of its own with SOURCE as root,
     /// chroot = SOURCE as root, none [default: for root namespace, or what the machine allows of it;

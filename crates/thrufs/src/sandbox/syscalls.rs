@@ -100,6 +100,8 @@ pub(super) const ALLOWED: &[(&str, &[c_long])] = &[
         &[
             SYS_setfsuid,
             SYS_setfsgid,
+            SYS_getgroups,
+            SYS_setgroups,
             SYS_umask,
             SYS_capget,
             SYS_capset,

@@ -1,6 +1,7 @@
-//! What a daemon says of its mount: the document that goes through the socket, and that `--json`
+//! What a daemon says of its mount or device: the document that goes through the socket, and that `--json`
 //! prints as it came.
 
+use std::fmt;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
-use thrufs_session::ReaderCounts;
+use thrufs_session::{DeviceView, ReaderCounts};
 
 use crate::daemon::source_state::{SourceState, SourceView};
 use crate::options::process::Transport;
@@ -16,7 +17,7 @@ use crate::options::process::Transport;
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
 pub(super) const FORMAT: u32 = 1;
 
-/// One mount at one moment.
+/// One mount or device at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Status {
     /// [`FORMAT`] of who wrote it.
@@ -28,12 +29,16 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) server_pid: u32,
     pub(crate) source: String,
+    /// Empty for a device.
     pub(crate) mountpoint: String,
-    /// Device of the mounted file system, as `major:minor`.
+    /// Device of the mounted file system, as `major:minor`. Empty for a device of a virtual machine.
     pub(crate) device: String,
+    /// The virtual machine that a device is for; none for a mount.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) guest: Option<Guest>,
     pub(crate) uptime_seconds: f64,
     #[serde(default)]
-    pub(crate) transport: Transport,
+    pub(crate) transport: Carrier,
     /// None where fuser has the threads.
     #[serde(default)]
     pub(crate) readers: Option<Readers>,
@@ -42,6 +47,54 @@ pub(crate) struct Status {
     pub(crate) source_state: SourceState,
     #[serde(flatten)]
     pub(crate) snapshot: Snapshot,
+}
+
+/// How requests come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Carrier {
+    /// From /dev/fuse, by the fuser library.
+    #[default]
+    Fuser,
+    /// From /dev/fuse, by our own loop.
+    Device,
+    /// From the queues of a virtual machine.
+    VhostUser,
+}
+
+impl From<Transport> for Carrier {
+    fn from(transport: Transport) -> Self {
+        match transport {
+            Transport::Fuser => Self::Fuser,
+            Transport::Device => Self::Device,
+        }
+    }
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Fuser => "fuser",
+            Self::Device => "device",
+            Self::VhostUser => "vhost-user",
+        })
+    }
+}
+
+/// The virtual machine that a device is for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Guest {
+    /// Where its monitor connects; none for an inherited socket without a name.
+    pub(crate) socket: Option<String>,
+    pub(crate) tag: Option<String>,
+    /// Beside the priority queue.
+    pub(crate) request_queues: usize,
+    /// The monitor is connected.
+    pub(crate) is_connected: bool,
+    /// The guest has mounted it.
+    pub(crate) is_mounted: bool,
+    /// How many monitors there have been.
+    pub(crate) front_ends: u64,
 }
 
 /// The threads that read from /dev/fuse.
@@ -65,16 +118,25 @@ impl From<&ReaderCounts> for Readers {
     }
 }
 
+/// What is counted.
+#[derive(Clone, Debug)]
+pub(crate) enum Served {
+    /// A mount's file system.
+    Mount(Arc<Passthrough>),
+    /// A device, with its socket and its tag.
+    Device(DeviceView, Option<String>, Option<String>),
+}
+
 /// Where a [`Status`] comes from.
 #[derive(Clone, Debug)]
 pub(crate) struct Reporter {
-    pub(crate) fs: Arc<Passthrough>,
+    pub(crate) served: Served,
     pub(crate) source: String,
     pub(crate) mountpoint: String,
     pub(crate) device: String,
     pub(crate) pid: u32,
     pub(crate) server_pid: u32,
-    pub(crate) transport: Transport,
+    pub(crate) transport: Carrier,
     pub(crate) readers: Option<Arc<ReaderCounts>>,
     pub(crate) started: Instant,
     pub(crate) source_view: SourceView,
@@ -91,16 +153,37 @@ impl Reporter {
     ) -> Self {
         let pid = std::process::id();
         Self {
-            fs: Arc::clone(fs),
+            served: Served::Mount(Arc::clone(fs)),
             source: source.to_string_lossy().into_owned(),
             mountpoint: mountpoint.to_string_lossy().into_owned(),
             device: device.to_owned(),
             pid,
             server_pid: pid,
-            transport: Transport::default(),
+            transport: Carrier::default(),
             readers: None,
             started: Instant::now(),
             source_view,
+        }
+    }
+
+    /// What tells of a device that begins now, with its `socket` and `tag`.
+    pub(crate) fn of_device(
+        view: DeviceView,
+        source: &Path,
+        (socket, tag): (Option<String>, Option<String>),
+    ) -> Self {
+        let pid = std::process::id();
+        Self {
+            served: Served::Device(view, socket, tag),
+            source: source.to_string_lossy().into_owned(),
+            mountpoint: String::new(),
+            device: String::new(),
+            pid,
+            server_pid: pid,
+            transport: Carrier::VhostUser,
+            readers: None,
+            started: Instant::now(),
+            source_view: SourceView::new(SourceState::default),
         }
     }
 
@@ -119,14 +202,29 @@ impl Reporter {
         (transport, readers): (Transport, Option<Arc<ReaderCounts>>),
     ) -> Self {
         Self {
-            transport,
+            transport: transport.into(),
             readers,
             ..self
         }
     }
 
-    /// The mount now.
+    /// The mount or device now.
     pub(crate) fn status(&self) -> io::Result<Status> {
+        let (snapshot, guest) = match &self.served {
+            Served::Mount(fs) => (fs.snapshot()?, None),
+            Served::Device(view, socket, tag) => {
+                let used = view.used();
+                let guest = Guest {
+                    socket: socket.clone(),
+                    tag: tag.clone(),
+                    request_queues: used.request_queues,
+                    is_connected: used.is_connected,
+                    is_mounted: used.is_mounted,
+                    front_ends: used.front_ends,
+                };
+                (view.snapshot()?, Some(guest))
+            }
+        };
         Ok(Status {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -139,7 +237,8 @@ impl Reporter {
             readers: self.readers.as_deref().map(Readers::from),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             source_state: self.source_view.now(),
-            snapshot: self.fs.snapshot()?,
+            guest,
+            snapshot,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use thrufs_fs::{Histogram, OpcodeCounts, PassedThrough, Writes};
 
-use super::report::Status;
+use super::report::{Guest, Status};
 
 /// Widest bar of a histogram.
 const BAR: u64 = 30;
@@ -82,9 +82,12 @@ pub(super) fn line_of_list(status: &Status) -> String {
     let snapshot = &status.snapshot;
     let errors: u64 = snapshot.opcodes.iter().map(|counts| counts.errors).sum();
     let requests: u64 = snapshot.opcodes.iter().map(|counts| counts.requests).sum();
+    let place = match &status.guest {
+        Some(guest) => of_device(guest),
+        None => plain(&status.mountpoint),
+    };
     let line = format!(
-        "{}: {}, pid {}, up {}, {requests} requests, {errors} errors, {} in {} WRITEs",
-        plain(&status.mountpoint),
+        "{place}: {}, pid {}, up {}, {requests} requests, {errors} errors, {} in {} WRITEs",
         plain(&status.source),
         status.pid,
         uptime(status.uptime_seconds),
@@ -97,13 +100,24 @@ pub(super) fn line_of_list(status: &Status) -> String {
     }
 }
 
+/// How a device is named: by what its virtual machine monitor connects to, and by what the guest calls it.
+fn of_device(guest: &Guest) -> String {
+    let socket = guest.socket.as_deref().unwrap_or("an inherited socket");
+    match &guest.tag {
+        Some(tag) => format!("{} ({})", plain(socket), plain(tag)),
+        None => plain(socket),
+    }
+}
+
 /// What `thrufs status MOUNTPOINT` prints.
 pub(super) fn of_mount(status: &Status) -> String {
     let mut lines = head(status);
     lines.extend(of_source(status));
-    lines.extend(wrapped(&of_passthrough(
-        &status.snapshot.kernel_passthrough,
-    )));
+    if status.guest.is_none() {
+        lines.extend(wrapped(&of_passthrough(
+            &status.snapshot.kernel_passthrough,
+        )));
+    }
     if let Some(negotiated) = &status.snapshot.negotiated {
         lines.extend(negotiated.to_string().lines().flat_map(wrapped));
     }
@@ -169,7 +183,10 @@ fn head(status: &Status) -> Vec<String> {
         format!(
             "{} at {}, up {}",
             plain(&status.source),
-            plain(&status.mountpoint),
+            match &status.guest {
+                Some(guest) => of_device(guest),
+                None => plain(&status.mountpoint),
+            },
             uptime(status.uptime_seconds)
         ),
         format!(
@@ -184,9 +201,20 @@ fn head(status: &Status) -> Vec<String> {
             "kernel holds    {} inodes, {} open handles; {} requests in flight",
             snapshot.inodes, snapshot.handles, snapshot.in_flight
         ),
-        match &status.readers {
-            None => format!("transport       {}", status.transport),
-            Some(readers) => format!(
+        match (&status.readers, &status.guest) {
+            (_, Some(guest)) => format!(
+                "transport       {}: {} request queues; {}, {} front ends so far",
+                status.transport,
+                guest.request_queues,
+                match (guest.is_connected, guest.is_mounted) {
+                    (false, _) => "no front end is connected",
+                    (true, false) => "a front end is connected",
+                    (true, true) => "the guest has mounted it",
+                },
+                guest.front_ends
+            ),
+            (None, None) => format!("transport       {}", status.transport),
+            (Some(readers), None) => format!(
                 "transport       {}: {} threads, {} of them read, changed {} times",
                 status.transport, readers.threads, readers.reading, readers.changes
             ),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::MissedTickBehavior;
 
-use super::find::{self, Found};
+use super::Which;
 use super::report::Status;
 use super::table;
 use crate::signals::Signals;
@@ -38,10 +38,10 @@ impl Drop for Screen {
     }
 }
 
-/// Shows `mount` until ^C (which is success), or until its daemon is gone (which is not).
-pub(super) async fn run(mount: &Found, every: Duration, json: bool) -> anyhow::Result<()> {
+/// Shows `which` until ^C (which is success), or until its daemon is gone (which is not).
+pub(super) async fn run(which: &Which, every: Duration, json: bool) -> anyhow::Result<()> {
     let mut signals = Signals::install()?;
-    let mut before = find::ask(mount).await?;
+    let mut before = which.ask().await?;
     let is_terminal = std::io::stdout().is_terminal() && !json;
     let _screen = is_terminal.then(Screen::open).transpose()?;
     let mut ticks = tokio::time::interval(every);
@@ -51,7 +51,7 @@ pub(super) async fn run(mount: &Found, every: Duration, json: bool) -> anyhow::R
     loop {
         let now = tokio::select! {
             _ = signals.stop() => return Ok(()),
-            now = async { ticks.tick().await; find::ask(mount).await } => now?,
+            now = async { ticks.tick().await; which.ask().await } => now?,
         };
         show(&before, &now, is_terminal, json)?;
         before = now;

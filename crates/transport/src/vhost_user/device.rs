@@ -37,6 +37,12 @@ const CONFIG_MAX: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tag(String);
 
+impl std::fmt::Display for Tag {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// Why a tag is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a tag has 1 to {TAG_LEN} bytes, none of them 0")]

@@ -130,9 +130,7 @@ impl Device {
 
     /// Whether a thread of the serving process is in a delay of `--fault`.
     pub fn is_delaying(&self) -> Result<bool> {
-        let mut processes = children(self.pid()?)?;
-        processes.push(self.pid()?);
-        for process in processes {
+        for process in self.processes()? {
             for task in std::fs::read_dir(format!("/proc/{process}/task"))? {
                 let call = std::fs::read_to_string(task?.path().join("syscall"));
                 let number = libc::SYS_clock_nanosleep.to_string();
@@ -189,6 +187,34 @@ impl Device {
     pub fn pid(&self) -> Result<Pid> {
         let process = self.process.as_ref().context("the device has ended")?;
         Ok(Pid::from_raw(i32::try_from(process.id())?))
+    }
+
+    /// Its processes: the one that was started, and those below.
+    fn processes(&self) -> Result<Vec<Pid>> {
+        let mut processes = children(self.pid()?)?;
+        processes.push(self.pid()?);
+        Ok(processes)
+    }
+
+    /// Bytes of memory that its processes have resident.
+    pub fn resident(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for process in self.processes()? {
+            let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            bytes += kib.context("VmRSS")?.parse::<u64>()? << 10;
+        }
+        Ok(bytes)
+    }
+
+    /// Descriptors that its processes have open.
+    pub fn descriptors(&self) -> Result<usize> {
+        let mut count = 0;
+        for process in self.processes()? {
+            count += std::fs::read_dir(format!("/proc/{process}/fd"))?.count();
+        }
+        Ok(count)
     }
 
     /// Sends it `signal`.
