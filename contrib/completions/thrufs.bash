@@ -97,7 +97,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__device)
-            opts="-o -f -d -h -V --shared-dir --socket-path --socket-group --fd --tag --num-request-queues --keep --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --locks --writeback --durability --write-joining --max-write --one-page-writes --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --foreground --debug --log-level --syslog --rlimit-nofile --metrics --print-capabilities --thread-pool-size --announce-submounts --no-announce-submounts --killpriv-v2 --no-killpriv-v2 --preserve-noatime --security-label --migration-mode --migration-on-error --migration-verify-handles --migration-confirm-paths --watch --passthrough --max-inodes --request-timeout --raise-max-pages-limit --help --version"
+            opts="-o -f -d -h -V --shared-dir --socket-path --socket-group --fd --tag --num-request-queues --keep --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --locks --writeback --durability --write-joining --max-write --one-page-writes --without --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --foreground --debug --log-level --syslog --rlimit-nofile --metrics --print-capabilities --thread-pool-size --announce-submounts --no-announce-submounts --killpriv-v2 --no-killpriv-v2 --preserve-noatime --security-label --migration-mode --migration-on-error --migration-verify-handles --migration-confirm-paths --watch --passthrough --max-inodes --request-timeout --raise-max-pages-limit --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -176,6 +176,10 @@ _thrufs() {
                     return 0
                     ;;
                 --max-write)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --without)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -375,7 +379,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__mount)
-            opts="-o -f -d -n -s -v -r -w -t -h -V --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --max-inodes --locks --passthrough --writeback --durability --write-joining --max-write --one-page-writes --raise-max-pages-limit --request-timeout --watch --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --allow-other --allow-root --default-permissions --replace-dead --nonempty --fsname --subtype --max-read --foreground --debug --log-level --syslog --rlimit-nofile --metrics --thread-pool-size --clone-fd --transport --help --version"
+            opts="-o -f -d -n -s -v -r -w -t -h -V --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --max-inodes --locks --passthrough --writeback --durability --write-joining --max-write --one-page-writes --raise-max-pages-limit --request-timeout --watch --without --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --allow-other --allow-root --default-permissions --replace-dead --nonempty --fsname --subtype --max-read --foreground --debug --log-level --syslog --rlimit-nofile --metrics --thread-pool-size --clone-fd --transport --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -442,6 +446,10 @@ _thrufs() {
                     return 0
                     ;;
                 --request-timeout)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --without)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
