@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use thrufs_wire::Opcode;
 use thrufs_wire::abi::{EntryOut, ForgetIn, FsyncIn, GetattrIn, OpenIn, OpenOut, ReadIn};
+use vhost::vhost_user::VhostUserFrontend;
 use xtests::support::call_counts::Trace;
 use xtests::support::guest::{Cut, Device, Guest, Options, Token};
 use xtests::support::held_source::{FILE, HeldSource};
@@ -223,6 +224,17 @@ fn sleeps_for_good(call: &[u64]) -> bool {
     }
 }
 
+/// Waits until all threads sleep for good; what they sleep in.
+fn wait_for_sleep(device: &Device) -> Result<Vec<(String, Vec<u64>)>> {
+    let mut last = Vec::new();
+    let slept = wait_until("all threads to sleep for good", STEP, || {
+        last = calls(device)?;
+        Ok(last.iter().all(|(_name, call)| sleeps_for_good(call)))
+    });
+    slept.with_context(|| format!("{last:x?}"))?;
+    Ok(last)
+}
+
 /// One that wakes up by itself costs its machine power all day.
 #[test]
 fn idle_device_makes_no_system_call() -> Outcome {
@@ -241,13 +253,29 @@ fn idle_device_makes_no_system_call() -> Outcome {
         // By a worker, which ends.
         let token = read(&mut guest, file, 0)?;
         guest.wait(token)?;
-        let mut last = Vec::new();
-        let slept = wait_until("all threads to sleep for good", STEP, || {
-            last = calls(&device)?;
-            Ok(last.iter().all(|(_name, call)| sleeps_for_good(call)))
-        });
-        slept.with_context(|| format!("{last:x?}"))?;
+        let last = wait_for_sleep(&device)?;
         ensure!(last.len() >= 4, "{} threads", last.len());
+        Ok(())
+    })
+}
+
+/// The kicks that came before are not read, and one that comes now is not lost.
+#[test]
+fn disabled_queue_sleeps_and_goes_on_when_it_is_enabled() -> Outcome {
+    case(|| {
+        let device = Device::new(&[])?;
+        let mut guest = device.connect(large())?;
+        guest.init()?;
+        getattr(&mut guest, ROOT)?;
+        guest.frontend().set_vring_enable(1, false)?;
+        wait_for_sleep(&device)?;
+        let arg = GetattrIn::default();
+        let to = (1, Cut::Linux);
+        let waiting = guest.send(to, Opcode::Getattr, ROOT, &[arg.as_bytes()], 104)?;
+        wait_for_sleep(&device)?;
+        ensure!(guest.poll(waiting)?.is_none(), "served while disabled");
+        guest.frontend().set_vring_enable(1, true)?;
+        ensure!(guest.wait(waiting)?.error == 0);
         Ok(())
     })
 }

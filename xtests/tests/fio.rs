@@ -154,3 +154,40 @@ fn fio_session_without_fio_names_the_package() -> Outcome {
         fails_with(&mut command, "apt-get install fio")
     })
 }
+
+/// Several jobs on fewer queues, and operations of several requests.
+#[test]
+fn fio_device_session_has_figures_and_system_calls_of_each_cell() -> Outcome {
+    once(|| {
+        let scratch = tempfile::tempdir()?;
+        let out = scratch.path().join("out");
+        let cells = ["randread:4k:3:2", "write:1m:1:2", "open:2:1", "create:2:2"];
+        let mut command = xtests_fio(&["device"])?;
+        command.args(cells).args(["--configs=thrufs-q2", "--calls"]);
+        command.args(["--rounds=1", "--runtime=1", "--place=same", "--out"]);
+        let said = output(command.arg(&out))?;
+        ensure!(said.status.success(), "{said:?}");
+        let report = report(&out)?;
+        ensure!(report["incomplete"] == false);
+        for config in ["thrufs-q2", "thrufs-q2 again"] {
+            let runs = runs_of(&report, config);
+            equal(config, runs.len(), cells.len())?;
+            for run in runs {
+                let moved = &run["measured"];
+                let done = ["read", "written"].map(|of| moved[of]["operations"].as_u64());
+                ensure!(done.iter().flatten().sum::<u64>() > 0, "{run}");
+                ensure!(
+                    moved["load"]["daemon_seconds"].as_f64() > Some(0.0),
+                    "{run}"
+                );
+            }
+        }
+        let calls = report["system_calls"].as_array().context("no calls")?;
+        equal("cells with calls", calls.len(), 2 * cells.len())?;
+        let costs = fs::read_to_string(out.join("costs.md"))?;
+        for cell in cells {
+            ensure!(costs.matches(&format!("`{cell}`")).count() == 2, "{costs}");
+        }
+        Ok(())
+    })
+}

@@ -23,7 +23,7 @@ const WAKE: u64 = 1;
 pub(super) struct Kick {
     epoll: OwnedFd,
     /// Held, so that a front end that sends another does not close this one.
-    _kick: Option<Arc<File>>,
+    kick: Option<Arc<File>>,
 }
 
 impl Kick {
@@ -39,7 +39,26 @@ impl Kick {
             epoll::add(&epoll, kick, EventData::new_u64(KICK), flags).map_err(access)?;
         }
         epoll::add(&epoll, wake, EventData::new_u64(WAKE), flags).map_err(access)?;
-        Ok(Self { epoll, _kick: kick })
+        Ok(Self { epoll, kick })
+    }
+
+    /// The one in `known`, which is made for `kick` if it is for another: a ring that goes on in other memory needs no
+    /// descriptor more.
+    ///
+    /// # Errors
+    /// As [`Kick::new`].
+    pub(super) fn of<'k>(
+        known: &'k mut Option<Self>,
+        kick: Option<Arc<File>>,
+        wake: &OwnedFd,
+    ) -> Result<&'k mut Self, RingError> {
+        let is_it =
+            |known: &Self| known.kick.as_ref().map(Arc::as_ptr) == kick.as_ref().map(Arc::as_ptr);
+        let made = match known.take().filter(is_it) {
+            Some(known) => known,
+            None => Self::new(kick, wake)?,
+        };
+        Ok(known.insert(made))
     }
 
     /// Returns when either was written to since the last return, or at a signal.

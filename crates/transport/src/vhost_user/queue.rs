@@ -64,6 +64,7 @@ impl<'a> Queue<'a> {
     /// Serves until the queue is stopped. Returns the index of the next chain.
     pub(super) fn serve(mut self) -> u16 {
         let mut is_first = true;
+        let mut kick = None;
         loop {
             let (memory, generation) = self.memory.now();
             let next_used = is_first.then_some(self.start.next_used);
@@ -73,7 +74,9 @@ impl<'a> Queue<'a> {
                 .used
                 .place(&memory, addresses, event_index, next_used);
             // The guest's next word must not be what a bug of ours makes of its last one.
-            let served = catch_unwind(AssertUnwindSafe(|| self.serve_in(&memory, generation)));
+            let served = catch_unwind(AssertUnwindSafe(|| {
+                self.serve_in(&memory, generation, &mut kick)
+            }));
             match served.unwrap_or(Err(RingError::Panicked)) {
                 Ok(Pause::MemoryChanged) => {}
                 Ok(Pause::Stopped) => return self.start.next_available,
@@ -81,18 +84,23 @@ impl<'a> Queue<'a> {
                     let name = name_of(self.index);
                     tracing::error!("{name} is not served any more: {error}");
                     self.shared.signal_error();
-                    self.wait_for_stop();
+                    self.shared.wait_for_stop();
                     return self.start.next_available;
                 }
             }
         }
     }
 
-    fn serve_in(&mut self, memory: &Arc<GuestMemory>, generation: u64) -> Result<Pause, RingError> {
+    fn serve_in(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        generation: u64,
+        kick: &mut Option<Kick>,
+    ) -> Result<Pause, RingError> {
         let (next, event_index) = (self.start.next_available, self.start.event_index);
         let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
         let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
-        let mut kick = Kick::new(self.shared.kick(), self.shared.wake_fd())?;
+        let kick = Kick::of(kick, self.shared.kick(), self.shared.wake_fd())?;
         loop {
             ring.refuse_kicks()?;
             loop {
@@ -179,15 +187,6 @@ impl<'a> Queue<'a> {
             true => tracing::debug!("{name}: a request that is none: {error}"),
         }
         self.shared.signal_error();
-    }
-
-    /// The queue is not served any more: waits until the front end stops it.
-    fn wait_for_stop(&self) {
-        match Kick::new(None, self.shared.wake_fd()) {
-            Ok(mut wake) => while self.shared.may_run() && wake.wait().is_ok() {},
-            // Without a descriptor for that the queue ends at once.
-            Err(error) => tracing::debug!(%error, "a stopped queue does not wait"),
-        }
     }
 }
 

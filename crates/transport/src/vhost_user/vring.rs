@@ -42,6 +42,8 @@ pub(super) struct Shared {
     control: Mutex<Control>,
     /// The queue's thread has let go.
     ended: Condvar,
+    /// The queue is not served any more.
+    stopped: Condvar,
     /// `control` says that the queue is served.
     may_run: AtomicBool,
     /// Wakes the queue's thread.
@@ -88,6 +90,14 @@ impl Shared {
         let _full = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
+    /// The queue is in trouble: waits until the front end stops it. Without a descriptor, since that may be the trouble.
+    pub(super) fn wait_for_stop(&self) {
+        let mut control = self.control.lock();
+        while self.may_run() {
+            self.stopped.wait(&mut control);
+        }
+    }
+
     /// Tells the front end that the queue is in trouble.
     pub(super) fn signal_error(&self) {
         if let Some(error) = &self.control.lock().error {
@@ -103,6 +113,7 @@ impl Shared {
         let may_run = control.is_ready && control.is_enabled && control.kick.is_some();
         self.may_run.store(may_run, Ordering::Release);
         self.wake();
+        self.stopped.notify_all();
         while !may_run && control.is_running {
             self.ended.wait(&mut control);
         }
@@ -195,6 +206,7 @@ impl VringT<Memory> for Vring {
                 used: Arc::default(),
                 control: Mutex::default(),
                 ended: Condvar::new(),
+                stopped: Condvar::new(),
                 may_run: AtomicBool::new(false),
                 wake,
                 service: OnceLock::new(),
