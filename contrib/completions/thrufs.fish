@@ -118,7 +118,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s w
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s V -l version -d 'Print version'
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l shared-dir -d 'Directory to serve' -r -F
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l shared-dir -d 'Directory to serve, or a file, which cannot be shut in' -r -F
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-path -d 'Socket to listen on for the virtual machine monitor; SOCKET.pid beside it has the process\'s number' -r -F
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-group -d 'Group that may connect to SOCKET' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l fd -d 'Descriptor of a socket that listens, in place of SOCKET [default: the one that systemd passes]' -r

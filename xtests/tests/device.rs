@@ -1,6 +1,7 @@
 //! A virtiofs device, by a front end that plays the guest: the checklist of the virtio specification. Beside it:
-//! `device_start.rs` (sockets, start and end), `device_requests.rs` (what a guest asks), `device_create.rs` (what
-//! it makes), `device_limits.rs` (descriptors and memory), `device_status.rs`, and `device_hostile.rs`.
+//! `device_start.rs` (sockets, start and end), `device_requests.rs` (what a guest asks), `device_create.rs` and
+//! `device_labels.rs` (what it makes), `device_tree.rs` (what it sees), `device_memory.rs`, `device_limits.rs`
+//! (descriptors and memory), `device_status.rs`, and `device_hostile.rs`.
 
 use anyhow::{Context, Result, ensure};
 use thrufs_wire::abi::{BatchForgetIn, ForgetIn, ForgetOne, WriteOut};

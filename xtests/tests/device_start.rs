@@ -278,6 +278,16 @@ fn start_that_fails_says_why_in_one_line() -> Outcome {
         let metrics = format!("--metrics={}", taken.local_addr()?);
         let cases: &[(&[&str], i32, &str)] = &[
             (&["--shared-dir=/no/such", &socket], 2, "/no/such"),
+            (
+                &["--shared-dir=/dev/null", &socket],
+                2,
+                "neither a directory nor a file",
+            ),
+            (
+                &["--shared-dir=/etc/passwd", "--sandbox=chroot", &socket],
+                2,
+                "--sandbox=none",
+            ),
             (&[&shared], 2, "--socket-path=SOCKET"),
             (&[&shared, "--socket-path=/no/such/s"], 2, "/no/such/s"),
             (&[&shared, "--socket-path=/"], 2, "has no name"),
@@ -392,6 +402,7 @@ fn init_without_what_an_option_needs_is_refused_by_always_and_served_by_auto() -
 /// A monitor without shared memory sends no descriptors: a panic, where it should be the reason.
 #[test]
 fn message_of_the_front_end_that_makes_no_sense_ends_the_device_with_one_line() -> Outcome {
+    type Messages<'a> = &'a [(u32, &'a [u8])];
     const SET_OWNER: u32 = 3;
     const SET_MEM_TABLE: u32 = 5;
     case(|| {
@@ -399,7 +410,7 @@ fn message_of_the_front_end_that_makes_no_sense_ends_the_device_with_one_line() 
         let mut region = [0_u8; 40];
         region[0] = 1;
         region[18] = 16;
-        let cases: &[(&str, &[(u32, &[u8])])] = &[
+        let cases: &[(&str, Messages<'_>)] = &[
             (
                 "no descriptor",
                 &[(SET_OWNER, &[]), (SET_MEM_TABLE, &region)],

@@ -12,13 +12,14 @@ use fuser::{
     ReplyDirectory, ReplyEntry, Request,
 };
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use thrufs_wire::abi::{AttrFlags, EntryOut};
+use thrufs_wire::abi::{AttrFlags, AttrOut, EntryOut};
 use thrufs_wire::{InitFlags, Opcode};
 use xtests::support::guest::calls::{
-    ROOT, booted, lookup, lookup_in, opendir, readdir, readdirplus,
+    ROOT, booted, close, lookup, lookup_in, open_node, opendir, read, readdir, readdirplus, write,
 };
 use xtests::support::guest::{Device, Guest, Options};
 use xtests::support::{Outcome, case};
+use zerocopy::IntoBytes;
 
 /// File systems below a directory, unmounted when dropped.
 struct Mounted(Vec<PathBuf>);
@@ -380,6 +381,45 @@ fn listing_with_cookies_that_lseek_does_not_take_is_whole() -> Outcome {
             // From the start again.
             let listed = readdir(&mut guest, (ROOT, fh), 0)?;
             ensure!(listed.first().is_some_and(|record| record.name == b"n0"));
+        }
+        Ok(())
+    })
+}
+
+/// As virtiofsd 1.14 serves one; Linux mounts no root that is a file, other guests do.
+#[test]
+fn file_that_is_shared_alone_is_the_root() -> Outcome {
+    case(|| {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("file");
+        for options in [
+            &[][..],
+            &["--sandbox=none"],
+            &["--sandbox=none", "--seccomp=none"],
+        ] {
+            std::fs::write(&path, "content")?;
+            let shared = format!("--shared-dir={}", path.display());
+            let options = [options, &[&shared]].concat();
+            let (mut device, mut guest) = booted(&options, Options::default())?;
+            let arg = thrufs_wire::abi::GetattrIn::default();
+            let answer = guest.call(1, Opcode::Getattr, ROOT, &[arg.as_bytes()], 104)?;
+            let attr = answer.value::<AttrOut>()?.attr;
+            ensure!(
+                attr.mode & libc::S_IFMT == libc::S_IFREG && attr.size == 7,
+                "{attr:?}"
+            );
+            let fh = open_node(&mut guest, ROOT, libc::O_RDWR)?;
+            ensure!(read(&mut guest, (ROOT, fh), 0, 100)?.data == b"content");
+            ensure!(write(&mut guest, (ROOT, fh), 7, b" and more")? == 9);
+            ensure!(std::fs::read(&path)? == b"content and more");
+            ensure!(lookup_in(&mut guest, ROOT, b"x")?.error == libc::ENOTDIR);
+            let opened = guest.call(1, Opcode::Opendir, ROOT, &[&[0; 8]], 16)?;
+            ensure!(opened.error == libc::ENOTDIR, "{opened:?}");
+            let made = guest.call(1, Opcode::Mkdir, ROOT, &[&[0; 8], b"d\0"], 128)?;
+            ensure!(made.error == libc::ENOTDIR, "{made:?}");
+            ensure!(close(&mut guest, ROOT, fh)? == (0, 0));
+            drop(guest);
+            device.ends_well()?;
         }
         Ok(())
     })

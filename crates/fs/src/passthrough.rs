@@ -95,10 +95,10 @@ pub struct Passthrough {
 }
 
 impl Passthrough {
-    /// Serves `source`, an O_PATH descriptor of a directory.
+    /// Serves `source`, an O_PATH descriptor of a directory, or of a regular file, which is all that there is then.
     ///
     /// # Errors
-    /// When `source` is not a directory, /proc is not mounted, or file handles are mandatory and
+    /// When `source` is something else, /proc is not mounted, or file handles are mandatory and
     /// cannot be had.
     pub fn new(source: OwnedFd, config: Config) -> io::Result<Self> {
         Self::with_backing(source, config, Arc::new(HostBacking))
@@ -114,8 +114,9 @@ impl Passthrough {
         backing: Arc<dyn Backing>,
     ) -> io::Result<Self> {
         let stat = statx(&source)?;
-        if FileKind::from_mode(u32::from(stat.stx_mode)) != FileKind::Directory {
-            return Err(io::Error::other("SOURCE is not a directory"));
+        let kind = FileKind::from_mode(u32::from(stat.stx_mode));
+        if !matches!(kind, FileKind::Directory | FileKind::Regular) {
+            return Err(io::Error::other("SOURCE is neither a directory nor a file"));
         }
         let mounts = match config.inode_file_handles {
             InodeFileHandles::Never => MountFds::default(),
@@ -149,7 +150,7 @@ impl Passthrough {
         Ok(Self {
             name_hints: NameHints::of(&source),
             closes_silently: closes_silently(&source),
-            inodes: InodeTable::new(key_of(&stat), InodeRef::Fd(source)),
+            inodes: InodeTable::new(key_of(&stat), kind, InodeRef::Fd(source)),
             config,
             backing,
             handles: HandleTable::default(),

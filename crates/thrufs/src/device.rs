@@ -14,14 +14,18 @@ mod control;
 mod serving;
 mod socket;
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
-use anyhow::Context;
+use anyhow::{Context, bail};
+use rustix::fs::FileType;
+use thrufs_fs::InodeFileHandles;
 
 use crate::daemon::{limits, readiness::notify_systemd};
 use crate::device_plan::DevicePlan;
 use crate::failure::Failure;
-use crate::mount::paths::{is_whole, open_directory};
+use crate::mount::paths::{is_whole, open_any};
+use crate::sandbox::plan::Sandbox;
+use crate::stderr::warn;
 use socket::Socket;
 
 /// Serves until the front end disconnects, or until a signal.
@@ -29,8 +33,8 @@ use socket::Socket;
 /// # Errors
 /// Nothing is served, or the serving process has died, as the message says.
 pub(crate) fn run(plan: &DevicePlan) -> Result<(), Failure> {
-    let source = open_directory("--shared-dir", &plan.source).map_err(Failure::Configuration)?;
-    let plan = &plan.clone().with_safe_file_handles(|| is_whole(&source));
+    let (source, plan) = open_source(plan).map_err(Failure::Configuration)?;
+    let plan = &plan.with_safe_file_handles(|| is_whole(&source));
     let mut socket = Socket::open(&plan.socket).map_err(Failure::Configuration)?;
     limits::apply(plan.rlimit_nofile)?;
     // As for a mount: what was inherited is its owner's.
@@ -43,4 +47,29 @@ pub(crate) fn run(plan: &DevicePlan) -> Result<(), Failure> {
     notify_systemd(&[sd_notify::NotifyState::Stopping]);
     drop(socket);
     Ok(result?)
+}
+
+/// SOURCE, as O_PATH, and what can be done of `plan` with it. A file cannot be the root of a sandbox.
+fn open_source(plan: &DevicePlan) -> anyhow::Result<(OwnedFd, DevicePlan)> {
+    let (source, kind) = open_any("--shared-dir", &plan.source)?;
+    let mut plan = plan.clone();
+    let shown = plan.source.display();
+    match kind {
+        FileType::Directory => {}
+        FileType::RegularFile if plan.sandbox.candidates.contains(&Sandbox::None) => {
+            if plan.sandbox.candidates != [Sandbox::None] {
+                warn(&format!(
+                    "--shared-dir {shown} is a file: the serving process is not shut in, as with \
+                     --sandbox=none"
+                ));
+            }
+            plan.sandbox.candidates = &[Sandbox::None];
+            plan.config.inode_file_handles = InodeFileHandles::Never;
+        }
+        FileType::RegularFile => bail!(
+            "--shared-dir {shown} is a file, which cannot be a sandbox's root: use --sandbox=none"
+        ),
+        _special => bail!("--shared-dir {shown} is neither a directory nor a file"),
+    }
+    Ok((source, plan))
 }

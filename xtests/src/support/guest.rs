@@ -5,6 +5,7 @@
 //! Invariant: nothing waits without a deadline, and the device's process is gone when its [`Device`] is.
 
 pub mod calls;
+mod cut;
 mod device;
 mod driver;
 
@@ -22,6 +23,7 @@ use vm_memory::{
 };
 use zerocopy::{FromBytes, IntoBytes};
 
+pub use cut::Cut;
 pub use device::Device;
 pub use driver::{Descriptor, Driver, INDIRECT, NEXT, WRITE};
 
@@ -119,17 +121,6 @@ impl Token {
     pub fn unique(self) -> u64 {
         self.unique
     }
-}
-
-/// How a message is cut into descriptors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cut {
-    /// As Linux does it: header, argument, and the data in pages.
-    Linux,
-    /// One descriptor for each part.
-    Whole,
-    /// So many bytes in each descriptor.
-    Every(usize),
 }
 
 impl Guest {
@@ -489,34 +480,6 @@ impl Guest {
     /// Whether the device has signalled the error descriptor of `queue`.
     pub fn is_in_error(&self, queue: usize) -> Result<bool> {
         driver::wait_readable(&self.drivers[queue].error, Duration::ZERO)
-    }
-}
-
-impl Cut {
-    fn apart(self, parts: &[&[u8]]) -> Vec<Vec<u8>> {
-        let whole = || parts.concat();
-        match self {
-            Self::Linux => parts
-                .iter()
-                .flat_map(|part| part.chunks(4096))
-                .map(<[u8]>::to_vec)
-                .collect(),
-            Self::Whole => vec![whole()],
-            Self::Every(size) => whole().chunks(size).map(<[u8]>::to_vec).collect(),
-        }
-    }
-
-    fn lengths(self, room: usize) -> Vec<usize> {
-        let chunks = |from: usize, size: usize| {
-            (from..room)
-                .step_by(size)
-                .map(move |at| size.min(room - at))
-        };
-        match self {
-            Self::Linux if room > 16 => std::iter::once(16).chain(chunks(16, 4096)).collect(),
-            Self::Linux | Self::Whole => (room > 0).then_some(room).into_iter().collect(),
-            Self::Every(size) => chunks(0, size).collect(),
-        }
     }
 }
 

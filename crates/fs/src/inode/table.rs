@@ -42,8 +42,8 @@ pub(crate) struct InodeTable {
 
 impl InodeTable {
     /// A table with the root only, which the kernel never forgets.
-    pub(crate) fn new(root_key: InodeKey, held: InodeRef) -> Self {
-        let root = Arc::new(Inode::new(ROOT_INO, root_key, FileKind::Directory, held));
+    pub(crate) fn new(root_key: InodeKey, kind: FileKind, held: InodeRef) -> Self {
+        let root = Arc::new(Inode::new(ROOT_INO, root_key, kind, held));
         let mut maps = Maps::default();
         maps.by_key.insert(root_key, ROOT_INO);
         Self {
@@ -260,7 +260,7 @@ mod tests {
     }
 
     fn table() -> InodeTable {
-        InodeTable::new(key(1, 2), held())
+        InodeTable::new(key(1, 2), FileKind::Directory, held())
     }
 
     fn look_up(table: &InodeTable, key: InodeKey) -> Arc<Inode> {

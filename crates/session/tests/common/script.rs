@@ -25,7 +25,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use thrufs_fs::{
-    Backing, Config, Errno, HostBacking, Locks, Passthrough, Position, PosixAcl, Result, Span,
+    Backing, Config, Errno, HostBacking, Locks, Passthrough, Position, PosixAcl, Result,
+    SecurityLabel, Span,
 };
 use thrufs_session::{
     Allowed, DevFuseSession, DeviceSession, FuseAdapter, Panicked, on_session_panic,
@@ -170,6 +171,13 @@ fn config(choice: u8) -> Config {
         } else {
             Locks::Local
         },
+        // Where SOURCE takes them.
+        security_label: if choice & 1 != 0 {
+            SecurityLabel::Auto
+        } else {
+            SecurityLabel::Never
+        },
+        announce_submounts: choice & 1 != 0,
         readonly: choice & 8 != 0,
         ..Config::default()
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use thrufs_fs::{Covered, OwnMount};
 use thrufs_sys::fork::{Side, fork};
@@ -68,7 +69,11 @@ pub(super) fn become_server(
 /// Makes the namespaces, and the server in them. Returns whether this process is the server.
 fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
     // Found again from there in the new mount namespace.
-    rustix::process::fchdir(&start.source).context("change to SOURCE")?;
+    match rustix::process::fchdir(&start.source) {
+        // A device's SOURCE may be a file.
+        Err(Errno::NOTDIR) if start.sandbox == Sandbox::None => {}
+        changed => changed.context("change to SOURCE")?,
+    }
     if start.sandbox != Sandbox::Namespace {
         return Ok(true);
     }

@@ -160,6 +160,16 @@ fn check_not_dead(mountpoint: &Path) -> anyhow::Result<()> {
 
 /// `path`, which errors call `role`, as O_PATH.
 pub(crate) fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd> {
+    let (fd, kind) = open_any(role, path)?;
+    if kind != FileType::Directory {
+        let shown = path.display();
+        bail!("{role} {shown} is not a directory, and only directories can be served or covered");
+    }
+    Ok(fd)
+}
+
+/// The same of whatever there is, with its type.
+pub(crate) fn open_any(role: &str, path: &Path) -> anyhow::Result<(OwnedFd, FileType)> {
     let shown = path.display();
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| match errno {
@@ -173,8 +183,5 @@ pub(crate) fn open_directory(role: &str, path: &Path) -> anyhow::Result<OwnedFd>
     })?;
     let stat = rustix::fs::statat(&fd, c"", AtFlags::EMPTY_PATH)
         .with_context(|| format!("{role} {shown}"))?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
-        bail!("{role} {shown} is not a directory, and only directories can be served or covered");
-    }
-    Ok(fd)
+    Ok((fd, FileType::from_raw_mode(stat.st_mode)))
 }

@@ -41,7 +41,7 @@ const DEFAULT_QUEUES: usize = 1;
     -chardev socket,id=fs,path=SOCKET -device vhost-user-fs-pci,chardev=fs,tag=TAG`."
 )]
 pub(crate) struct DeviceArgs {
-    /// Directory to serve
+    /// Directory to serve, or a file, which cannot be shut in
     #[arg(long, value_name = "DIR")]
     pub(crate) shared_dir: Option<PathBuf>,
     /// Socket to listen on for the virtual machine monitor; SOCKET.pid beside it has the process's number
