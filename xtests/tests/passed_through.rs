@@ -12,6 +12,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::{map_shared, open};
 use xtests::support::command::output;
+use xtests::support::process::{descriptors, resident};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, on_backing, on_mount};
 
@@ -297,27 +298,21 @@ fn open_while_the_supervisor_does_not_answer_goes_through_the_daemon() -> Outcom
 fn supervisor_of_many_files_holds_those_that_are_open_and_stays_small() -> Outcome {
     on_mount(PASSED, |m| {
         let supervisor = m.pid()?;
-        let descriptors = || -> Result<usize> {
-            Ok(std::fs::read_dir(format!("/proc/{supervisor}/fd"))?.count())
-        };
-        let resident = || -> Result<u64> {
-            let status = std::fs::read_to_string(format!("/proc/{supervisor}/status"))?;
-            let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-            let kib = line.and_then(|line| line.split_whitespace().next());
-            Ok(kib.context("no VmRSS")?.parse()?)
-        };
         std::fs::write(m.path("first"), "")?;
-        let (fds, before) = (descriptors()?, resident()?);
+        let (fds, before) = (descriptors(supervisor)?, resident(supervisor)?);
         for round in 0..4 {
             let names = (0..500).map(|index| m.path(&format!("f{index}")));
             let files = names.map(File::create).collect::<Result<Vec<_>, _>>()?;
             ensure!(passed(m, "files")? >= 500, "round {round}");
-            ensure!(descriptors()? == fds, "descriptors are left behind");
+            ensure!(
+                descriptors(supervisor)? == fds,
+                "descriptors are left behind"
+            );
             drop(files);
         }
         wait_until("no file to be held", SOON, || Ok(passed(m, "files")? == 0))?;
-        let grown = resident()?.saturating_sub(before);
-        ensure!(grown < 4096, "{grown} KiB more");
+        let grown = resident(supervisor)?.saturating_sub(before);
+        ensure!(grown < 4 << 20, "{grown} bytes more");
         Ok(())
     })
 }

@@ -47,19 +47,23 @@ const CLOSE_SILENTLY: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_19
 /// With less than this free, or half of a smaller file system, files that are opened for writing go through
 /// the daemon.
 const PLENTY: u64 = 1 << 30;
+/// With four times as much free, for so long no OPEN asks again.
+const PLENTY_LASTS: Duration = Duration::from_millis(50);
 
 /// Whether close(2) reports nothing on the file system of `source`.
 pub(crate) fn closes_silently(source: &OwnedFd) -> bool {
     fstatfs(source).is_ok_and(|stat| CLOSE_SILENTLY.contains(&stat.f_type))
 }
 
-/// Whether little is free on the file system of `file`.
-pub(crate) fn is_nearly_full(file: &OwnedFd) -> bool {
-    fstatfs(file).is_ok_and(|stat| {
-        let size = u64::try_from(stat.f_bsize).unwrap_or(4096);
-        let plenty = PLENTY.min(stat.f_blocks.saturating_mul(size) / 2);
-        stat.f_bavail.saturating_mul(size) < plenty
-    })
+/// Whether little is free on the file system of `file`, and whether so much is that it lasts for [`PLENTY_LASTS`].
+fn free_space(file: &OwnedFd) -> (bool, bool) {
+    let Ok(stat) = fstatfs(file) else {
+        return (false, false);
+    };
+    let size = u64::try_from(stat.f_bsize).unwrap_or(4096);
+    let plenty = PLENTY.min(stat.f_blocks.saturating_mul(size) / 2);
+    let free = stat.f_bavail.saturating_mul(size);
+    (free < plenty, free >= 4 * PLENTY)
 }
 
 /// Why a file goes through the daemon although the mount passes files through.
@@ -136,6 +140,8 @@ pub(crate) struct BackingIds {
     refused: Mutex<HashMap<u64, WhyNot>>,
     files: Arc<AtomicUsize>,
     opens: AtomicU64,
+    /// The device on which there was plenty of space, and until when that is taken for granted. A leaf lock.
+    plenty: Mutex<Option<(u64, Instant)>>,
     through_daemon: [AtomicU64; WhyNot::ALL.len()],
     /// Oldest first, each inode once. Taken inside an inode's lock; a leaf lock.
     idle: Mutex<Idle>,
@@ -182,9 +188,13 @@ impl RegisterBacking for Counting {
         Ok(id)
     }
 
-    fn close(&self, id: i32) {
+    fn close_soon(&self, id: i32) {
         self.files.fetch_sub(1, Ordering::Relaxed);
-        self.by.close(id);
+        self.by.close_soon(id);
+    }
+
+    fn flush(&self) {
+        self.by.flush();
     }
 
     fn settle(&self) {
@@ -292,7 +302,11 @@ impl BackingIds {
             match registered {
                 Ok(id) => {
                     let by = Arc::clone(registrar);
-                    sort.id = Some(BackingId { id, by });
+                    sort.id = Some(BackingId {
+                        id,
+                        by,
+                        is_for_later: false,
+                    });
                 }
                 Err(why_not) => {
                     self.through_daemon[why_not as usize].fetch_add(1, Ordering::Relaxed);
@@ -305,6 +319,18 @@ impl BackingIds {
             self.opens.fetch_add(1, Ordering::Relaxed);
         }
         Ok(id)
+    }
+
+    /// Whether little is free where `inode` is, which is open as `file`.
+    pub(crate) fn is_nearly_full(&self, inode: &Inode, file: &OwnedFd) -> bool {
+        let (dev, now) = (inode.key.dev, Instant::now());
+        let mut plenty = self.plenty.lock();
+        if plenty.is_some_and(|(of, until)| of == dev && now < until) {
+            return false;
+        }
+        let (is_nearly_full, is_plenty) = free_space(file);
+        *plenty = is_plenty.then_some((dev, now + PLENTY_LASTS));
+        is_nearly_full
     }
 
     fn is_known_refused(&self, inode: &Inode, must: bool) -> Option<WhyNot> {
@@ -351,8 +377,7 @@ impl BackingIds {
         sort.is_queued = true;
         drop(sort);
         if let Some(oldest) = overflow.and_then(|oldest| oldest.upgrade()) {
-            oldest.sort.state.lock().is_queued = false;
-            oldest.sort.let_idle_go();
+            oldest.sort.make_room();
             self.idle.lock().note_closed(&oldest);
         }
     }
@@ -389,6 +414,10 @@ impl BackingIds {
             MutexGuard::unlocked(&mut idle, || {
                 for inode in due.iter().filter_map(|(_, inode)| inode.upgrade()) {
                     self.end_if_idle(&inode);
+                }
+                // Also those that made room for others before.
+                if let Some(registrar) = self.registrar.get() {
+                    registrar.flush();
                 }
             });
             let volatile = std::mem::take(&mut idle.volatile);

@@ -22,8 +22,17 @@ pub trait RegisterBacking: Send + Sync + fmt::Debug {
     /// answer takes too long, EMFILE when there are too many ids.
     fn open(&self, file: BorrowedFd<'_>) -> io::Result<i32>;
 
-    /// Ends a backing id. Handles that were opened by it stay.
-    fn close(&self, id: i32);
+    /// Ends a backing id, at the latest with the next [`flush`](Self::flush). Handles that were opened by it stay.
+    fn close_soon(&self, id: i32);
+
+    /// Ends what [`close_soon`](Self::close_soon) has left.
+    fn flush(&self);
+
+    /// Ends a backing id now.
+    fn close(&self, id: i32) {
+        self.close_soon(id);
+        self.flush();
+    }
 
     /// Returns when the files of the ids that were ended before are let go, or that takes too long.
     fn settle(&self);
@@ -34,11 +43,16 @@ pub trait RegisterBacking: Send + Sync + fmt::Debug {
 pub(crate) struct BackingId {
     pub(crate) id: i32,
     pub(crate) by: Arc<dyn RegisterBacking>,
+    /// It may last until the next [`RegisterBacking::flush`].
+    pub(crate) is_for_later: bool,
 }
 
 impl Drop for BackingId {
     fn drop(&mut self) {
-        self.by.close(self.id);
+        match self.is_for_later {
+            true => self.by.close_soon(self.id),
+            false => self.by.close(self.id),
+        }
     }
 }
 
@@ -64,6 +78,13 @@ pub(crate) struct Sort {
     pub(crate) is_queued: bool,
 }
 
+impl Sort {
+    /// The id, if no handle uses it; to be dropped without the lock.
+    fn take_idle(&mut self) -> Option<BackingId> {
+        (self.handles == 0).then(|| self.id.take())?
+    }
+}
+
 impl HandleSort {
     /// Whether the kernel has to ask for the attributes each time.
     pub(crate) fn may_be_mapped(&self) -> bool {
@@ -77,11 +98,18 @@ impl HandleSort {
 
     /// Ends an id that no handle uses.
     pub(crate) fn let_idle_go(&self) {
+        let gone = self.state.lock().take_idle();
+        drop(gone);
+    }
+
+    /// Ends the id of an inode that waited among those that are idle, for another one: not at once.
+    pub(crate) fn make_room(&self) {
         let mut state = self.state.lock();
-        if state.handles == 0 {
-            let gone = state.id.take();
-            drop(state);
-            drop(gone);
+        state.is_queued = false;
+        let gone = state.take_idle();
+        drop(state);
+        if let Some(mut id) = gone {
+            id.is_for_later = true;
         }
     }
 }

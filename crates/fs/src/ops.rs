@@ -28,9 +28,9 @@
 //! | CREATE by a user | 15 | 8 | setfsgid, setfsuid and capset, and two back (`thrufs_sys::creds`) |
 //! | SETATTR of the mode by a user | 11 + 1 question | 7 | the same |
 //!
-//! Without kernel passthrough, too. A file that is passed through takes at CREATE, and at a first OPEN, fstatfs,
-//! and a message to the supervisor and its answer; at the last RELEASE fstat (has it a name still). It needs no
-//! READ, WRITE and, on a SOURCE of this machine, no FLUSH.
+//! Without kernel passthrough, too. A file that is passed through takes at CREATE, and at a first OPEN, a message
+//! to the supervisor and its answer, and fstatfs where space was not ample 50 ms before; at the last RELEASE fstat
+//! (has it a name still). It needs no READ, WRITE and, on a SOURCE of this machine, no FLUSH.
 //!
 //! A question is a message to the supervisor about the caller, and the wait for its answer: asked now only about
 //! a file that has a set-uid or set-gid bit (`killpriv.rs`). While a file is open, its first change in a tick of

@@ -17,7 +17,7 @@ use super::command::output;
 use super::daemon_fixture::{DaemonFixture, tied_to_us};
 pub use super::mount_table::Leftover;
 use super::mount_table::connection;
-use super::process::state;
+use super::process::{descriptors, memory, resident, state};
 use super::scratch::{Backing, Layout, Scratch};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -234,27 +234,17 @@ impl Mount {
 
     /// How many descriptors the daemon has open.
     pub fn daemon_descriptors(&self) -> Result<usize> {
-        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.server_pid()?))?.count())
+        descriptors(self.server_pid()?)
     }
 
     /// Resident bytes of the daemon.
     pub fn daemon_memory(&self) -> Result<u64> {
-        self.memory("VmRSS:")
+        resident(self.server_pid()?)
     }
 
     /// The daemon's peak of resident bytes.
     pub fn daemon_peak_memory(&self) -> Result<u64> {
-        self.memory("VmHWM:")
-    }
-
-    fn memory(&self, field: &str) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.server_pid()?))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kib = line.and_then(|line| line.split_whitespace().next());
-        let kib: u64 = kib
-            .with_context(|| format!("{field} in /proc/PID/status"))?
-            .parse()?;
-        Ok(kib << 10)
+        memory(self.server_pid()?, "VmHWM:")
     }
 
     /// The document of `thrufs status --json`.

@@ -44,6 +44,29 @@ pub fn parent(pid: Pid) -> Option<Pid> {
     Some(Pid::from_raw(parent.ok()?))
 }
 
+/// How many descriptors the process has open.
+pub fn descriptors(pid: Pid) -> Result<usize> {
+    let directory = format!("/proc/{pid}/fd");
+    Ok(std::fs::read_dir(&directory).context(directory)?.count())
+}
+
+/// Resident bytes of the process.
+pub fn resident(pid: Pid) -> Result<u64> {
+    memory(pid, "VmRSS:")
+}
+
+/// A field of /proc/PID/status that is a number of KiB, in bytes.
+pub fn memory(pid: Pid, field: &str) -> Result<u64> {
+    let path = format!("/proc/{pid}/status");
+    let status = std::fs::read_to_string(&path).context(path)?;
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.split_whitespace().next());
+    let kib: u64 = kib
+        .with_context(|| format!("{field} in /proc/PID/status"))?
+        .parse()?;
+    Ok(kib << 10)
+}
+
 /// Whether the process has `file` open.
 pub fn has_open(pid: Pid, file: &Path) -> Result<bool> {
     let directory = format!("/proc/{pid}/fd");

@@ -31,9 +31,11 @@ impl RegisterBacking for Fake {
         }
     }
 
-    fn close(&self, _id: i32) {
+    fn close_soon(&self, _id: i32) {
         self.held.fetch_sub(1, Ordering::SeqCst);
     }
+
+    fn flush(&self) {}
 
     fn settle(&self) {}
 }

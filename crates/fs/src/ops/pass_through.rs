@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::fstat;
 
 use crate::attr::Attr;
-use crate::backing_ids::{SMALL, WhyNot, is_nearly_full};
+use crate::backing_ids::{SMALL, WhyNot};
 use crate::coherence::open_files::Seen;
 use crate::config::KernelPassthrough;
 use crate::error::{Errno, Result, errno};
@@ -87,7 +87,10 @@ impl Passthrough {
             () if has_no_direct_io => Some(WhyNot::Refused),
             () if must => None,
             () if is_reader => (size() <= SMALL).then_some(WhyNot::Small),
-            () => is_nearly_full(file).then_some(WhyNot::NearlyFull),
+            () => {
+                let is_nearly_full = self.backing_ids.is_nearly_full(inode, file);
+                is_nearly_full.then_some(WhyNot::NearlyFull)
+            }
         };
         let to_register = || self.path_fd(inode).map_err(io::Error::from);
         let entered = self

@@ -2,10 +2,10 @@
 //! registers what the server hands it.
 //!
 //! ```text
-//! server ── {OPEN, number} and an O_PATH descriptor ──> registrar ── FUSE_DEV_IOC_BACKING_OPEN
+//! server ── {OPEN, number, ended} and an O_PATH descriptor ──> registrar ── FUSE_DEV_IOC_BACKING_OPEN
 //!        <── {number, id or -errno} ──
-//!        ── {CLOSE, id} ──────────────────────────────>           ── FUSE_DEV_IOC_BACKING_CLOSE
-//!        ── {SETTLE, number} ─────────────────────────>
+//!        ── {CLOSE, 0, ended} ──────────────────────────────>           ── FUSE_DEV_IOC_BACKING_CLOSE
+//!        ── {SETTLE, number, ended} ────────────────────────>
 //!        <── {number, 0}: what was sent before is done ──
 //! ```
 //!
@@ -13,7 +13,9 @@
 //! CAP_SYS_ADMIN, which the kernel asks for, and nothing else of the supervisor's, since the kernel reads and
 //! writes a registered file with the credentials of who registered it. It takes regular files on the devices
 //! of SOURCE alone, as many at a time as the server may have descriptors, and ends only ids that it made.
-//! A message is eight bytes; what has another form gets EINVAL, and no memory.
+//! A message is twelve bytes; what has another form gets EINVAL, and no memory.
+//!
+//! Each message may end an id (0: none), so that an id that makes room for another costs no wake-up of its own.
 //!
 //! Why not JSON, as for the other questions: this one is asked at an open(2). Why not a descriptor of
 //! /dev/fuse with fewer rights: the kernel has none such.
@@ -45,6 +47,8 @@ use crate::sandbox::capabilities;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// After a registrar that did not answer in time, OPENs do not wait for so long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Ids that wait for the next question; those beyond are ended at once.
+const MOST_ENDING: usize = 64;
 /// Ids at a time where RLIMIT_NOFILE sets no lower limit.
 const MOST: u64 = 1 << 20;
 
@@ -52,21 +56,40 @@ const OPEN: u32 = 1;
 const CLOSE: u32 = 2;
 const SETTLE: u32 = 3;
 
-/// Two numbers: the operation and its argument, or the number of the question and its answer.
-type Packet = [u8; 8];
+/// The operation, the number of the question, and an id that ends.
+type Question = [u32; 3];
+/// The number of the question, and an id or an errno below 0.
+type Answer = (u32, i32);
 
-fn packet(a: u32, b: u32) -> Packet {
-    let mut bytes = [0; 8];
-    bytes[..4].copy_from_slice(&a.to_ne_bytes());
-    bytes[4..].copy_from_slice(&b.to_ne_bytes());
+const QUESTION_LEN: usize = size_of::<Question>();
+const ANSWER_LEN: usize = 2 * size_of::<u32>();
+
+fn to_bytes([a, b, c]: Question) -> [u8; QUESTION_LEN] {
+    let [a, b, c] = [a, b, c].map(u32::to_ne_bytes);
+    let mut bytes = [0; QUESTION_LEN];
+    bytes[..4].copy_from_slice(&a);
+    bytes[4..8].copy_from_slice(&b);
+    bytes[8..].copy_from_slice(&c);
     bytes
 }
 
-fn numbers(packet: Packet) -> (u32, u32) {
-    let [a, b, c, d, e, f, g, h] = packet;
+fn question_of(bytes: [u8; QUESTION_LEN]) -> Question {
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_ne_bytes)
+}
+
+fn answer_bytes((number, id): Answer) -> [u8; ANSWER_LEN] {
+    let mut bytes = [0; ANSWER_LEN];
+    bytes[..4].copy_from_slice(&number.to_ne_bytes());
+    bytes[4..].copy_from_slice(&id.to_ne_bytes());
+    bytes
+}
+
+fn answer_of(bytes: [u8; ANSWER_LEN]) -> Answer {
+    let [a, b, c, d, e, f, g, h] = bytes;
     (
         u32::from_ne_bytes([a, b, c, d]),
-        u32::from_ne_bytes([e, f, g, h]),
+        i32::from_ne_bytes([e, f, g, h]),
     )
 }
 
@@ -128,8 +151,8 @@ impl<Device: Kernel> Registrar<Device> {
     pub(super) fn serve(mut self) -> io::Result<()> {
         let result = loop {
             match self.receive() {
-                Ok(Some((packet, file))) => {
-                    if let Err(error) = self.answer(packet, file) {
+                Ok(Some((question, file))) => {
+                    if let Err(error) = self.answer(question, file) {
                         break Err(error);
                     }
                 }
@@ -144,11 +167,11 @@ impl<Device: Kernel> Registrar<Device> {
     }
 
     /// None: not of the form of a message. Of several descriptors the kernel closes all but one.
-    fn receive(&self) -> io::Result<Option<(Option<Packet>, Option<OwnedFd>)>> {
+    fn receive(&self) -> io::Result<Option<(Option<Question>, Option<OwnedFd>)>> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         // One byte more, to tell a longer one.
-        let mut bytes = [0; size_of::<Packet>() + 1];
+        let mut bytes = [0; QUESTION_LEN + 1];
         let received = rustix::io::retry_on_intr(|| {
             let mut data = [IoSliceMut::new(&mut bytes)];
             recvmsg(
@@ -170,31 +193,22 @@ impl<Device: Kernel> Registrar<Device> {
         if count == 0 {
             return Ok(None);
         }
-        let packet = (count == size_of::<Packet>()).then(|| {
-            let mut packet = Packet::default();
-            packet.copy_from_slice(&bytes[..count]);
-            packet
-        });
-        Ok(Some((packet, file)))
+        let question = bytes.first_chunk().filter(|_| count == QUESTION_LEN);
+        Ok(Some((question.copied().map(question_of), file)))
     }
 
-    fn answer(&mut self, packet: Option<Packet>, file: Option<OwnedFd>) -> io::Result<()> {
-        let (number, id) = match (packet.map(numbers), file) {
-            (Some((OPEN, number)), Some(file)) => (number, self.open(&file)),
-            (Some((OPEN, number)), None) => (number, Err(Errno::BADF)),
-            (Some((CLOSE, id)), _none) => {
-                let id = id.cast_signed();
-                if self.ids.remove(&id) {
-                    self.device.close(id);
-                }
-                return Ok(());
-            }
-            (Some((SETTLE, number)), _none) => (number, Ok(0)),
-            (Some((_unknown, number)), _) => (number, Err(Errno::INVAL)),
-            (None, _) => (0, Err(Errno::INVAL)),
+    fn answer(&mut self, question: Option<Question>, file: Option<OwnedFd>) -> io::Result<()> {
+        let [operation, number, ended] = question.unwrap_or_default();
+        self.close(ended.cast_signed());
+        let id = match (operation, file) {
+            (OPEN, Some(file)) => self.open(&file),
+            (OPEN, None) => Err(Errno::BADF),
+            (CLOSE, _none) => return Ok(()),
+            (SETTLE, _none) => Ok(0),
+            (_unknown, _) => Err(Errno::INVAL),
         };
         let id = id.unwrap_or_else(|errno| -errno.raw_os_error());
-        let answer = packet_of(number, id);
+        let answer = answer_bytes((number, id));
         // A server that reads no answers gets none: this thread waits for nothing of the server's.
         match send(
             &self.socket,
@@ -203,12 +217,16 @@ impl<Device: Kernel> Registrar<Device> {
         ) {
             Ok(_all) => Ok(()),
             Err(Errno::AGAIN | Errno::NOBUFS) => {
-                if self.ids.remove(&id) {
-                    self.device.close(id);
-                }
+                self.close(id);
                 Ok(())
             }
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    fn close(&mut self, id: i32) {
+        if self.ids.remove(&id) {
+            self.device.close(id);
         }
     }
 
@@ -228,10 +246,6 @@ impl<Device: Kernel> Registrar<Device> {
         self.ids.insert(id);
         Ok(id)
     }
-}
-
-fn packet_of(number: u32, id: i32) -> Packet {
-    packet(number, id.cast_unsigned())
 }
 
 /// Starts the thread, which has the capabilities `kept` by the server, and CAP_SYS_ADMIN.
@@ -307,7 +321,9 @@ impl Registering {
             return Err(Errno::TIMEDOUT.into());
         }
         asking.number = asking.number.wrapping_add(1);
-        let answer = self.answer_to(packet(operation, asking.number), asking.number, file);
+        let ended = self.closing.lock().ids.pop();
+        let question = [operation, asking.number, ended.unwrap_or(0).cast_unsigned()];
+        let answer = self.answer_to(question, file);
         let answer = answer.map_err(|error| match Errno::from_io_error(&error) {
             Some(Errno::AGAIN | Errno::INTR) => Errno::TIMEDOUT.into(),
             _other => error,
@@ -318,28 +334,28 @@ impl Registering {
         answer
     }
 
-    fn answer_to(
-        &self,
-        question: Packet,
-        number: u32,
-        file: Option<BorrowedFd<'_>>,
-    ) -> io::Result<i32> {
+    fn answer_to(&self, question: Question, file: Option<BorrowedFd<'_>>) -> io::Result<i32> {
         let deadline = Instant::now() + PATIENCE;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if let Some(files) = &file {
             ancillary.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(files)));
         }
-        let data = [IoSlice::new(&question)];
-        sendmsg(&self.socket, &data, &mut ancillary, SendFlags::NOSIGNAL)?;
+        let bytes = to_bytes(question);
+        let data = [IoSlice::new(&bytes)];
+        let sent = sendmsg(&self.socket, &data, &mut ancillary, SendFlags::NOSIGNAL);
+        let [_, number, ended] = question;
+        if sent.is_err() && ended > 0 {
+            self.closing.lock().ids.push(ended.cast_signed());
+        }
+        sent?;
         loop {
-            let mut answer = Packet::default();
+            let mut answer = [0; ANSWER_LEN];
             let (count, _all) = rustix::net::recv(&self.socket, &mut answer, RecvFlags::empty())?;
             if count == 0 {
                 return Err(Errno::PIPE.into());
             }
-            let (of, id) = numbers(answer);
-            let id = id.cast_signed();
+            let (of, id) = answer_of(answer);
             if of == number {
                 return match id {
                     0.. => Ok(id),
@@ -363,16 +379,25 @@ impl RegisterBacking for Registering {
     }
 
     fn settle(&self) {
+        self.flush();
         if let Err(error) = self.ask(SETTLE, None) {
             tracing::debug!(%error, "files that are not open may take space for a while");
         }
     }
 
-    fn close(&self, id: i32) {
+    fn close_soon(&self, id: i32) {
         let mut closing = self.closing.lock();
         closing.ids.push(id);
+        if closing.ids.len() > MOST_ENDING {
+            drop(closing);
+            self.flush();
+        }
+    }
+
+    fn flush(&self) {
+        let mut closing = self.closing.lock();
         while let Some(id) = closing.ids.last() {
-            let message = packet(CLOSE, id.cast_unsigned());
+            let message = to_bytes([CLOSE, 0, id.cast_unsigned()]);
             let mut flags = SendFlags::NOSIGNAL;
             if closing.no_wait_before.is_some_and(|at| Instant::now() < at) {
                 flags |= SendFlags::DONTWAIT;
@@ -400,9 +425,11 @@ impl RegisterBacking for Direct {
         Kernel::open(&self.0, file)
     }
 
-    fn close(&self, id: i32) {
+    fn close_soon(&self, id: i32) {
         Kernel::close(&self.0, id);
     }
+
+    fn flush(&self) {}
 
     fn settle(&self) {}
 }
