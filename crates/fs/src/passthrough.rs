@@ -118,26 +118,7 @@ impl Passthrough {
         if !matches!(kind, FileKind::Directory | FileKind::Regular) {
             return Err(io::Error::other("SOURCE is neither a directory nor a file"));
         }
-        let mounts = match config.inode_file_handles {
-            InodeFileHandles::Never => MountFds::default(),
-            wanted => match probe_file_handles(&source) {
-                Ok(top) => MountFds::with_top(stat.stx_mnt_id, top),
-                Err(error) if wanted == InodeFileHandles::Mandatory => {
-                    return Err(io::Error::new(
-                        error.kind(),
-                        format!(
-                            "SOURCE gives no file handles ({error}): they need a backing file system \
-                             that has them and CAP_DAC_READ_SEARCH; use --inode-file-handles=prefer"
-                        ),
-                    ));
-                }
-                Err(error) => {
-                    tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
-                    config.inode_file_handles = InodeFileHandles::Never;
-                    MountFds::default()
-                }
-            },
-        };
+        let mounts = mount_of(&source, stat.stx_mnt_id, &mut config)?;
         let proc_self_fd = crate::caller::proc::self_fd()?;
         crate::caller::proc::own()?;
         config.security_label = labels::possible(&source, &config);
@@ -380,6 +361,32 @@ impl Passthrough {
         } else {
             Ok(())
         }
+    }
+}
+
+/// What opens the file handles of SOURCE's own mount, or nothing, and then `config` says that inodes are held by
+/// descriptors.
+///
+/// # Errors
+/// There are none, and they are mandatory.
+fn mount_of(source: &OwnedFd, mnt_id: u64, config: &mut Config) -> io::Result<MountFds> {
+    match config.inode_file_handles {
+        InodeFileHandles::Never => Ok(MountFds::default()),
+        wanted => match probe_file_handles(source) {
+            Ok(top) => Ok(MountFds::with_top(mnt_id, top)),
+            Err(error) if wanted == InodeFileHandles::Mandatory => Err(io::Error::new(
+                error.kind(),
+                format!(
+                    "SOURCE gives no file handles ({error}): they need a backing file system \
+                         that has them and CAP_DAC_READ_SEARCH; use --inode-file-handles=prefer"
+                ),
+            )),
+            Err(error) => {
+                tracing::info!(%error, "no file handles on SOURCE: a descriptor per known inode");
+                config.inode_file_handles = InodeFileHandles::Never;
+                Ok(MountFds::default())
+            }
+        },
     }
 }
 

@@ -270,51 +270,61 @@ pub(crate) struct Agreed {
     pub(crate) negotiated: Negotiated,
 }
 
+/// What becomes of the wishes of a mount.
+struct Chosen {
+    granted: InitFlags,
+    /// Wanted, and not offered by this kernel.
+    refused: InitFlags,
+    /// Wanted, but for `--without`.
+    left_out: InitFlags,
+}
+
 /// Chooses out of the kernel's offer what this mount wants.
 ///
 /// # Errors
-/// The kernel lacks what an option needs.
+/// There is not what an option needs.
+fn choose(config: &Config, offer: &Offer) -> io::Result<Chosen> {
+    let offered = offer.capabilities & offer.carried;
+    let named = config.without.iter().map(String::as_str);
+    let without: InitFlags = named.filter_map(InitFlags::named).collect();
+    let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
+    let mut chosen = Chosen {
+        granted: always | InitFlags::FUSE_MAX_PAGES,
+        refused: InitFlags::empty(),
+        left_out: InitFlags::empty(),
+    };
+    for wish in wishes(config).into_iter().filter(|wish| wish.wanted) {
+        let (flag, name) = (wish.flag, names(wish.flag).join(" "));
+        let is_left_out = without.contains(flag);
+        if !is_left_out && offered.contains(flag) {
+            chosen.granted |= flag;
+        } else if let Some((option, remedy)) = wish.required_by {
+            return Err(io::Error::other(match is_left_out {
+                true => format!(
+                    "--without={name} leaves out what {option} needs: leave out one of them"
+                ),
+                false => {
+                    format!("this kernel does not offer {name}, which {option} needs; {remedy}")
+                }
+            }));
+        } else if is_left_out {
+            chosen.left_out |= flag;
+        } else if offer.carried.contains(flag) {
+            chosen.refused |= flag;
+        }
+    }
+    Ok(chosen)
+}
+
+/// What this mount answers to the kernel's offer.
+///
+/// # Errors
+/// As [`choose`].
 pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
     let max_pages_limit = offer.max_pages.unwrap_or_else(max_pages_limit);
     let limit = max_pages_limit * rustix::param::page_size() as u64;
     let limit = u32::try_from(limit).unwrap_or(u32::MAX);
-    let always = InitFlags::FUSE_ASYNC_READ | InitFlags::FUSE_BIG_WRITES;
-    let mut capabilities = always | InitFlags::FUSE_MAX_PAGES;
-    let mut granted = names(capabilities);
-    let (mut refused, mut left_out) = (Vec::new(), Vec::new());
-    let offered = offer.capabilities & offer.carried;
-    let without: InitFlags = (config.without.iter())
-        .filter_map(|name| InitFlags::named(name))
-        .collect();
-    for Wish {
-        flag,
-        wanted,
-        required_by,
-    } in wishes(config)
-    {
-        if !wanted {
-            continue;
-        }
-        if without.contains(flag) {
-            if let Some((option, _)) = required_by {
-                let name = names(flag).join(" ");
-                return Err(io::Error::other(format!(
-                    "--without={name} leaves out what {option} needs: leave out one of them"
-                )));
-            }
-            left_out.extend(names(flag));
-        } else if offered.contains(flag) {
-            capabilities |= flag;
-            granted.extend(names(flag));
-        } else if let Some((option, remedy)) = required_by {
-            return Err(io::Error::other(format!(
-                "this kernel does not offer {}, which {option} needs; {remedy}",
-                names(flag).join(" ")
-            )));
-        } else if offer.carried.contains(flag) {
-            refused.extend(names(flag));
-        }
-    }
+    let chosen = choose(config, offer)?;
     let negotiated = Negotiated {
         kernel_abi: offer.abi,
         max_write_asked: config.max_write,
@@ -322,9 +332,9 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         max_pages_limit,
         max_readahead: offer.max_readahead,
         max_background: MAX_BACKGROUND,
-        granted,
-        refused,
-        left_out,
+        granted: names(chosen.granted),
+        refused: names(chosen.refused),
+        left_out: names(chosen.left_out),
     };
     tracing::info!(
         max_write = negotiated.max_write,
@@ -333,7 +343,7 @@ pub(crate) fn negotiate(config: &Config, offer: &Offer) -> io::Result<Agreed> {
         "INIT"
     );
     // The upper half of the word counts only beside this one.
-    let granted = (capabilities | InitFlags::FUSE_INIT_EXT) & offer.capabilities;
+    let granted = (chosen.granted | InitFlags::FUSE_INIT_EXT) & offer.capabilities;
     Ok(Agreed {
         capabilities: granted,
         max_background: MAX_BACKGROUND,

@@ -161,12 +161,8 @@ fn usage_error(message: &str) -> clap::Error {
     clap::Error::raw(ErrorKind::ValueValidation, format!("{message}\n"))
 }
 
-fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
-    set_flags(&args, &mut options)?;
-    contradictions::check(&args.files, is_root)?;
-    contradictions::check_process(&args.process, &args.files, is_root)?;
-    args.mapping.check(&args.files)?;
-    let mut config = config(&args.files, &args.mapping)?;
+/// What INIT asks for depends on who mounts, and by which transport. Returns why no file is passed through.
+fn ask_of_kernel(args: &MountArgs, is_root: bool, config: &mut Config) -> Option<String> {
     config.request_timeout = match args.process.transport {
         Transport::Fuser => None,
         Transport::Device => args.files.request_timeout,
@@ -176,6 +172,16 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
         None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
         Some(_) => KernelPassthrough::Never,
     };
+    no_passthrough
+}
+
+fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
+    set_flags(&args, &mut options)?;
+    contradictions::check(&args.files, is_root)?;
+    contradictions::check_process(&args.process, &args.files, is_root)?;
+    args.mapping.check(&args.files)?;
+    let mut config = config(&args.files, &args.mapping)?;
+    let no_passthrough = ask_of_kernel(&args, is_root, &mut config);
     let warnings = warnings(&args, &options, is_root);
     let threads = session_threads(&args);
     let access = if args.mount.allow_root {
