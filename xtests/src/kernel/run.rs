@@ -14,6 +14,7 @@ use xtests::support::install;
 use super::build_args::{BuildArgs, say};
 use super::case::{Case, Transport};
 use super::expect::{Comparison, Expectations};
+use super::guest_scenarios;
 use super::plan::{self, Built, Purpose};
 use super::suites::{self, Extent};
 use super::table;
@@ -242,9 +243,10 @@ fn boot(
     let dir = lab.dir().join("run").join(name.replace('/', "-"));
     let (list, init) = suites::first_process(cases, &dir)?;
     let names = cases.iter().map(|case| case.name.as_str());
+    let wanted = names.map(guest_scenarios::device_of).collect();
     let servers = match args.transport {
         Transport::Fuse => None,
-        Transport::Virtiofs => Some(Servers::start(args.server, &dir, &args.cache, names)?),
+        Transport::Virtiofs => Some(Servers::start(args.server, &dir, &args.cache, &wanted)?),
     };
     let root = match built.kernel.kind {
         Kind::UserMode => Root::Host,
