@@ -19,7 +19,7 @@ use thrufs_wire::abi::InHeader;
 use zerocopy::IntoBytes;
 
 /// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more, and `THRUFS_FIRST_MUTATION` for others.
-const MUTATIONS: u64 = 20_000;
+const MUTATIONS: u64 = 10_000;
 /// Beside what the devices need.
 const MEMORY_BOUND_KIB: u64 = 16 << 10;
 
