@@ -9,8 +9,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod both_sides;
 mod build_args;
 mod case;
+mod devices;
 mod expect;
 mod fio;
 mod guest;

@@ -18,8 +18,8 @@ use mutate::{Random, mutated};
 use thrufs_wire::abi::InHeader;
 use zerocopy::IntoBytes;
 
-/// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more.
-const MUTATIONS: u64 = 30_000;
+/// Mutations in a run of the tests; `THRUFS_MUTATIONS` asks for more, and `THRUFS_FIRST_MUTATION` for others.
+const MUTATIONS: u64 = 10_000;
 /// Beside what the devices need.
 const MEMORY_BOUND_KIB: u64 = 16 << 10;
 
@@ -246,10 +246,13 @@ fn script_after_mutation_leaves_the_device_serving() {
         play(&[choice]);
     }
     let (open, mut memory) = (descriptors(), 0);
-    let count = std::env::var("THRUFS_MUTATIONS").map_or(MUTATIONS, |text| text.parse().unwrap());
+    let number =
+        |name: &str, otherwise| std::env::var(name).map_or(otherwise, |text| text.parse().unwrap());
+    let count = number("THRUFS_MUTATIONS", MUTATIONS);
+    let first = number("THRUFS_FIRST_MUTATION", 1);
     let mut all = Played::default();
-    for seed in 1..=count {
-        if seed == count / 3 {
+    for seed in first..first + count {
+        if seed == first + count / 3 {
             memory = resident_kib();
         }
         let script = mutated(&seeds, &mut Random::new(seed));

@@ -5,7 +5,6 @@
 //! Invariant: a failing scenario's error begins with the observation, because expectations quote
 //! it. A scenario passes only if the kernel is right, not if it does what its version is known to do.
 
-pub(super) mod both_sides;
 mod folios;
 mod instructions;
 mod programs;
@@ -26,17 +25,16 @@ use xtests::suite::{Options, fsx};
 use xtests::support::command::{output, succeed};
 use xtests::support::{Backing, Mount};
 
+use super::both_sides;
 use super::case::{LONGEST_CASE, Transport};
+use super::devices::{AUTO, TAG};
 use super::verdict::LACKS;
-use super::virtiofs::{AUTO, TAG};
 use crate::fio::guests;
 
 /// The reproducer's random mode, by its name in tables.
 pub(super) const RANDOM: &str = "repro/random";
 /// In no table: `xtests kernel instructions` boots a machine that counts for it.
 pub(super) const INSTRUCTIONS: &str = "instructions";
-/// Its files are compared by the host as well.
-pub(super) const BOTH_SIDES: &str = "virtiofs/both-sides";
 /// A case of the reproducer.
 const APPEND: &str = "append-beside-store";
 
@@ -93,7 +91,9 @@ const SCENARIOS: &[Scenario] = &[
     scenario("virtiofs/ghost", VIRTIOFS, |dir, _| {
         virtiofs::ghost(dir.path())
     }),
-    on_device(BOTH_SIDES, AUTO, |dir, _| both_sides::work(dir.path())),
+    on_device(both_sides::NAME, AUTO, |dir, _| {
+        both_sides::work(dir.path())
+    }),
     on_device("virtiofs/overlay", AUTO, |dir, _| {
         programs::overlay(dir.path())
     }),

@@ -2,18 +2,20 @@
 
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
 use thrufs_lab::{Kind, Lab, Machine, Outcome, Root};
 use xtests::support::install;
+use xtests::support::interrupt::{Interrupt, Interrupted};
 
 use super::build_args::{BuildArgs, say};
 use super::case::{Case, Transport};
 use super::expect::{Comparison, Expectations};
+use super::guest_scenarios;
 use super::plan::{self, Built, Purpose};
 use super::suites::{self, Extent};
 use super::table;
@@ -82,6 +84,8 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let wanted = wanted(args);
     let mut columns: Vec<Column> = Vec::new();
+    // A machine ends with us anyway; what is mounted for its devices does not.
+    let interrupt = Interrupt::watch()?;
     for built in &kernels {
         let known = columns
             .iter()
@@ -90,13 +94,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             Some(column) => column.cases.clone(),
             None => suites::cases(&lab, &built.base, args.transport, extent, &wanted)?,
         };
-        columns.push(Column { built, cases });
+        columns.push(Column {
+            built,
+            cases,
+            stop: interrupt.flag(),
+        });
     }
     let mut tests = Vec::new();
     columns
         .iter()
         .for_each(|column| column.name_tests(&mut tests));
     let compared = at_a_time(args.guests, &columns, |column| {
+        ensure!(!interrupt.is_set(), Interrupted);
         let (name, comparison) = column.run(&expectations, args, &lab)?;
         let own: Vec<String> = column.cases.iter().map(|case| case.name.clone()).collect();
         Ok((name, comparison.widened(&own, &tests)))
@@ -174,6 +183,8 @@ fn wanted(args: &Args) -> Vec<String> {
 struct Column<'a> {
     built: &'a Built,
     cases: Vec<Case>,
+    /// Set when a signal has come.
+    stop: Arc<AtomicBool>,
 }
 
 impl Column<'_> {
@@ -196,7 +207,7 @@ impl Column<'_> {
         let mut here = self.cases.clone();
         here.retain(|case| expectations.left_out(&name, &case.name).is_none());
         say(&format!("{name}: booting, {} tests", here.len()));
-        let outcome = boot(self.built, &name, &here, args, lab)?;
+        let outcome = self.boot(&name, &here, args, lab)?;
         let seconds = outcome.took.as_secs_f32();
         say(&format!("{name}: ended after {seconds:.1} s"));
         let own: Vec<String> = self.cases.iter().map(|case| case.name.clone()).collect();
@@ -205,6 +216,38 @@ impl Column<'_> {
             show_console(&outcome)?;
         }
         Ok((name, comparison))
+    }
+
+    /// Boots it, with the servers of its devices.
+    fn boot(&self, name: &str, cases: &[Case], args: &Args, lab: &Lab) -> anyhow::Result<Outcome> {
+        let built = self.built;
+        let dir = lab.dir().join("run").join(name.replace('/', "-"));
+        let (list, init) = suites::first_process(cases, &dir)?;
+        let names = cases.iter().map(|case| case.name.as_str());
+        let wanted = names.map(guest_scenarios::device_of).collect();
+        let servers = match args.transport {
+            Transport::Fuse => None,
+            Transport::Virtiofs => Some(Servers::start(args.server, &dir, &args.cache, &wanted)?),
+        };
+        let root = match built.kernel.kind {
+            Kind::UserMode => Root::Host,
+            Kind::Bootable => Root::Files(suites::files(cases, &list)?),
+        };
+        let machine = Machine {
+            cpus: built.base.test_cpus(built.kernel.kind),
+            root,
+            devices: servers.as_ref().map(Servers::devices).unwrap_or_default(),
+            modules: args.transport.modules(),
+            init,
+            stop: Arc::clone(&self.stop),
+            ..Machine::default()
+        };
+        let deadline = Duration::from_secs(args.deadline + args.seconds);
+        let mut outcome = machine.boot(&built.kernel, &dir, deadline)?;
+        if let Some(servers) = &servers {
+            servers.compare(&mut outcome);
+        }
+        Ok(outcome)
     }
 
     /// Adds its tests that `all` lacks, each to the end of its suite.
@@ -230,40 +273,6 @@ pub(super) fn visible(path: &Path) -> anyhow::Result<()> {
         hidden.unwrap_or(&"")
     );
     Ok(())
-}
-
-fn boot(
-    built: &Built,
-    name: &str,
-    cases: &[Case],
-    args: &Args,
-    lab: &Lab,
-) -> anyhow::Result<Outcome> {
-    let dir = lab.dir().join("run").join(name.replace('/', "-"));
-    let (list, init) = suites::first_process(cases, &dir)?;
-    let names = cases.iter().map(|case| case.name.as_str());
-    let servers = match args.transport {
-        Transport::Fuse => None,
-        Transport::Virtiofs => Some(Servers::start(args.server, &dir, &args.cache, names)?),
-    };
-    let root = match built.kernel.kind {
-        Kind::UserMode => Root::Host,
-        Kind::Bootable => Root::Files(suites::files(cases, &list)?),
-    };
-    let machine = Machine {
-        cpus: built.base.test_cpus(built.kernel.kind),
-        root,
-        devices: servers.as_ref().map(Servers::devices).unwrap_or_default(),
-        modules: args.transport.modules(),
-        init,
-        ..Machine::default()
-    };
-    let deadline = Duration::from_secs(args.deadline + args.seconds);
-    let mut outcome = machine.boot(&built.kernel, &dir, deadline)?;
-    if let Some(servers) = &servers {
-        servers.compare(&mut outcome);
-    }
-    Ok(outcome)
 }
 
 fn show_console(outcome: &Outcome) -> anyhow::Result<()> {

@@ -24,26 +24,8 @@ use xtests::support::mount::BIN;
 use xtests::support::scratch::{Backing, Layout, Scratch};
 use xtests::support::wait::wait_until;
 
-use super::guest_scenarios::{BOTH_SIDES, both_sides, device_of};
-
-/// The name in the guest of the device whose server refuses some writes.
-pub(super) const TAG: &str = "xtests";
-/// Descriptors of a queue, which limit a request. Fixed in User Mode Linux, so QEMU gets the same.
-pub(super) const QUEUE_SIZE: u16 = 256;
-/// The file in the shared directory whose writes all fail.
-pub(super) const REFUSED: &str = "refused";
-
-/// Devices whose servers refuse nothing and share a tmpfs: names in the guest, and options.
-pub(super) const PLAIN: [(&str, &[&str]); 5] = [
-    (AUTO, &["--cache=auto"]),
-    ("always", &["--cache=always"]),
-    // Mappings, since fsx has them.
-    ("never", &["--cache=never", "--allow-mmap"]),
-    ("metadata", &["--cache=metadata", "--allow-mmap"]),
-    ("writeback", &["--cache=auto", "--writeback"]),
-];
-/// The one of them that scenarios use which are not about caching.
-pub(super) const AUTO: &str = "auto";
+use super::both_sides;
+use super::devices::{AUTO, PLAIN, QUEUE_SIZE, REFUSED, TAG};
 
 /// Options of every server.
 const ALWAYS: [&str; 2] = ["--sandbox=none", "--seccomp=none"];
@@ -93,15 +75,14 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Those that the cases `names` mount. `dir` takes logs, and a fresh directory for the one that refuses, whose
+    /// Those called `wanted`. `dir` takes logs, and a fresh directory for the one that refuses, whose
     /// option `cache` is.
-    pub(super) fn start<'a>(
+    pub(super) fn start(
         program: Program,
         dir: &Path,
         cache: &str,
-        names: impl Iterator<Item = &'a str>,
+        wanted: &BTreeSet<&str>,
     ) -> anyhow::Result<Self> {
-        let wanted: BTreeSet<&str> = names.map(device_of).collect();
         let mut servers = Self {
             servers: Vec::new(),
             memory: None,
@@ -137,7 +118,7 @@ impl Servers {
     pub(super) fn compare(&self, outcome: &mut Outcome) {
         let Some(memory) = &self.memory else { return };
         let mut verdicts = outcome.verdicts.iter_mut();
-        let reported = verdicts.find(|one| one.test == BOTH_SIDES && one.mark == Mark::Pass);
+        let reported = verdicts.find(|one| one.test == both_sides::NAME && one.mark == Mark::Pass);
         let Some(verdict) = reported else { return };
         if let Err(error) = both_sides::compare(&memory.source().join(AUTO), &verdict.detail) {
             verdict.mark = Mark::Fail;

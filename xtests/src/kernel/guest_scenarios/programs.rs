@@ -110,6 +110,8 @@ fn run_git(dir: &Path, words: &[&str]) -> anyhow::Result<String> {
         git.env(format!("GIT_{role}_NAME"), name)
             .env(format!("GIT_{role}_EMAIL"), "xtests@localhost");
     }
+    // What git does by itself, it does in the background, and is on the device when that is unmounted.
+    git.args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"]);
     succeed(git.args(words))
 }
 

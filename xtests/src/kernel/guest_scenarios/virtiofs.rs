@@ -15,7 +15,7 @@ use thrufs_rules::Limits;
 use thrufs_sys::mapped_io::{Mapping, pwritev};
 
 use super::fresh;
-use crate::kernel::virtiofs::{QUEUE_SIZE, REFUSED};
+use crate::kernel::devices::{QUEUE_SIZE, REFUSED};
 
 const PAGE: usize = 4096;
 

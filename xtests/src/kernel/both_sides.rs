@@ -14,6 +14,8 @@ use thrufs_sys::mapped_io::Mapping;
 use xtests::support::command::succeed;
 use xtests::support::random::Random;
 
+/// The case's name in tables.
+pub(super) const NAME: &str = "virtiofs/both-sides";
 /// Written by the host before the guest boots.
 const FROM_HOST: &str = "from-host";
 /// Larger than several requests, and no whole number of pages.
@@ -32,13 +34,13 @@ const LEFT: [&str; 6] = [
 ];
 
 /// On the host: the file that the guest will read.
-pub(in crate::kernel) fn prepare(shared: &Path) -> anyhow::Result<()> {
+pub(super) fn prepare(shared: &Path) -> anyhow::Result<()> {
     let path = shared.join(FROM_HOST);
     std::fs::write(&path, noise(1)).with_context(|| path.display().to_string())
 }
 
 /// On the host: what the guest has said of its files must be true of them here.
-pub(in crate::kernel) fn compare(shared: &Path, said: &str) -> anyhow::Result<()> {
+pub(super) fn compare(shared: &Path, said: &str) -> anyhow::Result<()> {
     let here = sums(shared)?;
     ensure!(
         said == here,
