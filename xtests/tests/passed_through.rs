@@ -10,7 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
-use xtests::support::calls::{map_shared, open};
+use xtests::support::calls::{map_shared, open, open_wronly};
+use xtests::support::checks::{equal, holds};
 use xtests::support::command::output;
 use xtests::support::process::{descriptors, resident};
 use xtests::support::wait::wait_until;
@@ -83,6 +84,26 @@ fn open_of_a_small_file_for_reading_goes_through_the_daemon_and_its_pages_stay()
         ensure!(content == "smaller", "{content}");
         ensure!(through_daemon(m, "already")? == 1);
         Ok(())
+    })
+}
+
+/// Giving a file to the kernel costs about as much as a WRITE.
+#[test]
+fn open_of_a_small_file_for_writing_is_passed_through_once_it_was_written_much() -> Outcome {
+    on_mount(PASSED, |m| {
+        m.require_mount()?;
+        std::fs::write(m.source("small"), "small")?;
+        let write = |name: &str| -> Outcome { Ok(open_wronly(m.path(name))?.write_all(b"other")?) };
+        for _ in 0..4 {
+            write("small")?;
+        }
+        equal("opens passed through", passed(m, "opens")?, 0)?;
+        write("small")?;
+        equal("opens passed through", passed(m, "opens")?, 1)?;
+        equal("WRITEs", m.requests("WRITE")?, 4)?;
+        std::fs::write(m.path("new"), "new")?;
+        equal("opens passed through", passed(m, "opens")?, 2)?;
+        holds(m.source("small"), "other")
     })
 }
 

@@ -10,8 +10,9 @@
 //! * an OPEN waits for a registration as long as the [`RegisterBacking`] allows, and only one of its own inode.
 //!
 //! Registering costs about as much as a READ, so it is not done where one READ brings in the file
-//! ([`SMALL`]), and the id stays for a moment when the last handle is released. Why not an id for each inode
-//! that is looked up: most are never opened, and each id holds its file on SOURCE open.
+//! ([`SMALL`]), nor for a small file that is opened for writing before its WRITEs have shown that it is
+//! written much ([`MANY`]); a new file has an id at once. The id stays for a moment when the last handle is
+//! released. Why not an id for each inode that is looked up: most are never opened, and each id holds its file on SOURCE open.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -38,9 +39,11 @@ const MOST_VOLATILE: usize = 4096;
 const MOST_IDLE: usize = 256;
 /// Devices that are remembered.
 const MOST_REFUSED: usize = 1024;
-/// A file of so many bytes that is opened for reading alone is read into the kernel's cache through the
-/// daemon: with the default read-ahead that is one READ.
+/// A file of so many bytes is read into the kernel's cache through the daemon: with the default read-ahead that
+/// is one READ.
 pub(crate) const SMALL: u64 = 128 << 10;
+/// WRITEs through the daemon after which a small file is worth an id the next time it is opened for writing.
+pub(crate) const MANY: u32 = 4;
 
 /// File systems without a `flush` operation: ext4, XFS, Btrfs, tmpfs, F2FS.
 const CLOSE_SILENTLY: [FsWord; 5] = [0xef53, 0x5846_5342, 0x9123_683e, 0x0102_1994, 0xf2f5_2010];
@@ -69,7 +72,7 @@ fn free_space(file: &OwnedFd) -> (bool, bool) {
 /// Why a file goes through the daemon although the mount passes files through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WhyNot {
-    /// Small, and open for reading alone.
+    /// Small, and open for reading alone or not known to be written much.
     Small,
     /// An open handle of the inode does.
     OpenOtherwise,
@@ -87,7 +90,7 @@ pub(crate) enum WhyNot {
 
 impl WhyNot {
     const ALL: [(Self, &str); 7] = [
-        (Self::Small, "small, open for reading alone"),
+        (Self::Small, "small, and not written much"),
         (Self::OpenOtherwise, "open through the daemon already"),
         (Self::Stacked, "on a stacked file system"),
         (Self::OtherFileSystem, "on another file system"),

@@ -7,7 +7,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -65,6 +65,8 @@ pub(crate) struct HandleSort {
     /// inode, so a mapping of it may be stored to, of which no request tells, also when all handles are
     /// released: the mapping is one of the backing file.
     may_be_mapped: AtomicBool,
+    /// WRITEs that the daemon has served since the kernel knows the inode.
+    written: AtomicU32,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,17 @@ impl Sort {
 }
 
 impl HandleSort {
+    /// A WRITE of the inode is served by the daemon.
+    pub(crate) fn note_write(&self) {
+        // Counts beyond any threshold wrap to it after 4 thousand million.
+        self.written.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub(crate) fn written(&self) -> u32 {
+        self.written.load(Ordering::Relaxed)
+    }
+
     /// Whether the kernel has to ask for the attributes each time.
     pub(crate) fn may_be_mapped(&self) -> bool {
         self.may_be_mapped.load(Ordering::Relaxed)

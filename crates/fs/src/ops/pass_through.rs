@@ -13,7 +13,7 @@ use std::time::Duration;
 use rustix::fs::fstat;
 
 use crate::attr::Attr;
-use crate::backing_ids::{SMALL, WhyNot};
+use crate::backing_ids::{MANY, SMALL, WhyNot};
 use crate::coherence::open_files::Seen;
 use crate::config::KernelPassthrough;
 use crate::error::{Errno, Result, errno};
@@ -82,11 +82,15 @@ impl Passthrough {
             Some(seen) => seen.stat.stx_size,
             None => fstat(file).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0)),
         };
+        let is_written_much = !is_reader && inode.sort.written() >= MANY;
         let has_no_direct_io = self.lacks_direct_io(inode, flags);
         let why_not = || match () {
             () if has_no_direct_io => Some(WhyNot::Refused),
             () if must => None,
-            () if is_reader => (size() <= SMALL).then_some(WhyNot::Small),
+            () if existed == Existed::Before && !is_written_much && size() <= SMALL => {
+                Some(WhyNot::Small)
+            }
+            () if is_reader => None,
             () => {
                 let is_nearly_full = self.backing_ids.is_nearly_full(inode, file);
                 is_nearly_full.then_some(WhyNot::NearlyFull)

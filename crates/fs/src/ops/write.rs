@@ -53,6 +53,9 @@ impl Passthrough {
             Position::At(request.offset)
         };
         let file = handle.file().ok_or(Errno::EBADF)?;
+        if let Some(inode) = &file.inode {
+            inode.sort.note_write();
+        }
         let writer = Writer {
             backing: &*self.backing,
             stats: &self.stats,
