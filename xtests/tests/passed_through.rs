@@ -9,11 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::{map_shared, open, open_wronly};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::output;
-use xtests::support::process::{descriptors, resident};
+use xtests::support::process::{descriptors, resident, while_stopped};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, on_backing, on_mount};
 
@@ -284,8 +283,7 @@ fn open_while_the_supervisor_does_not_answer_goes_through_the_daemon() -> Outcom
         let supervisor = m.pid()?;
         std::fs::write(m.path("f"), vec![1; LARGE])?;
         let opens = passed(m, "opens")?;
-        kill(supervisor, Signal::SIGSTOP)?;
-        let while_stopped = || -> Result<Vec<File>> {
+        let files = while_stopped(supervisor, || {
             let mut files = Vec::new();
             for index in 0..20 {
                 let file = open(&m.path(&format!("g{index}")), 0)?;
@@ -293,10 +291,7 @@ fn open_while_the_supervisor_does_not_answer_goes_through_the_daemon() -> Outcom
                 files.push(file);
             }
             Ok(files)
-        };
-        let files = while_stopped();
-        kill(supervisor, Signal::SIGCONT)?;
-        let files = files?;
+        })?;
         ensure!(through_daemon(m, "in time")? == 20);
         ensure!(passed(m, "opens")? == opens);
         for (index, file) in files.iter().enumerate() {

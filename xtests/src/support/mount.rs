@@ -10,14 +10,13 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::command::output;
 use super::daemon_fixture::{DaemonFixture, tied_to_us};
 pub use super::mount_table::Leftover;
 use super::mount_table::connection;
-use super::process::{descriptors, memory, resident, state};
+use super::process::{descriptors, memory, resident, while_stopped};
 use super::scratch::{Backing, Layout, Scratch};
 use super::skip::{Outcome, case, missing};
 use super::wait::{wait_for, wait_until};
@@ -214,22 +213,7 @@ impl Mount {
 
     /// Runs `body` while no thread of the serving process can run.
     pub fn while_stopped<T>(&self, body: impl FnOnce() -> Result<T>) -> Result<T> {
-        let pid = self.server_pid()?;
-        let _goes_on = GoesOn(pid);
-        kill(pid, Signal::SIGSTOP)?;
-        // SIGSTOP stops all threads once one of them sees it, which takes as long on a busy machine
-        // as others need for some thousand files.
-        let limit = Duration::from_secs(10);
-        wait_until("every thread to be stopped", limit, || {
-            for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
-                let thread = task?.file_name().to_string_lossy().parse()?;
-                if state(Pid::from_raw(thread)) != Some('T') {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })?;
-        body()
+        while_stopped(self.server_pid()?, body)
     }
 
     /// How many descriptors the daemon has open.
@@ -291,16 +275,6 @@ impl Mount {
     /// Unmounts and checks the end; see [`DaemonFixture::unmount`].
     pub fn unmount(mut self) -> Result<()> {
         self.served.as_mut().map_or(Ok(()), DaemonFixture::unmount)
-    }
-}
-
-/// A stopped process, continued on drop.
-struct GoesOn(Pid);
-
-impl Drop for GoesOn {
-    fn drop(&mut self) {
-        // Fails only if the process is gone.
-        let _gone = kill(self.0, Signal::SIGCONT);
     }
 }
 

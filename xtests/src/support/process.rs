@@ -2,9 +2,13 @@
 
 use std::path::Path;
 use std::process::Child;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+
+use super::wait::wait_until;
 
 /// The process id of a child.
 pub fn pid_of(child: &Child) -> Pid {
@@ -35,6 +39,38 @@ pub fn children(parent: Pid) -> Result<Vec<Pid>> {
 pub fn state(pid: Pid) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Runs `body` while no thread of the process can run.
+///
+/// # Errors
+/// Of `body`; there is no such process, or it does not stop.
+pub fn while_stopped<T>(pid: Pid, body: impl FnOnce() -> Result<T>) -> Result<T> {
+    let _goes_on = GoesOn(pid);
+    kill(pid, Signal::SIGSTOP)?;
+    // SIGSTOP stops all threads once one of them sees it, which takes as long on a busy machine as
+    // others need for some thousand files.
+    let limit = Duration::from_secs(10);
+    wait_until("every thread to be stopped", limit, || {
+        for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+            let thread = task?.file_name().to_string_lossy().parse()?;
+            if state(Pid::from_raw(thread)) != Some('T') {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })?;
+    body()
+}
+
+/// A stopped process, continued on drop.
+struct GoesOn(Pid);
+
+impl Drop for GoesOn {
+    fn drop(&mut self) {
+        // Fails only if the process is gone.
+        let _gone = kill(self.0, Signal::SIGCONT);
+    }
 }
 
 /// The parent of a process; none if the process does not exist.
