@@ -317,7 +317,8 @@ fn supervisor_of_many_files_holds_those_that_are_open_and_stays_small() -> Outco
         std::fs::write(m.path("first"), "")?;
         let (fds, before) = (descriptors(supervisor)?, resident(supervisor)?);
         for round in 0..4 {
-            let names = (0..500).map(|index| m.path(&format!("f{index}")));
+            // New ones, which are given to the kernel at once.
+            let names = (0..500).map(|index| m.path(&format!("f{round}-{index}")));
             let files = names.map(File::create).collect::<Result<Vec<_>, _>>()?;
             ensure!(passed(m, "files")? >= 500, "round {round}");
             ensure!(

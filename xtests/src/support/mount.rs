@@ -19,7 +19,7 @@ use super::mount_table::connection;
 use super::process::{descriptors, memory, resident, while_stopped};
 use super::scratch::{Backing, Layout, Scratch};
 use super::skip::{Outcome, case, missing};
-use super::wait::{wait_for, wait_until};
+use super::wait::wait_for;
 
 /// Variable with the cache mode of this run of the tier: never, auto or always.
 pub const CACHE: &str = "THRUFS_TEST_CACHE";
