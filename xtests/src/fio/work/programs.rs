@@ -273,6 +273,9 @@ fn git(dir: &Path, words: &[&str]) -> Command {
         "user.name=work",
         "user.email=work@localhost",
         "commit.gpgsign=false",
+        // Nothing in the background, beside what is measured.
+        "gc.auto=0",
+        "maintenance.auto=false",
         "safe.directory=*",
     ];
     for setting in me {
