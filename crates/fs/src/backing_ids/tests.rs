@@ -85,9 +85,13 @@ fn fixture(passthrough: KernelPassthrough) -> Fixture {
 }
 
 impl Fixture {
+    /// Of a small file that was written much.
     fn ino(&self) -> u64 {
         let found = self.fs.lookup(ROOT_INO, OsStr::new("f"));
-        found.unwrap().into_entry().ino
+        let ino = found.unwrap().into_entry().ino;
+        let inode = self.fs.inodes.get(ino).unwrap();
+        (0..MANY).for_each(|_| inode.sort.note_write());
+        ino
     }
 
     fn open(&self, ino: u64, flags: i32) -> Result<Opened, Errno> {
