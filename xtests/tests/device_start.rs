@@ -221,7 +221,7 @@ fn inheritable(socket: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
-/// `thrufs device` of `dir`, which is to be ended.
+/// Starts `thrufs device` on `dir`; the caller ends it.
 fn start(mut command: Command, dir: &Path) -> Result<Child> {
     command.arg(format!("--shared-dir={}", dir.display()));
     Ok(command.stderr(Stdio::null()).spawn()?)

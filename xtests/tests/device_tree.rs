@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use fuser::{
@@ -18,6 +18,7 @@ use xtests::support::guest::calls::{
     ROOT, booted, close, lookup, lookup_in, open_node, opendir, read, readdir, readdirplus, write,
 };
 use xtests::support::guest::{Device, Guest, Options};
+use xtests::support::held_source::plain_attr;
 use xtests::support::{Outcome, case};
 use zerocopy::IntoBytes;
 
@@ -292,26 +293,13 @@ struct FarCookies;
 const FAR_NAMES: u64 = 3000;
 
 fn far_attr(ino: u64) -> FileAttr {
-    let is_root = ino == INodeNo::ROOT.0;
+    let kind = match ino == INodeNo::ROOT.0 {
+        true => FileType::Directory,
+        false => FileType::RegularFile,
+    };
     FileAttr {
-        ino: INodeNo(ino),
-        size: 0,
-        blocks: 0,
-        atime: UNIX_EPOCH,
-        mtime: UNIX_EPOCH,
-        ctime: UNIX_EPOCH,
-        crtime: UNIX_EPOCH,
-        kind: match is_root {
-            true => FileType::Directory,
-            false => FileType::RegularFile,
-        },
         perm: 0o755,
-        nlink: 1,
-        uid: 0,
-        gid: 0,
-        rdev: 0,
-        blksize: 4096,
-        flags: 0,
+        ..plain_attr(INodeNo(ino), kind)
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a virtiofs device does while SOURCE keeps requests waiting, and what it does when there are none: who waits
-//! for whom, and how many system calls a request costs. Counted, never timed.
+//! A virtiofs device whose SOURCE holds requests, and an idle one: a held request delays no other, and a request
+//! costs few system calls. Counted, never timed.
 
 use std::fs;
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Inodes that the kernel has forgotten and may ask for again by nodeid: who has a file handle of the mount
-//! (an NFS client, open_by_handle_at(2)) finds its file after eviction (FUSE_EXPORT_SUPPORT).
+//! Inodes that the kernel has forgotten and may ask for again by nodeid: a file handle of the mount (an NFS
+//! client's, open_by_handle_at(2)) finds its file after eviction (FUSE_EXPORT_SUPPORT).
 //!
 //! Invariant: here is only what was held by a file handle and had a name when it was forgotten, at most [`MOST`]
 //! of them; the one that was forgotten first goes first. No descriptor is kept: a mount below SOURCE can be
@@ -14,7 +14,7 @@ use thrufs_sys::file_handle::FileHandle;
 use crate::inode::mount_fd::MountFd;
 use crate::inode::{Inode, InodeRef};
 
-/// About 10 MB.
+/// About 8 MB.
 const MOST: usize = 1 << 16;
 
 /// See the module.
@@ -52,10 +52,8 @@ impl Forgotten {
         let at = state.count;
         state.order.push_back((inode.ino, at));
         let before = state.by_ino.insert(inode.ino, Known { mount, fid, at });
-        let oldest = match state.order.len() > MOST {
-            true => state.order.pop_front(),
-            false => None,
-        };
+        let is_full = state.order.len() > MOST;
+        let oldest = is_full.then(|| state.order.pop_front()).flatten();
         let gone = oldest
             .filter(|(ino, at)| state.by_ino.get(ino).is_some_and(|known| known.at == *at))
             .and_then(|(ino, _)| state.by_ino.remove(&ino));

@@ -255,8 +255,8 @@ pub(super) fn build(args: &BuildArgs, purpose: Purpose) -> anyhow::Result<Vec<Bu
     Ok(kernels)
 }
 
-/// A distribution's kernel: a file, or the name of a package, with the suite as apt writes it (`name/suite`) if
-/// no other is to be asked.
+/// A distribution's kernel: a file, or the name of a package. `name/suite`, as apt writes it, limits the search to
+/// that suite.
 pub(super) fn distribution(lab: &Lab, image: &str) -> anyhow::Result<Built> {
     let kernel = if Path::new(image).is_file() {
         Lab::image(Path::new(image))?

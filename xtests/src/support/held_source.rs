@@ -162,30 +162,34 @@ struct Server(Arc<Held>);
 
 impl Server {
     fn attr(&self, ino: INodeNo) -> FileAttr {
-        let is_file = ino == FILE_INO;
-        FileAttr {
-            ino,
-            size: match is_file {
-                true => self.0.state.lock().content.len() as u64,
-                false => 0,
+        match ino == FILE_INO {
+            true => FileAttr {
+                size: self.0.state.lock().content.len() as u64,
+                ..plain_attr(ino, FileType::RegularFile)
             },
-            blocks: 0,
-            atime: UNIX_EPOCH,
-            mtime: UNIX_EPOCH,
-            ctime: UNIX_EPOCH,
-            crtime: UNIX_EPOCH,
-            kind: match is_file {
-                true => FileType::RegularFile,
-                false => FileType::Directory,
-            },
-            perm: 0o777,
-            nlink: 1,
-            uid: 0,
-            gid: 0,
-            rdev: 0,
-            blksize: 4096,
-            flags: 0,
+            false => plain_attr(ino, FileType::Directory),
         }
+    }
+}
+
+/// Attributes of an empty file or directory of root's, for a file system that a test serves.
+pub fn plain_attr(ino: INodeNo, kind: FileType) -> FileAttr {
+    FileAttr {
+        ino,
+        size: 0,
+        blocks: 0,
+        atime: UNIX_EPOCH,
+        mtime: UNIX_EPOCH,
+        ctime: UNIX_EPOCH,
+        crtime: UNIX_EPOCH,
+        kind,
+        perm: 0o777,
+        nlink: 1,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 4096,
+        flags: 0,
     }
 }
 
