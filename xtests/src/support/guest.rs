@@ -9,6 +9,7 @@ mod cut;
 mod device;
 mod driver;
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -127,8 +128,10 @@ impl Guest {
     /// Connects to the device at `socket` and starts its queues.
     pub fn connect(socket: &Path, options: Options) -> Result<Self> {
         let queues = options.queues + 1;
-        let mut frontend = Frontend::connect(socket, queues as u64)
+        let stream = UnixStream::connect(socket)
             .with_context(|| format!("connect to {}", socket.display()))?;
+        stream.set_read_timeout(Some(STEP))?;
+        let mut frontend = Frontend::from_stream(stream, queues as u64);
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
