@@ -209,17 +209,29 @@ fn set_attribute(guest: &mut Guest, nodeid: u64, extended: bool, name: &str) -> 
     Ok(format!("{:?}", nix::errno::Errno::from_raw(answer.error)))
 }
 
-/// What a guest with the user 0, and 5000, finds at a device that is started with `options`.
+/// What a guest finds, with callers 0 and 5000.
 fn ask(device: &Device, guest: &mut Guest) -> Result<Answers> {
     let mut answers = Answers::new();
-    let shared = |name: &str| device.shared(name);
     for (name, owner) in [("f", 0), ("theirs", 1500)] {
-        std::fs::write(shared(name), "content")?;
-        std::fs::set_permissions(shared(name), std::fs::Permissions::from_mode(0o644))?;
-        chown(shared(name), Some(owner), Some(owner))?;
+        let path = device.shared(name);
+        std::fs::write(&path, "content")?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644))?;
+        chown(&path, Some(owner), Some(owner))?;
     }
-    std::fs::create_dir(shared("d"))?;
+    std::fs::create_dir(device.shared("d"))?;
     let flags = granted(guest.init()?);
+    ask_of_files(device, guest, flags, &mut answers)?;
+    ask_of_changes(device, guest, &mut answers)?;
+    Ok(answers)
+}
+
+/// What there is, and what is done to an open file.
+fn ask_of_files(
+    device: &Device,
+    guest: &mut Guest,
+    flags: InitFlags,
+    answers: &mut Answers,
+) -> Outcome {
     for (flag, question) in GRANTS {
         answers.insert(question, flags.contains(*flag).to_string());
     }
@@ -243,7 +255,10 @@ fn ask(device: &Device, guest: &mut Guest) -> Result<Answers> {
     ] {
         answers.insert(question, set_attribute(guest, nodeid, extended, name)?);
     }
-    answers.insert("attributes on the host", names_of_attributes(&shared("f")));
+    answers.insert(
+        "attributes on the host",
+        names_of_attributes(&device.shared("f")),
+    );
     let write_only = open_node(guest, nodeid, libc::O_RDWR);
     let written = match write_only {
         Ok(fh) => {
@@ -252,6 +267,11 @@ fn ask(device: &Device, guest: &mut Guest) -> Result<Answers> {
         Err(_) => "no OPEN for writing".to_owned(),
     };
     answers.insert("WRITE", written);
+    Ok(())
+}
+
+/// New names, and one that goes.
+fn ask_of_changes(device: &Device, guest: &mut Guest, answers: &mut Answers) -> Outcome {
     for (question, name, caller) in [
         ("CREATE", "made", 0),
         ("CREATE of a user", "made by a user", 5000),
@@ -264,7 +284,7 @@ fn ask(device: &Device, guest: &mut Guest) -> Result<Answers> {
         ("made on the host", "made"),
         ("made on the host for a user", "made by a user"),
     ] {
-        answers.insert(question, owner_and_mode(&shared(name)));
+        answers.insert(question, owner_and_mode(&device.shared(name)));
     }
     let arg = MkdirIn {
         mode: 0o755,
@@ -275,7 +295,7 @@ fn ask(device: &Device, guest: &mut Guest) -> Result<Answers> {
     let answer = guest.call(1, Opcode::Unlink, ROOT, &[b"theirs\0"], 0)?;
     let errno = nix::errno::Errno::from_raw(answer.error);
     answers.insert("UNLINK", format!("{errno:?}"));
-    Ok(answers)
+    Ok(())
 }
 
 fn create(guest: &mut Guest, name: &str) -> Result<String> {

@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use thrufs_wire::Opcode;
 use thrufs_wire::abi::WriteOut;
+use xtests::support::asked::{ROUNDS, number};
 use xtests::support::command::{output, said_on_stderr, wait_for_exit};
 use xtests::support::daemon_fixture::tied_to_us;
 use xtests::support::guest::calls::{
@@ -253,7 +254,7 @@ fn keep_serves_the_next_front_end_of_an_inherited_socket() -> Outcome {
 #[test]
 fn socket_can_be_connected_to_as_soon_as_it_is_there() -> Outcome {
     case(|| {
-        for round in 0..100 {
+        for round in 0..number(ROUNDS, 100)? {
             let device = Device::new(&["--sandbox=none", "--seccomp=none"])?;
             let stream = UnixStream::connect(device.socket())?;
             let mut guest = Guest::over(stream, Options::default())?;
