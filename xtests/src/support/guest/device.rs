@@ -21,6 +21,9 @@ use crate::support::wait::wait_until;
 /// Limit of a start, and of an end.
 const STEP: Duration = Duration::from_secs(20);
 
+/// Variable with another server that takes virtiofsd's options: what of the tests does it pass?
+const DEVICE: &str = "THRUFS_TEST_DEVICE";
+
 /// See the module.
 pub struct Device {
     dir: TempDir,
@@ -29,8 +32,11 @@ pub struct Device {
 }
 
 impl Device {
-    /// Starts `thrufs device` with `options` and a fresh shared directory.
+    /// Starts `thrufs device`, or what [`DEVICE`] names, with `options` and a fresh shared directory.
     pub fn new(options: &[&str]) -> Result<Self> {
+        if let Some(program) = std::env::var_os(DEVICE) {
+            return Self::start(tied_to_us(Path::new(&program)), options);
+        }
         let mut command = tied_to_us(&thrufs()?);
         command.arg("device");
         Self::start(command, options)
