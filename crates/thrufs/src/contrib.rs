@@ -4,6 +4,7 @@
 //! `THRUFS_WRITE_CONTRIB=1 cargo test -p thrufs contrib` writes them. In a test and not in a build
 //! script: a distribution takes the files as they are, and the program carries no generator.
 
+mod documents;
 mod man;
 
 use std::path::{Path, PathBuf};
