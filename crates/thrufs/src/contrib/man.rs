@@ -261,7 +261,7 @@ pub(super) fn helper_page() -> String {
     ]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
-        "mount(8) runs it for file systems of type fuse.thrufs. It mounts SOURCE as thrufs-mount(8) does, and ends when \
+        "mount(8) runs it for file systems of type fuse.thrufs. The helper mounts SOURCE as thrufs-mount(8) does, and ends when \
         the mount answers.",
     )]);
     roff.control("SH", ["OPTIONS"]);
