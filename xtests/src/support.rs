@@ -4,6 +4,7 @@
 //! A library and not a `tests/common` module, so that each test file compiles it once and the
 //! suites and checks of the binary use the same mounts.
 
+pub mod asked;
 pub mod call_counts;
 pub mod calls;
 pub mod checks;

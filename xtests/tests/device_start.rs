@@ -1,7 +1,7 @@
 //! A virtiofs device: its socket, how it is started by those that start virtiofsd, and how it ends.
 
 use std::io::Write;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
@@ -12,6 +12,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use thrufs_wire::Opcode;
 use thrufs_wire::abi::WriteOut;
+use xtests::support::asked::{ROUNDS, number};
 use xtests::support::command::{output, said_on_stderr, wait_for_exit};
 use xtests::support::daemon_fixture::tied_to_us;
 use xtests::support::guest::calls::{
@@ -151,9 +152,7 @@ fn inherited_socket_is_served_as_libvirt_passes_it() -> Outcome {
     case(|| {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("s");
-        let listener = UnixListener::bind(&socket)?;
-        // Descriptors are inherited by number here.
-        rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty())?;
+        let listener = inheritable(&socket)?;
         let number = listener.as_raw_fd();
         let mut command = tied_to_us(&thrufs()?);
         command
@@ -255,9 +254,10 @@ fn keep_serves_the_next_front_end_of_an_inherited_socket() -> Outcome {
 #[test]
 fn socket_can_be_connected_to_as_soon_as_it_is_there() -> Outcome {
     case(|| {
-        for round in 0..100 {
+        for round in 0..number(ROUNDS, 100)? {
             let device = Device::new(&["--sandbox=none", "--seccomp=none"])?;
-            let mut guest = device.connect(Options::default())?;
+            let stream = UnixStream::connect(device.socket())?;
+            let mut guest = Guest::over(stream, Options::default())?;
             if round % 10 == 0 {
                 guest.init()?;
             }
@@ -355,14 +355,14 @@ fn socket_that_systemd_passes_is_served() -> Outcome {
     case(|| {
         let dir = tempfile::tempdir()?;
         let socket = dir.path().join("s");
-        let listener = inheritable(&socket)?;
+        let listener = UnixListener::bind(&socket)?;
         let mut shell = tied_to_us(Path::new("/bin/sh"));
-        // Its process is the one that LISTEN_PID names.
-        let script = "exec 3<&\"$1\"; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" device \"$2\"";
+        // Its process is the one that LISTEN_PID names. A shell need not know descriptors above 9.
+        let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" device \"$1\"";
         shell
             .args(["-c", script])
             .arg(thrufs()?)
-            .arg(listener.as_raw_fd().to_string());
+            .stdin(OwnedFd::from(listener));
         let mut process = start(shell, dir.path())?;
         let mut guest = Guest::connect(&socket, Options::default())?;
         guest.init()?;

@@ -102,7 +102,7 @@ fn announced_submount_is_marked_by_lookup_and_listing_alike() -> Outcome {
         let shared = format!("--shared-dir={}", dir.path().display());
         for sandbox in ["namespace", "chroot", "none"] {
             let sandbox = format!("--sandbox={sandbox}");
-            let device = Device::new(&["--announce-submounts", &shared, &sandbox])?;
+            let device = Device::new(&[&shared, &sandbox])?;
             let mut guest = device.connect(Options::default())?;
             let granted = guest.init()?.capabilities();
             ensure!(granted.contains(InitFlags::FUSE_SUBMOUNTS));
@@ -143,10 +143,10 @@ fn submount_that_is_not_announced_is_a_directory_with_numbers_of_its_own() -> Ou
         let _mounted = tree(dir.path())?;
         let shared = format!("--shared-dir={}", dir.path().display());
         for (options, offered) in [
-            (&[][..], !0_u64 >> 1),
-            (&["--no-announce-submounts"], !0 >> 1),
+            (&["--no-announce-submounts"][..], !0_u64 >> 1),
             // A guest without the capability.
             (&["--announce-submounts"], 0),
+            (&[], 0),
         ] {
             let options = [options, &[&shared]].concat();
             let device = Device::new(&options)?;
@@ -187,7 +187,7 @@ fn what_the_host_mounts_later_shows_and_what_it_unmounts_goes() -> Outcome {
             std::fs::create_dir_all(source.join("later"))?;
             let shared = format!("--shared-dir={}", source.display());
             let sandbox = format!("--sandbox={sandbox}");
-            let device = Device::new(&[&shared, &sandbox, "--announce-submounts"])?;
+            let device = Device::new(&[&shared, &sandbox])?;
             let mut guest = device.connect(Options::default())?;
             guest.init()?;
             ensure!(!is_submount(&find(&mut guest, "later")?));

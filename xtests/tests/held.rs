@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags};
+use xtests::support::asked::{ROUNDS, number};
 use xtests::support::calls::{open_wronly, refused};
 use xtests::support::checks::holds;
 use xtests::support::command::succeed;
@@ -336,10 +337,7 @@ fn mount_below_source_that_was_used_keeps_no_file_open() -> Outcome {
 
 /// Tries of a test that is about a race, unless more are requested.
 fn rounds() -> Result<usize> {
-    let rounds = std::env::var("THRUFS_TEST_ROUNDS");
-    rounds.map_or(Ok(100), |rounds| {
-        rounds.parse().context("THRUFS_TEST_ROUNDS")
-    })
+    number(ROUNDS, 100)
 }
 
 #[derive(Clone, Copy)]

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
+use xtests::support::asked::number;
 use xtests::support::calls::{open_append, open_wronly};
 use xtests::support::random::Random;
 use xtests::support::wait::wait_until;
@@ -106,9 +107,8 @@ fn mixed_load_leaves_memory_and_descriptors_flat() -> Outcome {
 #[ignore = "an hour: cargo test --release -p xtests --test load -- --ignored mixed_load"]
 fn mixed_load_of_an_hour_leaves_memory_and_descriptors_flat() -> Outcome {
     case(|| {
-        let minutes = std::env::var("THRUFS_LOAD_MINUTES");
-        let minutes = minutes.map_or(Ok(60), |text| text.parse::<u64>());
-        let time = Duration::from_secs(60 * minutes.context("THRUFS_LOAD_MINUTES")?);
+        let minutes = number("THRUFS_LOAD_MINUTES", 60_u64)?;
+        let time = Duration::from_secs(60 * minutes);
         let m = Mount::new(Backing::Here, &["--locks=host"])?.allow(2 * time);
         load(&m, time)?;
         m.unmount()

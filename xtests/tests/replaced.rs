@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use xtests::support::asked::number;
 use xtests::support::calls::chmod;
 use xtests::support::{Backing, Mount, Outcome, on_backing};
 
@@ -21,11 +22,7 @@ const WAYS: [(Backing, &str); 3] = [
 
 /// How long each of them.
 fn time() -> Result<Duration> {
-    let seconds = std::env::var("THRUFS_TEST_SECONDS");
-    let seconds = seconds.map_or(Ok(1), |seconds| {
-        seconds.parse().context("THRUFS_TEST_SECONDS")
-    });
-    Ok(Duration::from_secs(seconds?))
+    Ok(Duration::from_secs(number("THRUFS_TEST_SECONDS", 1)?))
 }
 
 /// What became of the calls: how often each errno, 0 for none.

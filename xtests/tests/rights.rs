@@ -15,6 +15,7 @@ use rustix::fs::{
     AtFlags, CWD, Gid, IFlags, Mode, OFlags, Timespec, Timestamps, Uid, XattrFlags, fstat, openat,
 };
 use rustix::io::Errno;
+use xtests::support::asked::number;
 use xtests::support::calls::{chmod, open_rdwr, open_wronly, refused, truncate};
 use xtests::support::checks::{equal, has_mode, holds};
 use xtests::support::command::{output, said_on_stderr, succeed};
@@ -42,10 +43,7 @@ const LONG_AGO: Timestamps = {
 const ROUNDS: &str = "THRUFS_RACE_ROUNDS";
 
 fn rounds() -> Result<u32> {
-    match std::env::var(ROUNDS) {
-        Ok(number) => number.parse().context(ROUNDS),
-        Err(_unset) => Ok(1_000),
-    }
+    number(ROUNDS, 1_000)
 }
 
 /// A directory in which every user may make and remove names.

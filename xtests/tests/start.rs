@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
+use xtests::support::asked::number;
 use xtests::support::checks::holds;
 use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
 use xtests::support::mount::{Leftover, NEVER, mount_command, thrufs};
@@ -141,8 +142,7 @@ fn start_interrupted_at_any_moment_leaves_a_mount_only_if_it_succeeds() -> Outco
         succeed(&mut mount(&s, &[])?)?;
         let usual = began.elapsed();
         umount(&s.mountpoint())?;
-        let tries = std::env::var("THRUFS_INTERRUPTIONS");
-        let tries = tries.map_or(Ok(INTERRUPTIONS), |tries| tries.parse())?;
+        let tries = number("THRUFS_INTERRUPTIONS", INTERRUPTIONS)?;
         let signals = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
         let mut random = Random(0x0014_0000_0006);
         let mut mounted = 0;

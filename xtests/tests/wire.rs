@@ -450,8 +450,15 @@ fn notifications(at: &DaemonFixture) -> Outcome {
         at.notify(&path, "epoch")?;
         at.notify(&path, "prune")?;
     }
+    // Again where the kernel had forgotten them already.
     at.step("batch-forget", Opcode::BatchForget, || {
-        at.notify(&path, "names")
+        wait_until("names to be forgotten together", DEADLINE, || {
+            for name in ["copy", "data", "empty", "fifo", "file"] {
+                std::fs::symlink_metadata(at.path(name))?;
+            }
+            at.notify(&path, "names")?;
+            Ok(at.shared.lock().kept.is_some())
+        })
     })?;
     let one = at.path("one");
     std::fs::write(&one, b"")?;

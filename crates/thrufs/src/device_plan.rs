@@ -125,7 +125,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
         takes_notifications: false,
         xattr: config.xattr || args.virtiofsd.security_label != SecurityLabel::Never,
         security_label: args.virtiofsd.security_label,
-        announce_submounts: args.virtiofsd.announce_submounts,
+        announce_submounts: !args.virtiofsd.no_announce_submounts,
         ..config
     };
     let warnings = warnings(&args, is_root);

@@ -105,10 +105,14 @@ impl Notes {
 
 /// Reads libtest's lines: `     Running tests/data.rs (…)` and `test NAME ... ok`.
 fn count(stage: &str, output: &str, skips: &HashMap<String, String>, report: &mut Report) {
-    let mut binary = "";
+    let (mut binary, mut waiting) = ("", Vec::new());
     for line in output.lines().map(str::trim_start) {
         if let Some(found) = running(line) {
             binary = found;
+            continue;
+        }
+        if let Some(name) = slow(line) {
+            waiting.push(format!("{stage}::{binary}::{name}"));
             continue;
         }
         let Some((name, verdict)) = line
@@ -119,6 +123,7 @@ fn count(stage: &str, output: &str, skips: &HashMap<String, String>, report: &mu
         };
         let name = name.trim_end_matches(" - should panic");
         let full = format!("{stage}::{binary}::{name}");
+        waiting.retain(|name| *name != full);
         match (verdict, skips.get(name)) {
             ("ok", Some(what)) => report.skip(full, what.clone()),
             ("ok", None) => report.pass(full),
@@ -129,6 +134,20 @@ fn count(stage: &str, output: &str, skips: &HashMap<String, String>, report: &mu
             },
         }
     }
+    for name in waiting {
+        report.fail(
+            name,
+            format!("had not ended when the stage did (limit {LIMIT} s)"),
+        );
+    }
+}
+
+/// The test in `test NAME has been running for over 60 seconds`.
+fn slow(line: &str) -> Option<&str> {
+    let (name, _limit) = line
+        .strip_prefix("test ")?
+        .split_once(" has been running for over ")?;
+    Some(name)
 }
 
 /// The binary in `Running tests/data.rs (…)` or `Running unittests src/lib.rs (…)`.
@@ -213,6 +232,16 @@ failures:
             .map(|entry| entry.why.as_str())
             .collect();
         assert_eq!(skipped, ["a thing", "long: run it alone"]);
+    }
+
+    #[test]
+    fn counted_as_failed_when_it_had_not_ended() {
+        let slow = "test good has been running for over 60 seconds\ntest stuck has been running for over 60 seconds\n";
+        let output = OUTPUT.replacen("test good ...", &format!("{slow}test good ..."), 1);
+        let mut report = Report::default();
+        count("s", &output, &HashMap::new(), &mut report);
+        let failed: Vec<_> = report.failed.iter().map(|entry| &entry.name[..]).collect();
+        assert_eq!(failed, ["s::data::bad", "s::data::stuck"]);
     }
 
     #[test]

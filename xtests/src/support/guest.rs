@@ -9,6 +9,8 @@ mod cut;
 mod device;
 mod driver;
 
+use std::io::ErrorKind;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,6 +24,8 @@ use vm_memory::{
     Bytes, FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion,
 };
 use zerocopy::{FromBytes, IntoBytes};
+
+use crate::support::wait::wait_for;
 
 pub use cut::Cut;
 pub use device::Device;
@@ -124,11 +128,23 @@ impl Token {
 }
 
 impl Guest {
-    /// Connects to the device at `socket` and starts its queues.
+    /// Connects to the device at `socket` and starts its queues. virtiofsd listens a moment after its socket is
+    /// there.
     pub fn connect(socket: &Path, options: Options) -> Result<Self> {
+        let what = format!("{} to be listened on", socket.display());
+        let stream = wait_for(&what, STEP, || match UnixStream::connect(socket) {
+            Ok(stream) => Ok(Some(stream)),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => Ok(None),
+            Err(error) => bail!("connect to {}: {error}", socket.display()),
+        })?;
+        Self::over(stream, options)
+    }
+
+    /// The same by a connection that there is.
+    pub fn over(stream: UnixStream, options: Options) -> Result<Self> {
         let queues = options.queues + 1;
-        let mut frontend = Frontend::connect(socket, queues as u64)
-            .with_context(|| format!("connect to {}", socket.display()))?;
+        stream.set_read_timeout(Some(STEP))?;
+        let mut frontend = Frontend::from_stream(stream, queues as u64);
         frontend.set_owner()?;
         let offered = frontend.get_features()?;
         let protocol = VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();

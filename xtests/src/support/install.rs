@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -95,6 +96,11 @@ pub fn find(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// How long apt-get waits for another process that installs, in seconds: unattended-upgrades, for one.
+const WAIT: &str = "DPkg::Lock::Timeout=300";
+/// apt-get runs.
+static INSTALLING: Mutex<()> = Mutex::new(());
+
 /// Makes sure of these Debian packages: `(a file or program it brings, package)`.
 pub fn apt(wanted: &[(&str, &str)]) -> Result<()> {
     let have = |thing: &str| {
@@ -104,11 +110,16 @@ pub fn apt(wanted: &[(&str, &str)]) -> Result<()> {
             find(thing).is_some()
         }
     };
-    let lacking: Vec<&str> = wanted
-        .iter()
-        .filter(|(thing, _)| !have(thing))
-        .map(|(_, package)| *package)
-        .collect();
+    let lacking = || -> Vec<&str> {
+        let lacking = wanted.iter().filter(|(thing, _)| !have(thing));
+        lacking.map(|(_, package)| *package).collect()
+    };
+    if lacking().is_empty() {
+        return Ok(());
+    }
+    // Tests run side by side, and apt refuses to: what another has installed meanwhile is there.
+    let _turn = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
+    let lacking = lacking();
     if lacking.is_empty() {
         return Ok(());
     }
@@ -120,7 +131,8 @@ pub fn apt(wanted: &[(&str, &str)]) -> Result<()> {
     let mut install = Command::new("apt-get");
     install.env("DEBIAN_FRONTEND", "noninteractive");
     install
-        .args(["install", "-y", "-qq", "--no-install-recommends"])
+        .args(["-o", WAIT, "install", "-y", "-qq"])
+        .arg("--no-install-recommends")
         .args(&lacking);
     if !output(&mut install)?.status.success() {
         succeed(Command::new("apt-get").args(["update", "-qq"]))

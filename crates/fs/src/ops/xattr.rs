@@ -57,8 +57,8 @@ impl Passthrough {
     /// EEXIST, ENODATA, ENOSPC, EROFS, ENOSYS when extended attributes are off.
     pub fn setxattr(&self, ino: u64, set: &SetXattr<'_>, caller: &Caller) -> Result<()> {
         let is_acl_access = set.name.as_bytes() == ACL_ACCESS;
-        let name = self.xattr_name(set.name)?;
         self.check_writable()?;
+        let name = self.xattr_name(set.name)?;
         let inode = self.inode(ino)?;
         let fd = self.path_fd(&inode)?;
         let (value, flags) = (set.value, set.flags as u32);
@@ -119,8 +119,8 @@ impl Passthrough {
     /// # Errors
     /// ENODATA, EROFS, ENOSYS when extended attributes are off.
     pub fn removexattr(&self, ino: u64, name: &OsStr, caller: &Caller) -> Result<()> {
-        let name = self.xattr_name(name)?;
         self.check_writable()?;
+        let name = self.xattr_name(name)?;
         let inode = self.inode(ino)?;
         // Bound to a name: the descriptor must be open until the call is over.
         let fd = self.path_fd(&inode)?;

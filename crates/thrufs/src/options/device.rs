@@ -114,10 +114,10 @@ pub(crate) struct VirtiofsdOptions {
     #[arg(long, value_name = "NUMBER")]
     pub(crate) thread_pool_size: Option<usize>,
     /// Tell the guest of file systems that are mounted below DIR, so that each has a device number and statfs(2) of
-    /// its own there
+    /// its own there (the default)
     #[arg(long, overrides_with = "no_announce_submounts")]
     pub(crate) announce_submounts: bool,
-    /// Let them appear as directories of one file system, with inode numbers that no two files have (the default)
+    /// Let them appear as directories of one file system, with inode numbers that no two files have
     #[arg(long, overrides_with = "announce_submounts")]
     pub(crate) no_announce_submounts: bool,
     /// Accepted for compatibility: set-uid and set-gid bits are always removed on a write
