@@ -76,7 +76,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l seccomp -d 'What
 log\t''
 trap\t''
 none\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l modcaps -d 'Capabilities to keep (+) or drop (-) beside those that serving needs, such as +sys_admin:-mknod' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l gid-map -d 'The same for groups' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
@@ -161,7 +161,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l seccomp -d 'Wha
 log\t''
 trap\t''
 none\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l modcaps -d 'Capabilities to keep (+) or drop (-) beyond the README\'s list, such as +sys_admin:-mknod' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l modcaps -d 'Capabilities to keep (+) or drop (-) beside those that serving needs, such as +sys_admin:-mknod' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l uid-map -d 'Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs --sandbox=namespace) [default for a user: itself]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l gid-map -d 'The same for groups' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l log-level -d 'How much to log' -r -f -a "off\t''

@@ -1,6 +1,6 @@
 //! What is still allowed by permissions that the kernel has cached after they were taken away under
-//! SOURCE, and the options that end it: the table of the README ("What the kernel checks, and when"),
-//! a test for each row. What is mended for good is in `rights.rs`.
+//! SOURCE, and the options that end it: the table of contrib/doc/security.md ("What the kernel checks,
+//! and when"), a test for each row. What is mended for good is in `rights.rs`.
 
 use std::fs::File;
 use std::path::Path;

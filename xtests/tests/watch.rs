@@ -213,7 +213,7 @@ fn flood(m: &Mount, events: usize) -> Outcome {
     Ok(())
 }
 
-/// Prints how long a change takes to show; README has the figures.
+/// Prints how long a change takes to show; fio-jobs/RESULTS.md has the figures.
 #[test]
 fn change_on_source_shows_soon() -> Outcome {
     watched(Backing::Tmpfs, |m| {

@@ -22,7 +22,7 @@
 //!
 //! Why not by default without `dsync`: there is no flush to share, and a pwritev2(2) into the page
 //! cache is over before others come. Sixteen writers had 1.0 to 1.3 WRITEs a call and no more
-//! throughput (`README.md` has the figures).
+//! throughput (fio-jobs/RESULTS.md has the figures).
 
 mod flush_fds;
 mod gather;

@@ -3,7 +3,8 @@
 //! A session thread reads each request into one buffer, which fuser allocates as a `Vec` of
 //! [`FUSER_BUFFER`] bytes; the data follows the headers. If it does not begin at a page, each page of
 //! the client's lies across two of the buffer's, and the kernel looks up and copies both parts, in
-//! read(2) and again in pwritev2(2): 1 MiB writes are a fifth slower (README, "What a WRITE costs").
+//! read(2) and again in pwritev2(2): 1 MiB writes are a fifth slower
+//! (fio-jobs/RESULTS.md, "What a WRITE costs").
 //!
 //! fuser has no say in where its buffer is, but the allocator has: this one moves that size, and
 //! passes on everything else. Should fuser come to allocate another size, nothing is moved and

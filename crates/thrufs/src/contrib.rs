@@ -4,10 +4,13 @@
 //! `THRUFS_WRITE_CONTRIB=1 cargo test -p thrufs contrib` writes them. In a test and not in a build
 //! script: a distribution takes the files as they are, and the program carries no generator.
 
+mod documents;
+mod man;
+
 use std::path::{Path, PathBuf};
 use std::process::Command as Program;
 
-use clap::{Command, CommandFactory};
+use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
 
 use crate::cli::Cli;
@@ -23,32 +26,24 @@ fn cli() -> Command {
     command
 }
 
-fn page(command: &Command, name: &str) -> Vec<u8> {
-    // clap keeps names for ever.
-    let shown = command
-        .clone()
-        .name(&*name.to_owned().leak())
-        .bin_name(name.replacen('-', " ", 1));
-    let mut text = Vec::new();
-    clap_mangen::Man::new(shown)
-        .title(name.to_uppercase())
-        .section("8")
-        .date("")
-        .source(concat!("thrufs ", env!("CARGO_PKG_VERSION")))
-        .manual("System Administration")
-        .render(&mut text)
-        .expect("memory can be written");
-    text
-}
-
 /// Each file below `contrib`, as it should be.
 fn generated() -> Vec<(PathBuf, Vec<u8>)> {
     let cli = cli();
-    let mut files = vec![(PathBuf::from("man/thrufs.8"), page(&cli, "thrufs"))];
+    let mut files = vec![
+        (
+            "man/thrufs.8".into(),
+            man::page(&cli, "thrufs").into_bytes(),
+        ),
+        (
+            format!("man/{}.8", man::HELPER).into(),
+            man::helper_page().into_bytes(),
+        ),
+    ];
     let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
     for command in cli.get_subcommands().filter(shown) {
         let name = format!("thrufs-{}", command.get_name());
-        files.push((format!("man/{name}.8").into(), page(command, &name)));
+        let page = man::page(command, &name);
+        files.push((format!("man/{name}.8").into(), page.into_bytes()));
     }
     for (shell, name) in [
         (Shell::Bash, "thrufs.bash"),
@@ -100,11 +95,7 @@ fn contrib_has_no_page_of_a_subcommand_that_is_gone() {
 
 #[test]
 fn man_page_of_mount_names_every_option() {
-    let page = String::from_utf8(page(
-        cli().find_subcommand("mount").unwrap(),
-        "thrufs-mount",
-    ))
-    .unwrap();
+    let page = man::page(cli().find_subcommand("mount").unwrap(), "thrufs-mount");
     let command = crate::options::MountArgs::command();
     let options = command
         .get_arguments()
@@ -112,6 +103,25 @@ fn man_page_of_mount_names_every_option() {
     for long in options.filter_map(clap::Arg::get_long) {
         let shown = format!("\\-\\-{}", long.replace('-', "\\-"));
         assert!(page.contains(&shown), "{long}");
+    }
+}
+
+#[test]
+fn man_pages_refer_to_pages_that_exist() {
+    let pages: Vec<PathBuf> = generated().into_iter().map(|(name, _)| name).collect();
+    for other in man::referred() {
+        let file = PathBuf::from(format!("man/{other}.8"));
+        assert!(pages.contains(&file), "{other}(8)");
+    }
+}
+
+#[test]
+fn examples_of_man_pages_are_command_lines() {
+    let examples = man::example_lines();
+    assert!(examples.len() > 10, "{examples:?}");
+    for line in examples {
+        let parsed = Cli::try_parse_from(line.split(' '));
+        assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
     }
 }
 

@@ -66,6 +66,19 @@ pub(super) fn help(report: &mut Report) -> Result<()> {
     Ok(())
 }
 
+/// What mandoc calls an error in a manual page hides a part of it from the reader.
+pub(super) fn man(report: &mut Report) -> Result<()> {
+    let directory = install::root().join("contrib/man");
+    for entry in std::fs::read_dir(&directory)? {
+        let page = entry?.path();
+        let mut lint = Command::new("mandoc");
+        lint.args(["-T", "lint", "-W", "error"]).arg(&page);
+        let name = page.file_name().unwrap_or_default().to_string_lossy();
+        report.record(&format!("man::{name}"), succeed(&mut lint).map(|_| ()));
+    }
+    Ok(())
+}
+
 fn explains_itself(name: &str, subcommand: &str) -> Result<()> {
     let binary = install::target().join("release").join(name);
     let done = output(&mut Command::new(&binary))?;

@@ -89,6 +89,8 @@ fn files_are_there() -> Result<()> {
         "/usr/bin/thrufs",
         "/usr/sbin/mount.fuse.thrufs",
         "/usr/share/man/man8/thrufs-mount.8",
+        "/usr/share/man/man8/mount.fuse.thrufs.8",
+        "/usr/share/doc/thrufs/semantics.md",
         "/usr/share/bash-completion/completions/thrufs",
         "/usr/lib/systemd/system/thrufs@.service",
     ] {

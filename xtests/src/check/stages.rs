@@ -136,6 +136,12 @@ pub(super) const STAGES: &[Stage] = &[
         run: build::help,
     },
     Stage {
+        name: "man",
+        about: "manual pages, by mandoc -T lint",
+        needs: &[Need::Apt("mandoc", "mandoc")],
+        run: build::man,
+    },
+    Stage {
         name: "library",
         about: "cargo test",
         needs: &[],

@@ -12,7 +12,7 @@
 //!
 //! Why not do everything with the caller's rights alone: its supplementary groups would have to be
 //! looked up for each request, and cannot be for a caller in another process namespace. What is left
-//! to the kernel's cache is in the README ("What the kernel checks, and when").
+//! to the kernel's cache is in contrib/doc/security.md ("What the kernel checks, and when").
 
 use rustix::fs::Statx;
 use rustix::thread::CapabilitySet;

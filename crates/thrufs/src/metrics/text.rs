@@ -373,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn metrics_that_the_manual_names_are_served() {
+        let manual = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../contrib/doc/operations.md"
+        );
+        let manual = std::fs::read_to_string(manual).expect("contrib/doc/operations.md");
+        let is_name = |word: &&str| word.starts_with("thrufs_") || word.starts_with("process_");
+        let named = manual
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
+            .filter(is_name)
+            .filter(|word| *word != "process_")
+            .collect::<Vec<_>>();
+        assert!(named.len() > 4, "{named:?}");
+        let text = of(&status());
+        for name in named {
+            let is_served = text.lines().any(|line| {
+                let rest = line.strip_prefix(name);
+                rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+            });
+            assert!(is_served, "{name} in\n{text}");
+        }
+    }
+
+    #[test]
     fn text_escapes_names_of_files() {
         let text = of(&status());
         let source = r#"source="/a \"quoted\" \\ one""#;

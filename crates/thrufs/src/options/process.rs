@@ -8,8 +8,8 @@ use super::values::{Choices, choice};
 
 /// Session threads when `--thread-pool-size` is not given. Each serves one request at a time, so it
 /// is also how many calls on SOURCE may wait for a disk at once; but with many, a sequential reader
-/// is served by all of them in turn, each with a buffer that is in no cache (README, "How many
-/// threads").
+/// is served by all of them in turn, each with a buffer that is in no cache
+/// (contrib/doc/operations.md, "How many threads").
 pub(crate) const DEFAULT_THREADS: usize = 8;
 /// The same with `--durability=dsync`, where the threads wait and the more WRITEs meet the fewer
 /// flushes there are.

@@ -21,7 +21,7 @@ pub(crate) struct SandboxOptions {
     /// log = the kernel's log, none = nothing is filtered
     #[arg(long, value_name = "WHAT", default_value = "kill", value_parser = choice(SECCOMP))]
     pub(crate) seccomp: Seccomp,
-    /// Capabilities to keep (+) or drop (-) beyond the README's list, such as +sys_admin:-mknod
+    /// Capabilities to keep (+) or drop (-) beside those that serving needs, such as +sys_admin:-mknod
     #[arg(long, value_name = "LIST", allow_hyphen_values = true)]
     pub(crate) modcaps: Option<ModCaps>,
     /// Serve in a user namespace with these users, :INSIDE:OUTSIDE:COUNT: (needs
