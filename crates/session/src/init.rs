@@ -105,6 +105,13 @@ fn wishes(config: &Config) -> Vec<Wish> {
             "--security-label",
             "use --security-label=auto",
         ),
+        // Idmapped mounts. By option only, since with it the kernel tells the caller of no request but those that
+        // make an inode (`fuse_fill_creds`). The kernel grants it to mounts with default_permissions, as ours are.
+        Wish::when(config.idmap, InitFlags::FUSE_ALLOW_IDMAP).required_by(
+            true,
+            "--idmap",
+            "leave it out, or use Linux 6.12 or later and --transport=device",
+        ),
         // Only guests offer it.
         Wish::when(config.announce_submounts, InitFlags::FUSE_SUBMOUNTS),
         // Without these two the kernel keeps locks itself.
@@ -395,6 +402,7 @@ mod tests {
         for never in [
             InitFlags::FUSE_WRITEBACK_CACHE,
             InitFlags::FUSE_SETXATTR_EXT,
+            InitFlags::FUSE_ALLOW_IDMAP,
             InitFlags::FUSE_OVER_IO_URING,
         ] {
             assert!(!agreed.capabilities.intersects(never), "{never:?}");

@@ -10,6 +10,7 @@ pub mod fork;
 pub mod fuse_device;
 pub mod fuser_backing;
 pub mod guest_memory;
+pub mod idmapped;
 pub mod inherited;
 pub mod ioctl;
 pub mod lease;

@@ -92,6 +92,8 @@ impl Filesystem for FuseAdapter {
                 mtime: mtime.map(set_time),
                 fh: fh.map(|fh| fh.0),
                 caller: Some(self.caller(req)?),
+                // Not handed on.
+                kills_suidgid: None,
             };
             fs.setattr(ino.0, &set)
         });
