@@ -21,3 +21,4 @@ pub mod mountinfo;
 pub mod range_io;
 pub mod session_buffer;
 pub mod uring;
+pub mod verity;
