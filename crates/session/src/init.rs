@@ -49,7 +49,7 @@ impl Wish {
     }
 }
 
-/// Never asked for: what README, "What fuser cannot carry", names and no row here has.
+/// Never asked for: what README, "What a mount cannot do", names and no row here has.
 #[allow(clippy::too_many_lines, reason = "a table: a row a capability")]
 fn wishes(config: &Config) -> Vec<Wish> {
     let host_locks = config.locks == Locks::Host;
