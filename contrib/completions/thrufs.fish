@@ -82,6 +82,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l gid-map -d 'The 
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l fsname -d 'First column of `mount` and findmnt [default: SOURCE]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l subtype -d 'The type is shown as fuse.NAME' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l max-read -d 'Largest READ in bytes (K and M are understood) [default: the kernel\'s]' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l read-ahead -d 'How far the kernel reads ahead, and so how large a READ is, in bytes (K and M are understood; root) [default: the kernel\'s, 128K]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l log-level -d 'How much to log' -r -f -a "off\t''
 error\t''
 warn\t''
@@ -107,6 +108,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l allow-root -d 'L
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l default-permissions -d 'Let the kernel check permissions; always on, accepted for compatibility'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l replace-dead -d 'Unmount what a daemon that died left at MOUNTPOINT, then mount'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l nonempty -d 'Mount over a FUSE mount that is at MOUNTPOINT already, and do not warn of files there'
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l idmap -d 'Let the mount be mounted again with other ids (mount --bind -o X-mount.idmap; Linux 6.12, --transport=device). Who makes a request is then known to the kernel alone, by what it has cached'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s f -l foreground -d 'Stay in the foreground and log to standard error'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s d -l debug -d 'Foreground with --log-level=debug'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l syslog -d 'Log to the system log instead of standard error'

@@ -12,6 +12,7 @@ pub mod command;
 pub mod daemon_fixture;
 pub mod guest;
 pub mod held_source;
+pub mod idmapped;
 pub mod install;
 pub mod interrupt;
 pub mod kernel_log;

@@ -10,8 +10,9 @@ use rustix::io::Errno;
 use thrufs_rules::table::SHAPES;
 use xtests::support::calls::{chmod, open, open_append, open_rdwr, open_wronly, refused};
 use xtests::support::checks::{equal, holds, same_bytes};
+use xtests::support::mount::NEVER;
 use xtests::support::threads::in_threads;
-use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_daemon, on_mount};
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len)
@@ -38,6 +39,27 @@ fn write_of_every_shape_is_in_the_backing_file() -> Outcome {
         }
         Ok(())
     })
+}
+
+/// A READ is as large as the kernel reads ahead, which was 128 KiB for 1 MiB.
+#[test]
+fn read_with_more_read_ahead_takes_fewer_requests() -> Outcome {
+    const SIZE: usize = 1 << 20;
+    let mut requests = Vec::new();
+    for option in ["--read-ahead=128K", "--read-ahead=1M"] {
+        on_daemon(&["--cache=auto", NEVER, option], |m| {
+            let content = pattern(8 * SIZE, 3);
+            std::fs::write(m.source("f"), &content)?;
+            let file = File::open(m.path("f"))?;
+            let mut bytes = vec![0; SIZE];
+            file.read_exact_at(&mut bytes, 4 * SIZE as u64)?;
+            same_bytes(option, &bytes, &content[4 * SIZE..5 * SIZE])?;
+            requests.push(m.requests("READ")?);
+            Ok(())
+        })?;
+    }
+    ensure!(requests[0] >= 8 && requests[1] <= 2, "{requests:?} READs");
+    Ok(())
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{Result, ensure};
 use rustix::fs::{FallocateFlags, XattrFlags, getxattr, setxattr};
-use xtests::support::calls::{chmod, open_append, open_rdwr, open_wronly};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use xtests::support::calls::{chmod, open_append, open_rdwr, open_wronly, truncate};
 use xtests::support::checks::{equal, has_mode};
 use xtests::support::mount::NEVER;
 use xtests::support::{Mount, Outcome, User, on_daemon, on_mount};
@@ -153,6 +154,38 @@ fn change_of_a_privileged_file_leaves_what_it_leaves_natively() -> Outcome {
 fn change_of_a_privileged_file_under_kernel_passthrough_leaves_what_it_leaves_natively() -> Outcome
 {
     on_mount(&["--xattr", "--passthrough=auto"], compare_all)
+}
+
+/// The capability counts, whatever user has it: with fuser, which drops FATTR_KILL_SUIDGID, only root's did.
+#[test]
+fn truncate_by_a_user_with_cap_fsetid_leaves_the_bits_as_natively() -> Outcome {
+    on_mount(&["--transport=device"], |m| {
+        let paths = [m.path("file"), m.source("native")];
+        for path in &paths {
+            std::fs::write(path, "content")?;
+            chown(path, Some(OWNER), Some(GROUP))?;
+            chmod(path, 0o6777)?;
+        }
+        let done = std::thread::scope(|scope| {
+            let by_user = scope.spawn(|| -> Result<()> {
+                let user = rustix::fs::Uid::from_raw(4002);
+                rustix::thread::set_keep_capabilities(true)?;
+                rustix::thread::set_thread_res_uid(user, user, user)?;
+                let kept = CapabilitySet::FSETID;
+                let sets = CapabilitySets {
+                    effective: kept,
+                    permitted: kept,
+                    inheritable: CapabilitySet::empty(),
+                };
+                rustix::thread::set_capabilities(None, sets)?;
+                paths.iter().try_for_each(|path| Ok(truncate(path, 3)?))
+            });
+            by_user.join()
+        });
+        done.map_err(|_panic| anyhow::anyhow!("the user's thread panicked"))??;
+        has_mode(m.source("native"), 0o6777)?;
+        has_mode(m.source("file"), 0o6777)
+    })
 }
 
 /// chown(-1, -1) reaches a FUSE server as a request that sets nothing, so it must not become a way

@@ -170,7 +170,7 @@ fn lock_that_waits_is_granted_when_the_other_is_released() -> Outcome {
 
 #[test]
 fn lock_that_waits_is_given_up_within_a_second_of_a_signal() -> Outcome {
-    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGKILL] {
         with_held(&KINDS, &[], |kind, path, first| {
             let mut waiter = holder(kind, &["--wait"], path)?;
             wait_for_blocked(&waiter)?;

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{Access, AtFlags, CWD, IFlags, accessat, ioctl_getflags, ioctl_setflags, statvfs};
 use rustix::io::Errno;
+use thrufs_sys::verity;
 use xtests::support::calls::{chmod, close, open_append, open_wronly, refused};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::succeed;
@@ -135,6 +136,31 @@ fn ioctl_unknown_is_enotty() -> Outcome {
         ensure!(rustix::fs::ioctl_blksszget(&file) == Err(Errno::NOTTY));
         Ok(())
     })
+}
+
+/// `struct fsverity_enable_arg` with a salt behind it, and `struct fsverity_digest`: the numbers count the structures.
+#[test]
+fn ioctl_of_verity_says_what_source_says() -> Outcome {
+    for backing in [Backing::Ext4(30), Backing::Btrfs(128), Backing::Tmpfs] {
+        on_backing(backing, &[], |m| {
+            std::fs::write(m.path("f"), "x")?;
+            let asked = |path: PathBuf| {
+                let file = File::open(path)?;
+                let measured = verity::measure(&file, &[0, 0, 32, 0]);
+                // SHA-256, by pages.
+                let mut arg = [0; 128];
+                for (at, byte) in [(0, 1), (4, 1), (9, 16)] {
+                    arg[at] = byte;
+                }
+                let enabled = verity::enable(&file, &arg);
+                let measured = [measured, enabled.map(|()| Vec::new())]
+                    .map(|done| done.map_err(|error| error.raw_os_error()));
+                anyhow::Ok(measured)
+            };
+            equal("verity", asked(m.path("f"))?, asked(m.source("f"))?)
+        })?;
+    }
+    Ok(())
 }
 
 #[test]

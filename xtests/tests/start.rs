@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill, killpg};
 use xtests::support::asked::number;
-use xtests::support::checks::holds;
+use xtests::support::checks::{holds, mentions};
 use xtests::support::command::{output, said_on_stderr, succeed, wait_for_exit};
 use xtests::support::mount::{Leftover, NEVER, mount_command, thrufs};
 use xtests::support::mount_table::{abort, is_mounted, mount_line, mounts_at};
@@ -393,6 +393,23 @@ fn mount_that_is_granted_less_than_asked_says_so() -> Outcome {
             let told = format!("--max-write=16777216: the kernel grants {granted}");
             ensure!(said.contains(&told) == wanted, "{options:?}: {said}");
             ensure!(wanted || said.is_empty(), "{options:?}: {said}");
+        }
+        Ok(())
+    })
+}
+
+/// mount(2) has been done by then, and is taken back.
+#[test]
+fn mount_whose_init_fails_fails_and_leaves_no_mount() -> Outcome {
+    case(|| {
+        for shape in SHAPES {
+            let (s, _leftover) = unmounted()?;
+            let init = ["--posix-acl=always", "--without=FUSE_POSIX_ACL"];
+            let failed = output(&mut mount(&s, &[shape, &init].concat())?)?;
+            let said = String::from_utf8_lossy(&failed.stderr);
+            mentions(&said, "--without=FUSE_POSIX_ACL")?;
+            ensure!(failed.status.code() == Some(1), "{}", failed.status);
+            ensure!(!is_mounted(&s.mountpoint()), "{shape:?}: still mounted");
         }
         Ok(())
     })

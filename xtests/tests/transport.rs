@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Seek, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -40,7 +40,7 @@ fn fields(stat: &Statx) -> String {
     ];
     let times = times.map(|time| (time.tv_sec, time.tv_nsec));
     format!(
-        "mask {mask:#x} mode {:o} nlink {} owner {}:{} ino {} size {} blocks {} rdev {}:{} times {times:?}",
+        "mask {mask:#x} mode {:o} nlink {} owner {}:{} ino {} size {} blocks {} of {} rdev {}:{} times {times:?}",
         stat.stx_mode,
         stat.stx_nlink,
         stat.stx_uid,
@@ -48,6 +48,7 @@ fn fields(stat: &Statx) -> String {
         stat.stx_ino,
         stat.stx_size,
         stat.stx_blocks,
+        stat.stx_blksize,
         stat.stx_rdev_major,
         stat.stx_rdev_minor,
     )
@@ -68,10 +69,15 @@ fn statx_of_every_type_equals_the_backing_with_the_time_of_birth() -> Outcome {
                 rustix::fs::FileType::CharacterDevice,
                 rustix::fs::makedev(1, 300),
             ),
+            (
+                "block",
+                rustix::fs::FileType::BlockDevice,
+                rustix::fs::makedev(7, 70_000),
+            ),
         ] {
             rustix::fs::mknodat(CWD, m.path(name), kind, mode, dev)?;
         }
-        for name in ["file", "dir", "link", "fifo", "socket", "char"] {
+        for name in ["file", "dir", "link", "fifo", "socket", "char", "block"] {
             let (shown, real) = (statx(&m.path(name))?, statx(&m.source(name))?);
             ensure!(
                 real.stx_mask & StatxFlags::BTIME.bits() != 0,
@@ -95,6 +101,43 @@ fn statx_of_an_unlinked_open_file_has_its_time_of_birth() -> Outcome {
         let after = rustix::fs::statx(&file, c"", AtFlags::EMPTY_PATH, mask)?;
         let born = |stat: &Statx| (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
         ensure!(born(&before) == born(&after) && after.stx_nlink == 0);
+        Ok(())
+    })
+}
+
+/// Each took 2 GiB, as the answer to COPY_FILE_RANGE has 32 bits.
+#[test]
+fn copy_file_range_of_8_gib_that_source_shares_is_one_request() -> Outcome {
+    const SIZE: usize = 8 << 30;
+    on_backing(Backing::Btrfs(256), &[DEVICE], |m| {
+        m.require_mount()?;
+        let from = File::create_new(m.source("from"))?;
+        from.set_len(SIZE as u64)?;
+        // The first bytes and the last.
+        from.write_all_at(b"first", 0)?;
+        from.write_all_at(b"last", SIZE as u64 - 4)?;
+        from.sync_all()?;
+        let (from, to) = (File::open(m.path("from"))?, File::create_new(m.path("to"))?);
+        let (mut offset_from, mut offset_to, mut calls) = (0, 0, 0);
+        while offset_to < SIZE as u64 {
+            let left = SIZE - usize::try_from(offset_to)?;
+            let (from, to) = ((&from, &mut offset_from), (&to, &mut offset_to));
+            let copied = rustix::fs::copy_file_range(from.0, Some(from.1), to.0, Some(to.1), left)?;
+            ensure!(copied > 0, "nothing copied at {offset_to}");
+            calls += 1;
+        }
+        let requests = m.requests("COPY_FILE_RANGE")?;
+        ensure!(
+            (calls, requests) == (1, 1),
+            "{calls} calls, {requests} requests"
+        );
+        let copy = File::open(m.source("to"))?;
+        let mut bytes = [0; 5];
+        copy.read_exact_at(&mut bytes, 0)?;
+        ensure!(&bytes == b"first" && copy.metadata()?.len() == SIZE as u64);
+        copy.read_exact_at(&mut bytes[..4], SIZE as u64 - 4)?;
+        ensure!(&bytes[..4] == b"last");
+        ensure!(copy.metadata()?.blocks() < 1024, "not shared, nor sparse");
         Ok(())
     })
 }

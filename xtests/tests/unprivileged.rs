@@ -304,6 +304,16 @@ fn mount_of_a_user_serves_that_user_with_no_capability_and_a_filter() -> Outcome
     })
 }
 
+/// The kernel tells the server of nearly no caller then, and refuses all but the user by itself.
+#[test]
+fn mount_of_a_user_that_may_be_idmapped_serves_that_user_alone() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&["--transport=device", "--idmap"])?;
+        work(machine)?;
+        machine.unmount(&server)
+    })
+}
+
 /// Whether this user can make the namespaces, by util-linux's own means.
 fn require_namespaces(machine: &Machine<'_>) -> Outcome {
     let mut unshare = machine.by_user("/usr/bin/unshare");

@@ -5,15 +5,27 @@ pub(crate) mod proc;
 
 use serde::{Deserialize, Serialize};
 
+/// What the kernel sends in place of an id that it does not tell (FUSE_INVALID_UIDGID).
+const UNTOLD: u32 = u32::MAX;
+
 /// The process that made the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caller {
-    /// File system uid.
+    /// File system uid; u32::MAX where the kernel does not tell it: under FUSE_ALLOW_IDMAP, of every request that
+    /// makes no inode.
     pub uid: u32,
-    /// File system gid.
+    /// File system gid; likewise.
     pub gid: u32,
     /// Thread id in the daemon's pid namespace; 0 when it has none there.
     pub pid: u32,
+}
+
+impl Caller {
+    /// Whether the kernel has told who it is. Where not, the kernel alone can tell what it may: it may come by an
+    /// idmapped mount, through which files belong to other users than on SOURCE.
+    pub(crate) fn is_told(&self) -> bool {
+        self.uid != UNTOLD && self.gid != UNTOLD
+    }
 }
 
 #[cfg(test)]
@@ -29,6 +41,8 @@ impl Caller {
 /// What /proc/TID/status says of a thread, as far as it matters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallerStatus {
+    /// File system uid and gid; none where the lines are not there.
+    pub ids: Option<(u32, u32)>,
     /// Supplementary groups.
     pub groups: Vec<u32>,
     /// Effective capabilities; none where the line is not there.

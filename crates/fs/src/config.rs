@@ -164,6 +164,9 @@ pub struct Config {
     /// Other users and groups on SOURCE (`--translate-uid`, `--translate-gid`). Not with POSIX ACLs,
     /// in which ids are not translated.
     pub ids: IdMaps,
+    /// Let the mount be mounted again with other ids (`--idmap`, FUSE_ALLOW_IDMAP). The kernel then tells the caller
+    /// of requests that make an inode alone. Not with `ids`.
+    pub idmap: bool,
     /// See [`PosixAcl`].
     pub posix_acl: PosixAcl,
     /// See [`SecurityLabel`].
@@ -252,6 +255,7 @@ impl Default for Config {
             xattr: false,
             xattr_map: None,
             ids: IdMaps::default(),
+            idmap: false,
             posix_acl: PosixAcl::default(),
             security_label: SecurityLabel::default(),
             announce_submounts: false,

@@ -6,8 +6,8 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 
-use common::{ROOT, Served};
-use thrufs_fs::{Caller, Errno, SetAttr};
+use common::{ROOT, Served, at};
+use thrufs_fs::{Caller, Errno, SetAttr, SetTime};
 
 /// A user that owns nothing here and has no capability.
 const ALICE: Caller = Caller {
@@ -88,6 +88,52 @@ fn open_by_a_caller_that_cannot_be_seen_is_stale_until_the_kernel_is_told() {
     assert_eq!(known.open(&ALICE), Err(Errno::ESTALE));
     known.served.lookup(ROOT, "f").unwrap();
     assert_eq!(known.open(&ALICE), Ok(()));
+}
+
+/// With FUSE_ALLOW_IDMAP, of a request that makes no inode: what the kernel has checked is all there is.
+const UNTOLD: Caller = Caller {
+    uid: u32::MAX,
+    gid: u32::MAX,
+    pid: 0,
+};
+
+#[test]
+fn open_by_a_caller_that_is_not_told_is_stale_until_the_kernel_is_told() {
+    for mode in [0o660, 0o600, 0] {
+        let known = Known::file(0o666);
+        assert_eq!(known.open(&UNTOLD), Ok(()));
+        known.set_mode_on_source(mode);
+        assert_eq!(known.open(&UNTOLD), Err(Errno::ESTALE), "{mode:o}");
+        known.served.lookup(ROOT, "f").unwrap();
+        // Refused by the server's own rights at most.
+        assert_ne!(known.open(&UNTOLD), Err(Errno::ESTALE), "{mode:o}");
+    }
+}
+
+/// By its number the caller would be a user that there is not.
+#[test]
+fn change_by_a_caller_that_is_not_told_is_as_the_kernel_found() {
+    let known = Known::file(0o644);
+    let set = SetAttr {
+        mode: Some(0o600),
+        mtime: Some(SetTime::At(std::time::UNIX_EPOCH)),
+        caller: Some(UNTOLD),
+        ..SetAttr::default()
+    };
+    known.served.fs.setattr(known.ino, &set).unwrap();
+    // The kernel's own time comes with a size.
+    let set = SetAttr {
+        mode: None,
+        size: Some(3),
+        ..set
+    };
+    let attr = known.served.fs.setattr(known.ino, &set).unwrap();
+    let stat = attr.stat;
+    let changed = (stat.stx_mode & 0o777, stat.stx_mtime.tv_sec, stat.stx_size);
+    assert_eq!(changed, (0o600, 0, 3));
+    let sticky = PermissionsExt::from_mode(0o1777);
+    std::fs::set_permissions(known.served.source.path(), sticky).unwrap();
+    known.served.fs.unlink(at(ROOT, "f"), &UNTOLD).unwrap();
 }
 
 /// No name leads to the root, so that ESTALE would reach the caller until the attributes expire.

@@ -7,6 +7,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use thrufs_fs::{Errno, Opened};
 use thrufs_wire::abi::OpenOutFlags;
 
+/// What COPY_FILE_RANGE is asked for at most, whose answer has 32 bits; a multiple of the page size, which keeps a
+/// reflink possible.
+pub(crate) const COPY_MAX_32: u64 = 0x7fff_f000;
+
 /// EMFILE is about the server's table of descriptors; to the caller it would be about its own.
 pub(crate) fn visible_errno(error: Errno) -> Errno {
     match error {

@@ -49,7 +49,7 @@ impl Wish {
     }
 }
 
-/// Never asked for: what contrib/doc/semantics.md, "What fuser cannot carry", names and no row here has.
+/// Never asked for: what contrib/doc/semantics.md, "What a mount cannot do", names and no row here has.
 #[allow(clippy::too_many_lines, reason = "a table: a row a capability")]
 fn wishes(config: &Config) -> Vec<Wish> {
     let host_locks = config.locks == Locks::Host;
@@ -104,6 +104,13 @@ fn wishes(config: &Config) -> Vec<Wish> {
             config.security_label == SecurityLabel::Always,
             "--security-label",
             "use --security-label=auto",
+        ),
+        // Idmapped mounts. By option only, since with it the kernel tells the caller of no request but those that
+        // make an inode (`fuse_fill_creds`). The kernel grants it to mounts with default_permissions, as ours are.
+        Wish::when(config.idmap, InitFlags::FUSE_ALLOW_IDMAP).required_by(
+            true,
+            "--idmap",
+            "leave it out, or use Linux 6.12 or later and --transport=device",
         ),
         // Only guests offer it.
         Wish::when(config.announce_submounts, InitFlags::FUSE_SUBMOUNTS),
@@ -395,6 +402,7 @@ mod tests {
         for never in [
             InitFlags::FUSE_WRITEBACK_CACHE,
             InitFlags::FUSE_SETXATTR_EXT,
+            InitFlags::FUSE_ALLOW_IDMAP,
             InitFlags::FUSE_OVER_IO_URING,
         ] {
             assert!(!agreed.capabilities.intersects(never), "{never:?}");

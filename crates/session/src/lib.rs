@@ -12,7 +12,7 @@
 //! Two transports serve over the same [`dispatch::Dispatch`]: [`DevFuseSession`] by our own loop on
 //! /dev/fuse, and [`FuseAdapter`], whose private modules alone know fuser.
 //!
-//! What fuser cannot carry is listed in contrib/doc/semantics.md.
+//! What the kernel does not send, and what fuser cannot carry, is listed in contrib/doc/semantics.md, "What a mount cannot do".
 
 mod after_reply;
 mod convert;

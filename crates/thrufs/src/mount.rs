@@ -9,5 +9,6 @@ pub(crate) mod fusermount;
 pub(crate) mod occupied;
 pub(crate) mod options;
 pub(crate) mod paths;
+pub(crate) mod read_ahead;
 pub(crate) mod replace_dead;
 pub(crate) mod sysctls;

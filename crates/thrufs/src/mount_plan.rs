@@ -57,6 +57,8 @@ pub(crate) struct MountPlan {
     pub(crate) wants_file_handles: bool,
     /// Raise fs.fuse.max_pages_limit to what `config.max_write` needs.
     pub(crate) raise_max_pages_limit: bool,
+    /// How far the kernel reads ahead, in bytes; none: as far as it does.
+    pub(crate) read_ahead: Option<u32>,
     /// Seconds after which the kernel gives the daemon up.
     pub(crate) request_timeout: Option<u16>,
     /// Unmount a dead mount of ours at `mountpoint` first.
@@ -167,6 +169,7 @@ fn ask_of_kernel(args: &MountArgs, is_root: bool, config: &mut Config) -> Option
         Transport::Fuser => None,
         Transport::Device => args.files.request_timeout,
     };
+    config.idmap = args.mount.idmap;
     let no_passthrough = kernel_passthrough::why_not(&args.files, is_root);
     config.passthrough = match no_passthrough {
         None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
@@ -178,7 +181,7 @@ fn ask_of_kernel(args: &MountArgs, is_root: bool, config: &mut Config) -> Option
 fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<MountPlan, String> {
     set_flags(&args, &mut options)?;
     contradictions::check(&args.files, is_root)?;
-    contradictions::check_process(&args.process, &args.files, is_root)?;
+    contradictions::check_process(&args.process, (&args.mount, &args.files), is_root)?;
     args.mapping.check(&args.files)?;
     let mut config = config(&args.files, &args.mapping)?;
     let no_passthrough = ask_of_kernel(&args, is_root, &mut config);
@@ -219,6 +222,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
         },
         log: log_options(&args.process),
         raise_max_pages_limit: args.files.raise_max_pages_limit,
+        read_ahead: args.mount.read_ahead,
         request_timeout: args.files.request_timeout,
         replace_dead: args.mount.replace_dead,
         nonempty: args.mount.nonempty,
@@ -318,6 +322,7 @@ pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Co
         xattr: files.xattr || files.posix_acl != PosixAcl::Never || mapping.xattrmap.is_some(),
         xattr_map: mapping.xattrmap.clone(),
         ids: mapping.ids()?,
+        idmap: false,
         posix_acl: files.posix_acl,
         security_label: SecurityLabel::Never,
         announce_submounts: false,

@@ -30,12 +30,15 @@ pub fn read_status(tid: u32) -> Option<CallerStatus> {
     let pending = mask("SigPnd:").unwrap_or(0) | mask("ShdPnd:").unwrap_or(0);
     let effective = mask("CapEff:");
     // Real, effective, saved, file system.
-    let is_root = field("Uid:").and_then(|ids| ids.split_whitespace().nth(3)) == Some("0");
+    let id = |name: &str| field(name)?.split_whitespace().nth(3)?.parse().ok();
+    let ids = id("Uid:").zip(id("Gid:"));
+    let is_root = ids.is_some_and(|(uid, _gid)| uid == 0);
     let mapped = |file: &str| match effective {
         Some(1..) if !is_root => mapped_ids(tid, file).unwrap_or_default(),
         Some(_) | None => IdRanges::default(),
     };
     Some(CallerStatus {
+        ids,
         groups: field("Groups:")
             .unwrap_or_default()
             .split_whitespace()
@@ -109,13 +112,25 @@ pub(crate) fn supplementary_groups(tid: u32) -> Vec<u32> {
     status(tid).unwrap_or_default().groups
 }
 
+/// File system uid and gid of a thread, as they are outside of every idmapped mount; none when it cannot be seen
+/// from here.
+pub(crate) fn ids(tid: u32) -> Option<(u32, u32)> {
+    status(tid)?.ids
+}
+
 /// Whether the caller may change a file that is set-uid or set-gid and leave it so. One that is
-/// not root counts as without: a capability that it shows in /proc may be its user namespace's.
+/// not root counts as without: a capability that it shows in /proc may be its user namespace's. Nor has one that
+/// neither the kernel nor /proc tells of.
 pub(crate) fn has_fsetid(caller: &Caller) -> bool {
-    if caller.uid != 0 {
+    if caller.is_told() && caller.uid != 0 {
         return false;
     }
-    let effective = status(caller.pid).and_then(|status| status.effective);
+    let status = status(caller.pid);
+    let ids = status.as_ref().and_then(|status| status.ids);
+    if !caller.is_told() && ids.is_none_or(|(uid, _gid)| uid != 0) {
+        return false;
+    }
+    let effective = status.and_then(|status| status.effective);
     effective.is_none_or(|caps| caps & CAP_FSETID != 0)
 }
 
@@ -140,6 +155,23 @@ mod tests {
     fn has_fsetid_of_another_user_is_false() {
         let (uid, gid, pid) = (12345, 0, std::process::id());
         assert!(!has_fsetid(&Caller { uid, gid, pid }));
+    }
+
+    /// Root by the kernel's word keeps the capability although its process is gone; root by /proc only what that
+    /// shows.
+    #[test]
+    fn has_fsetid_of_a_caller_that_is_not_told_is_what_proc_says() {
+        let untold = |pid| Caller {
+            uid: u32::MAX,
+            gid: u32::MAX,
+            pid,
+        };
+        let own = read_status(std::process::id()).unwrap();
+        let is_root = own.ids.unwrap().0 == 0;
+        let has = is_root && own.effective.unwrap() & CAP_FSETID != 0;
+        assert_eq!(has_fsetid(&untold(std::process::id())), has);
+        assert!(!has_fsetid(&untold(u32::MAX)), "gone");
+        assert!(!has_fsetid(&untold(0)), "no process here");
     }
 
     #[test]

@@ -92,12 +92,22 @@ impl Passthrough {
         }
     }
 
+    /// The user whose share of the descriptors a request of user `uid` has. With `--idmap` that is the user on SOURCE,
+    /// and may be 0 for any.
+    fn share_of(&self, uid: u32) -> u32 {
+        match self.config.idmap {
+            true => u32::MAX,
+            false => uid,
+        }
+    }
+
     /// Before a request of user `uid` is served: whether it may take the descriptor that it needs for
     /// longer than it lasts.
     ///
     /// # Errors
     /// ENFILE, if only root may.
     pub fn admit(&self, opcode: Opcode, uid: u32) -> Result<()> {
+        let uid = self.share_of(uid);
         if needs_file(opcode) {
             self.check_files(uid)?;
         }
@@ -110,6 +120,7 @@ impl Passthrough {
     /// Whether a request of user `uid` waits for the kernel to forget an inode before it is served
     /// ([`Passthrough::park`]).
     pub fn has_to_wait(&self, opcode: Opcode, uid: u32) -> bool {
+        let uid = self.share_of(uid);
         let brings_in = needs_inode(opcode) || opcode == Opcode::ReadDirPlus;
         brings_in && self.waits_for_inode(opcode, uid)
             || needs_file(opcode) && self.waits_for_file(uid)

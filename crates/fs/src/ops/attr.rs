@@ -46,6 +46,8 @@ pub struct SetAttr {
     /// Who makes it, if that is not the daemon itself: without CAP_FSETID it may cost the file its
     /// set-uid and set-gid bits.
     pub caller: Option<Caller>,
+    /// Whether a new size does (FATTR_KILL_SUIDGID); none where the transport does not say.
+    pub kills_suidgid: Option<bool>,
 }
 
 impl SetAttr {
@@ -148,10 +150,9 @@ impl Passthrough {
         if set.uid.is_some() || set.gid.is_some() {
             self.set_owner(inode, set)?;
         }
-        // fuser does not hand on FATTR_KILL_SUIDGID, so the file is looked at, and if it matters the caller.
         if let Some(caller) = &set.caller {
             if set.size.is_some() {
-                self.kill_unless_privileged(self.path_fd(inode)?, caller)?;
+                self.kill_at_new_size(inode, caller, set.kills_suidgid)?;
             } else if set.is_empty() {
                 self.kill_if_permitted(self.path_fd(inode)?, caller)?;
             }
@@ -174,6 +175,15 @@ impl Passthrough {
             }
         }
         Ok(())
+    }
+
+    /// As FATTR_KILL_SUIDGID says; without it (fuser) the file is looked at, and if it matters the caller.
+    fn kill_at_new_size(&self, inode: &Inode, caller: &Caller, kills: Option<bool>) -> Result<()> {
+        match kills {
+            Some(false) => Ok(()),
+            Some(true) => self.kill_of(self.path_fd(inode)?, caller),
+            None => self.kill_unless_privileged(self.path_fd(inode)?, caller),
+        }
     }
 
     /// Does `act`, which only an owner of the file `fd` may do, as the caller.
@@ -205,6 +215,7 @@ impl Passthrough {
         // chown(2) by the caller's ids would need its groups as well.
         if let Some(caller) = &set.caller
             && caller.uid != 0
+            && caller.is_told()
             && caller.uid != before.stx_uid
             && !self.overrules(caller, CapabilitySet::CHOWN, &[before])
         {

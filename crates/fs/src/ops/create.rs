@@ -238,10 +238,16 @@ impl Passthrough {
     /// set-gid bit; none where it has none, or the creator may set it, or that cannot be told.
     fn groups_for_set_gid(&self, dir: impl AsFd, new: &NewNode<'_>) -> Result<Option<Vec<u32>>> {
         let caller = &new.caller;
-        if !new.asks_for_set_gid() || caller.uid == 0 {
+        if !new.asks_for_set_gid() || caller.uid == 0 && !self.config.idmap {
             return Ok(None);
         }
         let stat = statx(dir)?;
+        if self.config.idmap {
+            // The ids are those on SOURCE, whatever the caller may: the kernel alone can judge it, by what it was told.
+            return self
+                .check_told(&*self.inode(new.parent)?, &stat)
+                .map(|()| None);
+        }
         if self.has_over(caller, CapabilitySet::FSETID, &[stat]) == Some(true) {
             return Ok(None);
         }

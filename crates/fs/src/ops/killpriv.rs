@@ -17,7 +17,7 @@ use std::os::fd::AsFd;
 use rustix::fs::{AtFlags, Mode, Statx, StatxFlags};
 
 use crate::caller::Caller;
-use crate::caller::inspect::{has_fsetid, supplementary_groups};
+use crate::caller::inspect::{has_fsetid, ids, supplementary_groups};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::FileKind;
 use crate::passthrough::Passthrough;
@@ -34,7 +34,12 @@ impl Passthrough {
     pub fn kill_suidgid(&self, ino: u64, fh: u64, caller: &Caller) -> Result<()> {
         self.check_writable()?;
         let handle = self.handle(fh, ino)?;
-        self.kill_if(&handle.fd, caller, |_| true)
+        self.kill_of(&handle.fd, caller)
+    }
+
+    /// The same, of the file `fd`.
+    pub(crate) fn kill_of(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
+        self.kill_if(fd, caller, |_| true)
     }
 
     /// Before FALLOCATE or COPY_FILE_RANGE into the file, which do not say what the caller lacks.
@@ -81,20 +86,32 @@ impl Passthrough {
     }
 
     /// What the kernel wants of a SETATTR that sets nothing: `caller` is about to write past the daemon
-    /// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file.
+    /// (kernel passthrough) or has called chown(-1, -1), which only an owner may do to such a file. Which group
+    /// a caller that is not told is in depends on the mount that it comes by: one that a group may write to loses the
+    /// bits then.
     pub(crate) fn kill_if_permitted(&self, fd: impl AsFd, caller: &Caller) -> Result<()> {
         self.kill_if(fd, caller, |stat| {
             let mode = u32::from(stat.stx_mode);
-            let may = caller.uid == stat.stx_uid
+            let may = fs_ids(caller).0 == stat.stx_uid
                 || mode & libc::S_IWOTH != 0
-                || mode & libc::S_IWGRP != 0 && self.is_member(stat, caller);
+                || mode & libc::S_IWGRP != 0 && (!caller.is_told() || self.is_member(stat, caller));
             may && !has_fsetid(caller)
         })
     }
 
     /// Whether the caller is in the file's group.
     pub(crate) fn is_member(&self, stat: &Statx, caller: &Caller) -> bool {
-        caller.gid == stat.stx_gid || self.supplementary_groups(caller).contains(&stat.stx_gid)
+        let group = stat.stx_gid;
+        fs_ids(caller).1 == group || self.supplementary_groups(caller).contains(&group)
+    }
+
+    /// Clears the set-gid bit of the file `fd`, and no other.
+    pub(crate) fn clear_set_gid(&self, fd: impl AsFd) -> Result<()> {
+        let mode = u32::from(mode_and_owner(&fd)?.stx_mode);
+        match mode & SET_GID {
+            0 => Ok(()),
+            _set => set_mode(fd, mode & !SET_GID),
+        }
     }
 
     /// Set-gid without group execution stays for a member of the file's group alone, which the backing
@@ -130,6 +147,15 @@ impl Passthrough {
     }
 }
 
+/// The caller's uid and gid. Where the kernel does not tell them, those outside of idmapped mounts, or none of
+/// any file's.
+fn fs_ids(caller: &Caller) -> (u32, u32) {
+    match caller.is_told() {
+        true => (caller.uid, caller.gid),
+        false => ids(caller.pid).unwrap_or((u32::MAX, u32::MAX)),
+    }
+}
+
 fn has_plain_set_gid(stat: &Statx) -> bool {
     let mode = u32::from(stat.stx_mode);
     mode & SET_GID != 0 && mode & GROUP_EXEC == 0
@@ -137,7 +163,11 @@ fn has_plain_set_gid(stat: &Statx) -> bool {
 
 /// Clears both bits of the file `fd`, an O_PATH descriptor or not, that has this mode.
 fn clear(fd: impl AsFd, mode: u32) -> Result<()> {
-    let mode = Mode::from_raw_mode(mode & 0o7777 & !(SET_UID | SET_GID));
+    set_mode(fd, mode & !(SET_UID | SET_GID))
+}
+
+fn set_mode(fd: impl AsFd, mode: u32) -> Result<()> {
+    let mode = Mode::from_raw_mode(mode & 0o7777);
     let link = crate::caller::proc::link(&fd);
     match rustix::fs::chmod(link, mode).or_errno() {
         // A daemon that may not change modes has no CAP_FSETID either: its write removes them.

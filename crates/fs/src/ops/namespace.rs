@@ -82,7 +82,7 @@ impl Passthrough {
         names: &[(&PathFd<'_>, &CString)],
     ) -> Result<()> {
         let mut is_sticky = false;
-        if caller.uid != 0 {
+        if caller.uid != 0 && caller.is_told() {
             for (dir, _) in names {
                 is_sticky |= u32::from(mode_and_owner(dir)?.stx_mode) & libc::S_ISVTX != 0;
             }

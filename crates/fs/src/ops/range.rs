@@ -1,6 +1,7 @@
 //! FALLOCATE, LSEEK and COPY_FILE_RANGE.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use rustix::fs::SeekFrom;
 
@@ -9,6 +10,12 @@ use crate::coherence::external::Sets;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::Handle;
 use crate::passthrough::Passthrough;
+
+/// Bytes that a call of copy_file_range(2) copies at most: a multiple of the page size, which keeps a reflink
+/// possible (`MAX_RW_COUNT`).
+const COPIED_AT_ONCE: u64 = 0x7fff_f000;
+/// What takes longer is no sharing of extents.
+const SHARES_WITHIN: Duration = Duration::from_millis(100);
 
 impl Passthrough {
     /// fallocate(2) with the modes that the backing file system has.
@@ -63,7 +70,9 @@ impl Passthrough {
         rustix::fs::seek(&handle.fd, to).or_errno()
     }
 
-    /// copy_file_range(2) from one open file (`ino`, `fh`, `offset`) to another: bytes copied.
+    /// copy_file_range(2) from one open file (`ino`, `fh`, `offset`) to another: bytes copied. As many calls as it
+    /// takes where SOURCE shares extents, of which the VFS takes less than 2 GiB at a time; where it copies,
+    /// the caller decides after each whether to go on.
     ///
     /// # Errors
     /// EXDEV where the backing kernel cannot; else its own.
@@ -72,23 +81,38 @@ impl Passthrough {
         (ino_in, fh_in, offset_in): (u64, u64, u64),
         (ino_out, fh_out, offset_out): (u64, u64, u64),
         length: u64,
-    ) -> Result<usize> {
+    ) -> Result<u64> {
         self.check_writable()?;
         let (from, target) = (self.handle(fh_in, ino_in)?, self.handle(fh_out, ino_out)?);
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let from = Span {
-            fd: from.fd.as_fd(),
-            offset: offset_in,
+        let began = Instant::now();
+        let part = |copied: u64| {
+            let from = Span {
+                fd: from.fd.as_fd(),
+                offset: offset_in + copied,
+            };
+            let to = Span {
+                fd: target.fd.as_fd(),
+                offset: offset_out + copied,
+            };
+            let length = (length - copied).min(COPIED_AT_ONCE);
+            self.backing.copy_range(from, to, length as usize)
         };
-        let to = Span {
-            fd: target.fd.as_fd(),
-            offset: offset_out,
+        let copy = || {
+            let mut copied = 0;
+            loop {
+                copied += match part(copied) {
+                    Ok(count) => count as u64,
+                    Err(error) if copied == 0 => return Err(error),
+                    // The next request has it.
+                    Err(_) => return Ok(copied),
+                };
+                let is_whole = copied % COPIED_AT_ONCE == 0 && copied > 0;
+                if !is_whole || copied >= length || began.elapsed() > SHARES_WITHIN {
+                    return Ok(copied);
+                }
+            }
         };
-        // The answer has 32 bits (struct fuse_write_out); a multiple of the page size keeps a
-        // reflink possible.
-        let length = length.min(0x7fff_f000);
-        let copy = || self.backing.copy_range(from, to, length);
         let copied = self.with_space(|| self.changing(&target, copy))?;
-        self.make_durable(to.fd).map(|()| copied)
+        self.make_durable(target.fd.as_fd()).map(|()| copied)
     }
 }

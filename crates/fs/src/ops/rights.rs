@@ -10,6 +10,9 @@
 //!   the answer is ESTALE: the VFS walks the path once more with LOOKUP_REVAL, which tells the
 //!   kernel, and checks again.
 //!
+//! With FUSE_ALLOW_IDMAP the kernel does not tell who the caller is ([`Caller::is_told`]), nor by which mount
+//! it comes, and so whom a file belongs to for it. The first means is then gone, and of the second the ESTALE is left.
+//!
 //! Why not do everything with the caller's rights alone: its supplementary groups would have to be
 //! looked up for each request, and cannot be for a caller in another process namespace. What is left
 //! to the kernel's cache is in contrib/doc/security.md ("What the kernel checks, and when").
@@ -26,7 +29,8 @@ use crate::inode::{Inode, ROOT_INO};
 use crate::passthrough::Passthrough;
 
 /// The capabilities that open a file against its mode.
-const OVERRIDE: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
+pub(crate) const OVERRIDE: CapabilitySet =
+    CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Open for execve(2) (`__FMODE_EXEC` in include/linux/fs.h).
 const FMODE_EXEC: i32 = 0x20;
@@ -55,7 +59,8 @@ impl Passthrough {
     /// Does `act` as `caller` without CAP_FOWNER, nor `others`. A caller that has the capability over
     /// `files` acts with it: the kernel has found that it may.
     ///
-    /// A caller with uid 0 counts as having it, and a server without root acts as its one user.
+    /// A caller with uid 0 counts as having it, one that is not told was checked by the kernel alone, and a server
+    /// without root acts as its one user.
     ///
     /// # Errors
     /// EPERM for one that does not own the file; else what `act` returns.
@@ -66,7 +71,7 @@ impl Passthrough {
         act: impl Fn() -> Result<T>,
         files: impl FnOnce() -> Result<Vec<Statx>>,
     ) -> Result<T> {
-        if caller.uid == 0 {
+        if caller.uid == 0 || !caller.is_told() {
             return act();
         }
         let act_without = |capabilities| {
@@ -95,10 +100,10 @@ impl Passthrough {
             .unwrap_or(!self.can_be_seen(caller))
     }
 
-    /// Whether it is visible here what the caller has: not where ids are translated, and not of one that
-    /// is no process here (thread id 0).
+    /// Whether it is visible here what the caller has: not where ids are translated, by the server or by an
+    /// idmapped mount, and not of one that is no process here (thread id 0).
     pub(crate) fn can_be_seen(&self, caller: &Caller) -> bool {
-        self.config.ids.is_empty() && caller.pid != 0
+        self.config.ids.is_empty() && !self.config.idmap && caller.pid != 0
     }
 
     pub(crate) fn has_over(
@@ -138,20 +143,32 @@ impl Passthrough {
             Some(false) if self.has_over(caller, OVERRIDE, &[stat]) == Some(false) => {
                 Err(Errno::EACCES)
             }
-            Some(false) | None if inode.is_told(&stat) => Ok(()),
-            Some(false) | None => {
-                self.invalidations.push(inode.ino, InvalRange::ATTRIBUTES);
-                match inode.ino {
-                    // The VFS looks no name up for it, and would hand on the error.
-                    ROOT_INO => Ok(()),
-                    _named => Err(Errno::ESTALE),
-                }
-            }
+            Some(false) | None => self.check_told(inode, &stat),
         }
     }
 
-    /// Whether the mode lets the caller, which is not root; none where an ACL may say otherwise.
+    /// Whether the kernel can have judged by the mode and owner that the inode has.
+    ///
+    /// # Errors
+    /// ESTALE where it was told others last, and looks again.
+    pub(crate) fn check_told(&self, inode: &Inode, stat: &Statx) -> Result<()> {
+        if inode.is_told(stat) {
+            return Ok(());
+        }
+        self.invalidations.push(inode.ino, InvalRange::ATTRIBUTES);
+        match inode.ino {
+            // The VFS looks no name up for it, and would hand on the error.
+            ROOT_INO => Ok(()),
+            _named => Err(Errno::ESTALE),
+        }
+    }
+
+    /// Whether the mode lets the caller, which is not root; none where an ACL may say otherwise, or the caller is
+    /// not told.
     fn lets(&self, caller: &Caller, stat: &Statx, wanted: Wanted) -> Option<bool> {
+        if !caller.is_told() {
+            return None;
+        }
         let mode = u32::from(stat.stx_mode);
         let lets = |class: u32| class & wanted.0 == wanted.0;
         let (group, other) = (lets(mode >> 3), lets(mode));

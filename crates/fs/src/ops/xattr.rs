@@ -67,6 +67,10 @@ impl Passthrough {
             Ok(caller.uid != 0 && !self.is_member(&mode_and_owner(&fd)?, caller))
         };
         let kills_sgid = is_acl_access && set.kills_sgid.map_or_else(is_not_member, Ok)?;
+        if kills_sgid && !caller.is_told() {
+            // With the server's own rights the backing file system would keep the bit.
+            self.clear_set_gid(&fd)?;
+        }
         // The backing file system clears the bit, and must not find our CAP_FSETID.
         let others = match kills_sgid {
             true => CapabilitySet::FSETID,

@@ -10,8 +10,10 @@ use thrufs_wire::InitFlags;
 use crate::init::{Agreed, Offer};
 
 /// fuser 0.18 does not parse what these change: on the longer SETXATTR its thread panics, and what follows the
-/// names of requests that create it does not hand on.
+/// names of requests that create it does not hand on. Nor does it tell FATTR_KILL_SUIDGID, which stands in for the
+/// ids that idmapped mounts cost.
 const NOT_CARRIED: InitFlags = InitFlags::FUSE_SETXATTR_EXT
+    .union(InitFlags::FUSE_ALLOW_IDMAP)
     .union(InitFlags::FUSE_CREATE_SUPP_GROUP)
     .union(InitFlags::FUSE_SECURITY_CTX);
 

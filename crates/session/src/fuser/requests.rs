@@ -24,7 +24,7 @@ use super::{
     FuseAdapter, NO_GENERATION, init, place, reply_empty, reply_open, reply_written, reply_xattr,
 };
 use crate::after_reply;
-use crate::convert::directory_flags;
+use crate::convert::{COPY_MAX_32, directory_flags};
 use crate::dispatch::Requester;
 use crate::ids;
 
@@ -92,6 +92,8 @@ impl Filesystem for FuseAdapter {
                 mtime: mtime.map(set_time),
                 fh: fh.map(|fh| fh.0),
                 caller: Some(self.caller(req)?),
+                // Not handed on.
+                kills_suidgid: None,
             };
             fs.setattr(ino.0, &set)
         });
@@ -627,8 +629,8 @@ impl Filesystem for FuseAdapter {
         let target = (ino_out.0, fh_out.0, offset_out, len);
         let done = self.run(Opcode::CopyFileRange, req, target, |fs| {
             fs.kill_suidgid_unless_privileged(to.0, to.1, &self.caller(req)?)?;
-            fs.copy_file_range(from, to, len)
+            fs.copy_file_range(from, to, len.min(COPY_MAX_32))
         });
-        reply_written(done, reply);
+        reply_written(done.map(|count| count as usize), reply);
     }
 }

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 use std::sync::Arc;
 
 use thrufs_fs::{Attr, Opcode, Passthrough, Result, SetAttr, SetXattr};
-use thrufs_wire::Reply as Answer;
 use thrufs_wire::abi::{AttrOut, SetattrIn, SetxattrExtFlags, SetxattrIn, StatfsOut, StatxOut};
+use thrufs_wire::{InitFlags, Reply as Answer};
 
 use super::convert::{self, os};
 use super::reply::Reply;
@@ -31,6 +31,8 @@ impl Server {
     }
 
     pub(super) fn setattr(self: &Arc<Self>, call: Call, arg: &SetattrIn) {
+        let is_told = InitFlags::FUSE_HANDLE_KILLPRIV_V2;
+        let is_told = self.dialect.granted().contains(is_told);
         let set = self.run(Opcode::SetAttr, call.by, call.ino, |fs| {
             let (uid, gid) = ids::owner(&fs.config().ids, arg.uid(), arg.gid())?;
             let set = SetAttr {
@@ -42,6 +44,7 @@ impl Server {
                 mtime: arg.mtime().map(convert::set_time).transpose()?,
                 fh: arg.handle(),
                 caller: Some(self.caller(call.by)?),
+                kills_suidgid: is_told.then(|| arg.kills_suidgid()),
             };
             fs.setattr(call.ino, &set)
         });

@@ -13,6 +13,7 @@ use super::incoming::Payload;
 use super::reply::Reply;
 use super::server::{Call, Server};
 use crate::after_reply;
+use crate::convert::COPY_MAX_32;
 use crate::dispatch::{Begun, Requester};
 
 impl Server {
@@ -140,17 +141,19 @@ impl Server {
     }
 
     pub(super) fn copy_file_range(&self, call: Call, arg: &CopyFileRangeIn) {
-        let copied = self.copied(call.by, call.ino, arg);
-        call.reply.written(copied);
+        // The answer has 32 bits.
+        let len = arg.len.min(COPY_MAX_32);
+        let copied = self.copied(call.by, call.ino, &CopyFileRangeIn { len, ..*arg });
+        call.reply.written(copied.map(|count| count as usize));
     }
 
     pub(super) fn copy_file_range_64(&self, call: Call, arg: &CopyFileRangeIn) {
         let copied = self.copied(call.by, call.ino, arg);
-        let copied = copied.map(|count| CopyFileRangeOut::new(count as u64));
+        let copied = copied.map(CopyFileRangeOut::new);
         call.reply.plain(copied.map(Answer::CopyFileRange));
     }
 
-    fn copied(&self, by: Requester, ino: u64, arg: &CopyFileRangeIn) -> Result<usize> {
+    fn copied(&self, by: Requester, ino: u64, arg: &CopyFileRangeIn) -> Result<u64> {
         let from = (ino, arg.fh_in, arg.off_in);
         let to = (arg.nodeid_out, arg.fh_out, arg.off_out);
         let target = (to.0, to.1, to.2, arg.len);

@@ -14,6 +14,8 @@ use crate::after_reply;
 use crate::convert::file_flags;
 
 impl Server {
+    /// FUSE_OPEN_KILL_SUIDGID comes with O_TRUNC, which the kernel makes a SETATTR (no FUSE_ATOMIC_O_TRUNC); of
+    /// CREATE it means a file that is there, which [`Passthrough::create`](thrufs_fs::Passthrough::create) never opens.
     pub(super) fn open(&self, call: Call, flags: u32) {
         let Call { by, ino, reply } = call;
         let opened = self.run(Opcode::Open, by, ino, |fs| {

@@ -301,7 +301,7 @@ impl Server {
             Request::Destroy => call.reply.done(Ok(())).gives_nothing(),
             // The kernel sends it once, before the session.
             Request::Init(_) => call.reply.error(Errno::EIO),
-            // contrib/doc/semantics.md, "What fuser cannot carry"; the last four are owed no answer, and do not come here.
+            // contrib/doc/semantics.md, "What a mount cannot do"; the last four are owed no answer, and do not come here.
             Request::Bmap(_) | Request::Poll(_) | Request::Setupmapping(_)
             | Request::Removemapping(_) | Request::Forget(_) | Request::BatchForget(_)
             | Request::Interrupt(_) | Request::NotifyReply { .. } => {

@@ -13,7 +13,7 @@ use super::serving::{Serving, file_system, watch};
 use super::source_state::SourceView;
 use crate::mount::attached::{Attached, stop};
 use crate::mount::paths::{Endpoints, device_number};
-use crate::mount::sysctls;
+use crate::mount::{read_ahead, sysctls};
 use crate::mount_plan::MountPlan;
 use crate::status::{self, Reporter};
 
@@ -39,6 +39,9 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Ru
     let connection = attached.duplicate_connection()?;
     let registrar = Arc::new(Direct(attached.duplicate_connection()?));
     let serving = Serving::start(fs, (watch, Ok(registrar)), connection, plan, true)?;
+    if let Some(bytes) = plan.read_ahead {
+        read_ahead::set(attached.device(), bytes)?;
+    }
     serving.log(&plan.source, attached.mountpoint());
     Ok(Running { serving, attached })
 }

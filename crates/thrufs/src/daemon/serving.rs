@@ -276,8 +276,8 @@ impl Session {
 fn allowed(plan: &MountPlan) -> Allowed {
     match plan.session.access {
         // The session compares with its own user, which has another number in a user namespace
-        // with maps; the kernel refuses every other user anyway.
-        Access::Owner if plan.sandbox.has_map() => Allowed::All,
+        // with maps, and with --idmap is not told of most; the kernel refuses every other user anyway.
+        Access::Owner if plan.sandbox.has_map() || plan.config.idmap => Allowed::All,
         Access::Owner => Allowed::Owner,
         Access::OwnerAndRoot => Allowed::OwnerAndRoot,
         Access::AllUsers => Allowed::All,

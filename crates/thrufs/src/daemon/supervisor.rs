@@ -27,6 +27,7 @@ use crate::logging::{self, LogOptions};
 use crate::metrics;
 use crate::mount::attached::{Announced, Attached, stop};
 use crate::mount::paths::Endpoints;
+use crate::mount::read_ahead;
 use crate::mount::sysctls::{self, Changed};
 use crate::mount_plan::MountPlan;
 use crate::sandbox::plan::Sandbox;
@@ -71,8 +72,11 @@ pub(crate) fn serve(
             // The receiver is gone only when this process ends.
             let _ = tell.send(event);
         })?;
-        let mut run = Run::new(told, changed);
         let (attached, status) = attached;
+        let read_ahead = plan
+            .read_ahead
+            .map(|bytes| (attached.device().to_owned(), bytes));
+        let mut run = Run::new(told, (changed, read_ahead));
         let connection = attached.duplicate_connection()?;
         let until = run.until_the_end(readiness, Some(attached.announced()));
         let end = wait_for_end(&mut signals, connection, until).await;
@@ -175,6 +179,8 @@ struct Run {
     told: mpsc::UnboundedReceiver<ServerEvent>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
+    /// Set then: the mount's device, and bytes.
+    read_ahead: Option<(String, u32)>,
     /// Others may have seen what the mount shows.
     answers: bool,
     /// INIT is done.
@@ -185,10 +191,14 @@ struct Run {
 }
 
 impl Run {
-    fn new(told: mpsc::UnboundedReceiver<ServerEvent>, changed: Vec<Changed>) -> Self {
+    fn new(
+        told: mpsc::UnboundedReceiver<ServerEvent>,
+        (changed, read_ahead): (Vec<Changed>, Option<(String, u32)>),
+    ) -> Self {
         Self {
             told,
             changed,
+            read_ahead,
             answers: false,
             is_ready: false,
             failure: None,
@@ -220,6 +230,9 @@ impl Run {
                 ServerEvent::Message(FromServer::Answers) => self.answers = true,
                 ServerEvent::Message(FromServer::Ready) => {
                     self.changed.clear();
+                    if let Some((device, bytes)) = self.read_ahead.take() {
+                        read_ahead::set(&device, bytes)?;
+                    }
                     self.is_ready = true;
                     readiness.tell()?;
                 }
@@ -330,7 +343,7 @@ mod tests {
         tell.send(ServerEvent::Ended(Ok(killed), Vec::new()))
             .unwrap();
         let announced = Announced::default();
-        let mut run = Run::new(told, Vec::new());
+        let mut run = Run::new(told, (Vec::new(), None));
         let ended = block_on(run.until_the_end(readiness, Some(&announced)));
         assert!(ended.is_err(), "it was killed");
         announced.is_set()

@@ -4,18 +4,29 @@ use thrufs_fs::{Durability, KernelPassthrough, Locks};
 
 use super::kernel_passthrough;
 use crate::options::files::FileOptions;
+use crate::options::kernel::KernelOptions;
 use crate::options::process::{ProcessOptions, Transport};
 
 /// How the daemon runs.
 pub(super) fn check_process(
     process: &ProcessOptions,
-    files: &FileOptions,
+    (mount, files): (&KernelOptions, &FileOptions),
     is_root: bool,
 ) -> Result<(), String> {
     if process.clone_fd && process.transport == Transport::Device {
         return Err(
             "--clone-fd is for --transport=fuser: --transport=device needs one descriptor, leave \
              --clone-fd out"
+                .to_owned(),
+        );
+    }
+    if mount.idmap && process.transport == Transport::Fuser {
+        return Err("--idmap needs --transport=device: add it, or leave --idmap out".to_owned());
+    }
+    if mount.read_ahead.is_some() && !is_root {
+        return Err(
+            "--read-ahead needs root: leave it out, or have root write to read_ahead_kb in \
+             /sys/class/bdi"
                 .to_owned(),
         );
     }

@@ -183,6 +183,22 @@ fn parse_of_a_transport_is_fuser_unless_said_and_excludes_clone_fd() {
 }
 
 #[test]
+fn parse_of_idmap_needs_the_device_and_ids_that_nothing_else_judges() {
+    let device = ["--idmap", "--transport=device"];
+    assert!(plan(&device).config.idmap && !plan(&[]).config.idmap);
+    let refused = refusal(&["--idmap"]);
+    assert!(refused.contains("--transport=device"), "{refused}");
+    for other in [
+        "--allow-root",
+        "--translate-uid=map:1:2:3",
+        "--translate-gid=map:1:2:3",
+    ] {
+        let refused = refusal(&[&device[..], &[other]].concat());
+        assert!(refused.contains("--idmap"), "{other}: {refused}");
+    }
+}
+
+#[test]
 fn parse_of_each_other_option_reaches_the_request() {
     assert!(plan(&["-o", "nonempty"]).nonempty && !plan(&[]).nonempty);
     assert_eq!(plan(&["--thread-pool-size=7"]).session.threads, 7);

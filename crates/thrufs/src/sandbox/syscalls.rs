@@ -8,6 +8,7 @@
 use std::ops::RangeInclusive;
 
 use libc::*;
+use thrufs_sys::verity::{FS_IOC_ENABLE_VERITY, FS_IOC_MEASURE_VERITY};
 
 /// Calls that are allowed whatever their arguments, by what needs them.
 pub(super) const ALLOWED: &[(&str, &[c_long])] = &[
@@ -210,7 +211,7 @@ const NEW_NAMESPACE: u64 = (CLONE_NEWNS
 
 /// Calls of which the argument must be one of these: number, argument, values.
 pub(super) const ALLOWED_VALUES: &[(c_long, u8, &[u32])] = &[
-    // Those of chattr(1), which are handed on; FIONBIO for sockets; TCGETS, by which the log asks whether it goes to a terminal.
+    // Those of chattr(1) and of fs-verity, which are handed on; FIONBIO for sockets; TCGETS, by which the log asks whether it goes to a terminal.
     (
         SYS_ioctl,
         1,
@@ -220,6 +221,8 @@ pub(super) const ALLOWED_VALUES: &[(c_long, u8, &[u32])] = &[
             0x8008_7601,
             0x801c_581f,
             0x401c_5820,
+            FS_IOC_ENABLE_VERITY,
+            FS_IOC_MEASURE_VERITY,
             0x5421,
             0x5401,
         ],
