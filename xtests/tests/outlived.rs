@@ -387,6 +387,25 @@ fn request_that_ends_two_servers_by_their_own_fault_is_eio() -> Outcome {
     })
 }
 
+/// As when it panics, and as when it makes a system call that --seccomp forbids.
+#[test]
+fn server_ended_by_a_signal_of_its_own_is_followed_by_another() -> Outcome {
+    case(|| {
+        let m = mounted(Backing::Here, &[])?;
+        file(m.dir())?;
+        for (signal, name) in [(Signal::ABORT, "SIGABRT"), (Signal::SYS, "SIGSYS")] {
+            let ended = server(&m)?;
+            kill_process(ended, signal)?;
+            wait_until("the next server", SOON, || Ok(server(&m)? != ended))?;
+            holds(m.path("f"), "content")?;
+            let log = m.log();
+            ensure!(log.contains(&format!("ended by {name}")), "{log}");
+        }
+        equal("deaths", deaths(&m)?, 2)?;
+        m.unmount()
+    })
+}
+
 #[test]
 fn more_deaths_than_allowed_leave_a_dead_mount() -> Outcome {
     case(|| {
