@@ -74,14 +74,23 @@ fn check_single_thread() -> io::Result<()> {
     }
 }
 
-/// The numbers below `end` that are open descriptors of this process.
-pub fn open_descriptors(end: i32) -> Vec<i32> {
-    let is_open = |number: &i32| {
-        // SAFETY: no pointers are passed.
-        let flags = unsafe { libc::fcntl(*number, libc::F_GETFD) };
-        flags >= 0
+/// An open descriptor: its number, and the device and the number of its file.
+pub type OpenDescriptor = (i32, u64, u64);
+
+/// The descriptors of this process with numbers below `end`.
+pub fn open_descriptors(end: i32) -> Vec<OpenDescriptor> {
+    let look = |number: i32| {
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: `stat` has room for what the kernel writes.
+        let done = unsafe { libc::fstat(number, stat.as_mut_ptr()) };
+        if done != 0 {
+            return None;
+        }
+        // SAFETY: fstat(2) succeeded, and has written all of it.
+        let stat = unsafe { stat.assume_init() };
+        Some((number, stat.st_dev, stat.st_ino))
     };
-    (0..end).filter(is_open).collect()
+    (0..end).filter_map(look).collect()
 }
 
 #[cfg(test)]
@@ -101,7 +110,7 @@ mod tests {
     fn open_descriptors_has_those_that_are_open_alone() {
         let file = std::fs::File::open("/dev/null").unwrap();
         let number = std::os::fd::AsRawFd::as_raw_fd(&file);
-        assert!(open_descriptors(number + 1).contains(&number));
-        assert!(!open_descriptors(number).contains(&number));
+        let has = |end| open_descriptors(end).iter().any(|open| open.0 == number);
+        assert!(has(number + 1) && !has(number));
     }
 }

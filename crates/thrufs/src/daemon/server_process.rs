@@ -189,7 +189,12 @@ pub(super) fn serve(
         };
         report(reporter, (status, askers), metrics)?;
         link.send(&FromServer::Ready, &[])?;
-        serving.ended().await
+        let ended = serving.ended().await;
+        if is_death && ended.is_ok() {
+            // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
+            std::process::exit(0);
+        }
+        ended
     })
 }
 

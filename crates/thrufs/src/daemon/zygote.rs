@@ -19,7 +19,7 @@ use rustix::process::{Resource, getrlimit};
 use thrufs_fs::{Ledger, Life};
 use thrufs_session::shared_buffer_size;
 use thrufs_sys::confine::close_numbers_but;
-use thrufs_sys::fork::{Side, fork_sharing_descriptors, open_descriptors};
+use thrufs_sys::fork::{OpenDescriptor, Side, fork_sharing_descriptors, open_descriptors};
 use thrufs_sys::shared_buffers::SharedBuffers;
 
 use super::link::{FromServer, Link};
@@ -53,12 +53,13 @@ pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow:
     let messages = messages.context("memory for messages")?;
     let ledger = Ledger::new(usize::try_from(limit)?, Arc::new(messages));
     let ledger = ledger.context("the ledger of --survive")?;
+    let own = open_descriptors(OWN_END);
     let mut born = Born {
         life: Life {
             ledger: Arc::new(ledger),
             deaths: 0,
             crashed: false,
-            own: open_descriptors(OWN_END).into(),
+            own: own.iter().map(|open| open.0).collect(),
         },
         after: None,
     };
@@ -75,7 +76,7 @@ pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow:
     loop {
         match fork_sharing_descriptors().context("start the serving process")? {
             Side::Child => {
-                begin(&born.life, zygote)?;
+                begin(&born.life, &own, zygote)?;
                 before.thread_set_mask()?;
                 return Ok(born);
             }
@@ -102,12 +103,17 @@ pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow:
     }
 }
 
-/// In a server: it dies with the zygote, and closes what its predecessor had open for itself.
-fn begin(life: &Life, zygote: Pid) -> anyhow::Result<()> {
+/// In a server: it dies with the zygote, and closes what its predecessor had open for itself. One that was ending, upon an
+/// unmount, when it died, may have closed what all share, and has ended.
+fn begin(life: &Life, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context("die with the zygote")?;
     if nix::unistd::getppid() != zygote {
         std::process::exit(1);
+    }
+    let now = open_descriptors(OWN_END);
+    if !own.iter().all(|open| now.contains(open)) {
+        std::process::exit(0);
     }
     let mut kept = life.ledger.descriptors();
     kept.extend_from_slice(&life.own);
