@@ -379,7 +379,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__mount)
-            opts="-o -f -d -n -s -v -r -w -t -h -V --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --max-inodes --locks --passthrough --writeback --durability --write-joining --max-write --one-page-writes --raise-max-pages-limit --request-timeout --watch --without --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --allow-other --allow-root --default-permissions --replace-dead --nonempty --fsname --subtype --idmap --max-read --read-ahead --foreground --debug --log-level --syslog --rlimit-nofile --metrics --thread-pool-size --clone-fd --transport --help --version"
+            opts="-o -f -d -n -s -v -r -w -t -h -V --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --max-inodes --locks --passthrough --writeback --durability --write-joining --max-write --one-page-writes --raise-max-pages-limit --request-timeout --watch --without --fault --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --allow-other --allow-root --default-permissions --replace-dead --nonempty --fsname --subtype --idmap --max-read --read-ahead --foreground --debug --log-level --syslog --rlimit-nofile --metrics --thread-pool-size --clone-fd --transport --survive --survive-deaths --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -523,6 +523,14 @@ _thrufs() {
                     ;;
                 --transport)
                     COMPREPLY=($(compgen -W "fuser device" -- "${cur}"))
+                    return 0
+                    ;;
+                --survive)
+                    COMPREPLY=($(compgen -W "never always" -- "${cur}"))
+                    return 0
+                    ;;
+                --survive-deaths)
+                    COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
                 -t)

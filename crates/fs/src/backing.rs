@@ -23,9 +23,36 @@ pub enum Position {
     Append,
 }
 
+/// A call that only names files, after which tests may end the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedCall {
+    /// UNLINK and RMDIR have removed a name.
+    Remove,
+    /// RENAME has.
+    Rename,
+    /// CREATE, MKNOD, MKDIR or SYMLINK has made something.
+    Make,
+    /// LINK has.
+    Link,
+    /// SETXATTR or REMOVEXATTR has.
+    Xattr,
+    /// A handle is open.
+    Open,
+    /// A lookup is counted.
+    Lookup,
+}
+
 /// See the module. Every error is the errno of the system call. A call that an implementation does not replace
 /// is the host's.
 pub trait Backing: Send + Sync + std::fmt::Debug {
+    /// The thread has made this call, and has not answered its request.
+    fn named(&self, _call: NamedCall) {}
+
+    /// Whether what may not be repeated is noted before it is begun.
+    fn keeps_journal(&self) -> bool {
+        true
+    }
+
     /// Fills `buf` from `offset`; fewer bytes only at the end of the file.
     ///
     /// # Errors

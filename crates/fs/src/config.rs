@@ -206,6 +206,9 @@ pub struct Config {
     pub max_write: u32,
     /// Whether the client's kernel takes notifications; that of a virtual machine does not.
     pub takes_notifications: bool,
+    /// Another process may go on serving when this one dies (`--survive`). Then the kernel looks for external changes by
+    /// itself.
+    pub survive: bool,
     /// Seconds without an answer after which the client's kernel ends the connection, where INIT can ask for that
     /// (FUSE_REQUEST_TIMEOUT).
     pub request_timeout: Option<u16>,
@@ -235,12 +238,15 @@ impl Config {
 
     /// How often open files are looked at for changes that were made under SOURCE, so that those
     /// show within the timeout of attributes (`coherence/external.rs`). None where the kernel caches no data,
-    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, and for
-    /// timeouts too short. Files that are passed through have nothing cached and are not looked at.
+    /// or relies on it, or is to look by itself (FUSE_AUTO_INVAL_DATA): when it takes no notifications, for
+    /// timeouts too short, and where the mount may outlive this process: a thread that waits for a folio in a
+    /// notification would keep a process that is killed from ending. Files that are passed through have nothing
+    /// cached and are not looked at.
     pub fn watch_period(&self) -> Option<Duration> {
         let is_watched = self.cache == CachePolicy::Auto
             && !self.writeback
             && self.takes_notifications
+            && !self.survive
             && self.timeouts.attr >= SHORTEST_WATCH;
         is_watched.then(|| self.timeouts.attr / 2)
     }
@@ -272,6 +278,7 @@ impl Default for Config {
             write_joining: WriteJoining::default(),
             max_write: 1 << 20,
             takes_notifications: true,
+            survive: false,
             request_timeout: None,
             without: Vec::new(),
         }

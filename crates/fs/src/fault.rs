@@ -4,7 +4,8 @@
 //! A specification is `OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME`, such as
 //! `write:nth=3:ENOSPC`, `write:range=4096+4096:short=100` or `sync:delay=50`. `write` is every
 //! pwritev2(2), of joined WRITEs too; `flush` is what makes WRITEs durable, after them
-//! (`--durability=dsync`), and `sync` is the client's fsync(2). Why here and not by strace's
+//! (`--durability=dsync`), and `sync` is the client's fsync(2). `kill` and `abort` end the server after the call, also
+//! after those that only name files (`remove:nth=2:kill`). Why here and not by strace's
 //! injection: that counts per thread and cannot write a part.
 
 use std::io::IoSlice;
@@ -13,7 +14,7 @@ use std::str::FromStr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::backing::{Backing, HostBacking, Position, Span};
+use crate::backing::{Backing, HostBacking, NamedCall, Position, Span};
 use crate::error::{Errno, Result};
 
 /// A call of [`Backing`].
@@ -26,6 +27,8 @@ enum Operation {
     Truncate,
     Allocate,
     Copy,
+    Named(NamedCall),
+    Journal,
 }
 
 const OPERATIONS: &[(&str, Operation)] = &[
@@ -36,6 +39,14 @@ const OPERATIONS: &[(&str, Operation)] = &[
     ("truncate", Operation::Truncate),
     ("allocate", Operation::Allocate),
     ("copy", Operation::Copy),
+    ("remove", Operation::Named(NamedCall::Remove)),
+    ("rename", Operation::Named(NamedCall::Rename)),
+    ("make", Operation::Named(NamedCall::Make)),
+    ("link", Operation::Named(NamedCall::Link)),
+    ("xattr", Operation::Named(NamedCall::Xattr)),
+    ("open", Operation::Named(NamedCall::Open)),
+    ("lookup", Operation::Named(NamedCall::Lookup)),
+    ("journal", Operation::Journal),
 ];
 
 /// What becomes of a call.
@@ -45,6 +56,18 @@ enum Outcome {
     /// At most so many bytes (READ and WRITE).
     Short(usize),
     Delay(Duration),
+    /// The server is killed after the call. Its successors (`--survive`) have no such fault.
+    Kill,
+    /// The server aborts after the call, and so do its successors.
+    Abort,
+    /// Nothing is noted (`journal`).
+    Off,
+}
+
+impl Outcome {
+    fn is_end(self) -> bool {
+        matches!(self, Self::Kill | Self::Abort)
+    }
 }
 
 /// Which calls, and what becomes of them; see the module.
@@ -62,7 +85,8 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; expected OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME with an OPERATION of read, write, flush, \
-     sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, short=BYTES or delay=MILLISECONDS"
+     sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, short=BYTES, delay=MILLISECONDS, kill or \
+     abort; or with remove, rename, make, link, xattr, open or lookup, and kill or abort; or journal:off"
 )]
 pub struct FaultError(String);
 
@@ -97,6 +121,15 @@ fn outcome(text: &str) -> std::result::Result<Outcome, FaultError> {
     }
     if let Some(milliseconds) = text.strip_prefix("delay=") {
         return Ok(Outcome::Delay(Duration::from_millis(number(milliseconds)?)));
+    }
+    let end = match text {
+        "kill" => Some(Outcome::Kill),
+        "abort" => Some(Outcome::Abort),
+        "off" => Some(Outcome::Off),
+        _errno => None,
+    };
+    if let Some(end) = end {
+        return Ok(end);
     }
     errno_named(text)
         .map(Outcome::Fail)
@@ -134,10 +167,25 @@ impl FromStr for Fault {
         if matches!(fault.outcome, Outcome::Short(_)) && !has_count {
             return Err(FaultError(format!("{name} has no count to be short")));
         }
+        let fits = match operation {
+            Operation::Named(_) => fault.outcome.is_end(),
+            Operation::Journal => fault.outcome == Outcome::Off,
+            _call => fault.outcome != Outcome::Off,
+        };
+        if !fits {
+            return Err(FaultError(format!("{name} has no such outcome")));
+        }
         if fault.range.is_some() && matches!(operation, Operation::Sync | Operation::Flush) {
             return Err(FaultError(format!("{name} has no range")));
         }
         Ok(fault)
+    }
+}
+
+impl Fault {
+    /// Whether it is for the first server of a mount alone.
+    pub fn is_kill(&self) -> bool {
+        self.outcome == Outcome::Kill
     }
 }
 
@@ -164,7 +212,7 @@ impl FaultyBacking {
             let touches = fault.range.is_none_or(|(start, end)| {
                 offset.is_some_and(|at| at < end && start < at.saturating_add(length))
             });
-            if fault.operation != operation || !touches {
+            if fault.operation != operation || !touches || fault.outcome.is_end() {
                 continue;
             }
             let count = seen.fetch_add(1, Ordering::Relaxed) + 1;
@@ -175,13 +223,43 @@ impl FaultyBacking {
                 Outcome::Delay(time) => std::thread::sleep(time),
                 Outcome::Fail(errno) => allowed = allowed.or(Some(Err(errno))),
                 Outcome::Short(bytes) => allowed = allowed.or(Some(Ok(bytes))),
+                Outcome::Kill | Outcome::Abort | Outcome::Off => {}
             }
         }
         allowed.unwrap_or(Ok(usize::MAX))
     }
+
+    /// The call is done: ends this process if a fault says so.
+    fn end_after(&self, operation: Operation) {
+        for (fault, seen) in &self.faults {
+            if fault.operation != operation || !fault.outcome.is_end() {
+                continue;
+            }
+            let count = seen.fetch_add(1, Ordering::Relaxed) + 1;
+            if fault.nth.is_some_and(|nth| nth != count) {
+                continue;
+            }
+            match fault.outcome {
+                Outcome::Abort => std::process::abort(),
+                _kill => {
+                    // No signal is caught there, so nothing follows.
+                    let _ended = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
+                }
+            }
+        }
+    }
 }
 
 impl Backing for FaultyBacking {
+    fn named(&self, call: NamedCall) {
+        self.end_after(Operation::Named(call));
+    }
+
+    fn keeps_journal(&self) -> bool {
+        let mut faults = self.faults.iter();
+        !faults.any(|(fault, _)| fault.operation == Operation::Journal)
+    }
+
     fn read(&self, fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
         let allowed = self.meet(Operation::Read, Some(offset), buf.len() as u64)?;
         let length = buf.len().min(allowed);
@@ -194,7 +272,9 @@ impl Backing for FaultyBacking {
             Position::Append => None,
         };
         let allowed = self.meet(Operation::Write, offset, data.len() as u64)?;
-        HostBacking.write(fd, &data[..data.len().min(allowed)], position)
+        let written = HostBacking.write(fd, &data[..data.len().min(allowed)], position);
+        self.end_after(Operation::Write);
+        written
     }
 
     fn write_joined(
@@ -260,6 +340,11 @@ mod tests {
             }
         );
         assert_eq!(parsed("read:short=7").outcome, Outcome::Short(7));
+        let killed = parsed("remove:nth=2:kill");
+        assert_eq!(killed.operation, Operation::Named(NamedCall::Remove));
+        assert!(killed.is_kill() && !parsed("write:abort").is_kill());
+        let noted = FaultyBacking::new(vec![killed]).keeps_journal();
+        assert!(noted && !FaultyBacking::new(vec![parsed("journal:off")]).keeps_journal());
         let delay = Outcome::Delay(Duration::from_millis(50));
         assert_eq!(parsed("sync:delay=50").outcome, delay);
     }
@@ -270,6 +355,9 @@ mod tests {
             ("", "`` is no operation"),
             ("unlink:EIO", "`unlink` is no operation"),
             ("write", "`` is no outcome"),
+            ("remove:EIO", "remove has no such outcome"),
+            ("write:off", "write has no such outcome"),
+            ("journal:kill", "journal has no such outcome"),
             ("write:EWRONG", "`EWRONG` is no outcome"),
             ("write:nth=x:EIO", "`x` is not a number"),
             ("write:nth=0:EIO", "counts from 1"),

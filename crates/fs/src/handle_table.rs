@@ -6,7 +6,7 @@
 mod kept;
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -16,6 +16,8 @@ use crate::coherence::external::ChangeTracker;
 use crate::error::{Errno, Result};
 use crate::far_cookies::FarCookies;
 use crate::inode::Inode;
+use crate::inode::identity::file_of;
+use crate::ledger::{Entry, Ledger};
 use crate::write_batch::WriteGroup;
 pub(crate) use kept::HandleRef;
 use kept::Kept;
@@ -30,6 +32,8 @@ pub(crate) struct Handle {
     pub(crate) ino: u64,
     pub(crate) fd: OwnedFd,
     pub(crate) kind: HandleKind,
+    /// Those of OPEN; 0 for a directory.
+    pub(crate) flags: i32,
     /// A thread keeps it, or has kept it.
     pub(crate) is_kept: AtomicBool,
 }
@@ -76,6 +80,8 @@ pub(crate) struct HandleTable {
     next: AtomicU64,
     /// How many are in the shards: counted here as well, since each OPEN asks.
     open: AtomicUsize,
+    /// None where nothing outlives this process.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl Default for HandleTable {
@@ -85,6 +91,7 @@ impl Default for HandleTable {
             kept: Kept::default(),
             next: AtomicU64::new(1),
             open: AtomicUsize::new(0),
+            ledger: None,
         }
     }
 }
@@ -94,12 +101,52 @@ impl HandleTable {
         &self.shards[fh as usize % SHARDS]
     }
 
-    /// Takes the handle in and returns its number.
-    pub(crate) fn insert(&self, handle: Handle) -> u64 {
+    /// Handles are noted in `ledger` from now on, and numbered from `first` on.
+    pub(crate) fn note_in(&mut self, ledger: Arc<Ledger>, first: u64) {
+        self.ledger = Some(ledger);
+        self.next = AtomicU64::new(first);
+    }
+
+    /// Takes in what a server that died has opened; false if there is one of that number.
+    pub(crate) fn take_over(&self, fh: u64, handle: Handle) -> bool {
+        let is_new = self
+            .shard(fh)
+            .write()
+            .insert(fh, Arc::new(handle))
+            .is_none();
+        self.open.fetch_add(usize::from(is_new), Ordering::Relaxed);
+        is_new
+    }
+
+    /// Takes the handle in and returns its number, of which `tell` is told before that is in the ledger.
+    pub(crate) fn insert(&self, handle: Handle, tell: impl FnOnce(u64)) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed);
+        tell(fh);
+        self.note(fh, &handle);
         self.shard(fh).write().insert(fh, Arc::new(handle));
         self.open.fetch_add(1, Ordering::Relaxed);
         fh
+    }
+
+    fn note(&self, fh: u64, handle: &Handle) {
+        let Some(ledger) = &self.ledger else {
+            return;
+        };
+        // One that cannot be looked at is not there for the next server.
+        let Ok(file) = file_of(&handle.fd) else {
+            return;
+        };
+        let (ino, flags) = (handle.ino, handle.flags);
+        let entry = match handle.kind {
+            HandleKind::File(_) => Entry::File {
+                fh,
+                ino,
+                file,
+                flags,
+            },
+            HandleKind::Directory(_) => Entry::Directory { fh, ino, file },
+        };
+        ledger.set(handle.fd.as_raw_fd(), entry);
     }
 
     /// The handle `fh` of inode `ino`.
@@ -125,6 +172,9 @@ impl HandleTable {
     pub(crate) fn remove(&self, fh: u64) -> Option<Arc<Handle>> {
         let removed = self.shard(fh).write().remove(&fh)?;
         self.open.fetch_sub(1, Ordering::Relaxed);
+        if let Some(ledger) = &self.ledger {
+            ledger.clear(removed.fd.as_raw_fd());
+        }
         if removed.is_kept.load(Ordering::Relaxed) {
             self.kept.drop_all(fh);
         }
@@ -177,6 +227,7 @@ mod tests {
                 watch: None,
                 inode: None,
             }),
+            flags: 0,
             is_kept: AtomicBool::new(false),
         }
     }
@@ -185,7 +236,7 @@ mod tests {
     #[test]
     fn remove_of_what_threads_keep_leaves_no_reference() {
         let table = HandleTable::default();
-        let handles: Vec<u64> = (0..6).map(|_| table.insert(handle(7))).collect();
+        let handles: Vec<u64> = (0..6).map(|_| table.insert(handle(7), |_fh| ())).collect();
         for thread in [0, 1, 65] {
             for fh in handles.iter().flat_map(|fh| [*fh; 3]) {
                 assert_eq!(table.get_again(thread, fh, 7).unwrap().ino, 7);
@@ -208,7 +259,7 @@ mod tests {
         let table = HandleTable::default();
         std::thread::scope(|scope| {
             for _round in 0..200 {
-                let fh = table.insert(handle(7));
+                let fh = table.insert(handle(7), |_fh| ());
                 let use_it = |thread: usize| {
                     let table = &table;
                     move || (0..50).all(|_| table.get_again(thread, fh, 7).is_ok())
@@ -227,7 +278,7 @@ mod tests {
     #[test]
     fn get_with_another_inode_is_ebadf() {
         let table = HandleTable::default();
-        let fh = table.insert(handle(7));
+        let fh = table.insert(handle(7), |_fh| ());
         assert_eq!(table.get(fh, 7).unwrap().ino, 7);
         assert_eq!(table.get(fh, 8).unwrap_err(), Errno::EBADF);
         assert_eq!(table.get(fh + 1, 7).unwrap_err(), Errno::EBADF);
@@ -236,9 +287,9 @@ mod tests {
     #[test]
     fn insert_after_remove_gives_a_new_number() {
         let table = HandleTable::default();
-        let fh = table.insert(handle(7));
+        let fh = table.insert(handle(7), |_fh| ());
         assert!(table.remove(fh).is_some());
-        assert_ne!(table.insert(handle(7)), fh);
+        assert_ne!(table.insert(handle(7), |_fh| ()), fh);
         assert_eq!(table.len(), 1);
     }
 }

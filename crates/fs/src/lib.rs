@@ -54,7 +54,9 @@ mod handle_sort;
 mod handle_table;
 mod host_locks;
 mod inode;
+mod journal;
 mod labels;
+mod ledger;
 mod name_hints;
 mod negotiated;
 mod notifier;
@@ -66,15 +68,16 @@ mod removed;
 mod resolve;
 mod stats;
 mod submounts;
+mod survival;
 mod translate;
 mod waits;
 mod write_batch;
 
 pub use attr::Attr;
-pub use backing::{AtOnce, Backing, HostBacking, Position, Span};
+pub use backing::{AtOnce, Backing, HostBacking, NamedCall, Position, Span};
 pub use backing_ids::{PassedThrough, Reason};
 pub use caller::inspect::{is_dying, is_interrupted, read_status, read_system_call};
-pub use caller::proc::{HeldProc, max_pages_limit};
+pub use caller::proc::{HeldProc, hold_own_proc, max_pages_limit};
 pub use caller::{Caller, CallerStatus, Callers, IdRanges};
 pub use coherence::external::ExternalChange;
 pub use coherence::fanotify::{Notify, Watch, Watching};
@@ -89,14 +92,17 @@ pub use handle_sort::RegisterBacking;
 pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
+pub use journal::Noted;
+pub use ledger::{Damaged, ForgetPlace, Ledger};
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
-    CountedEntry, CountedLookup, DirEntry, DirEntryRef, Label, NewNode, Opened, ReadRequest,
+    CountedEntry, CountedLookup, DirEntry, DirEntryRef, Gone, Label, NewNode, Opened, ReadRequest,
     SetAttr, SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
 pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
 pub use submounts::LetGo;
+pub use survival::Life;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};
 pub use translate::xattrs::{ClientName, XattrMap, XattrMapError};

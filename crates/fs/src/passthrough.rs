@@ -31,6 +31,7 @@ use crate::inode::limit::InodeLimit;
 use crate::inode::mount_fd::MountFds;
 use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
+use crate::journal::Journal;
 use crate::labels;
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
@@ -90,6 +91,9 @@ pub struct Passthrough {
     pub(crate) crossing: Crossing,
     pub(crate) waits: Waits,
     pub(crate) sub_mounts: Arc<SubMounts>,
+    /// None where nothing outlives this process.
+    pub(crate) journal: Option<Arc<Journal>>,
+    pub(crate) deaths: u64,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -154,6 +158,8 @@ impl Passthrough {
             crossing: Crossing::default(),
             waits: Waits::default(),
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
+            journal: None,
+            deaths: 0,
             fd_limit,
         })
     }

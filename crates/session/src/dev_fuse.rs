@@ -12,8 +12,8 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use thrufs_fs::{Errno, Passthrough, SendEntry, SendInval};
-use thrufs_transport::dev_fuse::{self, DevFuse, ReaderCounts, RequestBuffer};
+use thrufs_fs::{Errno, Negotiated, Passthrough, SendEntry, SendInval};
+use thrufs_transport::dev_fuse::{self, Buffers, DevFuse, ReaderCounts, RequestBuffer};
 use thrufs_wire::abi::{InHeader, InitIn};
 use thrufs_wire::{Dialect, Reply, Request, decode};
 
@@ -47,7 +47,11 @@ impl DevFuseSession {
         let mut buffer = RequestBuffer::for_max_write(BEFORE_INIT);
         let capabilities = Capabilities::of_kernel(&device);
         loop {
-            let (header, arg) = receive_init(&device, &mut buffer)?;
+            let Some(message) = device.receive(&mut buffer)? else {
+                let text = "the connection ended before INIT";
+                return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+            };
+            let (header, arg) = init_of(&device, message)?;
             let unique = header.unique;
             match shake_hands(fs.config(), &capabilities, &arg) {
                 // The kernel sends another INIT, of this version.
@@ -63,18 +67,61 @@ impl DevFuseSession {
                     dialect,
                     negotiated,
                 } => {
+                    if let Some(ledger) = fs.ledger() {
+                        ledger.note_init(message);
+                    }
                     device.send(&Reply::Init(answer).encode(unique))?;
-                    let max_write = negotiated.max_write_asked;
-                    fs.set_negotiated(negotiated);
-                    let server = Server::new(fs, capabilities, dialect, allowed);
-                    return Ok(Self {
-                        device,
-                        server: Arc::new(server),
-                        max_write,
-                        counts: Arc::default(),
-                    });
+                    return Ok(Self::new(
+                        (fs, device),
+                        (capabilities, dialect, allowed),
+                        negotiated,
+                    ));
                 }
             }
+        }
+    }
+
+    /// Goes on after a server that died, which has answered INIT on `connection`, and has the kernel send again what
+    /// it had read and not answered. No message is read before.
+    ///
+    /// # Errors
+    /// The ledger has no INIT that this server answers; the connection has ended.
+    pub fn resume(fs: Arc<Passthrough>, connection: OwnedFd, allowed: Allowed) -> io::Result<Self> {
+        let ledger = fs.ledger().ok_or(io::ErrorKind::Unsupported)?;
+        let message = ledger.init()?;
+        let device = Arc::new(DevFuse::new(connection));
+        let capabilities = Capabilities::of_kernel(&device);
+        let (_header, arg) = init_of(&device, &message)?;
+        match shake_hands(fs.config(), &capabilities, &arg) {
+            Handshake::Agreed {
+                dialect,
+                negotiated,
+                ..
+            } => {
+                let session = Self::new((fs, device), (capabilities, dialect, allowed), negotiated);
+                session.server.forget_what_was_read(session.max_write);
+                notify::resend(&session.device)?;
+                Ok(session)
+            }
+            Handshake::OtherVersion(_) | Handshake::Refused(..) => {
+                Err(io::Error::other("INIT cannot be answered a second time"))
+            }
+        }
+    }
+
+    fn new(
+        (fs, device): (Arc<Passthrough>, Arc<DevFuse>),
+        (capabilities, dialect, allowed): (Capabilities, Dialect, Allowed),
+        negotiated: Negotiated,
+    ) -> Self {
+        let max_write = negotiated.max_write_asked;
+        fs.set_negotiated(negotiated);
+        let server = Server::new(fs, capabilities, dialect, allowed);
+        Self {
+            device,
+            server: Arc::new(server),
+            max_write,
+            counts: Arc::default(),
         }
     }
 
@@ -104,18 +151,18 @@ impl DevFuseSession {
             let responder = Responder::DevFuse(Arc::clone(&device));
             server.serve(Incoming::whole(message), responder);
         });
-        let result = dev_fuse::serve(&self.device, self.max_write, threads, &self.counts, handle);
+        let buffers = match self.server.fs().ledger() {
+            Some(ledger) => Buffers::Shared(self.max_write, Arc::clone(ledger.messages())),
+            None => Buffers::AsUsed(self.max_write),
+        };
+        let result = dev_fuse::serve(&self.device, buffers, threads, &self.counts, handle);
         self.server.stop();
         result
     }
 }
 
-/// The first message of a connection.
-fn receive_init(device: &DevFuse, buffer: &mut RequestBuffer) -> io::Result<(InHeader, InitIn)> {
-    let Some(message) = device.receive(buffer)? else {
-        let text = "the connection ended before INIT";
-        return Err(io::Error::new(io::ErrorKind::NotConnected, text));
-    };
+/// What the first message of a connection says.
+fn init_of(device: &DevFuse, message: &[u8]) -> io::Result<(InHeader, InitIn)> {
     let decoded = decode(Dialect::BEFORE_INIT, message, message.len());
     let decoded = decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     match decoded.request {

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use thrufs_fs::{Caller, Errno, LockRequest, NewNode, Opcode, Passthrough, Result};
+use thrufs_fs::{Caller, Errno, ForgetPlace, LockRequest, NewNode, Opcode, Passthrough, Result};
 
 use crate::ids;
 use crate::lock_waiters::{Answer, IsInterrupted, LockWaiters};
@@ -108,11 +108,19 @@ impl Dispatch {
         })
     }
 
-    /// FORGET, which has no answer.
-    pub(crate) fn forget(&self, ino: u64, nlookup: u64) {
-        let began = self.fs.stats().begin(Opcode::Forget);
-        self.fs.forget(ino, nlookup);
-        self.fs.stats().end(Opcode::Forget, began);
+    /// FORGETs that came in one message, and have no answer. All are counted before what they leave is closed, which may
+    /// take long: a server that dies meanwhile is not asked again.
+    pub(crate) fn forget(&self, all: impl Iterator<Item = (u64, u64, Option<ForgetPlace>)>) {
+        let count = |(ino, nlookup, place)| {
+            let began = self.fs.stats().begin(Opcode::Forget);
+            let gone = self.fs.count_forget(ino, nlookup, place);
+            self.fs.stats().end(Opcode::Forget, began);
+            gone
+        };
+        let gone: Vec<_> = all.filter_map(count).collect();
+        for gone in gone {
+            self.fs.let_go(gone);
+        }
     }
 
     /// Answers when the lock is taken, cannot be taken at all, or the caller has a signal.

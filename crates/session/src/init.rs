@@ -142,6 +142,12 @@ fn wishes(config: &Config) -> Vec<Wish> {
             "--passthrough=always",
             "use --passthrough=auto, or Linux 6.9 or later with CONFIG_FUSE_PASSTHROUGH",
         ),
+        // What a server that died had read and not answered comes again.
+        Wish::when(config.survive, InitFlags::FUSE_HAS_RESEND).required_by(
+            true,
+            "--survive",
+            "leave it out, or use Linux 6.9 or later",
+        ),
         // The kernel ends the connection when a request has had no answer for so long.
         Wish::when(
             config.request_timeout.is_some(),

@@ -36,4 +36,5 @@ pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
 pub use requests::Allowed;
 pub use thrufs_transport::dev_fuse::ReaderCounts;
+pub use thrufs_transport::dev_fuse::shared_buffer_size;
 pub use thrufs_transport::vhost_user::{REQUEST_QUEUES_MAX, Shutdown, Tag};

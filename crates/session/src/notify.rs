@@ -39,6 +39,11 @@ pub(crate) fn entry(device: Arc<DevFuse>) -> SendEntry {
     })
 }
 
+/// NOTIFY_RESEND: what was read and not answered comes again, before anything new.
+pub(crate) fn resend(device: &DevFuse) -> io::Result<()> {
+    send(device, &Notification::Resend)
+}
+
 /// The sender on `device`, a descriptor of the connection; none where the kernel does not have it.
 pub fn send_epoch(device: File, negotiated: &Negotiated) -> Option<SendEpoch> {
     let device = DevFuse::new(device.into());

@@ -12,6 +12,7 @@ mod data;
 mod directories;
 mod dying;
 mod extensions;
+mod forgets;
 mod handles;
 mod incoming;
 mod interrupts;

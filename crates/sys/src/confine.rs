@@ -25,9 +25,29 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
         .filter_map(|fd| u32::try_from(fd.as_raw_fd()).ok())
         .collect();
     kept.sort_unstable();
+    close_all_between(&kept)
+}
+
+/// Closes every descriptor but the standard streams and those with the numbers in `keep`, for a process that shares
+/// its table with one that died ([`crate::fork::fork_sharing_descriptors`]): what that one opened, and no object
+/// of this process owns. To be called while one thread runs.
+///
+/// # Errors
+/// From close_range(2).
+pub fn close_numbers_but(keep: &[i32]) -> io::Result<()> {
+    let mut kept: Vec<u32> = keep
+        .iter()
+        .filter_map(|number| u32::try_from(*number).ok())
+        .collect();
+    kept.sort_unstable();
+    close_all_between(&kept)
+}
+
+/// Closes what is none of the sorted numbers `kept`, from 3 on.
+fn close_all_between(kept: &[u32]) -> io::Result<()> {
     let mut from = 3;
     for number in kept {
-        if number > from {
+        if *number > from {
             close_range(from, number - 1)?;
         }
         from = from.max(number + 1);
@@ -38,7 +58,7 @@ pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
 fn close_range(first: c_uint, last: c_uint) -> io::Result<()> {
     let flags: c_uint = 0;
     // SAFETY: closes descriptors and touches no memory; that no object of this process owns one of
-    // them is the documented condition of the only caller.
+    // them is the documented condition of the callers.
     let rc = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if rc == 0 {
         Ok(())

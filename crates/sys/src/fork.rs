@@ -39,6 +39,60 @@ pub fn fork() -> io::Result<Side> {
     })
 }
 
+/// As [`fork`], and the two share one table of descriptors: what the child opens stays open when it dies, and
+/// what either closes is closed for both. So no object of either may close what the other still uses.
+///
+/// By clone(2) itself, since fork(3) copies the table. The C library then takes the first thread of the child for
+/// that of the parent by its number, which it uses for robust and error-checking mutexes alone; nothing here has one.
+///
+/// # Errors
+/// As [`fork`].
+pub fn fork_sharing_descriptors() -> io::Result<Side> {
+    check_single_thread()?;
+    let flags = libc::CLONE_FILES | libc::SIGCHLD;
+    let none = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: without CLONE_VM the child has a copy of the memory and of this stack, as after fork(2); this process
+    // has a single thread (checked above), so no lock of another is copied in a taken state.
+    let child = unsafe { libc::syscall(libc::SYS_clone, flags, none, none, none, none) };
+    match child {
+        0 => Ok(Side::Child),
+        // A process id has 32 bits.
+        1.. => Ok(Side::Parent(Pid::from_raw(child as i32))),
+        _failed => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Also where there is no /proc: unshare(2) takes CLONE_THREAD of a process with one thread, and does nothing then.
+fn check_single_thread() -> io::Result<()> {
+    // SAFETY: no pointers are passed.
+    let done = unsafe { libc::unshare(libc::CLONE_THREAD) };
+    match done {
+        0 => Ok(()),
+        _more => Err(io::Error::other(
+            "clone refused: the process has several threads, and their locks would stay taken in the child",
+        )),
+    }
+}
+
+/// An open descriptor: its number, and the device and the number of its file.
+pub type OpenDescriptor = (i32, u64, u64);
+
+/// The descriptors of this process with numbers below `end`.
+pub fn open_descriptors(end: i32) -> Vec<OpenDescriptor> {
+    let look = |number: i32| {
+        let mut stat = std::mem::MaybeUninit::<libc::stat>::uninit();
+        // SAFETY: `stat` has room for what the kernel writes.
+        let done = unsafe { libc::fstat(number, stat.as_mut_ptr()) };
+        if done != 0 {
+            return None;
+        }
+        // SAFETY: fstat(2) succeeded, and has written all of it.
+        let stat = unsafe { stat.assume_init() };
+        Some((number, stat.st_dev, stat.st_ino))
+    };
+    (0..end).filter_map(look).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +102,15 @@ mod tests {
         // The test harness itself runs this test in a second thread.
         let error = fork().expect_err("more than one thread runs here");
         assert!(error.to_string().contains("threads"), "{error}");
+        let error = fork_sharing_descriptors().expect_err("more than one thread runs here");
+        assert!(error.to_string().contains("threads"), "{error}");
+    }
+
+    #[test]
+    fn open_descriptors_has_those_that_are_open_alone() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let number = std::os::fd::AsRawFd::as_raw_fd(&file);
+        let has = |end| open_descriptors(end).iter().any(|open| open.0 == number);
+        assert!(has(number + 1) && !has(number));
     }
 }

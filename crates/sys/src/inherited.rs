@@ -17,6 +17,21 @@ pub fn take(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
+/// The descriptor `number` itself, of a process that shared its table with this one and died: no object of this
+/// process may own it.
+///
+/// # Errors
+/// EBADF: there is none of that number.
+pub fn adopt(number: i32) -> io::Result<OwnedFd> {
+    // SAFETY: no pointers are passed.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and by the condition above nothing else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

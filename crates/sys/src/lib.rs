@@ -20,5 +20,7 @@ pub mod mapping;
 pub mod mountinfo;
 pub mod range_io;
 pub mod session_buffer;
+pub mod shared_buffers;
+pub mod shared_words;
 pub mod uring;
 pub mod verity;

@@ -6,6 +6,8 @@
 //!        └─ server: in its sandbox, answers the kernel ([`server`], [`serving`])
 //! ```
 //!
+//! With `--survive` there is one more between the last two, in the same sandbox ([`zygote`]).
+//!
 //! With neither sandbox nor filter the supervisor serves itself ([`unconfined`]).
 
 mod background;
@@ -27,6 +29,7 @@ mod shortfall;
 pub(crate) mod source_state;
 pub(crate) mod supervisor;
 mod unconfined;
+mod zygote;
 
 use std::os::fd::AsFd;
 

@@ -123,6 +123,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
     let config = config(&args.files, &args.mapping)?;
     let config = Config {
         takes_notifications: false,
+        survive: false,
         xattr: config.xattr || args.virtiofsd.security_label != SecurityLabel::Never,
         security_label: args.virtiofsd.security_label,
         announce_submounts: !args.virtiofsd.no_announce_submounts,

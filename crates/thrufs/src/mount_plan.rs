@@ -25,7 +25,9 @@ use crate::options::MountArgs;
 use crate::options::files::FileOptions;
 use crate::options::mapping::MappingOptions;
 use crate::options::option_list::OptionList;
-use crate::options::process::{DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, ProcessOptions, Transport};
+use crate::options::process::{
+    DEFAULT_THREADS, DEFAULT_THREADS_DSYNC, ProcessOptions, Survive, Transport,
+};
 use crate::options::virtiofsd::virtiofsd_hint;
 use crate::sandbox::capabilities::Needs;
 use crate::sandbox::plan::{Sandbox, SandboxPlan};
@@ -68,6 +70,8 @@ pub(crate) struct MountPlan {
     /// Tell the kernel of what others change under `source`.
     pub(crate) watch: bool,
     pub(crate) foreground: bool,
+    /// The mount outlives servers, of which at most so many may die in a minute.
+    pub(crate) survive: Option<u32>,
     /// Where `--metrics` are served.
     pub(crate) metrics: Option<SocketAddr>,
     /// `None`: as much as the kernel allows. `Some(0)`: unchanged.
@@ -171,6 +175,16 @@ fn ask_of_kernel(args: &MountArgs, is_root: bool, config: &mut Config) -> Option
     };
     config.idmap = args.mount.idmap;
     let no_passthrough = kernel_passthrough::why_not(&args.files, is_root);
+    let no_passthrough = match survives(&args.process) {
+        true => {
+            config.survive = true;
+            config.inode_file_handles = InodeFileHandles::Never;
+            // One lookup a request is noted.
+            config.readdirplus = false;
+            no_passthrough.or_else(|| Some("not with --survive".to_owned()))
+        }
+        false => no_passthrough,
+    };
     config.passthrough = match no_passthrough {
         None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
         Some(_) => KernelPassthrough::Never,
@@ -194,9 +208,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
     } else {
         Access::Owner
     };
-    let sandbox = args
-        .sandbox
-        .plan(is_root, args.mount.allow_root, args.process.clone_fd)?;
+    let sandbox = sandbox(&args, is_root)?;
     let fsname = match args.mount.fsname {
         Some(name) => OsString::from(name),
         None => absolute(&args.source).into_os_string(),
@@ -228,12 +240,23 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
         nonempty: args.mount.nonempty,
         watch: args.files.watch,
         foreground: args.process.foreground || args.process.debug,
+        survive: survives(&args.process).then_some(args.process.survive_deaths),
         metrics: args.process.metrics,
         rlimit_nofile: args.process.rlimit_nofile,
         warnings,
         source: args.source,
         mountpoint: args.mountpoint,
     })
+}
+
+/// Where the server is shut in, and whether others follow it.
+fn sandbox(args: &MountArgs, is_root: bool) -> Result<SandboxPlan, String> {
+    let (allow_root, clone_fd) = (args.mount.allow_root, args.process.clone_fd);
+    let mut sandbox = args.sandbox.clone().plan(is_root, allow_root, clone_fd)?;
+    sandbox.restarts = survives(&args.process);
+    let files = (&args.mount, &args.files);
+    contradictions::check_survival(&args.process, files, &sandbox)?;
+    Ok(sandbox)
 }
 
 /// What `-r`, `-w` and `--readonly` say of the mount's flags.
@@ -297,6 +320,14 @@ fn log_options(process: &ProcessOptions) -> LogOptions {
     }
 }
 
+/// Whether the mount outlives its server.
+fn survives(process: &ProcessOptions) -> bool {
+    match process.survive {
+        Survive::Always => true,
+        Survive::Never => false,
+    }
+}
+
 /// Their number, by default according to --durability.
 fn session_threads(args: &MountArgs) -> usize {
     let by_durability = match args.files.durability {
@@ -343,6 +374,7 @@ pub(crate) fn config(files: &FileOptions, mapping: &MappingOptions) -> Result<Co
             files.max_write
         },
         takes_notifications: true,
+        survive: false,
         request_timeout: None,
         without: files.without.clone(),
     })

@@ -48,9 +48,14 @@ pub(crate) fn enter(plan: &SandboxPlan, inside: Inside) -> anyhow::Result<OwnedF
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&inside.log)?;
     drop((null, inside.log));
-    let held = match namespaces::take_proc_along(inside.sandbox)? {
-        Some(self_fd) => Some(HeldProc::open(self_fd, inside.callers)?),
-        None => None,
+    let processes = match plan.restarts {
+        true => namespaces::take_processes_along(inside.sandbox)?,
+        false => None,
+    };
+    let held = match (namespaces::take_proc_along(inside.sandbox)?, processes) {
+        (Some(_own), Some(processes)) => Some(HeldProc::for_others(processes, inside.callers)),
+        (Some(self_fd), None) => Some(HeldProc::open(self_fd, inside.callers)?),
+        (None, _) => None,
     };
     let source = match inside.sandbox {
         Sandbox::Namespace => namespaces::pivot_into(inside.source)?,
@@ -66,6 +71,21 @@ pub(crate) fn enter(plan: &SandboxPlan, inside: Inside) -> anyhow::Result<OwnedF
     let kept = plan.capabilities(inside.sandbox, inside.needs);
     capabilities::drop_all_but(kept, inside.needs.for_the_start())?;
     Ok(source)
+}
+
+/// The filter of a process that starts servers, under which those put their own ([`seal`]).
+pub(crate) fn seal_zygote(plan: &SandboxPlan) -> anyhow::Result<()> {
+    // No server of the same user can trace it, or write to its memory.
+    let none = rustix::process::DumpableBehavior::NotDumpable;
+    rustix::process::set_dumpable_behavior(none).context("be traced by no server")?;
+    seccomp::apply_to_zygote(plan.seccomp)
+}
+
+/// What a server that was started by such a process has of its own.
+pub(crate) fn begin_server() -> anyhow::Result<()> {
+    let as_before = rustix::process::DumpableBehavior::Dumpable;
+    rustix::process::set_dumpable_behavior(as_before).context("leave a core file if asked to")?;
+    thrufs_fs::hold_own_proc().context("/proc of the serving process")
 }
 
 /// The last step, while there is one thread, and after SOURCE is watched.

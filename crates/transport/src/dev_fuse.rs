@@ -5,6 +5,6 @@ mod connection;
 mod pace;
 mod readers;
 
-pub use buffer::RequestBuffer;
+pub use buffer::{Buffers, RequestBuffer, current_shared_buffer, shared_buffer_size};
 pub use connection::DevFuse;
 pub use readers::{Handler, ReaderCounts, serve};

@@ -55,13 +55,26 @@ impl Time {
     }
 
     /// The beginning of this tick: files get no earlier one from now on.
-    fn tick() -> Self {
+    pub(crate) fn tick() -> Self {
         Self::of(ClockId::CLOCK_REALTIME_COARSE)
+    }
+
+    /// One that a file has.
+    pub(crate) fn new(seconds: i64, nanoseconds: i64) -> Self {
+        Self {
+            seconds,
+            nanoseconds,
+        }
+    }
+
+    /// Seconds and nanoseconds.
+    pub(crate) fn parts(self) -> (i64, i64) {
+        (self.seconds, self.nanoseconds)
     }
 
     /// The earliest timestamp that a file system may store for this time, judging by `kept`, which it
     /// stored: FAT has whole (even) seconds, exFAT hundredths, others at least microseconds.
-    fn rounded_as(self, kept: Self) -> Self {
+    pub(crate) fn rounded_as(self, kept: Self) -> Self {
         let grain = match kept.nanoseconds {
             0 => 2_000_000_000,
             nanoseconds if nanoseconds % 10_000_000 == 0 => 10_000_000,

@@ -73,3 +73,12 @@ pub(crate) fn key_of(stat: &Statx) -> InodeKey {
         mnt_id: stat.stx_mnt_id,
     }
 }
+
+/// The device and the number of the file behind `fd`.
+///
+/// # Errors
+/// Of fstat(2).
+pub(crate) fn file_of(fd: impl AsFd) -> Result<(u64, u64)> {
+    let stat = rustix::fs::fstat(fd).or_errno()?;
+    Ok((stat.st_dev, stat.st_ino))
+}

@@ -10,6 +10,7 @@
 //! gets EIO (fuse_iget).
 
 use std::collections::HashMap;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -17,6 +18,8 @@ use parking_lot::RwLock;
 
 use super::identity::{FileKind, InodeKey};
 use super::{Inode, InodeRef, ROOT_INO};
+use crate::journal::Journal;
+use crate::ledger::{Entry, ForgetPlace, Ledger};
 
 /// Numbers that we make up have the top bit set: file systems count from below.
 const SYNTHETIC: u64 = 1 << 63;
@@ -38,6 +41,10 @@ pub(crate) struct InodeTable {
     forgotten: AtomicU64,
     /// Inodes that are held by a descriptor, the root apart.
     by_fd: AtomicUsize,
+    /// Where those are noted, for the next server; none where nothing outlives this one. Written under the lock.
+    ledger: Option<Arc<Ledger>>,
+    /// Notes lookups of the request that is being served.
+    journal: Option<Arc<Journal>>,
 }
 
 impl InodeTable {
@@ -51,6 +58,68 @@ impl InodeTable {
             root,
             forgotten: AtomicU64::new(0),
             by_fd: AtomicUsize::new(0),
+            ledger: None,
+            journal: None,
+        }
+    }
+
+    /// Inodes are noted in `ledger` from now on, and lookups in `journal`.
+    pub(crate) fn note_in(&mut self, ledger: Arc<Ledger>, journal: Arc<Journal>) {
+        self.ledger = Some(ledger);
+        self.journal = Some(journal);
+    }
+
+    /// Takes in the inode with the number `ino`, of which the kernel holds so many lookups from a server that died;
+    /// none if there is one of that number or key.
+    pub(crate) fn take_over(
+        &self,
+        (ino, nlookup): (u64, u64),
+        key: InodeKey,
+        kind: FileKind,
+        fd: OwnedFd,
+    ) -> Option<Arc<Inode>> {
+        let mut maps = self.maps.write();
+        if maps.by_ino.contains_key(&ino) || maps.by_key.contains_key(&key) {
+            return None;
+        }
+        let inode = Inode::new(ino, key, kind, InodeRef::Fd(fd));
+        inode.nlookup.store(nlookup, Ordering::Relaxed);
+        // What it may have read, the one that died knew.
+        inode.is_read.store(true, Ordering::Relaxed);
+        let inode = Arc::new(inode);
+        self.by_fd.fetch_add(1, Ordering::Relaxed);
+        maps.by_ino.insert(ino, Arc::clone(&inode));
+        maps.by_key.insert(key, ino);
+        Some(inode)
+    }
+
+    /// A lookup that the kernel will hear of. To be called under the lock.
+    fn count(&self, inode: &Inode) {
+        inode.nlookup.fetch_add(1, Ordering::Relaxed);
+        if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
+            ledger.count_lookup(fd.as_raw_fd());
+        }
+        self.note_lookup(inode);
+    }
+
+    /// The first lookup of an inode. To be called under the lock.
+    fn note_new(&self, inode: &Inode) {
+        if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
+            let entry = Entry::Inode {
+                ino: inode.ino,
+                key: inode.key,
+                kind: inode.kind,
+                nlookup: 1,
+            };
+            ledger.set(fd.as_raw_fd(), entry);
+        }
+        self.note_lookup(inode);
+    }
+
+    /// At once, and not when the lock is given back: a death in between leaves a lookup that nothing forgets.
+    fn note_lookup(&self, inode: &Inode) {
+        if let Some(journal) = &self.journal {
+            journal.counted(inode.ino);
         }
     }
 
@@ -106,7 +175,7 @@ impl InodeTable {
         if inode.held.is_successor(held) {
             return None;
         }
-        inode.nlookup.fetch_add(1, Ordering::Relaxed);
+        self.count(inode);
         Some(inode.clone())
     }
 
@@ -120,7 +189,7 @@ impl InodeTable {
         if let Some(inode) = known.and_then(|ino| maps.by_ino.get(&ino))
             && !inode.held.is_successor(&held)
         {
-            inode.nlookup.fetch_add(1, Ordering::Relaxed);
+            self.count(inode);
             return inode.clone();
         }
         let ino = maps.number_for(&key, &self.root.key);
@@ -128,6 +197,7 @@ impl InodeTable {
             self.by_fd.fetch_add(1, Ordering::Relaxed);
         }
         let inode = Arc::new(Inode::new(ino, key, kind, held));
+        self.note_new(&inode);
         maps.by_ino.insert(ino, inode.clone());
         maps.by_key.insert(key, ino);
         inode
@@ -151,7 +221,7 @@ impl InodeTable {
         if Arc::as_ptr(inode) != known.as_ptr() {
             return None;
         }
-        inode.nlookup.fetch_add(1, Ordering::Relaxed);
+        self.count(inode);
         Some(Arc::clone(inode))
     }
 
@@ -179,7 +249,12 @@ impl InodeTable {
     /// The kernel gives `count` lookups of `ino` back. More than it holds counts as all of them.
     /// Returns the inode if these were the last: to be dropped under no lock, since closing a
     /// descriptor may do work in the backing file system.
-    pub(crate) fn forget(&self, ino: u64, count: u64) -> Option<Arc<Inode>> {
+    pub(crate) fn forget(
+        &self,
+        ino: u64,
+        count: u64,
+        place: Option<ForgetPlace>,
+    ) -> Option<Arc<Inode>> {
         if ino == ROOT_INO {
             return None;
         }
@@ -194,6 +269,9 @@ impl InodeTable {
         };
         let left = inode.nlookup.load(Ordering::Relaxed).saturating_sub(count);
         inode.nlookup.store(left, Ordering::Relaxed);
+        if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
+            ledger.forget(fd.as_raw_fd(), left, place);
+        }
         if left > 0 {
             return None;
         }
@@ -284,7 +362,7 @@ mod tests {
         let again = table.look_up_again(first.ino, &known).unwrap();
         assert_eq!(again.nlookup.load(Ordering::Relaxed), 2);
         drop((first, again));
-        assert!(table.forget(77, 2).is_some());
+        assert!(table.forget(77, 2, None).is_some());
         let second = look_up(&table, key(1, 77));
         assert!(table.look_up_again(77, &known).is_none());
         assert_eq!(second.nlookup.load(Ordering::Relaxed), 1);
@@ -297,7 +375,7 @@ mod tests {
         look_up(&table, key(1, 77));
         let other = look_up(&table, key(2, 77));
         assert_ne!(other.ino, 77);
-        table.forget(other.ino, 1);
+        table.forget(other.ino, 1, None);
         assert_eq!(look_up(&table, key(2, 77)).ino, other.ino);
     }
 
@@ -306,7 +384,7 @@ mod tests {
         // Two tmpfs below SOURCE count alike; forgetting one file must not free its number.
         let table = table();
         let first = look_up(&table, key(2, 77)).ino;
-        table.forget(first, 1);
+        table.forget(first, 1, None);
         assert_ne!(look_up(&table, key(3, 77)).ino, first);
     }
 
@@ -323,9 +401,9 @@ mod tests {
         let table = table();
         let inode = look_up(&table, key(1, 5));
         look_up(&table, key(1, 5));
-        table.forget(inode.ino, 1);
+        table.forget(inode.ino, 1, None);
         assert!(table.get(5).is_some());
-        table.forget(inode.ino, 1);
+        table.forget(inode.ino, 1, None);
         assert!(table.get(5).is_none());
         assert_eq!(table.len(), 1);
     }
@@ -359,10 +437,10 @@ mod tests {
         assert!(second & SYNTHETIC != 0 && third & SYNTHETIC != 0 && second != third);
         assert_eq!((look_up(3), table.number_of(&key)), (third, third));
         // Each is forgotten by itself.
-        assert!(table.forget(77, 1).is_some());
-        assert!(table.forget(second, 1).is_some());
+        assert!(table.forget(77, 1, None).is_some());
+        assert!(table.forget(second, 1, None).is_some());
         assert_eq!((look_up(3), table.len()), (third, 2));
-        assert!(table.forget(third, 3).is_some());
+        assert!(table.forget(third, 3, None).is_some());
         // And SOURCE's number is used again.
         assert_eq!((table.number_of(&key), look_up(3)), (77, 77));
     }
@@ -374,19 +452,19 @@ mod tests {
         look_up(&table, key(1, 5));
         table.look_up(key(1, 6), FileKind::Regular, by_handle(&mount, 1));
         assert_eq!((table.len(), table.held_by_fd()), (3, 1));
-        table.forget(5, 2);
-        table.forget(6, 1);
+        table.forget(5, 2, None);
+        table.forget(6, 1, None);
         assert_eq!((table.len(), table.held_by_fd()), (1, 0));
     }
 
     #[test]
     fn forget_of_the_root_or_too_many_is_harmless() {
         let table = table();
-        table.forget(ROOT_INO, 99);
+        table.forget(ROOT_INO, 99, None);
         assert!(table.get(ROOT_INO).is_some());
         look_up(&table, key(1, 5));
-        table.forget(5, 99);
-        table.forget(5, 1);
+        table.forget(5, 99, None);
+        table.forget(5, 1, None);
         assert!(table.get(5).is_none());
     }
 
@@ -398,7 +476,7 @@ mod tests {
                 s.spawn(|| {
                     for _ in 0..2_000 {
                         let inode = look_up(&table, key(1, 5));
-                        table.forget(inode.ino, 1);
+                        table.forget(inode.ino, 1, None);
                     }
                 });
             }

@@ -6,6 +6,7 @@
 
 use std::fmt;
 
+use crate::backing::NamedCall;
 use crate::passthrough::{Entry, Passthrough};
 
 /// One lookup of an inode, given back when dropped.
@@ -18,6 +19,7 @@ pub struct CountedLookup<'a> {
 impl<'a> CountedLookup<'a> {
     /// The lookup of `ino` that the table of `fs` has just counted.
     pub(crate) fn new(fs: &'a Passthrough, ino: u64) -> Self {
+        fs.backing.named(NamedCall::Lookup);
         Self { fs, ino }
     }
 
@@ -29,6 +31,9 @@ impl<'a> CountedLookup<'a> {
 
 impl Drop for CountedLookup<'_> {
     fn drop(&mut self) {
+        if let Some(journal) = &self.fs.journal {
+            journal.uncounted();
+        }
         self.fs.forget(self.ino, 1);
     }
 }

@@ -60,7 +60,7 @@ impl Passthrough {
             (rdev & 0x000f_ff00) >> 8,
             rdev & 0xff | (rdev >> 12) & !0xff,
         );
-        self.make(new, |dir, name| {
+        self.make(new, FileKind::from_mode(new.mode), |dir, name| {
             rustix::fs::mknodat(dir, name, kind, Mode::from_raw_mode(new.mode & 0o7777), dev)
         })
     }
@@ -70,7 +70,7 @@ impl Passthrough {
     /// # Errors
     /// As [`Passthrough::mknod`].
     pub fn mkdir(&self, new: &NewNode<'_>) -> Result<CountedEntry<'_>> {
-        self.make(new, |dir, name| {
+        self.make(new, FileKind::Directory, |dir, name| {
             rustix::fs::mkdirat(dir, name, Mode::from_raw_mode(new.mode & 0o7777))
         })
     }
@@ -80,19 +80,24 @@ impl Passthrough {
     /// # Errors
     /// As [`Passthrough::mknod`].
     pub fn symlink(&self, new: &NewNode<'_>, target: &OsStr) -> Result<CountedEntry<'_>> {
-        self.make(new, |dir, name| rustix::fs::symlinkat(target, dir, name))
+        self.make(new, FileKind::Symlink, |dir, name| {
+            rustix::fs::symlinkat(target, dir, name)
+        })
     }
 
     fn make(
         &self,
         new: &NewNode<'_>,
+        kind: FileKind,
         make: impl Fn(BorrowedFd<'_>, &CStr) -> rustix::io::Result<()>,
     ) -> Result<CountedEntry<'_>> {
         self.check_writable()?;
         let parent = self.inode(new.parent)?;
         let dir = self.path_fd(&parent)?;
         let name = component(new.name)?;
-        self.with_space(|| self.as_creator(&dir, new, || make(dir.as_fd(), &name).or_errno()))?;
+        let make = || self.as_creator(&dir, new, || make(dir.as_fd(), &name).or_errno());
+        let whose = (kind, new.caller.uid);
+        self.make_once((&dir, &name), whose, || self.with_space(make), || Ok(()))?;
         self.label_named(&dir, &name, new.labels)?;
         self.lookup_in(&parent, &dir, new.name)
     }
@@ -191,7 +196,10 @@ impl Passthrough {
     fn create_exclusive(&self, dir: impl AsFd, new: &NewNode<'_>, flags: i32) -> Result<OwnedFd> {
         let how = self.backing_flags(flags) | libc::O_CREAT | libc::O_EXCL | libc::O_NOFOLLOW;
         let name = component(new.name)?;
-        let file = self.make_file(&dir, &name, (new, how))?;
+        let whose = (FileKind::Regular, new.caller.uid);
+        let make = || self.make_file(&dir, &name, (new, how));
+        let found = || open_made(&dir, &name, how);
+        let file = self.make_once((&dir, &name), whose, make, found)?;
         self.label_open(dir, &name, (&file, new.labels))?;
         Ok(file)
     }
@@ -260,6 +268,13 @@ impl Passthrough {
             false => Vec::new(),
         }))
     }
+}
+
+/// Opens the file that was made with `flags` before.
+fn open_made(dir: impl AsFd, name: &CStr, flags: i32) -> Result<OwnedFd> {
+    let flags = flags & !(libc::O_CREAT | libc::O_EXCL) | libc::O_CLOEXEC | libc::O_NONBLOCK;
+    let flags = OFlags::from_bits_retain(flags as u32);
+    rustix::fs::openat(dir, name, flags, Mode::empty()).or_errno()
 }
 
 impl NewNode<'_> {

@@ -36,9 +36,9 @@ impl Passthrough {
         let (proc_self_fd, number) = self.proc_path(fd.as_fd());
         let name = component(to.name)?;
         let flags = AtFlags::SYMLINK_FOLLOW;
-        self.with_space(|| {
-            rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno()
-        })?;
+        let link = || rustix::fs::linkat(proc_self_fd, &number, &dir, &name, flags).or_errno();
+        let file = (inode.key.dev, inode.key.ino);
+        self.link_once(file, (&dir, &name), || self.with_space(link))?;
         self.sub_mounts.is_present(&parent, to.name);
         // Not by the new name, which may be another file's by now.
         self.enter(fd.as_fd().try_clone_to_owned().or_errno()?)
@@ -66,9 +66,8 @@ impl Passthrough {
         self.crossing.check_not_covered(&parent, at.name)?;
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
-        self.removing(&dir, &name, || {
-            self.as_owner_if_sticky(caller, remove, &[(&dir, &name)])
-        })?;
+        let remove = || self.as_owner_if_sticky(caller, remove, &[(&dir, &name)]);
+        self.removing(&dir, &name, || self.remove_once((&dir, &name), remove))?;
         self.sub_mounts.is_absent(&parent, at.name);
         Ok(())
     }
@@ -136,10 +135,12 @@ impl Passthrough {
             self.as_owner_if_sticky(caller, rename, &names)
         };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
-        match replaces {
-            true => self.removing(&new_dir, &new_name, || self.with_space(rename))?,
-            false => self.with_space(rename)?,
-        }
+        let rename = || match replaces {
+            true => self.removing(&new_dir, &new_name, || self.with_space(rename)),
+            false => self.with_space(rename),
+        };
+        let (from_name, is_exchange) = ((&old_dir, &*old_name), flags == RenameFlags::EXCHANGE);
+        self.rename_once(from_name, (&new_dir, &new_name), is_exchange, rename)?;
         self.sub_mounts.is_present(&new, to.name);
         Ok(())
     }

@@ -6,12 +6,14 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
+use crate::backing::NamedCall;
 use crate::caller::Caller;
-use crate::coherence::external::Time;
+use crate::coherence::external::{ChangeTracker, Time};
 use crate::coherence::open_files::Seen;
 use crate::config::{CachePolicy, Durability, Locks, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
+use crate::inode::Inode;
 use crate::inode::identity::statx;
 use crate::ops::killpriv::mode_and_owner;
 use crate::ops::rights::Wanted;
@@ -134,18 +136,12 @@ impl Passthrough {
             Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
-        let open = OpenFile {
-            direct: self.backing_flags(flags) & libc::O_DIRECT != 0,
-            // O_SYNC has the bit of O_DSYNC as well.
-            syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
-            group: self.write_group(ino, &file, flags),
-            watch,
-            inode,
-        };
-        let fh = self.handles.insert(Handle {
+        let open = self.open_file((ino, inode), &file, flags, watch);
+        let fh = self.keep_open(Handle {
             ino,
             fd: file,
             kind: HandleKind::File(open),
+            flags,
             is_kept: AtomicBool::new(false),
         });
         self.invalidate_file(ino, external);
@@ -158,6 +154,35 @@ impl Passthrough {
             backing_id,
             no_flush: self.needs_no_flush(flags, backing_id.is_some()),
         })
+    }
+
+    /// What a WRITE by a handle on `file`, which was opened with `flags`, has to know.
+    pub(crate) fn open_file(
+        &self,
+        (ino, inode): (u64, Option<Arc<Inode>>),
+        file: &OwnedFd,
+        flags: i32,
+        watch: Option<Arc<ChangeTracker>>,
+    ) -> OpenFile {
+        OpenFile {
+            direct: self.backing_flags(flags) & libc::O_DIRECT != 0,
+            // O_SYNC has the bit of O_DSYNC as well.
+            syncs_metadata: flags & libc::O_SYNC == libc::O_SYNC,
+            group: self.write_group(ino, file, flags),
+            watch,
+            inode,
+        }
+    }
+
+    /// Takes the handle in, for the answer that gives its number out.
+    fn keep_open(&self, handle: Handle) -> u64 {
+        let fh = self.handles.insert(handle, |fh| {
+            if let Some(journal) = &self.journal {
+                journal.opened(fh);
+            }
+        });
+        self.backing.named(NamedCall::Open);
+        fh
     }
 
     /// Whether close(2) of a file opened with `flags` has nothing to tell. A file that is open for reading and
@@ -228,10 +253,11 @@ impl Passthrough {
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::default());
-        let fh = self.handles.insert(Handle {
+        let fh = self.keep_open(Handle {
             ino,
             fd,
             kind,
+            flags: 0,
             is_kept: AtomicBool::new(false),
         });
         let keep_cache = match self.config.cache {

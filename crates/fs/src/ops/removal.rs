@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, key_of};
 use crate::inode::{Inode, PinCount};
+use crate::ledger::ForgetPlace;
 use crate::passthrough::Passthrough;
 use crate::removed::FORGET_IS_DUE;
 
@@ -18,6 +19,10 @@ use crate::removed::FORGET_IS_DUE;
 const STEP: Duration = Duration::from_millis(5);
 /// An UNLINK waits as long for one of too many pinned inodes.
 const PIN_WAIT: Duration = Duration::from_millis(100);
+
+/// An inode that the kernel holds no longer.
+#[derive(Debug)]
+pub struct Gone(Arc<Inode>);
 
 impl Passthrough {
     /// Calls `remove`, which takes `name` in `dir` away if it succeeds.
@@ -138,9 +143,21 @@ impl Passthrough {
 
     /// The kernel gives back `count` lookups of `ino`.
     pub fn forget(&self, ino: u64, count: u64) {
-        let Some(inode) = self.inodes.forget(ino, count) else {
-            return;
-        };
+        if let Some(gone) = self.count_forget(ino, count, None) {
+            self.let_go(gone);
+        }
+    }
+
+    /// The same, without what may take long: an inode that the kernel does not hold any more is returned, for
+    /// [`Passthrough::let_go`]. A server that dies in the one has forgotten nothing of what came with it.
+    /// `place`: where the message is, if that is to be found by the next server.
+    pub fn count_forget(&self, ino: u64, count: u64, place: Option<ForgetPlace>) -> Option<Gone> {
+        self.inodes.forget(ino, count, place).map(Gone)
+    }
+
+    /// Closes what holds the inode.
+    pub fn let_go(&self, Gone(inode): Gone) {
+        let ino = inode.ino;
         inode.let_go();
         self.sub_mounts.forgotten(&inode);
         if !self.removed.has(ino) {

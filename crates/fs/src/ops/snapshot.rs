@@ -16,6 +16,7 @@ impl Passthrough {
         Ok(Snapshot {
             inodes: self.known_inodes(),
             handles: self.open_handles(),
+            deaths: self.journal.as_ref().map(|_| self.deaths()),
             kernel_passthrough: self.backing_ids.counts(),
             negotiated: self.negotiated().cloned(),
             ..Snapshot::of_none(&self.stats)?
@@ -45,6 +46,7 @@ impl Snapshot {
             in_flight: begun.saturating_sub(ended),
             inodes: 0,
             handles: 0,
+            deaths: None,
             kernel_passthrough: PassedThrough::default(),
             process: Process::read()?,
             negotiated: None,

@@ -67,7 +67,11 @@ impl Passthrough {
             position,
             whole: request.from_cache,
         };
-        let written = self.write_all(&handle, file, writer, piece)?;
+        let write = |done| self.write_all(&handle, file, writer, piece.after(done));
+        let written = match position {
+            Position::Append => self.append_once(&handle, request.data, write)?,
+            Position::At(_) => write(0)?,
+        };
         if written == 0 && !request.data.is_empty() {
             return Err(Errno::EIO);
         }

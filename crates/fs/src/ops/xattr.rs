@@ -77,7 +77,15 @@ impl Passthrough {
             false => CapabilitySet::empty(),
         };
         let set = || rustix::fs::setxattr(proc::link(&fd), &name, value, flags).or_errno();
-        self.with_space(|| self.as_owner(caller, others, set, || Ok(vec![mode_and_owner(&fd)?])))
+        let set = || {
+            self.with_space(|| {
+                self.as_owner(caller, others, set, || Ok(vec![mode_and_owner(&fd)?]))
+            })
+        };
+        match flags.contains(XattrFlags::CREATE) {
+            true => self.xattr_once(Errno::EEXIST, set),
+            false => set(),
+        }
     }
 
     /// Names of the extended attributes, each ended by a NUL.
@@ -129,8 +137,10 @@ impl Passthrough {
         // Bound to a name: the descriptor must be open until the call is over.
         let fd = self.path_fd(&inode)?;
         let remove = || rustix::fs::removexattr(proc::link(&fd), &name).or_errno();
-        self.as_owner(caller, CapabilitySet::empty(), remove, || {
-            Ok(vec![mode_and_owner(&fd)?])
+        self.xattr_once(Errno::ENODATA, || {
+            self.as_owner(caller, CapabilitySet::empty(), remove, || {
+                Ok(vec![mode_and_owner(&fd)?])
+            })
         })
     }
 

@@ -28,6 +28,9 @@ pub struct Snapshot {
     pub inodes: usize,
     /// Files and directories that are open.
     pub handles: usize,
+    /// Servers that died before this one; none where the mount does not outlive its server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deaths: Option<u64>,
     /// What goes past the daemon.
     #[serde(default)]
     pub kernel_passthrough: PassedThrough,

@@ -8,10 +8,12 @@ use std::thread::JoinHandle;
 
 use nix::sys::socket::{Shutdown, shutdown};
 use tempfile::TempDir;
-use thrufs_fs::{Config, Locks, ROOT_INO};
+use thrufs_fs::{Config, InodeFileHandles, Ledger, Life, Locks, ROOT_INO};
+use thrufs_sys::shared_buffers::SharedBuffers;
+use thrufs_transport::dev_fuse::shared_buffer_size;
 use thrufs_wire::abi::{
-    Abi, AttrOut, EntryOut, FileLock, InitOut, InterruptIn, LkIn, OpenIn, OpenOut, OutHeader,
-    ReadIn,
+    Abi, AttrOut, EntryOut, FUSE_UNIQUE_RESEND, FileLock, InitOut, InterruptIn, LkIn, OpenIn,
+    OpenOut, OutHeader, ReadIn,
 };
 use thrufs_wire::{InitFlags, Opcode};
 use zerocopy::{FromBytes, IntoBytes};
@@ -334,4 +336,59 @@ fn request_that_is_cut_off_is_einval_and_the_session_goes_on() {
     assert_eq!(kernel.refused(Opcode::Lookup, ROOT_INO, b"f"), libc::EINVAL);
     let _attr: AttrOut = kernel.ask(Opcode::Getattr, ROOT_INO, &[0; 16]);
     kernel.end();
+}
+
+/// A server dies in a LOOKUP, and the next one has it sent again: the kernel is told of the inode once.
+#[test]
+fn resume_after_a_death_asks_for_what_was_not_answered_and_counts_it_once() {
+    let source = tempfile::tempdir().unwrap();
+    std::fs::write(source.path().join("f"), "content").unwrap();
+    let messages = SharedBuffers::new(2, shared_buffer_size(1 << 20)).unwrap();
+    let ledger = Arc::new(Ledger::new(4096, Arc::new(messages)).unwrap());
+    let serve = |deaths| {
+        let config = Config {
+            survive: true,
+            inode_file_handles: InodeFileHandles::Never,
+            ..Config::default()
+        };
+        let life = Life {
+            ledger: Arc::clone(&ledger),
+            deaths,
+            crashed: false,
+            own: Arc::from([]),
+        };
+        let directory = File::open(source.path()).unwrap();
+        let fs = Passthrough::new(directory.into(), config).unwrap();
+        Arc::new(fs.surviving(&life).unwrap())
+    };
+    let (mut socket, server) = pair();
+    socket.write_all(&init(7, 45)).unwrap();
+    let first = DevFuseSession::handshake(serve(0), server, Allowed::All).unwrap();
+    let fs = Arc::clone(first.server.fs());
+    let noted = fs.begin_request(8, Opcode::Lookup.as_raw()).unwrap();
+    let found = fs.lookup(ROOT_INO, "f".as_ref()).unwrap().into_entry();
+    std::mem::forget((noted, first, socket));
+
+    let (socket, server) = pair();
+    let fs = serve(1);
+    let session = DevFuseSession::resume(Arc::clone(&fs), server, Allowed::All).unwrap();
+    let session = std::thread::spawn(move || session.run(1));
+    let mut kernel = Kernel {
+        socket,
+        fs,
+        session: Some(session),
+        source,
+    };
+    let (resend, nothing) = kernel.answer();
+    assert_eq!((resend.unique, resend.error, nothing.len()), (0, 7, 0));
+    let unique = 8 | FUSE_UNIQUE_RESEND;
+    kernel.send(Opcode::Lookup, ROOT_INO, unique, b"f\0");
+    let (header, body) = kernel.answer();
+    assert_eq!((header.unique, header.error), (unique, 0));
+    let entry = EntryOut::read_from_prefix(&body).unwrap().0;
+    assert_eq!(entry.nodeid, found.ino);
+    let fs = kernel.end();
+    assert_eq!(fs.known_inodes(), 2);
+    fs.forget(found.ino, 1);
+    assert_eq!(fs.known_inodes(), 1);
 }

@@ -54,7 +54,8 @@ impl Filesystem for FuseAdapter {
     }
 
     fn forget(&self, _req: &Request, ino: INodeNo, nlookup: u64) {
-        self.dispatch.forget(ino.0, nlookup);
+        self.dispatch
+            .forget(std::iter::once((ino.0, nlookup, None)));
     }
 
     fn getattr(&self, req: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {

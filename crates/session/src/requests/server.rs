@@ -205,10 +205,7 @@ impl Server {
     ) {
         let Message { header, request } = decoded;
         match request {
-            Request::Forget(arg) => return self.dispatch.forget(header.nodeid, arg.nlookup),
-            Request::BatchForget(all) => {
-                return all.for_each(|one| self.dispatch.forget(one.nodeid, one.nlookup));
-            }
+            Request::Forget(_) | Request::BatchForget(_) => return self.forget(decoded),
             Request::Interrupt(arg) => return self.interrupt(arg.unique, header.unique),
             Request::NotifyReply { .. } => {
                 return tracing::debug!("data that no notification has asked for");
@@ -237,6 +234,18 @@ impl Server {
         if !self.is_allowed(header, request) {
             return call.reply.error(Errno::EACCES);
         }
+        // Until it is answered.
+        let _noted = match self
+            .fs()
+            .begin_request(header.first_unique(), header.opcode)
+        {
+            Ok(noted) => noted,
+            Err(errno) => {
+                let (opcode, nodeid) = (opcode.name(), header.nodeid);
+                tracing::error!("{opcode} of inode {nodeid} is not served: two servers died of it");
+                return call.reply.error(errno);
+            }
+        };
         self.dispatch_to(request, call, message);
     }
 

@@ -5,6 +5,7 @@
 //! became of SOURCE. The answers are numbers, but for the paths of SOURCE and below, which it serves.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
@@ -34,22 +35,39 @@ enum Answer {
 #[derive(Clone)]
 pub(crate) struct AskingOutside {
     link: Arc<Mutex<Link>>,
+    /// Of the next question.
+    next: Arc<AtomicU64>,
 }
 
 impl AskingOutside {
     pub(super) fn new(link: Link) -> Self {
         Self {
             link: Arc::new(Mutex::new(link)),
+            next: Arc::default(),
         }
     }
 
+    /// This server comes after so many that died, one of which may have asked, and not have had the answer.
+    pub(super) fn begin(&self, deaths: u64) {
+        self.next.store(deaths << 40, Ordering::Relaxed);
+    }
+
     fn ask(&self, question: Question) -> Option<Answer> {
-        // One question at a time: an answer bears no number. A thread that panicked in here
-        // between the two would leave an answer behind, so no query is sent any more.
+        // One question at a time. A thread that panicked in here between the two would leave an answer
+        // behind, so no query is sent any more.
         let link = self.link.lock().ok()?;
-        let asked = link.send(&question, &[]).and_then(|()| link.receive());
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let asked = link.send(&(number, question), &[]).and_then(|()| {
+            loop {
+                match link.receive()? {
+                    // That of a server that died.
+                    Some(((other, _answer), _none)) if other != number => {}
+                    answer => return Ok(answer),
+                }
+            }
+        });
         match asked {
-            Ok(answer) => answer.map(|(answer, _none)| answer),
+            Ok(answer) => answer.map(|((_number, answer), _none): ((u64, _), _)| answer),
             Err(error) => {
                 tracing::debug!(%error, ?question, "the supervisor does not answer");
                 None
@@ -96,14 +114,15 @@ impl Callers for AskingOutside {
 
 /// The supervisor's side: answers until the server is gone.
 pub(super) fn answer(link: &Link, source: &SourceView) -> io::Result<()> {
-    while let Some((question, _none)) = link.receive()? {
+    while let Some((numbered, _none)) = link.receive()? {
+        let (number, question): (u64, Question) = numbered;
         let answer = match question {
             Question::Status(tid) => Answer::Status(thrufs_fs::read_status(tid)),
             Question::SystemCall(tid) => Answer::SystemCall(thrufs_fs::read_system_call(tid)),
             Question::IsThrufs(dev) => Answer::IsThrufs(status::is_thrufs(dev)),
             Question::Source => Answer::Source(source.now()),
         };
-        link.send(&answer, &[])?;
+        link.send(&(number, answer), &[])?;
     }
     Ok(())
 }
@@ -130,6 +149,11 @@ mod tests {
         // /proc is none of thrufs.
         let proc = rustix::fs::stat("/proc").unwrap().st_dev;
         assert!(!asking.is_thrufs(proc));
+        assert_eq!(asking.source_state(), trouble());
+        // A server died with its question asked.
+        let unheard = (0_u64, Question::Status(tid));
+        asking.link.lock().unwrap().send(&unheard, &[]).unwrap();
+        asking.begin(1);
         assert_eq!(asking.source_state(), trouble());
         let also_asking = asking.clone();
         drop(asking);

@@ -29,7 +29,7 @@ pub(crate) fn start(endpoints: Endpoints, plan: &MountPlan) -> anyhow::Result<Ru
     let below = endpoints.mountpoint_below_source();
     // While it is not covered.
     let covered = below.and_then(|below| Covered::open(&endpoints.source, &below));
-    let fs = file_system(endpoints.source, plan)?;
+    let fs = file_system(endpoints.source, plan, None)?;
     let watch = watch(&fs, plan)?;
     let _changed = sysctls::change_as_asked(plan.raise_for(), plan.sysctl_timeout())?;
     let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use thrufs_fs::{Covered, OwnMount};
+use thrufs_fs::{Covered, Life, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
@@ -17,6 +17,7 @@ use super::link::{FromServer, Link, Serve, ToServer};
 use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
+use super::zygote::{self, Born};
 use crate::logging;
 use crate::mount::paths::device_number;
 use crate::mount_plan::MountPlan;
@@ -141,7 +142,7 @@ pub(super) fn serve(
     if !die_with_the_supervisor(link)? {
         return Ok(());
     }
-    start.log.init()?;
+    let life = begin(plan, &start.log, (&asking, link))?;
     let mut take = |is_there: bool| (is_there && sockets.len() > 1).then(|| sockets.remove(1));
     let status = take(serve.status).map(StdUnixListener::from);
     let metrics = take(serve.metrics).map(std::net::TcpListener::from);
@@ -149,8 +150,12 @@ pub(super) fn serve(
     block_on(async {
         // Signals are for the supervisor, which unmounts; here they must only not kill.
         let _signals = Signals::install()?;
-        serving::when_a_thread_is_lost(|| std::process::exit(1));
-        let fs = serving::file_system(start.source, plan)?;
+        let is_death = life.is_some();
+        serving::when_a_thread_is_lost(move || match is_death {
+            true => std::process::abort(),
+            false => std::process::exit(1),
+        });
+        let fs = serving::file_system(start.source, plan, life.as_ref())?;
         let (asked, source_view) = (
             asking.clone(),
             SourceView::new(move || asking.source_state()),
@@ -167,27 +172,68 @@ pub(super) fn serve(
         }
         // Before others see what the mount shows: from then on a death leaves it dead.
         link.send(&FromServer::Answers, &[])?;
-        let registrar = registrar(&serve, registering)?;
+        // It may be closed, and its number stays that of what the next server gets.
+        let socket = registering.try_clone();
+        let registrar = registrar(&serve, socket.context("duplicate a descriptor")?)?;
         let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
-        serving.log(&plan.source, &serve.mountpoint);
+        if life.is_none_or(|life| life.deaths == 0) {
+            serving.log(&plan.source, &serve.mountpoint);
+        }
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
         let reporter = Reporter::new(serving.fs(), source, mountpoint, &serve.device, source_view)
             .of_processes(serve.pid, serve.server_pid)
             .by_transport(serving.transport());
-        if let Some(listener) = status {
-            let askers = match serve.in_user_namespace {
-                true => Askers::LetIn,
-                false => Askers::OwnerAndRoot,
-            };
-            status::serve(listener, reporter.clone(), askers)?;
-        }
-        if let Some(listener) = metrics {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            tokio::spawn(crate::metrics::serve(listener, reporter));
-        }
+        let askers = match serve.in_user_namespace {
+            true => Askers::LetIn,
+            false => Askers::OwnerAndRoot,
+        };
+        report(reporter, (status, askers), metrics)?;
         link.send(&FromServer::Ready, &[])?;
-        serving.ended().await
+        let ended = serving.ended().await;
+        if is_death && ended.is_ok() {
+            // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
+            std::process::exit(0);
+        }
+        ended
     })
+}
+
+/// The server begins: in this process, or in each that this one starts from now on (`--survive`).
+fn begin(
+    plan: &MountPlan,
+    log: &logging::ServerLog,
+    (asking, link): (&AskingOutside, &Link),
+) -> anyhow::Result<Option<Life>> {
+    let Some(most) = plan.survive else {
+        log.init()?;
+        return Ok(None);
+    };
+    let Born { life, after } = zygote::start_servers(plan, most, link)?;
+    asking.begin(life.deaths);
+    log.init()?;
+    if let Some(signal) = after {
+        tracing::warn!(
+            "the serving process was ended by {signal}: another one goes on, after {} deaths",
+            life.deaths
+        );
+    }
+    Ok(Some(life))
+}
+
+/// Tells of the mount who asks.
+fn report(
+    reporter: Reporter,
+    (status, askers): (Option<StdUnixListener>, Askers),
+    metrics: Option<std::net::TcpListener>,
+) -> anyhow::Result<()> {
+    if let Some(listener) = status {
+        status::serve(listener, reporter.clone(), askers)?;
+    }
+    if let Some(listener) = metrics {
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        tokio::spawn(crate::metrics::serve(listener, reporter));
+    }
+    Ok(())
 }
 
 /// False if the supervisor is gone already.

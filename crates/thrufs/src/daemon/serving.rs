@@ -12,8 +12,8 @@ use std::sync::Arc;
 use anyhow::Context;
 use fuser::SessionACL;
 use thrufs_fs::{
-    FaultyBacking, LetGo, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry, SendInval,
-    SendPrune, Watch, Watching,
+    FaultyBacking, LetGo, Life, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry,
+    SendInval, SendPrune, Watch, Watching,
 };
 use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, ReaderCounts};
 use tokio::sync::oneshot;
@@ -23,18 +23,31 @@ use crate::mount::options::Access;
 use crate::mount_plan::MountPlan;
 use crate::options::process::Transport;
 
-/// The file system of `plan` on `source` (O_PATH).
-pub(crate) fn file_system(source: OwnedFd, plan: &MountPlan) -> anyhow::Result<Arc<Passthrough>> {
+/// The file system of `plan` on `source` (O_PATH), in this life of the mount, if it has several.
+pub(crate) fn file_system(
+    source: OwnedFd,
+    plan: &MountPlan,
+    life: Option<&Life>,
+) -> anyhow::Result<Arc<Passthrough>> {
     let config = plan.config.clone();
-    let fs = if plan.faults.is_empty() {
+    let is_later = life.is_some_and(|life| life.deaths > 0);
+    let faults = plan
+        .faults
+        .iter()
+        .filter(|fault| !(is_later && fault.is_kill()));
+    let faults: Vec<_> = faults.cloned().collect();
+    let fs = if faults.is_empty() {
         Passthrough::new(source, config)
     } else {
         tracing::warn!("--fault: calls on SOURCE fail on purpose");
-        let backing = Arc::new(FaultyBacking::new(plan.faults.clone()));
+        let backing = Arc::new(FaultyBacking::new(faults));
         Passthrough::with_backing(source, config, backing)
     };
     let fs = fs.with_context(|| format!("SOURCE {}", plan.source.display()))?;
-    Ok(Arc::new(fs))
+    Ok(Arc::new(match life {
+        Some(life) => fs.surviving(life)?,
+        None => fs,
+    }))
 }
 
 /// Begins to watch SOURCE, if that was asked for. To be called before INIT: from then on the kernel
@@ -236,6 +249,9 @@ impl Session {
                 config.clone_fd = plan.session.clone_fd;
                 let (adapter, acl) = (FuseAdapter::new(fs), config.acl);
                 fuser::Session::from_fd(adapter, connection, acl, config).map(Self::Fuser)
+            }
+            Transport::Device if fs.deaths() > 0 => {
+                DevFuseSession::resume(fs, connection, allowed).map(Self::DevFuse)
             }
             Transport::Device => {
                 DevFuseSession::handshake(fs, connection, allowed).map(Self::DevFuse)

@@ -36,6 +36,8 @@ use crate::status::{self, SocketFile};
 
 /// How often the server is looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// Looks at a dead server that is not gone, after which it is not waited for: what it does on SOURCE ends before.
+const STUCK: u32 = 10;
 
 /// Serves until a signal, or until the mount is unmounted.
 pub(crate) fn serve(
@@ -151,19 +153,37 @@ fn hold_source(endpoints: Endpoints, server: &Server, device: &str) -> Arc<HeldS
     Arc::new(HeldSource::new(endpoints.source, device.to_owned(), copies))
 }
 
-/// Ends the connection when the server has died and is not gone. One of its threads may be in the kernel,
+/// Ends the connection when the server has died and is not gone, or one of those that a zygote starts is not for so
+/// many [`LOOK`]s. One of its threads may be in the kernel,
 /// uninterruptibly, until a request is answered that no thread serves any more (as in
 /// [`crate::mount::detach::OwnedMount::abort`]): without an end the connection would stay, and its users wait.
 fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
     let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);
     let mut task = JoinSet::new();
     task.spawn(async move {
-        while !has_died(server) {
+        let mut looks = 0;
+        while !has_died(server) && looks < STUCK {
             tokio::time::sleep(LOOK).await;
+            looks = match children(server).any(has_died) {
+                true => looks + 1,
+                false => 0,
+            };
         }
         ours.abort(&connection);
     });
     Ok(task)
+}
+
+/// What `parent` has started, where the kernel tells (CONFIG_PROC_CHILDREN).
+fn children(parent: Pid) -> impl Iterator<Item = Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+    let numbers: Vec<_> = list
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok())
+        .map(Pid::from_raw)
+        .collect();
+    numbers.into_iter()
 }
 
 /// Whether the first thread is a zombie. The number is the server's own until it is waited for, and
@@ -228,6 +248,8 @@ impl Run {
             };
             match said {
                 ServerEvent::Message(FromServer::Answers) => self.answers = true,
+                // A server that another follows has said so before.
+                ServerEvent::Message(FromServer::Ready) if self.is_ready => {}
                 ServerEvent::Message(FromServer::Ready) => {
                     self.changed.clear();
                     if let Some((device, bytes)) = self.read_ahead.take() {

@@ -199,7 +199,14 @@ impl Scrape {
         let help = "Inodes that the kernel holds";
         gauge(encoder, "thrufs_inodes", help, None, inodes)?;
         let help = "Open files and directories";
-        gauge(encoder, "thrufs_handles", help, None, handles)
+        gauge(encoder, "thrufs_handles", help, None, handles)?;
+        let Some(deaths) = snapshot.deaths else {
+            return Ok(());
+        };
+        let help = "Serving processes that died, and that the mount has outlived (--survive)";
+        encoder
+            .encode_descriptor("thrufs_server_deaths", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&deaths, None)
     }
 
     /// Under the names that all Prometheus clients use. Of the process that serves, not of its
@@ -282,6 +289,7 @@ mod tests {
             .collect()
     }
 
+    #[allow(clippy::too_many_lines, reason = "a value of each field")]
     fn status() -> Status {
         let histogram = |of: &[(u64, u64)], sum, max| Histogram {
             buckets: buckets(of),
@@ -327,6 +335,7 @@ mod tests {
                 in_flight: 0,
                 inodes: 2,
                 handles: 1,
+                deaths: Some(4),
                 kernel_passthrough: PassedThrough {
                     off: None,
                     files: 3,
@@ -360,6 +369,7 @@ mod tests {
             "thrufs_passed_through_opens_total 9",
             "thrufs_opens_through_daemon_total{reason=\"small\"} 4",
             "thrufs_inodes 2.0",
+            "thrufs_server_deaths_total 4",
             "thrufs_uptime_seconds 1.5",
             "process_cpu_seconds_total 1.5",
             "process_start_time_seconds 1700000000.25",

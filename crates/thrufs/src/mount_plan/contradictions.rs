@@ -1,11 +1,12 @@
 //! Options that exclude each other, or that the user who mounts cannot have.
 
-use thrufs_fs::{Durability, KernelPassthrough, Locks};
+use thrufs_fs::{Durability, InodeFileHandles, KernelPassthrough, Locks};
 
 use super::kernel_passthrough;
 use crate::options::files::FileOptions;
 use crate::options::kernel::KernelOptions;
-use crate::options::process::{ProcessOptions, Transport};
+use crate::options::process::{ProcessOptions, Survive, Transport};
+use crate::sandbox::plan::SandboxPlan;
 
 /// How the daemon runs.
 pub(super) fn check_process(
@@ -39,6 +40,61 @@ pub(super) fn check_process(
         );
     }
     Ok(())
+}
+
+/// What a server cannot leave to the next one yet.
+pub(super) fn check_survival(
+    process: &ProcessOptions,
+    (mount, files): (&KernelOptions, &FileOptions),
+    sandbox: &SandboxPlan,
+) -> Result<(), String> {
+    if process.survive == Survive::Never {
+        return Ok(());
+    }
+    let is_by_handle = files
+        .inode_file_handles
+        .is_some_and(|handles| handles != InodeFileHandles::Never);
+    let refused = [
+        (
+            process.transport != Transport::Device,
+            "--transport=fuser",
+            "say --transport=device",
+        ),
+        (
+            files.passthrough == Some(KernelPassthrough::Always),
+            "--passthrough=always",
+            "leave it out",
+        ),
+        (
+            files.locks == Locks::Host,
+            "--locks=host",
+            "use --locks=local",
+        ),
+        (files.watch, "--watch", "leave it out"),
+        (mount.idmap, "--idmap", "leave it out"),
+        (files.writeback, "--writeback", "leave it out"),
+        (
+            is_by_handle,
+            "--inode-file-handles",
+            "leave it out: inodes are held by descriptors then",
+        ),
+        (
+            sandbox.has_user_namespace(),
+            "a user namespace",
+            "mount as root, without --uid-map and --gid-map",
+        ),
+        (
+            !sandbox.splits(),
+            "--sandbox=none with --seccomp=none",
+            "leave one of them out, since another process has to start the next",
+        ),
+    ];
+    match refused.iter().find(|(is, _, _)| *is) {
+        Some((_, option, remedy)) => Err(format!(
+            "--survive=always and {option} exclude each other: {remedy}"
+        )),
+        None => Ok(()),
+    }
 }
 
 /// The ways to serve data that exclude each other, and what they need.

@@ -51,7 +51,27 @@ pub(crate) struct ProcessOptions {
     /// /dev/fuse
     #[arg(long, value_name = "HOW", default_value = "fuser", value_parser = choice(TRANSPORTS))]
     pub(crate) transport: Transport,
+    /// What happens when the serving process dies: the mount is dead (never), or another process goes on where it
+    /// was, without an error to anybody (always). Needs --transport=device and Linux 6.9; not with --passthrough,
+    /// --locks=host, --watch or --writeback
+    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = choice(SURVIVE))]
+    pub(crate) survive: Survive,
+    /// Deaths within a minute that a mount with --survive outlives
+    #[arg(long, value_name = "NUMBER", default_value = "30")]
+    pub(crate) survive_deaths: u32,
 }
+
+/// Whether a mount outlives its server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Survive {
+    /// It is dead.
+    #[default]
+    Never,
+    /// Another server goes on.
+    Always,
+}
+
+const SURVIVE: Choices<Survive> = &[("never", Survive::Never), ("always", Survive::Always)];
 
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

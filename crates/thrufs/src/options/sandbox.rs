@@ -103,6 +103,7 @@ impl SandboxOptions {
             modcaps: self.modcaps.unwrap_or_default(),
             uid_map: self.uid_map,
             gid_map: self.gid_map,
+            restarts: false,
             #[cfg(feature = "break-out")]
             break_out: self.break_out,
         })

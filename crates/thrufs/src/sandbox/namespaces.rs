@@ -16,7 +16,7 @@ use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 use rustix::fs::{CWD, Mode, OFlags};
-use rustix::mount::{MoveMountFlags, OpenTreeFlags};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags};
 use rustix::thread::{Gid, Uid};
 
 use super::id_range::IdRange;
@@ -140,6 +140,28 @@ pub(super) fn take_proc_along(sandbox: Sandbox) -> anyhow::Result<Option<OwnedFd
         }
     }
     clone_tree("/proc/self/fd", OpenTreeFlags::empty()).map(Some)
+}
+
+/// /proc of this pid namespace, with processes alone and mounted nowhere, in which each server that is started later finds
+/// its own; none without a sandbox.
+pub(super) fn take_processes_along(sandbox: Sandbox) -> anyhow::Result<Option<OwnedFd>> {
+    match sandbox {
+        Sandbox::None => return Ok(None),
+        Sandbox::Chroot => bail!("--survive=always needs --sandbox=namespace or none"),
+        Sandbox::Namespace => {}
+    }
+    let make = || {
+        let proc = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+        rustix::mount::fsconfig_set_string(&proc, "subset", "pid")?;
+        rustix::mount::fsconfig_create(&proc)?;
+        let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+            | MountAttrFlags::MOUNT_ATTR_NODEV
+            | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+        rustix::mount::fsmount(&proc, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+    };
+    make()
+        .context("make a /proc of processes (Linux 5.8)")
+        .map(Some)
 }
 
 fn clone_tree(path: &str, also: OpenTreeFlags) -> anyhow::Result<OwnedFd> {

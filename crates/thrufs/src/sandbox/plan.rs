@@ -41,6 +41,8 @@ pub(crate) struct SandboxPlan {
     pub(crate) modcaps: ModCaps,
     pub(crate) uid_map: Option<IdRange>,
     pub(crate) gid_map: Option<IdRange>,
+    /// The process that is shut in starts others, that serve one after the other.
+    pub(crate) restarts: bool,
     #[cfg(feature = "break-out")]
     /// For tests: try to get out, in place of serving.
     pub(crate) break_out: Option<BreakOut>,

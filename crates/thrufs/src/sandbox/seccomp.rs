@@ -13,7 +13,9 @@ use seccompiler::{
     SeccompRule, TargetArch,
 };
 
-use super::syscalls::{ALLOWED, ALLOWED_BITS, ALLOWED_HERE, ALLOWED_VALUES, NUMBERS, UNKNOWN};
+use super::syscalls::{
+    ALLOWED, ALLOWED_BITS, ALLOWED_HERE, ALLOWED_VALUES, NUMBERS, UNKNOWN, ZYGOTE, ZYGOTE_BITS,
+};
 
 /// What happens at a call that is not in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +45,15 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Filters this thread and those that it will start.
 pub(super) fn apply(seccomp: Seccomp) -> anyhow::Result<()> {
+    apply_rules(seccomp, allowed()?)
+}
+
+/// Filters a process that starts servers, and what it takes them to start.
+pub(super) fn apply_to_zygote(seccomp: Seccomp) -> anyhow::Result<()> {
+    apply_rules(seccomp, allowed_to_zygote()?)
+}
+
+fn apply_rules(seccomp: Seccomp, rules: Rules) -> anyhow::Result<()> {
     let otherwise = match seccomp {
         Seccomp::Kill => SeccompAction::KillProcess,
         Seccomp::Log => SeccompAction::Log,
@@ -54,7 +65,7 @@ pub(super) fn apply(seccomp: Seccomp) -> anyhow::Result<()> {
         SeccompAction::Allow,
         SeccompAction::Errno(libc::ENOSYS as u32),
     )?;
-    let allowed = compile(allowed()?, otherwise, SeccompAction::Allow)?;
+    let allowed = compile(rules, otherwise, SeccompAction::Allow)?;
     // The first one still has to let seccomp(2) pass, for the second.
     for program in [&unknown, &allowed] {
         seccompiler::apply_filter(program)
@@ -110,6 +121,21 @@ fn allowed() -> anyhow::Result<Rules> {
     Ok(rules)
 }
 
+fn allowed_to_zygote() -> anyhow::Result<Rules> {
+    let mut rules = allowed()?;
+    for (number, argument, mask, value) in ZYGOTE_BITS {
+        let op = SeccompCmpOp::MaskedEq(*mask);
+        let condition = SeccompCondition::new(*argument, SeccompCmpArgLen::Qword, op, *value);
+        let rule = SeccompRule::new(vec![condition.context("a condition of the filter")?]);
+        let list = rules.entry(*number).or_default();
+        list.push(rule.context("a rule of the filter")?);
+    }
+    for number in ZYGOTE {
+        rules.insert(*number, Vec::new());
+    }
+    Ok(rules)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::syscalls::NEVER;
@@ -124,6 +150,16 @@ mod tests {
         for number in UNKNOWN {
             assert!(rules.contains_key(number), "{number} would be killed first");
         }
+    }
+
+    #[test]
+    fn allowed_to_zygote_has_nothing_more_of_that_than_seccomp_and_socketpair() {
+        let rules = allowed_to_zygote().unwrap();
+        let needed = [libc::SYS_seccomp, libc::SYS_socketpair];
+        for number in NEVER.iter().filter(|number| !needed.contains(number)) {
+            assert!(!rules.contains_key(number), "system call {number}");
+        }
+        compile(rules, SeccompAction::KillProcess, SeccompAction::Allow).unwrap();
     }
 
     #[test]

@@ -244,6 +244,32 @@ pub(super) const ALLOWED_VALUES: &[(c_long, u8, &[u32])] = &[
     (SYS_prctl, 0, &[PR_SET_NAME as u32, 0x5356_4d41]),
 ];
 
+/// What a process that starts servers (`--survive`) may make beyond that: to start one and await it, and what a server
+/// makes before it has its own filter.
+pub(super) const ZYGOTE: &[c_long] = &[
+    SYS_wait4,
+    SYS_getppid,
+    SYS_close_range,
+    SYS_fchdir,
+    SYS_fcntl,
+    SYS_prctl,
+    SYS_seccomp,
+    SYS_socketpair,
+];
+
+/// As [`ALLOWED_BITS`].
+pub(super) const ZYGOTE_BITS: &[(c_long, u8, u64, u64)] = &[
+    // A process, in the namespaces of this one and with its descriptors.
+    (
+        SYS_clone,
+        0,
+        NEW_NAMESPACE | (CLONE_THREAD | CLONE_VM | CLONE_FILES) as u64,
+        CLONE_FILES as u64,
+    ),
+    // Nothing: whether there is one thread.
+    (SYS_unshare, 0, u64::MAX, CLONE_THREAD as u64),
+];
+
 /// Calls that give ENOSYS, which their caller expects of an older kernel.
 pub(super) const UNKNOWN: &[c_long] = &[SYS_clone3];
 

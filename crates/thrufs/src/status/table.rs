@@ -198,8 +198,14 @@ fn head(status: &Status) -> Vec<String> {
             process.descriptors_limit
         ),
         format!(
-            "kernel holds    {} inodes, {} open handles; {} requests in flight",
-            snapshot.inodes, snapshot.handles, snapshot.in_flight
+            "kernel holds    {} inodes, {} open handles; {} requests in flight{}",
+            snapshot.inodes,
+            snapshot.handles,
+            snapshot.in_flight,
+            match snapshot.deaths {
+                Some(deaths) => format!("; outlived {deaths} deaths of the server"),
+                None => String::new(),
+            }
         ),
         match (&status.readers, &status.guest) {
             (_, Some(guest)) => format!(

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::buffer::RequestBuffer;
+use super::buffer::Buffers;
 use super::connection::DevFuse;
 use super::pace::{Pace, Verdict};
 
@@ -75,27 +75,27 @@ impl ReaderCounts {
 }
 
 /// Serves all messages of `device` until the connection ends, with at most `most` threads at a time; the
-/// calling thread watches them. WRITEs have at most `max_write` bytes. `handle` must not panic.
+/// calling thread watches them. Messages are read into `buffers`. `handle` must not panic.
 ///
 /// # Errors
 /// There can be no thread; reading failed ([`DevFuse::receive`]).
 pub fn serve(
     device: &Arc<DevFuse>,
-    max_write: u32,
+    buffers: Buffers,
     most: usize,
     counts: &Arc<ReaderCounts>,
     handle: Handler,
 ) -> io::Result<()> {
     let readers = Readers {
         counts: Arc::clone(counts),
-        ..Readers::new(device, max_write, most, handle)
+        ..Readers::new(device, buffers, most, handle)
     };
     Arc::new(readers).serve()
 }
 
 struct Readers {
     device: Arc<DevFuse>,
-    max_write: u32,
+    buffers: Buffers,
     most: usize,
     handle: Handler,
     counts: Arc<ReaderCounts>,
@@ -131,10 +131,10 @@ struct Member {
 
 impl Readers {
     /// The calling thread is the one that will watch.
-    fn new(device: &Arc<DevFuse>, max_write: u32, most: usize, handle: Handler) -> Self {
+    fn new(device: &Arc<DevFuse>, buffers: Buffers, most: usize, handle: Handler) -> Self {
         Self {
             device: Arc::clone(device),
-            max_write,
+            buffers,
             most: most.max(1),
             handle,
             counts: Arc::default(),
@@ -210,7 +210,7 @@ impl Readers {
 
     /// The life of a thread.
     fn work(self: &Arc<Self>, me: &Arc<Member>) {
-        let mut buffer = RequestBuffer::for_max_write(self.max_write);
+        let mut buffer = self.buffers.make();
         let mut pace = Pace::default();
         while me.reads.load(Ordering::Acquire) || self.is_needed(me) {
             let before = self.now();
@@ -410,7 +410,7 @@ mod tests {
                 let readers = Readers {
                     // Longer than any test.
                     idle: 100 * DEADLINE,
-                    ..Readers::new(&device, 4096, most, handle)
+                    ..Readers::new(&device, Buffers::AsUsed(4096), most, handle)
                 };
                 let readers = Arc::new(readers);
                 sender.send(Arc::clone(&readers)).unwrap();

@@ -26,17 +26,17 @@ const STAT: &str = "/proc/self/stat";
 const STATM: &str = "/proc/self/statm";
 
 impl ProcFiles {
-    /// Opens them; `self_fd` is /proc/self/fd.
+    /// Opens them; `self_fd` is /proc/self/fd, and `process` /proc/self, where that is not found by its path.
     ///
     /// # Errors
     /// /proc is not mounted.
-    pub(crate) fn open(self_fd: &OwnedFd) -> io::Result<Self> {
+    pub(crate) fn open(self_fd: &OwnedFd, process: Option<&OwnedFd>) -> io::Result<Self> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let listing = rustix::fs::openat(self_fd, c".", flags, Mode::empty())?;
         Ok(Self {
             descriptors: Mutex::new(Dir::new(listing)?),
-            statm: File::open(STATM).map_err(at(STATM))?,
-            started: started()?,
+            statm: open_own(process, STATM)?,
+            started: started(open_own(process, STAT)?)?,
         })
     }
 
@@ -76,9 +76,22 @@ impl ProcFiles {
     }
 }
 
+/// Opens `path`, which is that of a file of /proc/self, in `process` if that is given.
+fn open_own(process: Option<&OwnedFd>, path: &'static str) -> io::Result<File> {
+    let opened = match process {
+        Some(process) => {
+            let name = path.trim_start_matches("/proc/self/");
+            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+            rustix::fs::openat(process, name, flags, Mode::empty()).map(File::from)
+        }
+        None => return File::open(path).map_err(at(path)),
+    };
+    opened.map_err(|errno| at(path)(errno.into()))
+}
+
 /// The kernel counts from the boot, the time that the machine was suspended included.
-fn started() -> io::Result<Duration> {
-    let stat = std::fs::read_to_string(STAT).map_err(at(STAT))?;
+fn started(file: File) -> io::Result<Duration> {
+    let stat = io::read_to_string(file).map_err(at(STAT))?;
     // starttime is the 20th field after the name, which may hold anything (proc_pid_stat(5)).
     let ticks = stat
         .rsplit_once(") ")

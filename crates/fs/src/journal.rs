@@ -1,0 +1,313 @@
+//! The requests that are under way, by `unique`, so that one that is sent again after a death is not done twice.
+//!
+//! A request is noted when a session thread begins it ([`Journal::enter`]), with what it gives out: a
+//! lookup, a handle. What may not be repeated is noted before it is begun, with what was there
+//! ([`Note::begin`], `ops/once.rs`). The answer takes the note away. So of a request that comes again, the
+//! next server knows whether it was begun, and takes back what it gave out.
+//!
+//! Invariants: a lookup is counted before it is noted, and its note is gone before it is given back; a death between the
+//! two leaves one lookup too many, never one too few: the kernel's inode stays usable. A handle is noted before it is
+//! in the ledger. A request that was under way when two servers ended by their own fault gets EIO.
+//!
+//! Why by thread and not by an argument: forty operations would carry it, of which ten look at it.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::ledger::{Ledger, REQUESTS};
+
+/// Words of a request.
+const UNIQUE: usize = 0;
+const OPCODE: usize = 1;
+const BEGUN: usize = 2;
+const COUNTED: usize = 3;
+const FH: usize = 4;
+const CRASHES: usize = 5;
+const BEFORE: usize = 6;
+
+/// `unique` of a slot that is free, and of one that a thread is just taking; the kernel's are even, from 2 on.
+const FREE: u64 = 0;
+const TAKEN: u64 = 1;
+/// Deaths by a server's own fault with a request under way, after which that is not served.
+const POISON: u64 = 2;
+/// Locks of appending WRITEs.
+const APPENDING: usize = 64;
+
+/// What was there before a request.
+pub(crate) type Before = [u64; 4];
+
+thread_local! {
+    /// The slot of the request that this thread serves, and what an earlier server noted when it began it.
+    static CURRENT: Cell<Option<(usize, Option<Before>)>> = const { Cell::new(None) };
+    /// The slot that this thread had last.
+    static LAST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// See the module.
+pub(crate) struct Journal {
+    ledger: Arc<Ledger>,
+    /// Slots that servers that died have left, by `unique`.
+    earlier: Mutex<HashMap<u64, usize>>,
+    /// Held while an appending WRITE is done, so that its bytes are where the file ended. By inode.
+    appending: [Mutex<()>; APPENDING],
+}
+
+/// A request under way; over when dropped.
+#[derive(Debug)]
+pub struct Noted<'a> {
+    journal: &'a Journal,
+    slot: usize,
+}
+
+/// A request that is served next.
+#[derive(Debug)]
+pub(crate) struct Entered<'a> {
+    noted: Noted<'a>,
+    /// What an earlier server gave out in answer to it, to be taken back.
+    pub(crate) given: Option<Given>,
+    before: Option<Before>,
+    /// Two servers have ended by their own fault while they served it.
+    pub(crate) is_poison: bool,
+}
+
+/// Each 0 for none.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Given {
+    pub(crate) fh: u64,
+    /// One lookup of it.
+    pub(crate) ino: u64,
+}
+
+impl<'a> Entered<'a> {
+    /// From now on what this thread gives out is noted.
+    pub(crate) fn serve(self) -> Noted<'a> {
+        CURRENT.set(Some((self.noted.slot, self.before)));
+        self.noted
+    }
+}
+
+/// The note of the request that this thread serves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Note<'a> {
+    journal: &'a Journal,
+    slot: usize,
+    before: Option<Before>,
+}
+
+impl Journal {
+    /// That of a first server, or of one after another that has `crashed` or was killed.
+    pub(crate) fn new(ledger: Arc<Ledger>, crashed: bool) -> Self {
+        let mut earlier = HashMap::new();
+        for slot in 0..REQUESTS {
+            let words = ledger.request(slot);
+            match words[UNIQUE].load(Ordering::Relaxed) {
+                FREE => {}
+                TAKEN => words[UNIQUE].store(FREE, Ordering::Relaxed),
+                unique => {
+                    words[CRASHES].fetch_add(u64::from(crashed), Ordering::Relaxed);
+                    earlier.insert(unique, slot);
+                }
+            }
+        }
+        Self {
+            ledger,
+            earlier: Mutex::new(earlier),
+            appending: std::array::from_fn(|_| Mutex::default()),
+        }
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    fn words(&self, slot: usize) -> &[AtomicU64] {
+        self.ledger.request(slot)
+    }
+
+    /// This thread serves the request `unique`; none while all slots are taken, and then it is served without.
+    pub(crate) fn enter(&self, unique: u64, opcode: u32) -> Option<Entered<'_>> {
+        let earlier = match self.earlier.lock() {
+            earlier if earlier.is_empty() => None,
+            mut earlier => earlier.remove(&unique),
+        };
+        let slot = earlier.or_else(|| self.take(unique, opcode))?;
+        let journal = self;
+        let mut entered = Entered {
+            noted: Noted { journal, slot },
+            given: None,
+            before: None,
+            is_poison: false,
+        };
+        if earlier.is_some() {
+            let words = self.words(slot);
+            let taken = |at: usize| words[at].swap(0, Ordering::AcqRel);
+            let begun = words[BEGUN].load(Ordering::Acquire) == 1;
+            let before = std::array::from_fn(|at| words[BEFORE + at].load(Ordering::Relaxed));
+            entered.given = Some(Given {
+                fh: taken(FH),
+                ino: taken(COUNTED),
+            });
+            entered.before = begun.then_some(before);
+            entered.is_poison = words[CRASHES].load(Ordering::Relaxed) >= POISON;
+        }
+        Some(entered)
+    }
+
+    /// A slot for a new request.
+    fn take(&self, unique: u64, opcode: u32) -> Option<usize> {
+        let first = LAST.get();
+        let slot = (first..first + REQUESTS)
+            .map(|at| at % REQUESTS)
+            .find(|&at| {
+                let word = &self.words(at)[UNIQUE];
+                let order = Ordering::Relaxed;
+                word.load(order) == FREE && word.compare_exchange(FREE, TAKEN, order, order).is_ok()
+            })?;
+        LAST.set(slot);
+        let words = self.words(slot);
+        for word in &words[BEGUN..=CRASHES] {
+            word.store(0, Ordering::Relaxed);
+        }
+        words[OPCODE].store(u64::from(opcode), Ordering::Relaxed);
+        words[UNIQUE].store(unique, Ordering::Release);
+        Some(slot)
+    }
+
+    /// The note of the request that this thread serves, if it is noted.
+    pub(crate) fn note(&self) -> Option<Note<'_>> {
+        let (slot, before) = CURRENT.get()?;
+        Some(Note {
+            journal: self,
+            slot,
+            before,
+        })
+    }
+
+    /// The kernel will hold one more lookup of `ino` by the answer.
+    pub(crate) fn counted(&self, ino: u64) {
+        if let Some(note) = self.note() {
+            note.words()[COUNTED].store(ino, Ordering::Release);
+        }
+    }
+
+    /// That lookup is given back next.
+    pub(crate) fn uncounted(&self) {
+        self.counted(0);
+    }
+
+    /// The answer gives out `fh`.
+    pub(crate) fn opened(&self, fh: u64) {
+        if let Some(note) = self.note() {
+            note.words()[FH].store(fh, Ordering::Release);
+        }
+    }
+}
+
+impl<'a> Note<'a> {
+    fn words(&self) -> &'a [AtomicU64] {
+        self.journal.words(self.slot)
+    }
+
+    /// What an earlier server noted when it began this request; none if none has begun it.
+    pub(crate) fn before(&self) -> Option<Before> {
+        self.before
+    }
+
+    /// The request, which cannot be repeated, is begun next, and this is there now.
+    pub(crate) fn begin(&self, before: Before) {
+        let words = self.words();
+        for (word, value) in words[BEFORE..].iter().zip(before) {
+            word.store(value, Ordering::Relaxed);
+        }
+        words[BEGUN].store(1, Ordering::Release);
+    }
+
+    /// While this is held no other request appends to `ino`.
+    pub(crate) fn append(&self, ino: u64) -> MutexGuard<'a, ()> {
+        // Less than 64.
+        self.journal.appending[(ino % APPENDING as u64) as usize].lock()
+    }
+}
+
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        CURRENT.set(None);
+        self.journal.words(self.slot)[UNIQUE].store(FREE, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ledger() -> Arc<Ledger> {
+        Arc::new(Ledger::for_tests(16))
+    }
+
+    #[test]
+    fn enter_after_a_death_gives_what_was_noted_once() {
+        let ledger = ledger();
+        let journal = Journal::new(Arc::clone(&ledger), false);
+        let noted = journal.enter(8, 10).unwrap().serve();
+        assert_eq!(journal.note().unwrap().before(), None);
+        journal.note().unwrap().begin([1, 2, 3, 4]);
+        journal.counted(77);
+        journal.opened(5);
+        // The thread dies.
+        std::mem::forget(noted);
+        let next = Journal::new(Arc::clone(&ledger), false);
+        let other = next.enter(10, 10).unwrap();
+        assert!(other.given.is_none() && !other.is_poison);
+        drop(other.serve());
+        let again = next.enter(8, 10).unwrap();
+        let given = again.given.unwrap();
+        assert_eq!((given.fh, given.ino), (5, 77));
+        let noted = again.serve();
+        assert_eq!(next.note().unwrap().before(), Some([1, 2, 3, 4]));
+        drop(noted);
+        assert!(next.note().is_none());
+        assert!(
+            next.enter(8, 10).unwrap().given.is_none(),
+            "answered by now"
+        );
+    }
+
+    #[test]
+    fn enter_of_what_was_under_way_in_two_crashes_is_poison_and_killed_servers_do_not_count() {
+        let ledger = ledger();
+        let mut crashes = 0;
+        for crashed in [false, false, true, false, true] {
+            crashes += u64::from(crashed);
+            let journal = Journal::new(Arc::clone(&ledger), crashed);
+            let entered = journal.enter(8, 10).unwrap();
+            assert_eq!(entered.is_poison, crashes == POISON);
+            std::mem::forget(entered.serve());
+            CURRENT.set(None);
+        }
+    }
+
+    #[test]
+    fn enter_of_more_than_there_are_slots_is_none_and_leaves_those_of_the_dead() {
+        let ledger = ledger();
+        let journal = Journal::new(Arc::clone(&ledger), false);
+        let all: Vec<_> = (1..=REQUESTS as u64)
+            .map(|unique| journal.enter(2 * unique, 10).unwrap())
+            .collect();
+        assert!(journal.enter(1 << 40, 10).is_none());
+        std::mem::forget(all);
+        let next = Journal::new(ledger, false);
+        assert!(next.enter(1 << 40, 10).is_none());
+        assert!(next.enter(2, 10).unwrap().given.is_some());
+    }
+}

@@ -1,0 +1,549 @@
+//! What a server leaves to the next one when it dies: which inodes the kernel holds, which files are open, what INIT
+//! was, and which requests are under way. The descriptors themselves are in the table that both share
+//! (`thrufs_sys::fork`), so a descriptor's number is the place of what is said of it.
+//!
+//! Invariants: what is told to the kernel is here before the kernel hears of it, and what is closed is gone from here
+//! before its number can mean another file. An entry counts when its first word is stored, which is last. The next
+//! server believes nothing: each entry has a checksum, and its descriptor must be open on the inode that it
+//! names ([`crate::survival`]).
+//!
+//! Why no lock: it could be held by a thread that died. Each word is stored at once, and each entry is written by the
+//! one thread that owns its descriptor or its request; only lookups are counted by several, by addition.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use thrufs_sys::shared_buffers::SharedBuffers;
+use thrufs_sys::shared_words::SharedWords;
+
+use crate::inode::ROOT_INO;
+use crate::inode::identity::{FileKind, InodeKey};
+
+/// "thrufs" and the version of this form, in the first word.
+const FORM: u64 = 0x7468_7275_6673_0001;
+/// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, and INIT.
+const HEADER: usize = 128;
+const INIT_LEN: usize = 1;
+const END: usize = 2;
+const INIT: Range<usize> = 8..HEADER;
+/// Requests that are noted at a time. Each session thread has one, and there are at most 256; each death may leave
+/// some that are never asked for again.
+pub(crate) const REQUESTS: usize = 1024;
+/// Words for each.
+const REQUEST: usize = 16;
+/// Words for each descriptor.
+const ENTRY: usize = 8;
+/// Where it stands for each buffer of messages how far the FORGETs in it are counted.
+const FORGETS: usize = HEADER + REQUESTS * REQUEST;
+const BUFFERS: usize = 512;
+/// Words for each: `unique` of the message, how many of its FORGETs are counted, and for the one that is just being
+/// counted its descriptor, plus one, what is left of its lookups, and its number in the message.
+const FORGET: usize = 8;
+const MESSAGE: usize = 0;
+const COUNTED: usize = 1;
+const UNDER_WAY: usize = 2;
+const LEFT: usize = 3;
+const NUMBER: usize = 4;
+/// Where the descriptors begin.
+const ENTRIES: usize = FORGETS + FORGET * BUFFERS;
+
+/// Words of an entry: see [`Entry`].
+const WHAT: usize = 0;
+const INO: usize = 1;
+const DEV: usize = 2;
+const BACKING_INO: usize = 3;
+const MNT_ID: usize = 4;
+const COUNT_OR_FH: usize = 5;
+const FLAGS: usize = 6;
+const SUM: usize = 7;
+
+const FREE: u64 = 0;
+const INODE: u64 = 1;
+const FILE: u64 = 2;
+const DIRECTORY: u64 = 3;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Ledger {
+    words: SharedWords,
+    descriptors: usize,
+    messages: Arc<SharedBuffers>,
+}
+
+/// What is said of a descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// O_PATH on an inode that the kernel holds.
+    Inode {
+        ino: u64,
+        key: InodeKey,
+        kind: FileKind,
+        nlookup: u64,
+    },
+    /// An open file, with the flags of its OPEN; `file` is its device and number.
+    File {
+        fh: u64,
+        ino: u64,
+        file: (u64, u64),
+        flags: i32,
+    },
+    /// An open directory.
+    Directory { fh: u64, ino: u64, file: (u64, u64) },
+}
+
+/// Where a FORGET stands, which comes once: message `unique` in this buffer, counted from 1.
+#[derive(Clone, Copy, Debug)]
+pub struct ForgetPlace {
+    /// The shared buffer.
+    pub buffer: usize,
+    /// Of the message.
+    pub unique: u64,
+    /// In the message.
+    pub number: u64,
+}
+
+/// The ledger is not one that a server wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the ledger of the server that died is damaged: {0}")]
+pub struct Damaged(pub(crate) &'static str);
+
+impl From<Damaged> for io::Error {
+    fn from(damaged: Damaged) -> Self {
+        Self::new(io::ErrorKind::InvalidData, damaged)
+    }
+}
+
+impl Ledger {
+    /// An empty one, for descriptors with numbers below `descriptors`. Memory is taken for those that come. Messages are
+    /// read into `messages`: a FORGET comes once, so the next server finds there what this one had read.
+    ///
+    /// # Errors
+    /// Of memfd_create(2) and mmap(2).
+    pub fn new(descriptors: usize, messages: Arc<SharedBuffers>) -> io::Result<Self> {
+        let len = descriptors
+            .checked_mul(ENTRY)
+            .and_then(|words| words.checked_add(ENTRIES));
+        let words = SharedWords::new(len.ok_or(io::ErrorKind::InvalidInput)?)?;
+        words.words()[0].store(FORM, Ordering::Relaxed);
+        Ok(Self {
+            words,
+            descriptors,
+            messages,
+        })
+    }
+
+    /// Where messages are read into.
+    pub fn messages(&self) -> &Arc<SharedBuffers> {
+        &self.messages
+    }
+
+    /// How many of the FORGETs are counted in the message `unique`, which is in this buffer.
+    pub fn forgets_counted(&self, buffer: usize, unique: u64) -> u64 {
+        match self.forgets(buffer) {
+            Some(words) if words[MESSAGE].load(Ordering::Acquire) == unique => {
+                words[COUNTED].load(Ordering::Acquire)
+            }
+            _another => 0,
+        }
+    }
+
+    /// The inode that descriptor `number` holds has `left` lookups after the FORGET at `place`. To be called while
+    /// nothing else counts: a server that dies in here leaves to the next what there is to do.
+    pub(crate) fn forget(&self, number: i32, left: u64, place: Option<ForgetPlace>) {
+        let Some((words, place)) =
+            place.and_then(|place| Some((self.forgets(place.buffer)?, place)))
+        else {
+            return self.set_left(number, left);
+        };
+        if words[MESSAGE].load(Ordering::Relaxed) != place.unique {
+            // In this order: a message without a count has none that is counted.
+            words[MESSAGE].store(0, Ordering::Release);
+            words[COUNTED].store(0, Ordering::Release);
+            words[MESSAGE].store(place.unique, Ordering::Release);
+        }
+        words[LEFT].store(left, Ordering::Release);
+        words[NUMBER].store(place.number, Ordering::Release);
+        let under_way = u64::from(number.cast_unsigned()) + 1;
+        words[UNDER_WAY].store(under_way, Ordering::Release);
+        self.set_left(number, left);
+        words[COUNTED].store(place.number, Ordering::Release);
+        words[UNDER_WAY].store(0, Ordering::Release);
+    }
+
+    /// Does what servers that died have left to do of their FORGETs.
+    pub(crate) fn finish_forgets(&self) {
+        for words in (0..BUFFERS).filter_map(|buffer| self.forgets(buffer)) {
+            let under_way = words[UNDER_WAY].load(Ordering::Acquire);
+            let number = under_way.checked_sub(1).map(i32::try_from);
+            if let Some(Ok(number)) = number {
+                self.set_left(number, words[LEFT].load(Ordering::Acquire));
+                let counted = words[NUMBER].load(Ordering::Acquire);
+                words[COUNTED].store(counted, Ordering::Release);
+            }
+            words[UNDER_WAY].store(0, Ordering::Release);
+        }
+    }
+
+    fn set_left(&self, number: i32, left: u64) {
+        match (left, self.entry(number)) {
+            (0, _) => self.clear(number),
+            (left, Some(words)) => words[COUNT_OR_FH].store(left, Ordering::Release),
+            (_, None) => {}
+        }
+    }
+
+    fn forgets(&self, buffer: usize) -> Option<&[AtomicU64]> {
+        let start = FORGETS + FORGET * buffer;
+        (buffer < BUFFERS).then(|| &self.words.words()[start..start + FORGET])
+    }
+
+    /// Notes the INIT that is answered next; none that is longer than any kernel's.
+    pub fn note_init(&self, message: &[u8]) {
+        let words = self.words.words();
+        if message.len() > INIT.len() * size_of::<u64>() {
+            return;
+        }
+        for (word, chunk) in words[INIT].iter().zip(message.chunks(size_of::<u64>())) {
+            let mut bytes = [0; size_of::<u64>()];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+        }
+        words[INIT_LEN].store(message.len() as u64, Ordering::Release);
+    }
+
+    /// The INIT that was answered.
+    ///
+    /// # Errors
+    /// There was none, or this is no ledger.
+    pub fn init(&self) -> Result<Vec<u8>, Damaged> {
+        let words = self.words.words();
+        if words[0].load(Ordering::Relaxed) != FORM {
+            return Err(Damaged("it has another form"));
+        }
+        let len = usize::try_from(words[INIT_LEN].load(Ordering::Acquire)).unwrap_or(usize::MAX);
+        if len == 0 {
+            return Err(Damaged("INIT was not answered"));
+        }
+        let mut message: Vec<u8> = words[INIT]
+            .iter()
+            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
+            .collect();
+        if len > message.len() {
+            return Err(Damaged("INIT is too long"));
+        }
+        message.truncate(len);
+        Ok(message)
+    }
+
+    /// The words of request number `at`.
+    pub(crate) fn request(&self, at: usize) -> &[AtomicU64] {
+        let start = HEADER + at % REQUESTS * REQUEST;
+        &self.words.words()[start..start + REQUEST]
+    }
+
+    fn entry(&self, number: i32) -> Option<&[AtomicU64]> {
+        let number = usize::try_from(number).ok()?;
+        let start = ENTRIES + number * ENTRY;
+        (number < self.descriptors).then(|| &self.words.words()[start..start + ENTRY])
+    }
+
+    /// Says `entry` of descriptor `number`. False if it is beyond those that there is room for.
+    pub(crate) fn set(&self, number: i32, entry: Entry) -> bool {
+        let Some(words) = self.entry(number) else {
+            return false;
+        };
+        let end = u64::from(number.cast_unsigned()) + 1;
+        self.words.words()[END].fetch_max(end, Ordering::Relaxed);
+        let values = entry.to_words();
+        for (word, value) in words.iter().zip(values).skip(1) {
+            word.store(value, Ordering::Relaxed);
+        }
+        words[WHAT].store(values[WHAT], Ordering::Release);
+        true
+    }
+
+    /// One more lookup of the inode that descriptor `number` holds.
+    pub(crate) fn count_lookup(&self, number: i32) {
+        if let Some(words) = self.entry(number) {
+            words[COUNT_OR_FH].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Nothing is said of descriptor `number` any more: before it is closed.
+    pub(crate) fn clear(&self, number: i32) {
+        if let Some(words) = self.entry(number) {
+            words[WHAT].store(FREE, Ordering::Release);
+        }
+    }
+
+    /// The numbers of which something may be said. Above them the memory is not touched.
+    fn numbers(&self) -> Range<i32> {
+        let end = self.words.words()[END].load(Ordering::Relaxed);
+        let end = usize::try_from(end).map_or(self.descriptors, |end| end.min(self.descriptors));
+        // The limit of descriptors is a 32-bit number.
+        0..i32::try_from(end).unwrap_or(i32::MAX)
+    }
+
+    /// All that is said, by the number of the descriptor.
+    ///
+    /// # Errors
+    /// An entry is not one that a server wrote.
+    pub(crate) fn entries(&self) -> Result<Vec<(i32, Entry)>, Damaged> {
+        let mut all = Vec::new();
+        for number in self.numbers() {
+            let Some(words) = self.entry(number) else {
+                continue;
+            };
+            if words[WHAT].load(Ordering::Acquire) == FREE {
+                continue;
+            }
+            let values = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
+            all.push((number, Entry::from_words(values)?));
+        }
+        Ok(all)
+    }
+
+    /// The numbers of descriptors of which something is said, whatever that is.
+    pub fn descriptors(&self) -> Vec<i32> {
+        let is_used = |number: &i32| {
+            let words = self.entry(*number);
+            words.is_some_and(|words| words[WHAT].load(Ordering::Relaxed) != FREE)
+        };
+        self.numbers().filter(is_used).collect()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn for_tests(descriptors: usize) -> Self {
+        let messages = SharedBuffers::new(1, 1 << 12).expect("memory");
+        Self::new(descriptors, Arc::new(messages)).expect("memory")
+    }
+
+    #[cfg(test)]
+    pub(crate) fn words(&self) -> &[AtomicU64] {
+        self.words.words()
+    }
+}
+
+impl Entry {
+    fn to_words(self) -> [u64; ENTRY] {
+        let mut words = match self {
+            Self::Inode {
+                ino,
+                key,
+                kind,
+                nlookup,
+            } => {
+                let kind = kind.to_word();
+                [INODE, ino, key.dev, key.ino, key.mnt_id, nlookup, kind, 0]
+            }
+            Self::File {
+                fh,
+                ino,
+                file: (dev, number),
+                flags,
+            } => {
+                let flags = u64::from(flags.cast_unsigned());
+                [FILE, ino, dev, number, 0, fh, flags, 0]
+            }
+            Self::Directory {
+                fh,
+                ino,
+                file: (dev, number),
+            } => [DIRECTORY, ino, dev, number, 0, fh, 0, 0],
+        };
+        words[SUM] = sum(&words);
+        words
+    }
+
+    fn from_words(words: [u64; ENTRY]) -> Result<Self, Damaged> {
+        if words[SUM] != sum(&words) {
+            return Err(Damaged("a checksum is wrong"));
+        }
+        let (ino, file) = (words[INO], (words[DEV], words[BACKING_INO]));
+        let fh = words[COUNT_OR_FH];
+        match words[WHAT] {
+            INODE => {
+                if ino <= ROOT_INO || words[COUNT_OR_FH] == 0 {
+                    return Err(Damaged("an inode has no number or no lookup"));
+                }
+                let key = InodeKey {
+                    dev: words[DEV],
+                    ino: words[BACKING_INO],
+                    mnt_id: words[MNT_ID],
+                };
+                Ok(Self::Inode {
+                    ino,
+                    key,
+                    kind: FileKind::of_word(words[FLAGS]).ok_or(Damaged("an inode has no type"))?,
+                    nlookup: words[COUNT_OR_FH],
+                })
+            }
+            FILE => {
+                let flags =
+                    u32::try_from(words[FLAGS]).map_err(|_| Damaged("flags are too many"))?;
+                let flags = flags.cast_signed();
+                Ok(Self::File {
+                    fh,
+                    ino,
+                    file,
+                    flags,
+                })
+            }
+            DIRECTORY => Ok(Self::Directory { fh, ino, file }),
+            _other => Err(Damaged("an entry is of no kind")),
+        }
+    }
+}
+
+/// Of what does not change while the entry is there.
+fn sum(words: &[u64; ENTRY]) -> u64 {
+    let is_inode = words[WHAT] == INODE;
+    let fixed = words[..SUM]
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !(is_inode && *at == COUNT_OR_FH));
+    fixed.fold(FORM, |sum, (_, word)| {
+        // The multiplier of SplitMix64.
+        (sum.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
+}
+
+impl FileKind {
+    const ALL: [Self; 7] = [
+        Self::Regular,
+        Self::Directory,
+        Self::Symlink,
+        Self::Fifo,
+        Self::Socket,
+        Self::CharDevice,
+        Self::BlockDevice,
+    ];
+
+    fn to_word(self) -> u64 {
+        let at = Self::ALL.iter().position(|kind| *kind == self);
+        // All are in the list.
+        at.unwrap_or(Self::ALL.len()) as u64
+    }
+
+    fn of_word(word: u64) -> Option<Self> {
+        Self::ALL.get(usize::try_from(word).ok()?).copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries() -> [Entry; 3] {
+        let key = InodeKey {
+            dev: 1 << 40,
+            ino: 77,
+            mnt_id: 5,
+        };
+        [
+            Entry::Inode {
+                ino: 77,
+                key,
+                kind: FileKind::Symlink,
+                nlookup: 3,
+            },
+            Entry::File {
+                fh: 1 << 40,
+                ino: 77,
+                file: (5, 6),
+                flags: libc::O_RDWR | libc::O_APPEND,
+            },
+            Entry::Directory {
+                fh: 9,
+                ino: 1,
+                file: (5, 7),
+            },
+        ]
+    }
+
+    #[test]
+    fn entries_are_what_was_set_and_not_cleared() {
+        let ledger = Ledger::for_tests(100);
+        for (number, entry) in (97..).zip(entries()) {
+            assert!(ledger.set(number, entry));
+        }
+        assert!(!ledger.set(100, entries()[0]) && !ledger.set(-1, entries()[0]));
+        ledger.count_lookup(97);
+        ledger.clear(98);
+        let found = ledger.entries().unwrap();
+        assert_eq!(found.len(), 2);
+        let Entry::Inode { nlookup, .. } = found[0].1 else {
+            panic!("{found:?}");
+        };
+        assert_eq!((found[0].0, nlookup), (97, 4));
+        assert_eq!(found[1], (99, entries()[2]));
+        assert_eq!(ledger.descriptors(), [97, 99]);
+    }
+
+    #[test]
+    fn finish_forgets_does_what_a_death_has_left() {
+        let ledger = Ledger::for_tests(8);
+        let place = |number| {
+            Some(ForgetPlace {
+                buffer: 0,
+                unique: 8,
+                number,
+            })
+        };
+        assert!(ledger.set(3, entries()[0]) && ledger.set(4, entries()[0]));
+        ledger.forget(3, 2, place(1));
+        assert_eq!(
+            (ledger.forgets_counted(0, 8), ledger.forgets_counted(0, 10)),
+            (1, 0)
+        );
+        // A death before the count, and what is noted of it.
+        let words = ledger.forgets(0).unwrap();
+        ledger.set_left(3, 5);
+        words[COUNTED].store(0, Ordering::Relaxed);
+        words[UNDER_WAY].store(4, Ordering::Relaxed);
+        ledger.finish_forgets();
+        assert_eq!(ledger.forgets_counted(0, 8), 1);
+        ledger.forget(4, 0, place(2));
+        let left = ledger.entries().unwrap();
+        let Entry::Inode { nlookup, .. } = left[0].1 else {
+            panic!("{left:?}");
+        };
+        assert_eq!((left.len(), nlookup), (1, 2));
+        ledger.finish_forgets();
+        assert_eq!(ledger.entries().unwrap(), left);
+    }
+
+    #[test]
+    fn init_is_what_was_noted_and_an_error_before() {
+        let ledger = Ledger::for_tests(1);
+        assert!(ledger.init().is_err());
+        ledger.note_init(b"thirteen byte");
+        assert_eq!(ledger.init().unwrap(), b"thirteen byte");
+        ledger.words()[INIT_LEN].store(u64::MAX, Ordering::Relaxed);
+        assert!(ledger.init().is_err());
+    }
+
+    /// Each word of each entry, each bit of it.
+    #[test]
+    fn entries_with_any_bit_wrong_are_damaged_but_for_the_count() {
+        let ledger = Ledger::for_tests(8);
+        for entry in entries() {
+            assert!(ledger.set(3, entry));
+            let is_inode = matches!(entry, Entry::Inode { .. });
+            for at in 0..ENTRY {
+                for bit in 0..64 {
+                    if at == WHAT || is_inode && at == COUNT_OR_FH {
+                        continue;
+                    }
+                    let word = &ledger.words()[ENTRIES + 3 * ENTRY + at];
+                    let before = word.fetch_xor(1 << bit, Ordering::Relaxed);
+                    assert!(ledger.entries().is_err(), "{entry:?} word {at} bit {bit}");
+                    word.store(before, Ordering::Relaxed);
+                }
+            }
+            assert_eq!(ledger.entries().unwrap(), [(3, entry)]);
+        }
+    }
+}

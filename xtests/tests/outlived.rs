@@ -1,0 +1,591 @@
+//! `--survive`: the mount outlives its server, without an error and without a wrong byte.
+//!
+//! Each kind of request that may not be repeated is met by a death between what it did and its answer (`--fault`),
+//! and fails there without the journal; and all of them at once are met by deaths at any moment. Nothing here
+//! depends on how long anything takes.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags};
+use rustix::process::{Pid, Signal, kill_process};
+use xtests::support::calls::{errno, open_append, open_rdwr, refused};
+use xtests::support::checks::{equal, holds};
+use xtests::support::process::children;
+use xtests::support::random::Random;
+use xtests::support::threads::in_threads;
+use xtests::support::wait::{wait_for, wait_until};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case};
+
+const SURVIVE: [&str; 4] = [
+    "--transport=device",
+    "--passthrough=never",
+    "--survive=always",
+    "--survive-deaths=1000000",
+];
+/// For a server to come, on a machine however busy.
+const SOON: Duration = Duration::from_secs(60);
+
+fn mounted(backing: Backing, options: &[&str]) -> Result<Mount> {
+    let options: Vec<&str> = SURVIVE.iter().chain(options).copied().collect();
+    let m = Mount::of(Scratch::new(backing)?, &options)?;
+    m.require_mount()?;
+    Ok(m)
+}
+
+/// The process that serves now: the child of the one that starts servers.
+fn server(m: &Mount) -> Result<Pid> {
+    let zygote = m.server_pid()?;
+    let server = wait_for("a server", SOON, || {
+        Ok(children(zygote)?.first().map(|pid| pid.as_raw()))
+    })?;
+    Pid::from_raw(server).context("a process id is not 0")
+}
+
+fn deaths(m: &Mount) -> Result<u64> {
+    let deaths = m.status()?["deaths"].as_u64();
+    deaths.context("no deaths in the status")
+}
+
+/// Kills the server, and waits for the next one.
+fn kill_server(m: &Mount) -> Outcome {
+    let killed = server(m)?;
+    kill_process(killed, Signal::KILL)?;
+    wait_until("the next server", SOON, || Ok(server(m)? != killed))
+}
+
+/// What the kernel holds when nothing is used.
+fn check_nothing_is_left(m: &Mount) -> Outcome {
+    wait_until("all to be forgotten", SOON, || {
+        m.drop_caches()?;
+        let status = m.status()?;
+        let left = (status["handles"].as_u64(), status["inodes"].as_u64());
+        Ok(left == (Some(0), Some(1)))
+    })
+    .with_context(|| {
+        m.status()
+            .map(|status| status.to_string())
+            .unwrap_or_default()
+    })
+}
+
+/// A kind of request that may not be repeated: how the server dies in it, what prepares it, and the request with
+/// what must hold after it.
+struct Row {
+    name: &'static str,
+    fault: &'static str,
+    prepare: fn(&Path) -> Outcome,
+    act: fn(&Path) -> Outcome,
+}
+
+fn nothing(_dir: &Path) -> Outcome {
+    Ok(())
+}
+
+fn file(dir: &Path) -> Outcome {
+    Ok(std::fs::write(dir.join("f"), "content")?)
+}
+
+fn two_files(dir: &Path) -> Outcome {
+    file(dir)?;
+    Ok(std::fs::write(dir.join("g"), "other")?)
+}
+
+fn create_exclusively(path: &Path) -> std::io::Result<File> {
+    File::options()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .open(path)
+}
+
+fn is_gone(path: &Path) -> Outcome {
+    refused(path.symlink_metadata(), libc::ENOENT).with_context(|| path.display().to_string())
+}
+
+const ROWS: &[Row] = &[
+    Row {
+        name: "UNLINK",
+        fault: "remove:nth=1:kill",
+        prepare: file,
+        act: |dir| {
+            std::fs::remove_file(dir.join("f"))?;
+            is_gone(&dir.join("f"))
+        },
+    },
+    Row {
+        name: "RMDIR",
+        fault: "remove:nth=1:kill",
+        prepare: |dir| Ok(std::fs::create_dir(dir.join("d"))?),
+        act: |dir| {
+            std::fs::remove_dir(dir.join("d"))?;
+            is_gone(&dir.join("d"))
+        },
+    },
+    Row {
+        name: "RENAME",
+        fault: "rename:nth=1:kill",
+        prepare: two_files,
+        act: |dir| {
+            std::fs::rename(dir.join("f"), dir.join("g"))?;
+            is_gone(&dir.join("f"))?;
+            holds(dir.join("g"), "content")
+        },
+    },
+    Row {
+        name: "RENAME that exchanges",
+        fault: "rename:nth=1:kill",
+        prepare: two_files,
+        act: |dir| {
+            exchange(&dir.join("f"), &dir.join("g"))?;
+            holds(dir.join("f"), "other")?;
+            holds(dir.join("g"), "content")
+        },
+    },
+    Row {
+        name: "MKDIR",
+        fault: "make:nth=1:kill",
+        prepare: nothing,
+        act: |dir| Ok(std::fs::create_dir(dir.join("d"))?),
+    },
+    Row {
+        name: "SYMLINK",
+        fault: "make:nth=1:kill",
+        prepare: nothing,
+        act: |dir| {
+            std::os::unix::fs::symlink("target", dir.join("s"))?;
+            equal(
+                "target",
+                std::fs::read_link(dir.join("s"))?,
+                "target".into(),
+            )
+        },
+    },
+    Row {
+        name: "MKNOD",
+        fault: "make:nth=1:kill",
+        prepare: nothing,
+        act: |dir| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            let kind = rustix::fs::FileType::Fifo;
+            Ok(rustix::fs::mknodat(CWD, dir.join("p"), kind, mode, 0)?)
+        },
+    },
+    Row {
+        name: "CREATE",
+        fault: "make:nth=1:kill",
+        prepare: nothing,
+        act: |dir| {
+            let mut file = create_exclusively(&dir.join("n"))?;
+            file.write_all(b"written")?;
+            holds(dir.join("n"), "written")
+        },
+    },
+    Row {
+        name: "LINK",
+        fault: "link:nth=1:kill",
+        prepare: file,
+        act: |dir| {
+            std::fs::hard_link(dir.join("f"), dir.join("l"))?;
+            equal("links", dir.join("f").metadata()?.nlink(), 2)
+        },
+    },
+    Row {
+        name: "a WRITE that appends",
+        fault: "write:nth=1:kill",
+        prepare: file,
+        act: |dir| {
+            open_append(dir.join("f"))?.write_all(b" and more")?;
+            holds(dir.join("f"), "content and more")
+        },
+    },
+    Row {
+        name: "SETXATTR that creates",
+        fault: "xattr:nth=1:kill",
+        prepare: file,
+        act: |dir| set_new_attribute(&dir.join("f")),
+    },
+    Row {
+        name: "REMOVEXATTR",
+        fault: "xattr:nth=1:kill",
+        prepare: |dir| {
+            file(dir)?;
+            set_new_attribute(&dir.join("f"))
+        },
+        act: |dir| Ok(rustix::fs::removexattr(dir.join("f"), "user.a")?),
+    },
+];
+
+fn set_new_attribute(path: &Path) -> Outcome {
+    rustix::fs::setxattr(path, "user.a", b"value", XattrFlags::CREATE)?;
+    let mut value = [0; 16];
+    let len = rustix::fs::getxattr(path, "user.a", &mut value)?;
+    equal("value", &value[..len], b"value")
+}
+
+fn exchange(a: &Path, b: &Path) -> Outcome {
+    Ok(rustix::fs::renameat_with(
+        CWD,
+        a,
+        CWD,
+        b,
+        RenameFlags::EXCHANGE,
+    )?)
+}
+
+/// Has the server die in the row's request, and checks what the row says.
+fn meet(row: &Row, options: &[&str]) -> Result<(Mount, Outcome)> {
+    let scratch = Scratch::new(Backing::Ext4(64))?;
+    (row.prepare)(&scratch.source())?;
+    // What the kernel remembers of an answer could hide what was done twice.
+    let never = "--cache=never";
+    let fault = format!("--fault={}", row.fault);
+    let options: Vec<&str> = SURVIVE.iter().chain(options).copied().collect();
+    let all = [&options[..], &["--xattr", never, &fault]].concat();
+    let m = Mount::of(scratch, &all)?;
+    m.require_mount()?;
+    let outcome = (row.act)(m.dir());
+    ensure!(
+        deaths(&m)? == 1,
+        "{}: no server died: {}",
+        row.name,
+        m.log()
+    );
+    Ok((m, outcome))
+}
+
+#[test]
+fn request_that_was_done_when_the_server_died_is_done_once() -> Outcome {
+    case(|| {
+        for row in ROWS {
+            let (m, outcome) = meet(row, &[])?;
+            outcome.with_context(|| format!("{}\n{}", row.name, m.log()))?;
+            check_nothing_is_left(&m).context(row.name)?;
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}
+
+/// The same deaths, and nothing noted: each row fails, so each would show if the journal did nothing.
+#[test]
+fn request_that_was_done_when_the_server_died_fails_without_the_journal() -> Outcome {
+    case(|| {
+        for row in ROWS {
+            let (m, outcome) = meet(row, &["--fault=journal:off"])?;
+            ensure!(outcome.is_err(), "{} was right without", row.name);
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}
+
+/// What the answer would have given out is given out once: the handle of OPEN, the lookup of LOOKUP and CREATE.
+#[test]
+fn death_before_the_answer_of_an_open_or_a_lookup_leaves_none_behind() -> Outcome {
+    case(|| {
+        for fault in [
+            "open:nth=1:kill",
+            "lookup:nth=1:kill",
+            "open:nth=2:kill",
+            "lookup:nth=2:kill",
+        ] {
+            let scratch = Scratch::new(Backing::Here)?;
+            two_files(&scratch.source())?;
+            let fault = format!("--fault={fault}");
+            let options = [&SURVIVE[..], &[&fault]].concat();
+            let m = Mount::of(scratch, &options)?;
+            m.require_mount()?;
+            holds(m.path("f"), "content")?;
+            drop(create_exclusively(&m.path("n"))?);
+            equal("entries", std::fs::read_dir(m.dir())?.count(), 3)?;
+            ensure!(deaths(&m)? == 1, "{fault}: no server died");
+            check_nothing_is_left(&m).context(fault)?;
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn open_unlinked_file_and_a_lock_and_its_waiter_outlive_the_server() -> Outcome {
+    case(|| {
+        let m = mounted(Backing::Here, &[])?;
+        let removed = create_exclusively(&m.path("removed"))?;
+        removed.write_all_at(b"before", 0)?;
+        std::fs::remove_file(m.path("removed"))?;
+        std::fs::write(m.path("locked"), "")?;
+        let holder = open_rdwr(m.path("locked"))?;
+        rustix::fs::flock(&holder, FlockOperation::LockExclusive)?;
+        let waiter = open_rdwr(m.path("locked"))?;
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| rustix::fs::flock(&waiter, FlockOperation::LockExclusive));
+            for _death in 0..3 {
+                kill_server(&m)?;
+                let mut content = [0; 6];
+                removed.read_exact_at(&mut content, 0)?;
+                equal("content", &content, b"before")?;
+                equal("links", removed.metadata()?.nlink(), 0)?;
+            }
+            removed.write_all_at(b" and after", 6)?;
+            equal("size", removed.metadata()?.len(), 16)?;
+            let other = open_rdwr(m.path("locked"))?;
+            let busy = rustix::fs::flock(&other, FlockOperation::NonBlockingLockExclusive);
+            equal("lock", busy, Err(rustix::io::Errno::WOULDBLOCK))?;
+            rustix::fs::flock(&holder, FlockOperation::Unlock)?;
+            let locked = waiting.join().map_err(|_| anyhow!("the waiter panicked"))?;
+            Ok::<(), anyhow::Error>(locked?)
+        })?;
+        equal("deaths", deaths(&m)?, 3)?;
+        drop((removed, holder, waiter));
+        check_nothing_is_left(&m)?;
+        m.unmount()
+    })
+}
+
+#[test]
+fn read_that_waits_for_source_is_served_by_the_next_server() -> Outcome {
+    case(|| {
+        let scratch = Scratch::new(Backing::Here)?;
+        file(&scratch.source())?;
+        // Both servers wait.
+        let options = [&SURVIVE[..], &["--fault=read:delay=1000"]].concat();
+        let m = Mount::of(scratch, &options)?;
+        m.require_mount()?;
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| std::fs::read(m.path("f")));
+            wait_until("the READ", SOON, || Ok(m.requests("READ")? > 0))?;
+            kill_server(&m)?;
+            let content = reader
+                .join()
+                .map_err(|_| anyhow!("the reader panicked"))??;
+            equal("content", content.as_slice(), b"content")
+        })?;
+        equal("deaths", deaths(&m)?, 1)?;
+        m.unmount()
+    })
+}
+
+/// A request that ends each server that serves it is answered with EIO, and the mount goes on.
+#[test]
+fn request_that_ends_two_servers_by_their_own_fault_is_eio() -> Outcome {
+    case(|| {
+        let m = mounted(Backing::Ext4(64), &["--xattr", "--fault=xattr:abort"])?;
+        file(m.dir())?;
+        let set = rustix::fs::setxattr(m.path("f"), "user.a", b"value", XattrFlags::CREATE);
+        equal("setxattr", set, Err(rustix::io::Errno::IO))?;
+        holds(m.path("f"), "content")?;
+        equal("deaths", deaths(&m)?, 2)?;
+        let log = m.log();
+        ensure!(log.contains("SETXATTR") && log.contains("SIGABRT"), "{log}");
+        m.unmount()
+    })
+}
+
+/// As when it panics, and as when it makes a system call that --seccomp forbids.
+#[test]
+fn server_ended_by_a_signal_of_its_own_is_followed_by_another() -> Outcome {
+    case(|| {
+        let m = mounted(Backing::Here, &[])?;
+        file(m.dir())?;
+        for (signal, name) in [(Signal::ABORT, "SIGABRT"), (Signal::SYS, "SIGSYS")] {
+            let ended = server(&m)?;
+            kill_process(ended, signal)?;
+            wait_until("the next server", SOON, || Ok(server(&m)? != ended))?;
+            holds(m.path("f"), "content")?;
+            let log = m.log();
+            ensure!(log.contains(&format!("ended by {name}")), "{log}");
+        }
+        equal("deaths", deaths(&m)?, 2)?;
+        m.unmount()
+    })
+}
+
+#[test]
+fn more_deaths_than_allowed_leave_a_dead_mount() -> Outcome {
+    case(|| {
+        let mut m = mounted(Backing::Here, &["--survive-deaths=2"])?;
+        file(m.dir())?;
+        for _death in 0..2 {
+            kill_server(&m)?;
+            holds(m.path("f"), "content")?;
+        }
+        kill_process(server(&m)?, Signal::KILL)?;
+        equal("exit code", m.wait_for_daemon()?, 1)?;
+        let log = m.log();
+        ensure!(log.contains("--survive-deaths"), "{log}");
+        ensure!(
+            errno(std::fs::read_dir(m.dir())) == Some(libc::ENOTCONN),
+            "{log}"
+        );
+        xtests::support::operator::umount(m.dir())
+    })
+}
+
+#[test]
+fn killed_zygote_leaves_a_dead_mount() -> Outcome {
+    case(|| {
+        let mut m = mounted(Backing::Here, &[])?;
+        let zygote = Pid::from_raw(m.server_pid()?.as_raw()).context("a process id is not 0")?;
+        kill_process(zygote, Signal::KILL)?;
+        equal("exit code", m.wait_for_daemon()?, 1)?;
+        ensure!(
+            errno(std::fs::read_dir(m.dir())) == Some(libc::ENOTCONN),
+            "{}",
+            m.log()
+        );
+        xtests::support::operator::umount(m.dir())
+    })
+}
+
+/// Workers of the mix.
+const WORKERS: usize = 6;
+/// Deaths that it is to outlive.
+const DEATHS: u64 = 100;
+
+/// All kinds of requests by several callers, in which the server is killed at any moment.
+#[test]
+fn server_killed_at_any_moment_is_noticed_by_no_caller() -> Outcome {
+    case(|| {
+        for (sandbox, cache) in [
+            ("--sandbox=namespace", "--cache=auto"),
+            ("--sandbox=none", "--cache=never"),
+        ] {
+            let m = mounted(Backing::Ext4(256), &["--xattr", sandbox, cache])?;
+            let checks =
+                mix(&m, DEATHS).with_context(|| format!("{sandbox} {cache}\n{}", m.log()))?;
+            eprintln!("{sandbox} {cache}: {} deaths, {checks} checks", deaths(&m)?);
+            check_next_to_nothing_is_left(&m)?;
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}
+
+/// A death between two stores leaves a lookup of one inode, which is held until the unmount.
+fn check_next_to_nothing_is_left(m: &Mount) -> Outcome {
+    wait_until("next to all to be forgotten", SOON, || {
+        m.drop_caches()?;
+        let status = m.status()?;
+        let inodes = status["inodes"].as_u64().context("no inodes")?;
+        Ok(status["handles"] == 0 && inodes <= 1 + DEATHS / 20)
+    })?;
+    let inodes = &m.status()?["inodes"];
+    eprintln!("afterwards {inodes} inodes, the root included");
+    Ok(())
+}
+
+/// Returns how many rounds were checked.
+fn mix(m: &Mount, wanted: u64) -> Result<u64> {
+    let (rounds, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let killer = scope.spawn(|| -> Outcome {
+            let mut random = Random(1);
+            for _death in 0..wanted {
+                // As much as was done, not as long as it took.
+                let until = rounds.load(Ordering::Relaxed) + 1 + random.below(12) as u64;
+                while rounds.load(Ordering::Relaxed) < until {
+                    ensure!(!is_over.load(Ordering::Relaxed), "a worker failed");
+                    std::thread::yield_now();
+                }
+                kill_server(m)?;
+            }
+            Ok(())
+        });
+        let worked = in_threads(WORKERS, |index| {
+            let dir = m.path(&format!("worker-{index}"));
+            std::fs::create_dir(&dir)?;
+            let mut round = 0;
+            while !killer.is_finished() {
+                work(&dir, round).inspect_err(|_| is_over.store(true, Ordering::Relaxed))?;
+                rounds.fetch_add(1, Ordering::Relaxed);
+                round += 1;
+            }
+            std::fs::remove_dir(&dir)?;
+            Ok(())
+        });
+        let killed = killer.join().map_err(|_| anyhow!("the killer panicked"))?;
+        worked.and(killed)
+    })?;
+    Ok(rounds.into_inner())
+}
+
+/// One round, which leaves nothing.
+fn work(dir: &Path, round: u64) -> Outcome {
+    let at = |name: &str| dir.join(format!("{name}-{round}"));
+    let (a, b, c, d) = (at("a"), at("b"), at("c"), at("d"));
+    let mut made = create_exclusively(&a).context("create")?;
+    made.write_all(format!("head of {round};").as_bytes())
+        .context("write")?;
+    let mut wanted = format!("head of {round};");
+    let mut appender = open_append(&a).context("open to append")?;
+    for part in 0..4 {
+        let line = format!("line {part} of {round}\n");
+        appender.write_all(line.as_bytes()).context("append")?;
+        wanted.push_str(&line);
+    }
+    made.write_all_at(b"HEAD", 0).context("pwrite")?;
+    wanted.replace_range(..4, "HEAD");
+    holds(&a, &wanted).context("after the appends")?;
+    rustix::fs::setxattr(&a, "user.a", b"value", XattrFlags::CREATE).context("setxattr")?;
+    std::fs::rename(&a, &b).context("rename")?;
+    std::fs::write(&c, "other").context("write c")?;
+    exchange(&b, &c).context("exchange")?;
+    holds(&b, "other").context("after the exchange")?;
+    holds(&c, &wanted).context("after the exchange")?;
+    std::fs::hard_link(&c, &d).context("link")?;
+    equal("links", made.metadata()?.nlink(), 2)?;
+    rustix::fs::removexattr(&d, "user.a").context("removexattr")?;
+    rustix::fs::flock(&made, FlockOperation::LockExclusive).context("flock")?;
+    std::fs::remove_file(&c).context("unlink")?;
+    std::fs::remove_file(&d).context("unlink")?;
+    made.write_all_at(b"unlinked", 0)
+        .context("write to what is unlinked")?;
+    let mut content = [0; 8];
+    made.read_exact_at(&mut content, 0)
+        .context("read what is unlinked")?;
+    equal("content", &content, b"unlinked")?;
+    made.set_len(3).context("truncate")?;
+    equal("size", made.metadata()?.len(), 3)?;
+    std::fs::create_dir(&a).context("mkdir")?;
+    std::os::unix::fs::symlink("target", a.join("link")).context("symlink")?;
+    equal("entries", std::fs::read_dir(&a)?.count(), 1)?;
+    std::fs::rename(a.join("link"), at("link")).context("rename out")?;
+    std::fs::remove_dir(&a).context("rmdir")?;
+    std::fs::remove_file(at("link")).context("unlink")?;
+    std::fs::remove_file(&b).context("unlink")
+}
+
+#[test]
+fn survive_without_what_it_needs_is_refused() -> Outcome {
+    case(|| {
+        let scratch = Scratch::new(Backing::Here)?;
+        for option in [
+            "--transport=fuser",
+            "--locks=host",
+            "--watch",
+            "--writeback",
+        ] {
+            let options = match option {
+                "--transport=fuser" => vec![option, "--survive=always"],
+                _other => [&SURVIVE[..], &[option]].concat(),
+            };
+            let said = std::process::Command::new(xtests::support::mount::thrufs()?)
+                .arg("mount")
+                .args(options)
+                .args([scratch.source(), scratch.mountpoint()])
+                .output()?;
+            let text = String::from_utf8_lossy(&said.stderr);
+            ensure!(
+                !said.status.success() && text.contains(option),
+                "{option}: {text}"
+            );
+        }
+        Ok(())
+    })
+}
