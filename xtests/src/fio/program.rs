@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open};
 use xtests::support::command::{succeed, tail};
 use xtests::support::install;
 use xtests::support::interrupt::{Interrupt, Interrupted};
+use xtests::support::process::children;
 
 use super::jobs::Job;
 
@@ -109,7 +110,7 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
         }
         let overdue = start.elapsed() > limit;
         if overdue || interrupt.is_set() {
-            kill_group(pid)?;
+            kill_with_jobs(pid)?;
             child.wait()?;
             if overdue {
                 bail!("fio had not ended after {limit:?}");
@@ -119,26 +120,39 @@ fn wait(child: &mut Child, limit: Duration, interrupt: &Interrupt) -> Result<Exi
     }
 }
 
-/// fio and the processes of its jobs.
-fn kill_group(leader: Pid) -> Result<()> {
-    match kill_process_group(leader, Signal::KILL) {
+/// fio and the processes of its jobs, of which each has a session of its own.
+fn kill_with_jobs(fio: Pid) -> Result<()> {
+    let jobs = children(nix::unistd::Pid::from_raw(fio.as_raw_nonzero().get()))?;
+    let gone = |killed: rustix::io::Result<()>| match killed {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error).context("kill fio"),
+    };
+    gone(kill_process_group(fio, Signal::KILL))?;
+    for job in jobs
+        .into_iter()
+        .filter_map(|job| Pid::from_raw(job.as_raw()))
+    {
+        gone(kill_process(job, Signal::KILL))?;
     }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xtests::support::wait::wait_until;
 
     #[test]
     fn run_beyond_its_limit_is_killed_and_says_so() {
         let work = tempfile::tempdir().expect("a directory");
-        let mut command = Command::new("sleep");
-        command.arg("60");
+        let mut command = Command::new("sh");
+        command.args(["-c", "setsid sleep 60 & echo $! >job; wait"]);
         let limit = Duration::from_millis(300);
         let error = run(command, work.path(), limit, &Interrupt::default()).expect_err("too long");
         assert!(format!("{error:#}").contains("had not ended"), "{error:#}");
+        let job = std::fs::read_to_string(work.path().join("job")).expect("the job's number");
+        let is_gone = || Ok(!Path::new("/proc").join(job.trim()).exists());
+        wait_until("the job to be gone", Duration::from_secs(10), is_gone).expect("killed");
     }
 
     #[test]
