@@ -12,7 +12,7 @@ use xtests::support::calls::{chmod, open, open_append, open_rdwr, open_wronly, r
 use xtests::support::checks::{equal, holds, same_bytes};
 use xtests::support::mount::NEVER;
 use xtests::support::threads::in_threads;
-use xtests::support::{Backing, Mount, Outcome, User, missing, on_backing, on_daemon, on_mount};
+use xtests::support::{Backing, Mount, Outcome, User, case, missing, on_backing, on_mount};
 
 fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len)
@@ -45,9 +45,11 @@ fn write_of_every_shape_is_in_the_backing_file() -> Outcome {
 #[test]
 fn read_with_more_read_ahead_takes_fewer_requests() -> Outcome {
     const SIZE: usize = 1 << 20;
-    let mut requests = Vec::new();
-    for option in ["--read-ahead=128K", "--read-ahead=1M"] {
-        on_daemon(&["--cache=auto", NEVER, option], |m| {
+    case(|| {
+        let mut requests = Vec::new();
+        for option in ["--read-ahead=128K", "--read-ahead=1M"] {
+            let m = Mount::new(Backing::Here, &["--cache=auto", NEVER, option])?;
+            m.require_mount()?;
             let content = pattern(8 * SIZE, 3);
             std::fs::write(m.source("f"), &content)?;
             let file = File::open(m.path("f"))?;
@@ -55,11 +57,12 @@ fn read_with_more_read_ahead_takes_fewer_requests() -> Outcome {
             file.read_exact_at(&mut bytes, 4 * SIZE as u64)?;
             same_bytes(option, &bytes, &content[4 * SIZE..5 * SIZE])?;
             requests.push(m.requests("READ")?);
-            Ok(())
-        })?;
-    }
-    ensure!(requests[0] >= 8 && requests[1] <= 2, "{requests:?} READs");
-    Ok(())
+            drop(file);
+            m.unmount()?;
+        }
+        ensure!(requests[0] >= 8 && requests[1] <= 2, "{requests:?} READs");
+        Ok(())
+    })
 }
 
 #[test]
