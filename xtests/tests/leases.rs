@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Result, ensure};
 use thrufs_sys::lease::Lease;
@@ -16,6 +17,13 @@ use xtests::support::mount::NEVER;
 use xtests::support::{Outcome, User, on_daemon, on_mount};
 
 const MODES: [&str; 2] = [NEVER, "--passthrough=auto"];
+/// Held by each test: a process that is started meanwhile has all files of this one open until its execve(2), and a
+/// lease is refused beside another descriptor.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 type Open = fn(&Path) -> io::Result<File>;
 
@@ -68,6 +76,7 @@ fn told(path: &Path) -> Result<String> {
 
 #[test]
 fn lease_among_users_of_the_mount_is_as_on_source() -> Outcome {
+    let _alone = alone();
     for mode in MODES {
         on_mount(&[mode], |m| {
             let (here, there) = (told(&m.path("here"))?, told(&m.source("there"))?);
@@ -90,6 +99,7 @@ fn lease_among_users_of_the_mount_is_as_on_source() -> Outcome {
 /// would wait natively.
 #[test]
 fn lease_on_source_is_broken_by_an_open_through_the_mount_and_not_the_other_way() -> Outcome {
+    let _alone = alone();
     for mode in MODES {
         on_daemon(&[mode], |m| {
             std::fs::write(m.source("f"), vec![1; 1 << 20])?;
