@@ -317,3 +317,24 @@ fn listing_of_more_files_than_descriptors_shows_all() -> Outcome {
 fn listing_of_more_files_than_descriptors_with_one_thread_shows_all() -> Outcome {
     listing_of_more_files_than_descriptors(&["--thread-pool-size=1"])
 }
+
+/// A table of descriptors that grows under several threads waits for an RCU grace period: find(1) on a new mount of
+/// 2,000 files took 0.1 s, nine tenths of which it waited.
+#[test]
+fn server_has_room_for_many_descriptors_from_the_start() -> Outcome {
+    case(|| {
+        for sandbox in [
+            &["--sandbox=namespace"][..],
+            &["--sandbox=none", "--seccomp=none"],
+        ] {
+            let m = Mount::new(Backing::Here, sandbox)?;
+            let path = format!("/proc/{}/status", m.server_pid()?);
+            let status = std::fs::read_to_string(path)?;
+            let slots = status.lines().find_map(|line| line.strip_prefix("FDSize:"));
+            let slots: u64 = slots.context("FDSize")?.trim().parse()?;
+            ensure!(slots >= 16_384, "{sandbox:?}: {slots} slots");
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}

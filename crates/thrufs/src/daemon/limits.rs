@@ -1,5 +1,7 @@
 //! Limits of the process that a file server needs otherwise than a program does.
 
+use std::os::fd::AsFd;
+
 use anyhow::{Context, anyhow, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::stat::Mode;
@@ -19,6 +21,20 @@ pub(crate) fn apply(rlimit_nofile: Option<u64>) -> anyhow::Result<()> {
         Some(0) => Ok(()),
         Some(wanted) => set_nofile(wanted),
         None => raise_nofile(),
+    }
+}
+
+/// Slots that the table of descriptors has from the start: 128 KiB of the kernel's memory.
+const ROOM: u64 = 16_384;
+
+/// Has the kernel make the table of descriptors large, by a copy of `fd` with a high number. Must be called while the
+/// process has one thread: with more, each time that the table doubles, expand_files() in fs/file.c waits for an RCU
+/// grace period, which takes 10 to 20 ms, and a mount that is walked for the first time waits for it again and again.
+pub(crate) fn make_room_for_descriptors(fd: impl AsFd) {
+    let most = getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft.min(ROOM));
+    if let Ok(number) = i32::try_from(most.saturating_sub(1)) {
+        // Without it all goes on, slower.
+        let _copy = rustix::io::fcntl_dupfd_cloexec(fd, number);
     }
 }
 

@@ -13,6 +13,7 @@ use thrufs_fs::{Covered, Life, OwnMount};
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
+use super::limits;
 use super::link::{FromServer, Link, Serve, ToServer};
 use super::registrar::Registering;
 use super::serving::{self, Serving};
@@ -111,6 +112,7 @@ fn shut_in<'a>(
         start.source.as_fd(),
     ];
     thrufs_sys::confine::close_all_but(&keep).context("close what was inherited")?;
+    limits::make_room_for_descriptors(&start.source);
     thrufs_sys::malloc::bound_arenas(ARENAS);
     let asking = AskingOutside::new(asking);
     let inside = Inside {

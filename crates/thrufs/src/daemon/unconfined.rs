@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::death::{self, Ended};
 use super::lifecycle::{End, PATIENCE, wait_for_end};
+use super::limits;
 use super::readiness::{Readiness, announce};
 use super::source_state::{self, Copies, HeldSource, SourceView};
 use super::{running, serving};
@@ -27,6 +28,7 @@ pub(crate) fn serve(
     readiness: &mut Readiness,
     log: LogOptions,
 ) -> anyhow::Result<()> {
+    limits::make_room_for_descriptors(&endpoints.source);
     let _lines = logging::init(log)?;
     block_on(async {
         let mut signals = Signals::install()?;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use super::control::{self, Control};
 use super::socket::Socket;
+use crate::daemon::limits;
 use crate::daemon::readiness::notify_systemd;
 use crate::device_plan::DevicePlan;
 use crate::logging;
@@ -29,6 +30,7 @@ pub(super) fn serve_here(
     socket: &mut Socket,
     plan: &DevicePlan,
 ) -> anyhow::Result<()> {
+    limits::make_room_for_descriptors(&source);
     let _lines = logging::init(plan.log)?;
     block_on(async {
         let mut signals = Signals::install()?;
