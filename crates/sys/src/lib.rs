@@ -19,6 +19,7 @@ pub mod mapped_io;
 pub mod mapping;
 pub mod mountinfo;
 pub mod range_io;
+mod region;
 pub mod session_buffer;
 pub mod shared_buffers;
 pub mod shared_words;

@@ -9,16 +9,12 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
-use std::ptr::NonNull;
 
-use nix::sys::mman::{MapFlags, ProtFlags};
+use crate::region::Region;
 
 /// `len` bytes of a file, mapped MAP_SHARED from offset 0, readable and writable.
 #[derive(Debug)]
-pub struct SharedMapping {
-    start: NonNull<libc::c_void>,
-    len: NonZeroUsize,
-}
+pub struct SharedMapping(Region);
 
 impl SharedMapping {
     /// Maps the first `len` bytes of `file`.
@@ -26,11 +22,7 @@ impl SharedMapping {
     /// # Errors
     /// What mmap(2) says (ENODEV: the file system does not allow shared mappings of this file).
     pub fn new(file: impl AsFd, len: NonZeroUsize) -> io::Result<Self> {
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing.
-        let start =
-            unsafe { nix::sys::mman::mmap(None, len, prot, MapFlags::MAP_SHARED, file, 0) }?;
-        Ok(Self { start, len })
+        Region::of_file(file, len).map(Self)
     }
 
     /// Copies `range` of the mapping out.
@@ -103,7 +95,11 @@ impl SharedMapping {
     pub fn sync(&self) -> io::Result<()> {
         // SAFETY: the range is exactly the mapping.
         unsafe {
-            nix::sys::mman::msync(self.start, self.len.get(), nix::sys::mman::MsFlags::MS_SYNC)
+            nix::sys::mman::msync(
+                self.0.start(),
+                self.0.len(),
+                nix::sys::mman::MsFlags::MS_SYNC,
+            )
         }?;
         Ok(())
     }
@@ -115,7 +111,7 @@ impl SharedMapping {
     pub fn discard(&self) -> io::Result<()> {
         let advice = nix::sys::mman::MmapAdvise::MADV_DONTNEED;
         // SAFETY: the range is exactly the mapping; the bytes of a shared one stay in the file.
-        unsafe { nix::sys::mman::madvise(self.start, self.len.get(), advice) }?;
+        unsafe { nix::sys::mman::madvise(self.0.start(), self.0.len(), advice) }?;
         Ok(())
     }
 
@@ -135,31 +131,17 @@ impl SharedMapping {
 
     /// The address of `range`, which must lie in the mapping.
     fn at(&self, range: &Range<usize>) -> io::Result<*mut u8> {
-        if range.start > range.end || range.end > self.len.get() {
+        if range.start > range.end || range.end > self.0.len() {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 format!(
                     "bytes {range:?} are not inside a mapping of {} bytes",
-                    self.len
+                    self.0.len()
                 ),
             ));
         }
         // SAFETY: start <= end <= len, so the result is inside the mapping or one past its end.
-        Ok(unsafe { self.start.as_ptr().cast::<u8>().add(range.start) })
-    }
-}
-
-// SAFETY: the addresses belong to the process, not to a thread.
-unsafe impl Send for SharedMapping {}
-// SAFETY: every access copies through raw pointers or is made by the kernel; no reference to the
-// bytes exists that a race could invalidate.
-unsafe impl Sync for SharedMapping {}
-
-impl Drop for SharedMapping {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and no pointer to it is left.
-        let result = unsafe { nix::sys::mman::munmap(self.start, self.len.get()) };
-        debug_assert!(result.is_ok(), "munmap of a mapping of our own: {result:?}");
+        Ok(unsafe { self.0.start().as_ptr().cast::<u8>().add(range.start) })
     }
 }
 

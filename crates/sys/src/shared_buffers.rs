@@ -6,17 +6,15 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::sys::mman::{MapFlags, ProtFlags};
+use crate::region::Region;
 
 /// See the module.
 #[derive(Debug)]
 pub struct SharedBuffers {
-    start: NonNull<libc::c_void>,
-    all: NonZeroUsize,
+    all: Region,
     size: usize,
     taken: Box<[AtomicBool]>,
 }
@@ -35,18 +33,9 @@ impl SharedBuffers {
     /// EINVAL for none; of mmap(2).
     pub fn new(count: usize, size: usize) -> io::Result<Self> {
         let all = count.checked_mul(size).and_then(NonZeroUsize::new);
-        let all = all.ok_or(io::ErrorKind::InvalidInput)?;
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing.
-        let start =
-            unsafe { nix::sys::mman::mmap_anonymous(None, all, prot, MapFlags::MAP_SHARED) }?;
+        let all = Region::anonymous(all.ok_or(io::ErrorKind::InvalidInput)?)?;
         let taken = (0..count).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self {
-            start,
-            all,
-            size,
-            taken,
-        })
+        Ok(Self { all, size, taken })
     }
 
     /// How many there are.
@@ -74,7 +63,7 @@ impl SharedBuffer {
     }
 
     fn start(&self) -> *mut u8 {
-        let first = self.of.start.as_ptr().cast::<u8>();
+        let first = self.of.all.start().as_ptr().cast::<u8>();
         // SAFETY: there are `count` buffers of `size` bytes, and the index is below `count`.
         unsafe { first.add(self.index * self.of.size) }
     }
@@ -99,19 +88,6 @@ impl DerefMut for SharedBuffer {
 impl Drop for SharedBuffer {
     fn drop(&mut self) {
         self.of.taken[self.index].store(false, Ordering::Release);
-    }
-}
-
-// SAFETY: the addresses belong to the process, not to a thread.
-unsafe impl Send for SharedBuffers {}
-// SAFETY: bytes are reached through a `SharedBuffer` alone, of which there is one for each.
-unsafe impl Sync for SharedBuffers {}
-
-impl Drop for SharedBuffers {
-    fn drop(&mut self) {
-        // SAFETY: the mapping was made by `new` with this length, and no buffer of it is left.
-        let result = unsafe { nix::sys::mman::munmap(self.start, self.all.get()) };
-        debug_assert!(result.is_ok(), "munmap of a mapping of our own: {result:?}");
     }
 }
 
