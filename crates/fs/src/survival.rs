@@ -67,7 +67,7 @@ impl Passthrough {
         self.journal.as_deref().map(Journal::ledger)
     }
 
-    /// This thread serves the request `unique` until the result is dropped, which is to be after the answer; none
+    /// This thread serves the request `unique` until the result is dropped, after the answer; none
     /// where nothing outlives this server. What an earlier server gave out in answer to it is taken back.
     ///
     /// # Errors

@@ -30,9 +30,19 @@ pub(crate) type Named<'a, D> = (&'a D, &'a CStr);
 const NONE: (u64, u64) = (0, 0);
 
 impl Passthrough {
-    /// The note of this request, if it is to be kept.
+    /// The note of this request, unless the backing keeps none.
     fn kept_note(&self) -> Option<Note<'_>> {
         self.note().filter(|_| self.backing.keeps_journal())
+    }
+
+    /// Notes that this request begins; whether an earlier server had begun it.
+    fn begin_again(&self) -> bool {
+        let Some(note) = self.kept_note() else {
+            return false;
+        };
+        let is_begun = note.before().is_some();
+        note.begin([0; 4]);
+        is_begun
     }
 
     /// Does `remove`, which takes the name `at` away.
@@ -126,11 +136,7 @@ impl Passthrough {
         to: Named<'_, impl AsFd>,
         link: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let note = self.kept_note();
-        let is_begun = note.is_some_and(|note| note.before().is_some());
-        if let Some(note) = note {
-            note.begin([0; 4]);
-        }
+        let is_begun = self.begin_again();
         let linked = match link() {
             Err(Errno::EEXIST) if is_begun && file_at(to)? == file => Ok(()),
             linked => linked,
@@ -148,11 +154,7 @@ impl Passthrough {
         again: Errno,
         change: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
-        let note = self.kept_note();
-        let is_begun = note.is_some_and(|note| note.before().is_some());
-        if let Some(note) = note {
-            note.begin([0; 4]);
-        }
+        let is_begun = self.begin_again();
         let changed = match change() {
             Err(error) if is_begun && error == again => Ok(()),
             changed => changed,

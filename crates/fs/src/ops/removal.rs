@@ -150,7 +150,7 @@ impl Passthrough {
 
     /// The same, without what may take long: an inode that the kernel does not hold any more is returned, for
     /// [`Passthrough::let_go`]. A server that dies in the one has forgotten nothing of what came with it.
-    /// `place`: where the message is, if that is to be found by the next server.
+    /// `place`: where the message is, for the next server to find.
     pub fn count_forget(&self, ino: u64, count: u64, place: Option<ForgetPlace>) -> Option<Gone> {
         self.inodes.forget(ino, count, place).map(Gone)
     }

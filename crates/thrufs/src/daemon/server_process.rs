@@ -222,7 +222,7 @@ fn begin(
     Ok(Some(life))
 }
 
-/// Tells of the mount who asks.
+/// Answers the status socket and `--metrics` for the mount.
 fn report(
     reporter: Reporter,
     (status, askers): (Option<StdUnixListener>, Askers),
