@@ -348,6 +348,8 @@ fn listing_with_cookies_that_lseek_does_not_take_is_whole() -> Outcome {
         let dir = tempfile::tempdir()?;
         let config = fuser::Config::default();
         let _served = fuser::spawn_mount(FarCookies, dir.path(), &config)?;
+        // The device's server may have it open a moment longer, and fuser does not detach.
+        let _mounted = Mounted(vec![dir.path().to_owned()]);
         let shared = format!("--shared-dir={}", dir.path().display());
         let (_device, mut guest) = booted(&["--sandbox=none", &shared], Options::default())?;
         for plus in [false, true] {
