@@ -13,7 +13,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use thrufs_fs::{Errno, Negotiated, Passthrough, SendEntry, SendInval};
-use thrufs_transport::dev_fuse::{self, Buffers, DevFuse, ReaderCounts, RequestBuffer};
+use thrufs_transport::dev_fuse::{self, Buffers, DevFuse, ReaderCounts, Received, RequestBuffer};
 use thrufs_wire::abi::{InHeader, InitIn};
 use thrufs_wire::{Dialect, Reply, Request, decode};
 
@@ -47,9 +47,13 @@ impl DevFuseSession {
         let mut buffer = RequestBuffer::for_max_write(BEFORE_INIT);
         let capabilities = Capabilities::of_kernel(&device);
         loop {
-            let Some(message) = device.receive(&mut buffer)? else {
-                let text = "the connection ended before INIT";
-                return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+            let message = match device.receive(&mut buffer)? {
+                Received::Message(message) => message,
+                Received::Nothing => continue,
+                Received::Ended => {
+                    let text = "the connection ended before INIT";
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+                }
             };
             let (header, arg) = init_of(&device, message)?;
             let unique = header.unique;

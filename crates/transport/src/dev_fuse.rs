@@ -2,9 +2,8 @@
 
 mod buffer;
 mod connection;
-mod pace;
 mod readers;
 
 pub use buffer::{Buffers, RequestBuffer, current_shared_buffer, shared_buffer_size};
-pub use connection::DevFuse;
+pub use connection::{DevFuse, Received};
 pub use readers::{Handler, ReaderCounts, serve};

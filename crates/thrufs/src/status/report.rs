@@ -102,18 +102,15 @@ pub(crate) struct Guest {
 pub(crate) struct Readers {
     /// Threads that there are.
     pub(crate) threads: usize,
-    /// Those that read now.
-    pub(crate) reading: usize,
-    /// How often one began or stopped to read.
-    pub(crate) changes: u64,
+    /// How many were started so far.
+    pub(crate) started: u64,
 }
 
 impl From<&ReaderCounts> for Readers {
     fn from(counts: &ReaderCounts) -> Self {
         Self {
             threads: counts.threads(),
-            reading: counts.reading(),
-            changes: counts.changes(),
+            started: counts.started(),
         }
     }
 }

@@ -221,8 +221,8 @@ fn head(status: &Status) -> Vec<String> {
             ),
             (None, None) => format!("transport       {}", status.transport),
             (Some(readers), None) => format!(
-                "transport       {}: {} threads, {} of them read, changed {} times",
-                status.transport, readers.threads, readers.reading, readers.changes
+                "transport       {}: {} threads, {} started so far",
+                status.transport, readers.threads, readers.started
             ),
         },
     ]
