@@ -57,6 +57,7 @@ mod inode;
 mod journal;
 mod labels;
 mod ledger;
+mod listings;
 mod name_hints;
 mod negotiated;
 mod notifier;

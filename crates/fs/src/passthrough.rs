@@ -33,6 +33,7 @@ use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
 use crate::journal::Journal;
 use crate::labels;
+use crate::listings::{Listings, opens_any_directory};
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
 use crate::notifier::SendInval;
@@ -70,6 +71,9 @@ pub struct Passthrough {
     pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
     pub(crate) backing_ids: Arc<BackingIds>,
+    pub(crate) listings: Listings,
+    /// This process may, whatever its mode.
+    pub(crate) opens_any_directory: bool,
     /// SOURCE's file system reports nothing at close(2).
     pub(crate) closes_silently: bool,
     pub(crate) write_groups: WriteGroups,
@@ -141,6 +145,8 @@ impl Passthrough {
             handles: HandleTable::default(),
             backing_ids: Arc::default(),
             write_groups: WriteGroups::default(),
+            listings: Listings::default(),
+            opens_any_directory: opens_any_directory(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
             stats: Arc::default(),

@@ -250,6 +250,9 @@ impl Passthrough {
     pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
         self.check_room()?;
         let inode = self.inode(ino)?;
+        if self.lists_without_opendir() {
+            return Err(Errno::ENOSYS);
+        }
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::default());
@@ -260,14 +263,10 @@ impl Passthrough {
             flags: 0,
             is_kept: AtomicBool::new(false),
         });
-        let keep_cache = match self.config.cache {
-            CachePolicy::Always | CachePolicy::Metadata => true,
-            CachePolicy::Never | CachePolicy::Auto => false,
-        };
         Ok(Opened {
             fh,
             direct_io: false,
-            keep_cache,
+            keep_cache: self.caches_directories(),
             backing_id: None,
             no_flush: false,
         })
@@ -312,7 +311,7 @@ impl Passthrough {
     /// # Errors
     /// The backing file system's.
     pub fn fsync(&self, ino: u64, fh: u64, datasync: bool) -> Result<()> {
-        let handle = self.handle(fh, ino)?;
+        let handle = self.handle_or_directory(fh, ino)?;
         self.backing.sync(handle.fd.as_fd(), datasync)
     }
 }
