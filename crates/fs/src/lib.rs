@@ -60,6 +60,7 @@ mod ledger;
 mod listings;
 mod name_hints;
 mod negotiated;
+mod new_files;
 mod notifier;
 mod ops;
 mod parked;

@@ -36,6 +36,7 @@ use crate::labels;
 use crate::listings::{Listings, opens_any_directory};
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
+use crate::new_files::NewFiles;
 use crate::notifier::SendInval;
 use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
@@ -70,10 +71,11 @@ pub struct Passthrough {
     /// None where a name cannot be looked at without opening it.
     pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
-    pub(crate) backing_ids: Arc<BackingIds>,
     pub(crate) listings: Listings,
     /// This process may, whatever its mode.
     pub(crate) opens_any_directory: bool,
+    pub(crate) backing_ids: Arc<BackingIds>,
+    pub(crate) new_files: NewFiles,
     /// SOURCE's file system reports nothing at close(2).
     pub(crate) closes_silently: bool,
     pub(crate) write_groups: WriteGroups,
@@ -143,10 +145,11 @@ impl Passthrough {
             config,
             backing,
             handles: HandleTable::default(),
-            backing_ids: Arc::default(),
-            write_groups: WriteGroups::default(),
             listings: Listings::default(),
             opens_any_directory: opens_any_directory(),
+            backing_ids: Arc::default(),
+            new_files: NewFiles::default(),
+            write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
             stats: Arc::default(),

@@ -136,7 +136,8 @@ impl Passthrough {
             Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
-        let open = self.open_file((ino, inode), &file, flags, watch);
+        let mut open = self.open_file((ino, inode), &file, flags, watch);
+        open.is_new = existed == Existed::NotBefore && self.backing_ids.is_on();
         let fh = self.keep_open(Handle {
             ino,
             fd: file,
@@ -171,6 +172,7 @@ impl Passthrough {
             group: self.write_group(ino, file, flags),
             watch,
             inode,
+            is_new: false,
         }
     }
 
@@ -248,11 +250,11 @@ impl Passthrough {
     /// # Errors
     /// EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the backing file system's.
     pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
-        self.check_room()?;
-        let inode = self.inode(ino)?;
         if self.lists_without_opendir() {
             return Err(Errno::ENOSYS);
         }
+        self.check_room()?;
+        let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::default());
@@ -286,6 +288,12 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        if handle.file().is_some_and(|file| file.is_new)
+            && let Ok(stat) = rustix::fs::fstat(&handle.fd)
+        {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.new_files.note(size);
+        }
         if let Some(inode) = handle.file().and_then(|file| file.inode.as_ref()) {
             let has_name = || rustix::fs::fstat(&handle.fd).is_ok_and(|stat| stat.st_nlink > 0);
             self.backing_ids.release(inode, has_name);
