@@ -360,7 +360,9 @@ fn supervisor_of_many_files_holds_those_that_are_open_and_stays_small() -> Outco
             // New ones, which are given to the kernel at once where new files are large.
             let names = (0..500).map(|index| m.path(&format!("f{round}-{index}")));
             let files = names.map(File::create).collect::<Result<Vec<_>, _>>()?;
-            files.iter().try_for_each(|file| file.set_len(LARGE as u64))?;
+            files
+                .iter()
+                .try_for_each(|file| file.set_len(LARGE as u64))?;
             ensure!(passed(m, "files")? >= 500, "round {round}");
             ensure!(
                 descriptors(supervisor)? == fds,

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::far_cookies::{Listed, is_far};
 use crate::handle_table::{Handle, HandleKind};
@@ -43,16 +44,17 @@ impl Passthrough {
     /// Hands the entries from `offset` on to `emit` until that returns true: it is full.
     ///
     /// # Errors
-    /// EBADF, ENOTDIR; else the backing file system's.
+    /// EBADF, ENOTDIR; without a handle EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the
+    /// backing file system's.
     pub fn readdir(
         &self,
         ino: u64,
-        fh: u64,
-        offset: u64,
+        (fh, offset): (u64, u64),
+        caller: &dyn Fn() -> Result<Caller>,
         mut emit: impl FnMut(&DirEntry<'_>) -> Result<bool>,
     ) -> Result<()> {
         let inode = self.inode(ino)?;
-        let handle = self.listed_by(&inode, fh, offset)?;
+        let handle = self.listed_by(&inode, fh, offset, caller)?;
         let last = self.list(&inode, &handle, offset, &mut emit)?;
         self.keep_listing(fh, offset, last, handle);
         Ok(())
@@ -127,12 +129,12 @@ impl Passthrough {
     pub fn readdirplus(
         &self,
         ino: u64,
-        fh: u64,
-        offset: u64,
+        (fh, offset): (u64, u64),
+        caller: &dyn Fn() -> Result<Caller>,
         mut emit: impl FnMut(&DirEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<Vec<CountedLookup<'_>>> {
         let inode = self.inode(ino)?;
-        let handle = self.listed_by(&inode, fh, offset)?;
+        let handle = self.listed_by(&inode, fh, offset, caller)?;
         let mut emitted = 0_usize;
         let mut lookups = Vec::new();
         let last = self.list(&inode, &handle, offset, &mut |found| {

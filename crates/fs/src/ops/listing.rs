@@ -6,10 +6,13 @@ use std::sync::atomic::AtomicBool;
 
 use parking_lot::Mutex;
 
+use crate::caller::Caller;
 use crate::config::CachePolicy;
 use crate::error::{Errno, Result};
 use crate::handle_table::{Handle, HandleKind};
 use crate::inode::Inode;
+use crate::ops::killpriv::mode_and_owner;
+use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
 
 /// In the place of a handle's number, where there was no OPENDIR.
@@ -36,8 +39,14 @@ impl Passthrough {
     /// to `offset` before.
     ///
     /// # Errors
-    /// EBADF; ENOENT for a removed directory; else the backing file system's.
-    pub(crate) fn listed_by(&self, inode: &Inode, fh: u64, offset: u64) -> Result<Arc<Handle>> {
+    /// EBADF; EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else those of [`Passthrough::open_listed`].
+    pub(crate) fn listed_by(
+        &self,
+        inode: &Inode,
+        fh: u64,
+        offset: u64,
+        caller: &dyn Fn() -> Result<Caller>,
+    ) -> Result<Arc<Handle>> {
         if fh != NO_HANDLE || !self.lists_without_opendir() {
             return self.handle(fh, inode.ino);
         }
@@ -46,28 +55,41 @@ impl Passthrough {
         {
             return Ok(handle);
         }
+        let handle = self.open_listed(inode)?;
+        if offset == 0 {
+            let stat = || mode_and_owner(&handle.fd);
+            self.check_still_open_to(&caller()?, inode, stat, Wanted::READ)?;
+        }
+        Ok(Arc::new(handle))
+    }
+
+    /// The directory, opened for one request.
+    ///
+    /// # Errors
+    /// ENOENT for a removed directory; else the backing file system's.
+    fn open_listed(&self, inode: &Inode) -> Result<Handle> {
         let fd = match self.open_inode(inode, libc::O_RDONLY | libc::O_DIRECTORY) {
             // A handle of a removed directory opens nothing; getdents64(2) of one that is open says so.
             Err(Errno::ESTALE) => return Err(Errno::ENOENT),
             opened => opened?,
         };
-        Ok(Arc::new(Handle {
+        Ok(Handle {
             ino: inode.ino,
             fd,
             kind: HandleKind::Directory(Mutex::default()),
             flags: 0,
             is_kept: AtomicBool::new(false),
-        }))
+        })
     }
 
     /// What `fh` has open, or the directory `ino` where there was no OPENDIR, for FSYNCDIR and IOCTL.
     ///
     /// # Errors
-    /// As [`Passthrough::listed_by`].
+    /// EBADF; else those of [`Passthrough::open_listed`].
     pub(crate) fn handle_or_directory(&self, fh: u64, ino: u64) -> Result<Arc<Handle>> {
-        match fh {
-            NO_HANDLE => self.listed_by(&*self.inode(ino)?, fh, 0),
-            _ => self.handle(fh, ino),
+        match fh == NO_HANDLE && self.lists_without_opendir() {
+            true => Ok(Arc::new(self.open_listed(&*self.inode(ino)?)?)),
+            false => self.handle(fh, ino),
         }
     }
 
