@@ -103,7 +103,9 @@ pub use ops::{
     SetAttr, SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
-pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use stats::{
+    Bucket, CallerCounts, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes,
+};
 pub use submounts::LetGo;
 pub use survival::Life;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};

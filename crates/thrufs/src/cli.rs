@@ -7,9 +7,11 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
 use crate::demo::{DemoArgs, ReproduceArgs};
+use crate::doctor::DoctorArgs;
 use crate::options::MountArgs;
 use crate::options::device::DeviceArgs;
 use crate::status::StatusArgs;
+use crate::top::TopArgs;
 use crate::umount::UmountArgs;
 
 /// Serve a directory through FUSE, write-through, in as few WRITE requests as the limits allow.
@@ -37,6 +39,10 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     /// Show what a mount or a device is doing
     Status(StatusArgs),
+    /// Show live what all mounts and devices are doing, by request and by calling process
+    Top(TopArgs),
+    /// Look for what keeps mounts from working here, and for what is wrong with those that there are
+    Doctor(DoctorArgs),
     /// Mount a scratch directory, work in it, show what the kernel sent, and clean up
     Demo(DemoArgs),
     /// The program that used to deadlock, which `demo` runs with a deadline
@@ -107,7 +113,15 @@ pub(crate) fn form(line: &[OsString]) -> Form {
 /// `thrufs SOURCE MOUNTPOINT ...`, options anywhere. A word that is neither a subcommand nor a path
 /// is left to clap, which knows the near matches.
 fn is_helper_call(first: &OsStr, arguments: &[OsString]) -> bool {
-    const SUBCOMMANDS: &[&str] = &["umount", "status", "demo", "reproduce", "help"];
+    const SUBCOMMANDS: &[&str] = &[
+        "umount",
+        "status",
+        "top",
+        "doctor",
+        "demo",
+        "reproduce",
+        "help",
+    ];
     const QUESTIONS: &[&str] = &["-h", "--help", "-V", "--version", "--print-capabilities"];
     let first_text = first.to_string_lossy();
     if SUBCOMMANDS.contains(&&*first_text) || QUESTIONS.contains(&&*first_text) {

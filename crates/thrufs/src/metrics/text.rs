@@ -280,6 +280,7 @@ mod tests {
     use thrufs_fs::{Bucket, PassedThrough, Process, Reason, Snapshot, Writes};
 
     use super::*;
+    use crate::daemon::source_space::SourceAnswer;
     use crate::daemon::source_state::SourceState;
     use crate::status::Carrier;
 
@@ -315,6 +316,8 @@ mod tests {
             transport: Carrier::default(),
             readers: None,
             source_state: SourceState::default(),
+            source_answer: SourceAnswer::default(),
+            listener: None,
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {
                     opcode: "WRITE".to_owned(),
@@ -336,6 +339,10 @@ mod tests {
                 inodes: 2,
                 handles: 1,
                 deaths: Some(4),
+                removed_in_use: 0,
+                inode_limit: None,
+                caches_data: None,
+                callers: Vec::new(),
                 kernel_passthrough: PassedThrough {
                     off: None,
                     files: 3,
