@@ -409,6 +409,10 @@ fn server_ended_by_a_signal_of_its_own_is_followed_by_another() -> Outcome {
             ensure!(log.contains(&format!("ended by {name}")), "{log}");
         }
         equal("deaths", deaths(&m)?, 2)?;
+        let status = m.status()?;
+        let mut warnings = status["warnings"].as_array().into_iter().flatten();
+        let is_told = warnings.any(|warning| warning["check"] == "server-deaths");
+        ensure!(is_told, "{status}");
         m.unmount()
     })
 }
