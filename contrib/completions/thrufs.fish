@@ -90,7 +90,7 @@ info\t''
 debug\t''
 trace\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 where the kernel allows it]' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or ADDRESS:PORT' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics, and a page for people at /: a port of the loopback interface, or ADDRESS:PORT' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l thread-pool-size -d 'Session threads [default: 8, or 16 with --durability=dsync]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l transport -d 'How requests come from the kernel: by the fuser library, or by a loop of thrufs\'s own on /dev/fuse' -r -f -a "fuser\t''
 device\t''"

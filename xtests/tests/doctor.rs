@@ -169,9 +169,23 @@ fn doctor_of_a_source_that_hangs_ends_and_says_so_until_it_answers() -> Outcome 
         let scratch = Scratch::sharing(below.dir().to_owned())?;
         let m = Mount::of(scratch, &["--cache=never"])?;
         m.status()?;
-        let said = below.while_stopped(|| doctor(m.dir()))?;
+        let mut caller = Command::new("stat");
+        caller
+            .arg(m.path("f"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let said = below.while_stopped(|| {
+            let mut calling = caller.spawn()?;
+            wait_until("a request in flight", SOON, || {
+                Ok(m.status()?["in_flight"].as_u64() > Some(0))
+            })?;
+            let said = doctor(m.dir());
+            calling.kill()?;
+            said
+        })?;
         ensure!(said.code == 4, "{}: {:?}", said.code, said.findings);
         said.remedy_has("source-silent", "abort")?;
+        said.remedy_has("stuck", "thrufs top")?;
         wait_until("SOURCE to answer", SOON, || {
             Ok(!doctor(m.dir())?.has("source-silent"))
         })?;

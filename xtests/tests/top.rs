@@ -30,7 +30,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // It may have failed.
+        // The shell may have failed.
         let _ended = self.0.kill();
         let _ended = self.0.wait();
     }

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 use crate::findings::host::Facts;
 use crate::findings::{Finding, Severity, mount, worst};
 use crate::signals::block_on;
-use crate::status::{NoStatus, Which, plain};
+use crate::status::{NoStatus, Status, Which, plain};
 use crate::stdout::print;
 
 /// What `thrufs doctor` takes.
@@ -95,7 +95,8 @@ async fn of_all(all: Vec<Which>) -> anyhow::Result<Vec<OfMount>> {
 async fn of_one(which: &Which) -> OfMount {
     let findings = match which.ask().await {
         Ok(status) => {
-            let found = mount::in_detail(&status, which.seen());
+            let mut found = mount::in_detail(&status, which.seen());
+            found.extend(stuck(which, &status).await);
             let requests: u64 = status.snapshot.opcodes.iter().map(|of| of.requests).sum();
             let what = format!(
                 "{} is served by pid {}, {requests} requests so far",
@@ -111,6 +112,15 @@ async fn of_one(which: &Which) -> OfMount {
         mount: which.name(),
         findings,
     }
+}
+
+/// Asks again where requests are in flight.
+async fn stuck(which: &Which, status: &Status) -> Option<Finding> {
+    if status.snapshot.in_flight == 0 {
+        return None;
+    }
+    tokio::time::sleep(mount::STUCK).await;
+    mount::stuck(status, &which.ask().await.ok()?)
 }
 
 /// Why a daemon says nothing.

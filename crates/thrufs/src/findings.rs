@@ -18,13 +18,13 @@ use serde::Serialize;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Severity {
-    /// As it should be.
+    /// The thing is as it should be.
     Ok,
     /// Good to know; nothing needs to be done.
     Note,
-    /// It works, and may soon not, or not as was asked for.
+    /// Something works, but may soon fail, or works otherwise than was asked for.
     Warning,
-    /// It does not work.
+    /// Something does not work.
     Error,
 }
 

@@ -43,11 +43,11 @@ impl From<StatVfs> for SourceSpace {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SourceAnswer {
-    /// It was not asked.
+    /// SOURCE was not asked.
     #[default]
     Unknown,
     Space(SourceSpace),
-    /// With this error.
+    /// statfs(2) failed with this error.
     Failed(String),
     /// Not, for so long.
     Silent {
@@ -151,7 +151,7 @@ mod tests {
         };
         assert!(second >= first && first >= PATIENCE.as_secs_f64());
         drop(go);
-        // Its answer is for the one who asks next.
+        // The late answer is for the next question.
         let (state, answered) = &*asker.0;
         let mut state = state.lock();
         while state.asked.is_some() {

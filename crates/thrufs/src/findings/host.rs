@@ -23,7 +23,7 @@ use crate::user;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Helper {
     path: PathBuf,
-    /// It runs as root, whoever starts it.
+    /// The helper runs as root, whichever user starts it.
     is_set_uid_root: bool,
     /// The file system that it is on takes set-uid bits for nothing.
     is_on_nosuid: bool,
@@ -52,7 +52,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// Of this machine, for this user. This process must have one thread.
+    /// Looks at this machine, for this user. This process must have one thread.
     pub(crate) fn probe() -> Self {
         Self {
             is_root: user::is_root(),
@@ -239,7 +239,7 @@ fn helper() -> Option<Helper> {
     })
 }
 
-/// In a child, which ends with it. Of mounts as well: Ubuntu lets a user have the first, without the rights in it.
+/// Tries it in a child, with a mount namespace as well: Ubuntu lets a user make the first, without the rights in it.
 fn try_user_namespace() -> Option<Result<(), Errno>> {
     let child = match fork().ok()? {
         Side::Child => {

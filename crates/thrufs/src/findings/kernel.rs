@@ -17,7 +17,7 @@ use crate::status::report::Status;
 pub(crate) struct Version(pub(crate) u32, pub(crate) u32);
 
 impl Version {
-    /// Of the running kernel. In a sandbox, where /proc is not there, only if a process that this one was forked from
+    /// The running kernel's. In a sandbox, where /proc is not there, only if a process that this one was forked from
     /// has asked before.
     pub(crate) fn running() -> Option<Self> {
         static RUNNING: OnceLock<Option<Version>> = OnceLock::new();
@@ -27,7 +27,7 @@ impl Version {
         })
     }
 
-    /// Of a release as uname(2) has it, for instance `6.12.95+deb12-cloud-amd64`.
+    /// Reads a release as uname(2) has it, for instance `6.12.95+deb12-cloud-amd64`.
     pub(crate) fn parse(release: &str) -> Option<Self> {
         let mut numbers = release.splitn(3, '.');
         let major = numbers.next()?.parse().ok()?;

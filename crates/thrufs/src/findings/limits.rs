@@ -36,7 +36,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Of this process.
+    /// Reads those of this process.
     pub(crate) fn read() -> Self {
         let hard = |resource| getrlimit(resource).ok().map(|(_, hard)| hard);
         Self {
@@ -136,7 +136,7 @@ fn file_nr(text: &str) -> Option<Used> {
     Some(Used { now, most })
 }
 
-/// Of cgroup 2. None where there is no limit.
+/// The limit of cgroup 2; none where there is none.
 fn of_cgroup() -> Option<Used> {
     let group = field("/proc/self/cgroup", "0::")?;
     let directory = format!("/sys/fs/cgroup{}", group.trim_end_matches('/'));

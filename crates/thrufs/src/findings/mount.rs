@@ -1,5 +1,7 @@
 //! What is to be said of one mount or device, from what its daemon tells of it.
 
+use std::time::Duration;
+
 use thrufs_fs::Snapshot;
 
 use super::kernel::{self, Version};
@@ -13,6 +15,9 @@ use crate::units;
 const SHARE: u64 = 20;
 /// Bytes that are plenty, however large the file system is.
 const FEW: u64 = 10 << 30;
+
+/// Within which one of the requests in flight should end.
+pub(crate) const STUCK: Duration = Duration::from_secs(1);
 
 /// What is known of the mount beside what its daemon tells.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,6 +50,27 @@ pub(crate) fn in_detail(status: &Status, seen: Seen) -> Vec<Finding> {
     let is_note = |finding: &Finding| finding.severity == Severity::Note;
     found.extend(defects.into_iter().flatten().filter(is_note));
     found
+}
+
+/// Whether requests wait: of two answers of one daemon, with [`STUCK`] between them.
+pub(crate) fn stuck(before: &Status, now: &Status) -> Option<Finding> {
+    let ended = |status: &Status| -> u64 {
+        let opcodes = status.snapshot.opcodes.iter();
+        opcodes.map(|counts| counts.latency.count()).sum()
+    };
+    let waiting = before.snapshot.in_flight.min(now.snapshot.in_flight);
+    if waiting == 0 || ended(before) != ended(now) {
+        return None;
+    }
+    Some(Finding::new(
+        Severity::Warning,
+        "stuck",
+        (
+            format!("{waiting} requests are in flight, and none has ended within {STUCK:?}"),
+            "their callers wait: for SOURCE, as a rule",
+            "`thrufs top` names processes and requests; see what SOURCE's file system waits for",
+        ),
+    ))
 }
 
 fn source(status: &Status) -> Vec<Finding> {

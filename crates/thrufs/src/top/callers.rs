@@ -49,7 +49,7 @@ impl Names {
     }
 }
 
-/// By /proc, where a thread's directory exists beside those of processes, unlisted.
+/// Looks into /proc, where a thread's directory exists beside those of processes, unlisted.
 fn look_up(tid: u32) -> Option<Process> {
     let status = std::fs::read(format!("/proc/{tid}/status")).ok()?;
     let pid = tgid(&String::from_utf8_lossy(&status))?;

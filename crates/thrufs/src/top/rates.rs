@@ -68,7 +68,7 @@ pub(super) struct Row {
     /// In nanoseconds; not known by process.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) p99: Option<u64>,
-    /// Of a mount.
+    /// Only of a mount.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) in_flight: Option<u64>,
 }
@@ -168,7 +168,7 @@ impl Interval<'_> {
         old.iter().find(|old| old.opcode == opcode)
     }
 
-    /// Of the requests that ended, by opcode.
+    /// How long the requests took that ended, by opcode.
     fn latencies(&self) -> Vec<(&OpcodeCounts, Histogram)> {
         let opcodes = self.now.snapshot.opcodes.iter();
         opcodes

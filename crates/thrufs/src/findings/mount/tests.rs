@@ -1,6 +1,8 @@
 //! Findings over mounts that were made up.
 
-use thrufs_fs::{Negotiated, PassedThrough, Process, Reason, Writes};
+use thrufs_fs::{
+    Bucket, Histogram, Negotiated, OpcodeCounts, PassedThrough, Process, Reason, Writes,
+};
 
 use super::*;
 use crate::daemon::source_state::SourceState;
@@ -244,4 +246,31 @@ fn in_detail_tells_odd_reasons_of_files_that_go_through_the_daemon() {
         told[0].what.ends_with(": 2 refused by the kernel"),
         "{told:?}"
     );
+}
+
+#[test]
+fn stuck_is_what_waits_while_nothing_ends() {
+    let waiting = |in_flight, ended| {
+        let mut status = status();
+        status.snapshot.in_flight = in_flight;
+        let buckets = vec![Bucket {
+            up_to: 1000,
+            count: ended,
+        }];
+        status.snapshot.opcodes = vec![OpcodeCounts {
+            opcode: "READ".to_owned(),
+            requests: ended + in_flight,
+            errors: 0,
+            latency: Histogram {
+                buckets,
+                ..Histogram::default()
+            },
+        }];
+        status
+    };
+    let told = stuck(&waiting(2, 5), &waiting(3, 5)).unwrap();
+    assert!(told.what.starts_with("2 requests"), "{}", told.what);
+    assert_eq!(stuck(&waiting(2, 5), &waiting(2, 6)), None);
+    assert_eq!(stuck(&waiting(0, 5), &waiting(1, 5)), None);
+    assert_eq!(stuck(&waiting(1, 5), &waiting(0, 5)), None);
 }
