@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::support::command::{output, said, succeed, tail};
 
-/// What the stranger's machine has. The last four are for the tests, and so that the package brings nothing but itself.
-const PACKAGES: &str = "ca-certificates,git,build-essential,man-db,systemd,fuse3,bash-completion";
+/// What the stranger's machine has. The last three are for the tests, and so that the package brings nothing but itself.
+const PACKAGES: &str = "ca-certificates,git,build-essential,man-db,systemd,fuse3";
 /// Seconds until a script is ended with everything that it started.
 const LIMIT: &str = "2400";
 
@@ -24,6 +24,8 @@ const ENTER: &str = r#"
 set -e
 root=$1 script=$2
 shift 2
+# The mount table of a root that is no mount point of its own lacks what / is in.
+mount --bind "$root" "$root"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
 mount -t sysfs -o ro sysfs "$root/sys"
