@@ -390,12 +390,12 @@ mod tests {
     }
 
     #[test]
-    fn metrics_that_the_manual_names_are_served() {
-        let manual = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../contrib/doc/operations.md"
-        );
-        let manual = std::fs::read_to_string(manual).expect("contrib/doc/operations.md");
+    fn metrics_that_manual_and_alerts_name_are_served() {
+        let contrib = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib");
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("{contrib}/{name}")).expect("a file of contrib")
+        };
+        let manual = read("doc/operations.md") + &read("grafana/alerts.yml");
         let is_name = |word: &&str| word.starts_with("thrufs_") || word.starts_with("process_");
         let named = manual
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
