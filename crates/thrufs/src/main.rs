@@ -25,6 +25,7 @@ mod status;
 mod stderr;
 mod stdout;
 mod umount;
+mod upgrade;
 mod user;
 mod wait;
 
@@ -100,6 +101,9 @@ fn subcommand(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Some(Command::Umount(args)) => umount::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Upgrade(args)) => upgrade::run(&args),
+        Some(Command::Set(args)) => upgrade::set(&args),
+        Some(Command::TakeOver) => daemon::take_over::run(),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Reproduce(args)) => demo::reproduce(&args),
         Some(Command::Mount(_)) => anyhow::bail!("write `mount` as the first argument"),

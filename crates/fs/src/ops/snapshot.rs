@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::backing_ids::PassedThrough;
+use crate::ledger::Ledger;
 use crate::passthrough::Passthrough;
 use crate::stats::{Opcode, OpcodeCounts, Process, Snapshot, Stats};
 
@@ -17,6 +18,7 @@ impl Passthrough {
             inodes: self.known_inodes(),
             handles: self.open_handles(),
             deaths: self.journal.as_ref().map(|_| self.deaths()),
+            upgrades: self.ledger().map(Ledger::upgrades),
             kernel_passthrough: self.backing_ids.counts(),
             negotiated: self.negotiated().cloned(),
             ..Snapshot::of_none(&self.stats)?
@@ -47,6 +49,7 @@ impl Snapshot {
             inodes: 0,
             handles: 0,
             deaths: None,
+            upgrades: None,
             kernel_passthrough: PassedThrough::default(),
             process: Process::read()?,
             negotiated: None,

@@ -31,6 +31,9 @@ pub struct Snapshot {
     /// Servers that died before this one; none where the mount does not outlive its server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deaths: Option<u64>,
+    /// How often another version has taken the mount over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrades: Option<u64>,
     /// What goes past the daemon.
     #[serde(default)]
     pub kernel_passthrough: PassedThrough,
