@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,10 +14,11 @@ use rustix::process::{Pid, Signal, kill_process};
 use xtests::support::calls::{errno, open_append, open_rdwr};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::{output, said};
-use xtests::support::load::{create_exclusively, under_load};
+use xtests::support::load::{Load, create_exclusively, under_load};
 use xtests::support::mount::{is_default_run, thrufs};
 use xtests::support::process::{children, descriptors};
-use xtests::support::wait::{wait_for, wait_until};
+use xtests::support::random::Random;
+use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
 
 const SURVIVE: [&str; 3] = [
@@ -31,6 +32,8 @@ const SOON: Duration = Duration::from_secs(60);
 const LONG: Duration = Duration::from_secs(600);
 /// Upgrades under load, in all.
 const UPGRADES: u64 = 200;
+/// Upgrades in which a server is killed.
+const ATTEMPTS: u64 = 60;
 /// Workers of the load.
 const WORKERS: usize = 6;
 
@@ -97,13 +100,11 @@ fn wait_for_rest(m: &Mount) -> Outcome {
 /// Percentiles that an operator is told.
 fn figures(mut times: Vec<u64>) -> String {
     times.sort_unstable();
-    let at = |percent: usize| times.get((times.len() * percent / 100).min(times.len() - 1));
-    format!(
-        "median {:?}, p99 {:?}, max {:?}",
-        at(50),
-        at(99),
-        times.last()
-    )
+    let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)];
+    match times.last() {
+        Some(most) => format!("median {}, p99 {}, max {most}", at(50), at(99)),
+        None => "none".to_owned(),
+    }
 }
 
 #[test]
@@ -304,38 +305,62 @@ fn upgrade_to_what_does_not_come_up_leaves_the_former_server() -> Outcome {
     })
 }
 
-/// A server that is killed at any moment of hand-overs: some fail, and no caller notices either.
+/// A server that is killed at any moment of hand-overs, be it the former one or the one that takes over: some fail, and
+/// no caller notices either.
 #[test]
 fn server_killed_while_another_takes_over_is_noticed_by_no_caller() -> Outcome {
     case(|| {
-        let options = ["--xattr", "--survive-deaths=1000000"];
-        let m = mounted(Backing::Ext4(256), &options)?;
-        let rounds = under_load(m.dir(), WORKERS, |load| {
-            for _attempt in 0..30 {
-                load.wait_for(2)?;
-                let mut upgrade = Command::new(thrufs()?);
-                let mut upgrade = upgrade.arg("upgrade").arg(m.dir()).spawn()?;
-                // Whichever server there is by then.
-                let server = wait_for("a server", SOON, || {
-                    let zygote = nix::unistd::Pid::from_raw(zygote(&m)?.as_raw_pid());
-                    Ok(children(zygote).ok().and_then(|all| all.first().copied()))
-                })?;
-                let server = Pid::from_raw(server.as_raw()).context("a process id is not 0")?;
-                // It may have ended by itself.
-                let _gone = kill_process(server, Signal::KILL);
-                let _how = upgrade.wait()?;
-            }
-            Ok(())
-        })
-        .with_context(|| m.log())?;
-        eprintln!(
-            "{rounds} checks, {} upgrades and {} deaths",
-            count(&m, "upgrades")?,
-            count(&m, "deaths")?
-        );
-        succeed(&m, "upgrade", &[])?;
-        m.unmount()
+        for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
+            let options = ["--xattr", "--survive-deaths=1000000", sandbox];
+            let m = mounted(Backing::Ext4(256), &options)?;
+            let mut done = 0;
+            let rounds = under_load(m.dir(), WORKERS, |load| {
+                done = upgrade_with_deaths(&m, load)?;
+                Ok(())
+            })
+            .with_context(|| m.log())?;
+            let deaths = count(&m, "deaths")?;
+            eprintln!(
+                "{sandbox}: {rounds} checks, {done} upgrades of {ATTEMPTS} and {deaths} deaths"
+            );
+            equal("upgrades", count(&m, "upgrades")?, done)?;
+            succeed(&m, "upgrade", &[])?;
+            m.unmount()?;
+        }
+        Ok(())
     })
+}
+
+/// Returns how many were done all the same.
+fn upgrade_with_deaths(m: &Mount, load: &Load) -> Result<u64> {
+    let (mut done, mut random) = (0, Random(1));
+    for _attempt in 0..ATTEMPTS {
+        load.wait_for(2)?;
+        let mut upgrade = Command::new(thrufs()?);
+        let upgrade = upgrade.arg("upgrade").arg(m.dir()).stdout(Stdio::null());
+        let mut upgrade = upgrade.stderr(Stdio::null()).spawn()?;
+        for _moment in 0..random.below(40) {
+            std::thread::yield_now();
+        }
+        let servers = servers(m)?;
+        if let Some(server) = servers.get(random.below(servers.len().max(1))) {
+            // It may have ended by itself.
+            let _gone = kill_process(*server, Signal::KILL);
+        }
+        done += u64::from(upgrade.wait()?.success());
+    }
+    Ok(done)
+}
+
+/// Those of the zygote before, and of the one that takes over if there is one.
+fn servers(m: &Mount) -> Result<Vec<Pid>> {
+    let zygotes = children(m.pid()?)?;
+    let servers = zygotes
+        .into_iter()
+        .flat_map(|zygote| children(zygote).unwrap_or_default());
+    Ok(servers
+        .filter_map(|server| Pid::from_raw(server.as_raw()))
+        .collect())
 }
 
 #[test]
@@ -382,7 +407,13 @@ fn set_changes_options_of_a_mount_that_is_in_use() -> Outcome {
         })?;
         std::fs::write(m.source("f"), "content that is longer")?;
         equal("size without a cache", m.path("f").metadata()?.len(), 22)?;
-        ensure!(m.log().contains("DEBUG"), "{}", m.log());
+        // A request that fails has its line.
+        equal(
+            "errno",
+            errno(m.path("none").metadata()),
+            Some(libc::ENOENT),
+        )?;
+        wait_until("its line", SOON, || Ok(m.log().contains("DEBUG"))).with_context(|| m.log())?;
         equal("upgrades", count(&m, "upgrades")?, 0)?;
         // What was set stays with the next server.
         succeed(&m, "upgrade", &[])?;

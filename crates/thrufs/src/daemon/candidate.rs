@@ -6,6 +6,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -43,6 +44,7 @@ impl Candidate {
     pub(super) fn start(binary: &Path) -> anyhow::Result<Self> {
         let (link, theirs) = Link::pair().context("socket pair")?;
         let child = Command::new(binary)
+            .arg0("thrufs")
             .arg(take_over::SUBCOMMAND)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())

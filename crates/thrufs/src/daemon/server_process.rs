@@ -114,7 +114,6 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
     if start.sandbox != Sandbox::Namespace {
         return Ok(true);
     }
-    let is_first = start.taken.is_none();
     namespaces::enter(start.plan, || {
         link.send(&FromServer::MapIds, &[])?;
         match link.receive()? {
@@ -122,12 +121,13 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
             _ => bail!("the ids of the user namespace are not mapped"),
         }
     })?;
+    // For a server that takes over from this one; those that do are in the first one's already. Before the fork: the
+    // server mounts another /proc here.
+    let is_first = start.plan.restarts && start.taken.is_none();
+    let mounts = is_first.then(namespaces::own_mounts).transpose()?;
     match fork().context("start the serving process")? {
         Side::Child => Ok(true),
         Side::Parent(server) => {
-            // For one that takes over from it. Those that do are in the first one's already.
-            let mounts = (start.plan.restarts && is_first).then(namespaces::own_mounts);
-            let mounts = mounts.transpose()?;
             let with: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
             link.send(&FromServer::Forked(server.as_raw()), &with)?;
             Ok(false)

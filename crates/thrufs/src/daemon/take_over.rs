@@ -33,6 +33,8 @@ pub(crate) const SUBCOMMAND: &str = "take-over";
 pub(crate) fn run() -> anyhow::Result<()> {
     let standard_input = thrufs_sys::inherited::take(0).context("standard input")?;
     let link = Link::of(standard_input);
+    // It was started by a number, that of a descriptor. Without the name all goes on.
+    let _named = rustix::thread::set_name(c"thrufs");
     let hello = FromServer::Hello {
         form: FORM,
         version: env!("CARGO_PKG_VERSION").to_owned(),
