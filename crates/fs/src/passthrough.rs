@@ -47,6 +47,9 @@ use crate::submounts::SubMounts;
 use crate::waits::Waits;
 use crate::write_batch::groups::WriteGroups;
 
+/// How long what is owed to the kernel has before another process serves.
+const FINISH: Duration = Duration::from_millis(50);
+
 /// What LOOKUP and the creating operations tell the kernel.
 #[derive(Clone, Debug)]
 pub struct Entry {
@@ -100,6 +103,8 @@ pub struct Passthrough {
     /// None where nothing outlives this process.
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) deaths: u64,
+    /// Another server has served this mount before.
+    pub(crate) goes_on: bool,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -169,6 +174,7 @@ impl Passthrough {
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             journal: None,
             deaths: 0,
+            goes_on: false,
             fd_limit,
         })
     }
@@ -281,6 +287,11 @@ impl Passthrough {
             InodeFileHandles::Never => Ok(()),
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => self.recent.start(),
         }
+    }
+
+    /// Waits until the notifications that are owed have been sent, for a short time at most: another process serves on.
+    pub fn finish_notifying(&self) {
+        self.invalidations.finish(FINISH);
     }
 
     /// Sends no more notifications: the session has ended.

@@ -6,6 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
+use crate::daemon::take_over;
 use crate::demo::{DemoArgs, ReproduceArgs};
 use crate::doctor::DoctorArgs;
 use crate::options::MountArgs;
@@ -13,6 +14,7 @@ use crate::options::device::DeviceArgs;
 use crate::status::StatusArgs;
 use crate::top::TopArgs;
 use crate::umount::UmountArgs;
+use crate::upgrade::{SetArgs, UpgradeArgs};
 
 /// Serve a directory through FUSE, write-through, in as few WRITE requests as the limits allow.
 #[derive(Clone, Debug, clap::Parser)]
@@ -43,6 +45,13 @@ pub(crate) enum Command {
     Top(TopArgs),
     /// Look for what keeps mounts from working here, and for what is wrong with those that there are
     Doctor(DoctorArgs),
+    /// Have another binary serve a mount that is in use (--survive)
+    Upgrade(UpgradeArgs),
+    /// Change options of a mount that is in use (--survive)
+    Set(SetArgs),
+    /// What the daemon of a mount starts to serve it on
+    #[command(hide = true)]
+    TakeOver,
     /// Mount a scratch directory, work in it, show what the kernel sent, and clean up
     Demo(DemoArgs),
     /// The program that used to deadlock, which `demo` runs with a deadline
@@ -118,6 +127,9 @@ fn is_helper_call(first: &OsStr, arguments: &[OsString]) -> bool {
         "status",
         "top",
         "doctor",
+        "upgrade",
+        "set",
+        take_over::SUBCOMMAND,
         "demo",
         "reproduce",
         "help",

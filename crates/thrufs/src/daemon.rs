@@ -6,13 +6,17 @@
 //!        └─ server: in its sandbox, answers the kernel ([`server`], [`serving`])
 //! ```
 //!
-//! With `--survive` there is one more between the last two, in the same sandbox ([`zygote`]).
+//! With `--survive` there is one more between the last two, in the same sandbox ([`zygote`]), and the mount goes from
+//! one such pair to another while it is in use ([`succession`]).
 //!
 //! With neither sandbox nor filter the supervisor serves itself ([`unconfined`]).
 
 mod background;
 pub(crate) mod callers;
+mod candidate;
+pub(crate) mod control;
 mod death;
+mod descriptors;
 mod last_words;
 mod lifecycle;
 pub(crate) mod limits;
@@ -28,7 +32,12 @@ pub(crate) mod serving;
 pub(crate) mod shortfall;
 pub(crate) mod source_space;
 pub(crate) mod source_state;
+mod stuck;
+mod succession;
+mod successor;
 pub(crate) mod supervisor;
+pub(crate) mod take_over;
+mod turn;
 mod unconfined;
 mod zygote;
 

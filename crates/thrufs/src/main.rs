@@ -29,6 +29,7 @@ mod stdout;
 mod top;
 mod umount;
 mod units;
+mod upgrade;
 mod user;
 mod wait;
 
@@ -107,6 +108,9 @@ fn subcommand(cli: Cli) -> anyhow::Result<u8> {
         Some(Command::Umount(args)) => umount::run(&args),
         Some(Command::Status(args)) => status::run(&args),
         Some(Command::Top(args)) => top::run(&args),
+        Some(Command::Upgrade(args)) => upgrade::run(&args),
+        Some(Command::Set(args)) => upgrade::set(&args),
+        Some(Command::TakeOver) => daemon::take_over::run(),
         Some(Command::Demo(args)) => demo::run(&args),
         Some(Command::Reproduce(args)) => demo::reproduce(&args),
         Some(Command::Mount(_)) => anyhow::bail!("write `mount` as the first argument"),

@@ -21,11 +21,11 @@ use serde::Serialize;
 
 pub(crate) use devices::name_of;
 use find::Found;
-pub(crate) use find::{NoStatus, daemon_of, is_thrufs};
+pub(crate) use find::{NoStatus, control_of, daemon_of, is_thrufs};
 #[cfg(test)]
 pub(crate) use report::Carrier;
 pub(crate) use report::{Reporter, Status};
-pub(crate) use server::{Askers, SocketFile, StatusSocket, serve};
+pub(crate) use server::{Askers, SocketFile, StatusSocket, may_order, serve};
 pub(crate) use table::plain;
 
 use crate::findings::kernel::Version;

@@ -4,6 +4,8 @@ mod buffer;
 mod connection;
 mod readers;
 
-pub use buffer::{Buffers, RequestBuffer, current_shared_buffer, shared_buffer_size};
+pub use buffer::{
+    Buffers, RequestBuffer, SHARED_BUFFER_START, current_shared_buffer, shared_buffer_size,
+};
 pub use connection::{DevFuse, Received};
-pub use readers::{Handler, ReaderCounts, serve};
+pub use readers::{Drain, Ended, Handler, ReaderCounts, serve};

@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::backing_ids::PassedThrough;
+use crate::ledger::Ledger;
 use crate::passthrough::Passthrough;
 use crate::stats::{Opcode, OpcodeCounts, Process, Snapshot, Stats};
 
@@ -20,6 +21,7 @@ impl Passthrough {
             removed_in_use: self.removed.in_use(),
             inode_limit: self.pressure.as_ref().map(|limit| limit.now(self)),
             caches_data: Some(!self.config.cache.is_direct()),
+            upgrades: self.ledger().map(Ledger::upgrades),
             kernel_passthrough: self.backing_ids.counts(),
             negotiated: self.negotiated().cloned(),
             ..Snapshot::of_none(&self.stats)?
@@ -54,6 +56,7 @@ impl Snapshot {
             inode_limit: None,
             caches_data: None,
             callers: stats.callers(),
+            upgrades: None,
             kernel_passthrough: PassedThrough::default(),
             process: Process::read()?,
             negotiated: None,

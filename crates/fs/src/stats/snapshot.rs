@@ -44,6 +44,9 @@ pub struct Snapshot {
     /// The calling threads whose requests came lately.
     #[serde(default)]
     pub callers: Vec<CallerCounts>,
+    /// How often another version has taken the mount over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upgrades: Option<u64>,
     /// What goes past the daemon.
     #[serde(default)]
     pub kernel_passthrough: PassedThrough,

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -82,7 +83,7 @@ pub(crate) enum Copies {
     /// There is no sandbox.
     None,
     /// In the mount namespace of this process, where they follow those outside if these are shared.
-    Namespace(i32),
+    Namespace(Arc<AtomicI32>),
     /// In no namespace, where nothing shows and nothing follows: as they were at the start.
     Chroot(Vec<MountEntry>),
 }
@@ -157,7 +158,8 @@ impl HeldSource {
         let (inside, top) = match &self.copies {
             Copies::None => return Vec::new(),
             Copies::Namespace(pid) => {
-                let inside = mountinfo::of_process(*pid).unwrap_or_default();
+                let pid = pid.load(Ordering::Relaxed);
+                let inside = mountinfo::of_process(pid).unwrap_or_default();
                 (Cow::Owned(inside), Path::new("/"))
             }
             Copies::Chroot(inside) => (Cow::Borrowed(inside), &*self.path),

@@ -143,6 +143,20 @@ pub(crate) fn daemon_of(mount: &MountEntry) -> Option<OwnedFd> {
     rustix::process::pidfd_open(peer.pid, PidfdFlags::empty()).ok()
 }
 
+/// Where the daemon that serves what `path` is in takes orders; none for a mount that does not outlive its servers.
+///
+/// # Errors
+/// It is no mount of thrufs.
+pub(crate) fn control_of(path: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let found = mount_of(path)?;
+    let name = runtime_dir::control_name(&found.device);
+    let mut places = runtime_dir::of(found.owner).into_iter();
+    Ok(places.find_map(|directory| {
+        let socket = directory.join(&name);
+        socket.exists().then_some(socket)
+    }))
+}
+
 /// What the daemon of `mount` says.
 pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
     let shown = mount.mountpoint.display();

@@ -160,7 +160,10 @@ fn head(status: &Status) -> Vec<String> {
             snapshot.handles,
             snapshot.in_flight,
             match snapshot.deaths {
-                Some(deaths) => format!("; outlived {deaths} deaths of the server"),
+                Some(deaths) => format!(
+                    "; outlived {deaths} deaths and {} upgrades of the server",
+                    snapshot.upgrades.unwrap_or_default()
+                ),
                 None => String::new(),
             }
         ),

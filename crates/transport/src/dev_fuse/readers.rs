@@ -14,8 +14,8 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -33,6 +33,8 @@ const TICK: Duration = Duration::from_micros(300);
 const LONG_TICK: Duration = Duration::from_millis(20);
 /// Looks without a new request after which there are none until the next one.
 const QUIET: u32 = 32;
+/// How long requests under way have when no more are to be read ([`Drain`]).
+const FINISH: Duration = Duration::from_millis(100);
 /// How long nothing comes before all readers but one end.
 const IDLE: Duration = Duration::from_secs(10);
 /// Readers that work alone brings about.
@@ -68,20 +70,52 @@ impl ReaderCounts {
     }
 }
 
-/// Serves all messages of `device` until the connection ends, with at most `most` threads at a time; the
-/// calling thread watches them. Messages are read into `buffers`. `handle` must not panic.
+/// Ends [`serve`] while the connection lasts, for a process that takes the connection over.
+#[derive(Debug, Default)]
+pub struct Drain {
+    is_asked: AtomicBool,
+    watcher: OnceLock<Thread>,
+}
+
+impl Drain {
+    /// Messages that are read from now on are left unserved, and those under way have the time of [`FINISH`].
+    pub fn ask(&self) {
+        self.is_asked.store(true, Ordering::SeqCst);
+        if let Some(watcher) = self.watcher.get() {
+            watcher.unpark();
+        }
+    }
+
+    fn is_asked(&self) -> bool {
+        self.is_asked.load(Ordering::SeqCst)
+    }
+}
+
+/// Why [`serve`] returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The connection has ended.
+    Connection,
+    /// As was asked by [`Drain::ask`]. Threads may still wait for a message, which they will not serve, or for a
+    /// call on SOURCE: the caller ends the process.
+    Drained,
+}
+
+/// Serves all messages of `device` until the connection ends or `drain` is asked, with at most `most` threads at a
+/// time; the calling thread watches them. Messages are read into `buffers`. `handle` must not panic.
 ///
 /// # Errors
 /// There can be no thread; reading failed ([`DevFuse::receive`]).
 pub fn serve(
     device: &Arc<DevFuse>,
-    buffers: Buffers,
-    most: usize,
+    (buffers, most): (Buffers, usize),
     counts: &Arc<ReaderCounts>,
+    drain: &Arc<Drain>,
     handle: Handler,
-) -> io::Result<()> {
+) -> io::Result<Ended> {
     let readers = Readers {
         counts: Arc::clone(counts),
+        drain: Arc::clone(drain),
         ..Readers::new(device, buffers, most, handle)
     };
     Arc::new(readers).serve()
@@ -93,6 +127,7 @@ struct Readers {
     most: usize,
     handle: Handler,
     counts: Arc<ReaderCounts>,
+    drain: Arc<Drain>,
     /// A leaf lock, held across no system call but a thread's start.
     state: Mutex<State>,
     /// Whether the watcher looks at intervals; otherwise the next request wakes it.
@@ -130,6 +165,7 @@ impl Readers {
             most: most.max(1),
             handle,
             counts: Arc::default(),
+            drain: Arc::default(),
             state: Mutex::default(),
             is_watched: AtomicBool::new(true),
             idle: IDLE,
@@ -138,19 +174,23 @@ impl Readers {
         }
     }
 
-    fn serve(self: &Arc<Self>) -> io::Result<()> {
+    fn serve(self: &Arc<Self>) -> io::Result<Ended> {
+        // Before it is looked at: a drain that is asked for later wakes this thread.
+        let _once = self.drain.watcher.set(self.watcher.clone());
         // A server that died may have left it so.
         self.device.set_nonblocking(false)?;
         self.add(&mut self.state.lock())?;
-        self.watch();
-        // That the connection has ended stays in the state, for the threads that are idle.
+        if self.watch() == Ended::Drained {
+            return Ok(Ended::Drained);
+        }
         let members = std::mem::take(&mut self.state.lock().members);
         for (_member, thread) in members {
             if thread.join().is_err() {
                 return Err(io::Error::other("a session thread panicked"));
             }
         }
-        self.state.lock().result.take().unwrap_or(Ok(()))
+        let result = self.state.lock().result.take().unwrap_or(Ok(()));
+        result.map(|()| Ended::Connection)
     }
 
     fn now(&self) -> u64 {
@@ -190,7 +230,7 @@ impl Readers {
     /// The life of a thread.
     fn work(self: &Arc<Self>, me: &Arc<Member>) {
         let mut buffer = self.buffers.make();
-        while !me.ends.load(Ordering::Acquire) {
+        while !self.drain.is_asked() && !me.ends.load(Ordering::Acquire) {
             let message = match self.device.receive(&mut buffer) {
                 Ok(Received::Message(message)) => message,
                 Ok(Received::Nothing) => {
@@ -202,6 +242,11 @@ impl Readers {
             };
             // Before `is_watched`: either the watcher sees this request, or this thread wakes it.
             me.since.store(self.now(), Ordering::SeqCst);
+            // After `since`: either this thread sees it, or whoever asked waits for this request.
+            if self.drain.is_asked() {
+                me.since.store(0, Ordering::SeqCst);
+                return;
+            }
             self.wake_watcher();
             let served = me.served.load(Ordering::Relaxed) + 1;
             if served.is_multiple_of(A_FEW) && self.counts.threads() < self.most.min(USUAL) {
@@ -231,10 +276,15 @@ impl Readers {
         }
     }
 
-    /// Adds readers while those that there are wait; returns when the connection has ended.
-    fn watch(self: &Arc<Self>) {
+    /// Adds readers while those that there are wait; returns when the connection has ended, or when no request is
+    /// under way after a drain was asked for.
+    fn watch(self: &Arc<Self>) -> Ended {
         let (mut quiet, mut served) = (0, 0);
         loop {
+            if self.drain.is_asked() {
+                self.finish();
+                return Ended::Drained;
+            }
             let seen = self.look();
             quiet = match seen {
                 Seen::Waiting(now) if now == served => quiet + 1,
@@ -245,7 +295,7 @@ impl Readers {
                 Seen::Stuck | Seen::Ended => 0,
             };
             match seen {
-                Seen::Ended => return,
+                Seen::Ended => return Ended::Connection,
                 // No second thread may be added: only the end remains to be seen.
                 _one_thread if self.most == 1 => std::thread::park(),
                 Seen::Stuck => self.help(),
@@ -258,18 +308,35 @@ impl Readers {
         }
     }
 
+    /// Waits until each request that is being served has been.
+    fn finish(&self) {
+        let until = Instant::now() + FINISH;
+        let is_serving = || {
+            let state = self.state.lock();
+            let mut all = state.members.iter();
+            all.any(|(member, _thread)| member.since.load(Ordering::SeqCst) != 0)
+        };
+        while is_serving() && Instant::now() < until {
+            std::thread::park_timeout(TICK);
+        }
+    }
+
     /// Waits for the next request, or the end.
     fn rest(&self) {
         self.is_watched.store(false, Ordering::SeqCst);
         // A request may have come between the last look and this.
-        if let Seen::Waiting(_) = self.look() {
+        if self.is_idle() {
             std::thread::park_timeout(self.idle);
-            if !self.is_watched.load(Ordering::SeqCst) && matches!(self.look(), Seen::Waiting(_)) {
+            if !self.is_watched.load(Ordering::SeqCst) && self.is_idle() {
                 self.end_all_but_one();
                 std::thread::park();
             }
         }
         self.is_watched.store(true, Ordering::SeqCst);
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.look(), Seen::Waiting(_)) && !self.drain.is_asked()
     }
 
     /// A thread that misses the signal, since it was about to read, ends after its next message.
@@ -367,7 +434,7 @@ mod tests {
     struct Serving {
         kernel: File,
         readers: Arc<Readers>,
-        session: JoinHandle<io::Result<()>>,
+        session: JoinHandle<io::Result<Ended>>,
     }
 
     impl Serving {
@@ -533,5 +600,36 @@ mod tests {
         }
         assert_eq!(session.readers.counts.threads(), 3);
         session.end();
+    }
+
+    #[test]
+    fn serve_after_a_drain_leaves_what_is_read_unserved() {
+        let (report, served) = reporting();
+        let mut session = Serving::new(2, report);
+        session.send(1);
+        assert_eq!(served.recv_timeout(DEADLINE), Ok(1));
+        session.readers.drain.ask();
+        session.send(2);
+        assert_eq!(session.session.join().unwrap().unwrap(), Ended::Drained);
+        drop(session.kernel);
+        assert!(served.try_recv().is_err(), "served after the drain");
+    }
+
+    #[test]
+    fn serve_after_a_drain_has_served_what_was_under_way() {
+        let (report, served) = reporting();
+        let (begin, begun) = channel();
+        let handle = move |message: &[u8]| {
+            begin.send(()).unwrap();
+            // Long for the drain to meet it, and far less than what it has.
+            std::thread::yield_now();
+            report(message);
+        };
+        let mut session = Serving::new(2, Arc::new(handle));
+        session.send(1);
+        begun.recv_timeout(DEADLINE).unwrap();
+        session.readers.drain.ask();
+        assert_eq!(session.session.join().unwrap().unwrap(), Ended::Drained);
+        assert_eq!(served.recv_timeout(DEADLINE), Ok(1));
     }
 }

@@ -37,6 +37,14 @@ const EXIT_OF_SERVERS: &[Entry] = &[
         "The command line, SOURCE, MOUNTPOINT or the directory of a device is wrong.",
     ),
 ];
+const EXIT_OF_CHANGES: &[Entry] = &[
+    ("0", "The new server serves."),
+    (
+        "1",
+        "It does not, and the former one goes on; standard error says why.",
+    ),
+    USAGE,
+];
 const RUNTIME: Entry = (
     "/run/thrufs, $XDG_RUNTIME_DIR/thrufs, /tmp/thrufs-UID",
     "Sockets of the daemons of root and of a user, for thrufs-status(8).",
@@ -65,6 +73,8 @@ pub(super) const SECTIONS: &[Sections] = &[
             "thrufs-status(8)",
             "thrufs-top(8)",
             "thrufs-doctor(8)",
+            "thrufs-upgrade(8)",
+            "thrufs-set(8)",
             "thrufs-demo(8)",
             "mount.fuse.thrufs(8)",
             "fuse(4)",
@@ -208,6 +218,35 @@ pub(super) const SECTIONS: &[Sections] = &[
             "thrufs-umount(8)",
             "fusermount3(1)",
         ],
+    },
+    Sections {
+        page: "thrufs-upgrade",
+        exit_status: EXIT_OF_CHANGES,
+        files: &[RUNTIME],
+        examples: &[
+            ("After a new version was installed:", "thrufs upgrade /mnt"),
+            (
+                "To another binary, or back:",
+                "thrufs upgrade --binary=/opt/thrufs/bin/thrufs /mnt",
+            ),
+        ],
+        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-set(8)"],
+    },
+    Sections {
+        page: "thrufs-set",
+        exit_status: EXIT_OF_CHANGES,
+        files: &[RUNTIME],
+        examples: &[
+            (
+                "To see what a mount does:",
+                "thrufs set /mnt log-level=debug",
+            ),
+            (
+                "Shorter timeouts, and more threads:",
+                "thrufs set /mnt attr-timeout=0.1 entry-timeout=0.1 thread-pool-size=16",
+            ),
+        ],
+        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-upgrade(8)"],
     },
     Sections {
         page: "thrufs-demo",

@@ -39,6 +39,7 @@ pub(crate) fn status() -> Status {
             inodes: 1,
             handles: 0,
             deaths: None,
+            upgrades: None,
             removed_in_use: 0,
             inode_limit: None,
             caches_data: Some(true),
