@@ -110,10 +110,18 @@ impl InodeTable {
                 key: inode.key,
                 kind: inode.kind,
                 nlookup: 1,
+                may_be_mapped: false,
             };
             ledger.set(fd.as_raw_fd(), entry);
         }
         self.note_lookup(inode);
+    }
+
+    /// The next server learns that `inode` may be mapped past the daemon.
+    pub(crate) fn note_mapped(&self, inode: &Inode) {
+        if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
+            ledger.note_mapped(fd.as_raw_fd());
+        }
     }
 
     /// At once, and not when the lock is given back: a death in between leaves a lookup that nothing forgets.
