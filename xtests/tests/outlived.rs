@@ -49,6 +49,11 @@ fn mounted(backing: Backing, options: &[&str]) -> Result<Mount> {
     Ok(m)
 }
 
+/// When a mount with so many deaths counts as hung.
+fn limit(deaths: u64) -> Duration {
+    Duration::from_secs(120 + 5 * deaths)
+}
+
 /// The process that serves now: the child of the one that starts servers.
 fn server(m: &Mount) -> Result<Pid> {
     let zygote = m.server_pid()?;

@@ -22,7 +22,7 @@ use crate::inode::ROOT_INO;
 use crate::inode::identity::{FileKind, InodeKey};
 
 /// "thrufs" and the version of this form, in the first word.
-const FORM: u64 = 0x7468_7275_6673_0002;
+const FORM: u64 = 0x7468_7275_6673_0003;
 /// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, and INIT.
 const HEADER: usize = 128;
 const INIT_LEN: usize = 1;
@@ -62,6 +62,8 @@ const MNT_ID: usize = 4;
 /// Where inodes have the mount.
 const BACKING_ID: usize = MNT_ID;
 const OWNER: usize = MNT_ID;
+/// Where files have their flags.
+const TOLD: usize = FLAGS;
 const COUNT_OR_FH: usize = 5;
 const FLAGS: usize = 6;
 const SUM: usize = 7;
@@ -72,6 +74,8 @@ const FILE: u64 = 2;
 const DIRECTORY: u64 = 3;
 /// An inode whose file may be mapped past the daemon.
 const MAPPED: u64 = 4;
+/// The type of an inode stands above these.
+const KIND_SHIFT: u32 = 8;
 const LOCKS: u64 = 5;
 
 /// See the module.
@@ -93,6 +97,8 @@ pub(crate) enum Entry {
         nlookup: u64,
         /// See [`crate::handle_sort`].
         may_be_mapped: bool,
+        /// What the kernel was told of mode and owner, in a word of [`crate::inode`].
+        told: u64,
     },
     /// An open file, with the flags of its OPEN; `file` is its device and number. The kernel passes it through by its
     /// backing id, if it has one.
@@ -305,8 +311,19 @@ impl Ledger {
     pub(crate) fn note_mapped(&self, number: i32) {
         if let Some(words) = self.entry(number) {
             let order = Ordering::Release;
+            let what = words[WHAT].load(Ordering::Relaxed);
+            let mapped = what & !0xff | MAPPED;
             // One that is forgotten, or noted already, stays as it is.
-            let _is = words[WHAT].compare_exchange(INODE, MAPPED, order, Ordering::Relaxed);
+            if what & 0xff == INODE {
+                let _is = words[WHAT].compare_exchange(what, mapped, order, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The kernel was told this of the inode that descriptor `number` holds. While that is open: nothing else is said of it.
+    pub(crate) fn note_told(&self, number: i32, told: u64) {
+        if let Some(words) = self.entry(number) {
+            words[TOLD].store(told, Ordering::Release);
         }
     }
 
@@ -388,10 +405,11 @@ impl Entry {
                 kind,
                 nlookup,
                 may_be_mapped,
+                told,
             } => {
                 let what = if may_be_mapped { MAPPED } else { INODE };
-                let kind = kind.to_word();
-                [what, ino, key.dev, key.ino, key.mnt_id, nlookup, kind, 0]
+                let what = kind.to_word() << KIND_SHIFT | what;
+                [what, ino, key.dev, key.ino, key.mnt_id, nlookup, told, 0]
             }
             Self::File {
                 fh,
@@ -433,7 +451,7 @@ impl Entry {
         let (ino, file) = (words[INO], (words[DEV], words[BACKING_INO]));
         let fh = words[COUNT_OR_FH];
         match words[WHAT] {
-            what @ (INODE | MAPPED) => {
+            what if is_inode(&words) => {
                 if ino <= ROOT_INO || words[COUNT_OR_FH] == 0 {
                     return Err(Damaged("an inode has no number or no lookup"));
                 }
@@ -445,9 +463,11 @@ impl Entry {
                 Ok(Self::Inode {
                     ino,
                     key,
-                    kind: FileKind::of_word(words[FLAGS]).ok_or(Damaged("an inode has no type"))?,
+                    kind: FileKind::of_word(what >> KIND_SHIFT)
+                        .ok_or(Damaged("an inode has no type"))?,
                     nlookup: words[COUNT_OR_FH],
-                    may_be_mapped: what == MAPPED,
+                    may_be_mapped: what & 0xff == MAPPED,
+                    told: words[TOLD],
                 })
             }
             FILE => {
@@ -486,14 +506,19 @@ impl Entry {
     }
 }
 
+fn is_inode(words: &[u64; ENTRY]) -> bool {
+    matches!(words[WHAT] & 0xff, INODE | MAPPED)
+}
+
 /// Of what does not change while the entry is there.
 fn sum(words: &[u64; ENTRY]) -> u64 {
-    let is_inode = matches!(words[WHAT], INODE | MAPPED);
-    let fixed = words[..SUM]
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !(is_inode && matches!(*at, WHAT | COUNT_OR_FH)));
-    fixed.fold(FORM, |sum, (_, word)| {
+    let mut fixed = *words;
+    fixed[SUM] = 0;
+    if is_inode(words) {
+        fixed[WHAT] = words[WHAT] & !0xff | INODE;
+        (fixed[COUNT_OR_FH], fixed[TOLD]) = (0, 0);
+    }
+    fixed.iter().fold(FORM, |sum, word| {
         // The multiplier of SplitMix64.
         (sum.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     })
@@ -538,6 +563,7 @@ mod tests {
                 kind: FileKind::Symlink,
                 nlookup: 3,
                 may_be_mapped: false,
+                told: 0,
             },
             Entry::File {
                 fh: 1 << 40,
@@ -570,13 +596,14 @@ mod tests {
         }
         assert!(!ledger.set(100, entries()[0]) && !ledger.set(-1, entries()[0]));
         ledger.count_lookup(96);
+        ledger.note_told(96, u64::MAX);
         ledger.clear(97);
         let found = ledger.entries().unwrap();
         assert_eq!(found.len(), 3);
-        let Entry::Inode { nlookup, .. } = found[0].1 else {
+        let Entry::Inode { nlookup, told, .. } = found[0].1 else {
             panic!("{found:?}");
         };
-        assert_eq!((found[0].0, nlookup), (96, 4));
+        assert_eq!((found[0].0, nlookup, told), (96, 4, u64::MAX));
         assert_eq!(found[1..], [(98, entries()[2]), (99, entries()[3])]);
         assert_eq!(ledger.descriptors(), [96, 98, 99]);
         // What is no inode's is left as it is.
@@ -634,14 +661,14 @@ mod tests {
 
     /// Each word of each entry, each bit of it.
     #[test]
-    fn entries_with_any_bit_wrong_are_damaged_but_for_the_count() {
+    fn entries_with_any_bit_wrong_are_damaged_but_for_what_changes() {
         let ledger = Ledger::for_tests(8);
         for entry in entries() {
             assert!(ledger.set(3, entry));
             let is_inode = matches!(entry, Entry::Inode { .. });
             for at in 0..ENTRY {
                 for bit in 0..64 {
-                    if at == WHAT || is_inode && at == COUNT_OR_FH {
+                    if at == WHAT || is_inode && matches!(at, COUNT_OR_FH | TOLD) {
                         continue;
                     }
                     let word = &ledger.words()[ENTRIES + 3 * ENTRY + at];

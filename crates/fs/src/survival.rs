@@ -153,6 +153,7 @@ impl Passthrough {
             kind,
             nlookup,
             may_be_mapped,
+            told,
         } = *entry
         else {
             return Ok(());
@@ -165,6 +166,7 @@ impl Passthrough {
         let inode = self.inodes.take_over((ino, nlookup), key, kind, fd);
         let inode = inode.ok_or(Damaged("two inodes have one number"))?;
         self.sub_mounts.looked_up(&inode);
+        inode.take_over_told(told);
         if may_be_mapped {
             self.backing_ids.take_over_mapped(&inode);
         }

@@ -248,8 +248,7 @@ fn sandbox(args: &MountArgs, is_root: bool) -> Result<SandboxPlan, String> {
     let (allow_root, clone_fd) = (args.mount.allow_root, args.process.clone_fd);
     let mut sandbox = args.sandbox.clone().plan(is_root, allow_root, clone_fd)?;
     sandbox.restarts = survives(&args.process);
-    let files = (&args.mount, &args.files);
-    contradictions::check_survival(&args.process, files, &sandbox)?;
+    contradictions::check_survival(&args.process, &args.files, &sandbox)?;
     Ok(sandbox)
 }
 

@@ -15,7 +15,7 @@ use xtests::support::threads::in_threads;
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, case};
 
-use super::{SOON, create_exclusively, deaths, exchange, kill_server, mounted};
+use super::{SOON, create_exclusively, deaths, exchange, kill_server, limit, mounted};
 
 /// Callers.
 const WORKERS: usize = 8;
@@ -34,6 +34,7 @@ fn server_killed_at_any_moment_is_noticed_by_no_caller() -> Outcome {
 pub(super) fn survive(options: &[&str]) -> Outcome {
     let wanted = number(ROUNDS, DEATHS)?;
     let m = mounted(Backing::Ext4(256), &[&["--xattr"], options].concat())?;
+    let m = m.allow(limit(wanted));
     let free = || -> Result<u64> { Ok(rustix::fs::statvfs(m.source(""))?.f_ffree) };
     let before = free()?;
     let checks = mix(&m, wanted).with_context(|| format!("{options:?}\n{}", m.log()))?;

@@ -152,6 +152,12 @@ fn mix_with_the_writeback_cache_is_right_when_servers_die() -> Outcome {
     case(|| survive(&["--writeback"]))
 }
 
+/// The kernel names no caller but in requests that make something.
+#[test]
+fn mix_with_idmap_is_right_when_servers_die() -> Outcome {
+    case(|| survive(&["--idmap"]))
+}
+
 /// The listing comes again: what the dead server had looked up for it is given back, and looked up once.
 #[test]
 fn death_in_the_middle_of_readdirplus_leaves_no_lookup_behind() -> Outcome {

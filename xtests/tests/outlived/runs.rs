@@ -3,7 +3,6 @@
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use xtests::suite::{Options, Verdict, fsx, pjdfstest};
@@ -15,11 +14,9 @@ use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, case, missing};
 
 use super::{
-    SOON, check_nothing_is_left, create_exclusively, deaths, file, kill_server, mounted, server,
+    SOON, check_nothing_is_left, create_exclusively, deaths, file, kill_server, limit, mounted,
+    server,
 };
-
-/// For a run under a debugger's pace of restarts.
-const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Kills the server so many times while `work` is done again and again, and returns how often that was.
 fn while_killed(m: &Mount, wanted: u64, work: impl Fn(u32) -> Outcome + Sync) -> Result<u32> {
@@ -58,7 +55,7 @@ fn fsx_in_each_cache_mode_is_right_when_servers_die() -> Outcome {
             ("--cache=always", "--passthrough=always"),
         ] {
             let options = [ALLOW_MMAP, cache, passthrough];
-            let m = mounted(Backing::Tmpfs, &options)?.allow(LIMIT);
+            let m = mounted(Backing::Tmpfs, &options)?.allow(limit(wanted));
             let operations = Options::counting(400);
             let runs = while_killed(&m, wanted, |run| {
                 fsx::exercise(m.dir(), 4 + run, &operations)
@@ -76,11 +73,12 @@ fn fsx_in_each_cache_mode_is_right_when_servers_die() -> Outcome {
 #[test]
 fn pjdfstest_is_as_natively_when_servers_die() -> Outcome {
     case(|| {
-        let m = mounted(Backing::Here, &[])?.allow(LIMIT);
+        let wanted = number(ROUNDS, 50)?;
+        let m = mounted(Backing::Here, &[])?.allow(limit(wanted));
         let native = m.scratch().path().join("native");
         std::fs::create_dir(&native)?;
         let native = pjdfstest::run(&native)?;
-        let runs = while_killed(&m, number(ROUNDS, 50)?, |_run| {
+        let runs = while_killed(&m, wanted, |_run| {
             for (test, verdict) in pjdfstest::run(m.dir())? {
                 let fails = matches!(verdict, Verdict::Failed(_));
                 ensure!(

@@ -136,6 +136,31 @@ fn write_that_appends_after_a_death_adds_what_is_missing() {
     }
 }
 
+/// A caller whose rights are for the kernel to tell got ESTALE, and again when a server died before it had looked again.
+#[test]
+fn open_after_a_death_goes_by_what_the_kernel_was_told() {
+    let source = tempfile::tempdir().unwrap();
+    let ledger = Arc::new(Ledger::for_tests(4096));
+    let fs = serve(source.path(), &life(&ledger, 0)).unwrap();
+    let (made, opened) = fs.create(&new("f"), libc::O_RDWR).unwrap();
+    let ino = made.into_entry().ino;
+    fs.release(ino, opened.fh);
+    std::mem::forget(fs);
+    // Its number is told by nothing but the kernel.
+    let somebody = Caller {
+        uid: u32::MAX,
+        ..me()
+    };
+    for (mode, outcome) in [(0o644, Ok(())), (0o600, Err(Errno::ESTALE))] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(source.path().join("f"), mode).unwrap();
+        let fs = serve(source.path(), &life(&ledger, 1)).unwrap();
+        let opened = fs.open(ino, libc::O_RDONLY, &somebody);
+        assert_eq!(opened.map(|opened| fs.release(ino, opened.fh)), outcome);
+        std::mem::forget(fs);
+    }
+}
+
 /// The kernel reports an error of writeback once for each open file: an fsync(2) that comes again would not have it.
 #[derive(Debug, Default)]
 struct FailsOnce(AtomicBool);
@@ -215,6 +240,7 @@ fn surviving_of_what_is_not_the_inode_or_not_a_file_s_is_damaged() {
         kind,
         nlookup: 1,
         may_be_mapped: false,
+        told: 0,
     };
     let other = InodeKey {
         ino: key.ino + 1,
@@ -226,6 +252,7 @@ fn surviving_of_what_is_not_the_inode_or_not_a_file_s_is_damaged() {
         kind,
         nlookup: 1,
         may_be_mapped: false,
+        told: 0,
     };
     let handle = Entry::Directory {
         fh: 1,
@@ -364,6 +391,7 @@ fn entry_about(what: Option<(InodeKey, FileKind)>, random: &mut Random) -> Entry
             kind,
             nlookup: 1 + random.below(3),
             may_be_mapped: random.below(2) == 0,
+            told: random.word(),
         },
         3 => Entry::File {
             fh,

@@ -45,7 +45,7 @@ pub(super) fn check_process(
 /// What a server cannot leave to the next one yet.
 pub(super) fn check_survival(
     process: &ProcessOptions,
-    (mount, files): (&KernelOptions, &FileOptions),
+    files: &FileOptions,
     sandbox: &SandboxPlan,
 ) -> Result<(), String> {
     if process.survive == Survive::Never {
@@ -61,7 +61,6 @@ pub(super) fn check_survival(
             "say --transport=device",
         ),
         (files.watch, "--watch", "leave it out"),
-        (mount.idmap, "--idmap", "leave it out"),
         (
             is_by_handle,
             "--inode-file-handles",
