@@ -94,7 +94,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l metrics -d 'Serv
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l thread-pool-size -d 'Session threads [default: 8, or 16 with --durability=dsync]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l transport -d 'How requests come from the kernel: by the fuser library, or by a loop of thrufs\'s own on /dev/fuse' -r -f -a "fuser\t''
 device\t''"
-complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l survive -d 'What happens when the serving process dies: the mount is dead (never), or another process goes on where it was, without an error to anybody (always). Needs --transport=device and Linux 6.9; not with --passthrough, --locks=host, --watch or --writeback' -r -f -a "never\t''
+complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l survive -d 'What happens when the serving process dies: the mount is dead (never), or another process goes on where it was, without an error to anybody (always). Needs --transport=device and Linux 6.9; not with --watch or --inode-file-handles' -r -f -a "never\t''
 always\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l survive-deaths -d 'Deaths within a minute that a mount with --survive outlives' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -l xattr -d 'Serve extended attributes'

@@ -27,8 +27,9 @@ use rustix::fs::{FsWord, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use crate::coherence::invalidate::InvalRange;
-use crate::handle_sort::{BackingId, RegisterBacking};
+use crate::handle_sort::{BackingId, InUse, RegisterBacking};
 use crate::inode::Inode;
+use crate::ledger::Damaged;
 use crate::notifier::{SendInval, SendPrune};
 
 /// How long an id stays when the last handle is released.
@@ -203,6 +204,11 @@ impl RegisterBacking for Counting {
         self.by.flush();
     }
 
+    fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        self.files.fetch_add(ids.len(), Ordering::Relaxed);
+        self.by.keep(ids)
+    }
+
     fn settle(&self) {
         self.by.settle();
     }
@@ -325,6 +331,56 @@ impl BackingIds {
             self.opens.fetch_add(1, Ordering::Relaxed);
         }
         Ok(id)
+    }
+
+    /// Counts a handle of `inode` that a server which died has opened, by the id `id` or through the daemon. Before
+    /// [`keep`](Self::keep).
+    ///
+    /// # Errors
+    /// Its handles are not of one sort.
+    pub(crate) fn take_over(&self, inode: &Inode, id: Option<i32>) -> Result<(), Damaged> {
+        let Some(by) = self.registrar.get() else {
+            return Ok(());
+        };
+        let mut sort = inode.sort.state.lock();
+        let there = sort.id.as_ref().map(|id| id.id);
+        if sort.handles > 0 && there != id {
+            return Err(Damaged("handles of one inode are of two sorts"));
+        }
+        if let (None, Some(id)) = (there, id) {
+            let by = Arc::clone(by);
+            let is_for_later = false;
+            sort.id = Some(BackingId {
+                id,
+                by,
+                is_for_later,
+            });
+        }
+        sort.handles += 1;
+        Ok(())
+    }
+
+    /// Ends the ids that a server which died has left, all but these.
+    ///
+    /// # Errors
+    /// One of them is not an id of its file.
+    pub(crate) fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        let Some(registrar) = self.registrar.get() else {
+            return Ok(());
+        };
+        match registrar.keep(ids) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "files that are closed may take space for a while");
+                Ok(())
+            }
+            kept => kept,
+        }
+    }
+
+    /// An inode that a server which died knew as [`HandleSort::may_be_mapped`](crate::handle_sort::HandleSort).
+    pub(crate) fn take_over_mapped(&self, inode: &Inode) {
+        inode.sort.note_mappable();
+        self.idle.lock().note_closed(inode);
     }
 
     /// Whether little is free where `inode` is, which is open as `file`.

@@ -90,7 +90,7 @@ pub use config::{
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
-pub use handle_sort::RegisterBacking;
+pub use handle_sort::{InUse, RegisterBacking};
 pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;

@@ -103,6 +103,7 @@ pub struct Passthrough {
     /// None where nothing outlives this process.
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) deaths: u64,
+    pub(crate) lives: u64,
     /// Another server has served this mount before.
     pub(crate) goes_on: bool,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
@@ -174,6 +175,7 @@ impl Passthrough {
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             journal: None,
             deaths: 0,
+            lives: 0,
             goes_on: false,
             fd_limit,
         })

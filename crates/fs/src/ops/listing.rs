@@ -78,6 +78,7 @@ impl Passthrough {
             fd,
             kind: HandleKind::Directory(Mutex::default()),
             flags: 0,
+            backing_id: None,
             is_kept: AtomicBool::new(false),
         })
     }

@@ -14,7 +14,7 @@ use crate::config::{CachePolicy, Durability, Locks, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::Inode;
-use crate::inode::identity::statx;
+use crate::inode::identity::{InodeKey, statx};
 use crate::ops::killpriv::mode_and_owner;
 use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
@@ -136,15 +136,18 @@ impl Passthrough {
             Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
+        let key = inode.as_ref().map(|inode| inode.key);
         let mut open = self.open_file((ino, inode), &file, flags, watch);
         open.is_new = existed == Existed::NotBefore && self.backing_ids.is_on();
-        let fh = self.keep_open(Handle {
+        let handle = Handle {
             ino,
             fd: file,
             kind: HandleKind::File(open),
             flags,
+            backing_id,
             is_kept: AtomicBool::new(false),
-        });
+        };
+        let fh = self.keep_open(handle, key);
         self.invalidate_file(ino, external);
         Ok(Opened {
             fh,
@@ -177,8 +180,8 @@ impl Passthrough {
     }
 
     /// Takes the handle in, for the answer that gives its number out.
-    fn keep_open(&self, handle: Handle) -> u64 {
-        let fh = self.handles.insert(handle, |fh| {
+    fn keep_open(&self, handle: Handle, inode: Option<InodeKey>) -> u64 {
+        let fh = self.handles.insert(handle, inode, |fh| {
             if let Some(journal) = &self.journal {
                 journal.opened(fh);
             }
@@ -258,13 +261,15 @@ impl Passthrough {
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::default());
-        let fh = self.keep_open(Handle {
+        let handle = Handle {
             ino,
             fd,
             kind,
             flags: 0,
+            backing_id: None,
             is_kept: AtomicBool::new(false),
-        });
+        };
+        let fh = self.keep_open(handle, Some(inode.key));
         Ok(Opened {
             fh,
             direct_io: false,
@@ -320,6 +325,6 @@ impl Passthrough {
     /// The backing file system's.
     pub fn fsync(&self, ino: u64, fh: u64, datasync: bool) -> Result<()> {
         let handle = self.handle_or_directory(fh, ino)?;
-        self.backing.sync(handle.fd.as_fd(), datasync)
+        self.sync_once(&handle, || self.backing.sync(handle.fd.as_fd(), datasync))
     }
 }
