@@ -73,8 +73,11 @@ fn warnings(m: &Mount) -> Result<Vec<String>> {
 
 #[test]
 fn doctor_of_a_mount_that_is_well_finds_nothing_to_do() -> Outcome {
-    on_daemon(&[], |m| {
-        ensure!(warnings(m)?.is_empty(), "{:?}", warnings(m)?);
+    case(|| {
+        // The machine's own disk may be nearly full, which is something to do.
+        let m = Mount::new(Backing::Tmpfs, &[])?;
+        m.require_mount()?;
+        ensure!(warnings(&m)?.is_empty(), "{:?}", warnings(&m)?);
         let said = doctor(m.dir())?;
         ensure!(
             said.of("answers")?["severity"] == "ok",
@@ -95,7 +98,7 @@ fn doctor_of_a_mount_that_is_well_finds_nothing_to_do() -> Outcome {
         ensure!(bad.iter().all(is_kernel), "{bad:?}");
         let wanted = if bad.is_empty() { 0 } else { 3 };
         ensure!(said.code == wanted, "{}: {bad:?}", said.code);
-        Ok(())
+        m.unmount()
     })
 }
 

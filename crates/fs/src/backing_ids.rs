@@ -103,6 +103,18 @@ impl WhyNot {
         (Self::Refused, "refused by the kernel"),
     ];
 
+    /// Whether the daemon decides so since it is as fast; the others are what it cannot help.
+    fn is_choice(self) -> bool {
+        match self {
+            Self::Small | Self::NewAndSmallLately | Self::OpenOtherwise => true,
+            Self::Stacked
+            | Self::OtherFileSystem
+            | Self::NoAnswer
+            | Self::NearlyFull
+            | Self::Refused => false,
+        }
+    }
+
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
             Some(libc::ELOOP) => Self::Stacked,
@@ -133,6 +145,9 @@ pub struct Reason {
     pub reason: String,
     /// How many.
     pub opens: u64,
+    /// The daemon decides so, since it is as fast; else it cannot help it.
+    #[serde(default)]
+    pub is_choice: bool,
 }
 
 /// See the module.
@@ -526,6 +541,7 @@ impl BackingIds {
         let counted = WhyNot::ALL.iter().map(|(why_not, reason)| Reason {
             reason: (*reason).to_owned(),
             opens: self.through_daemon[*why_not as usize].load(Ordering::Relaxed),
+            is_choice: why_not.is_choice(),
         });
         PassedThrough {
             off: self.off.lock().clone(),

@@ -291,12 +291,8 @@ fn not_passed_through(status: &Status) -> Option<Finding> {
     let what = match &passed.off {
         Some(reason) => format!("no file is passed through: {reason}"),
         None => {
-            let meant = [
-                "small, and not written much",
-                "open through the daemon already",
-            ];
             let odd = passed.through_daemon.iter();
-            let odd = odd.filter(|counted| !meant.contains(&&*counted.reason));
+            let odd = odd.filter(|counted| !counted.is_choice);
             let odd: Vec<_> = odd
                 .map(|counted| format!("{} {}", counted.opens, counted.reason))
                 .collect();

@@ -306,7 +306,11 @@ mod tests {
         let latency = histogram(&latency, 20_000_015_000, 20_000_000_000);
         let sizes = histogram(&[(64, 5), (65_536, 1)], 66_000, 65_536);
         let (reason, opens) = ("small".to_owned(), 4);
-        let small = Reason { reason, opens };
+        let small = Reason {
+            reason,
+            opens,
+            is_choice: true,
+        };
         Status {
             format: 1,
             version: "0.1.0".to_owned(),

@@ -336,6 +336,7 @@ mod tests {
         let reason = |reason: &str, opens| thrufs_fs::Reason {
             reason: reason.to_owned(),
             opens,
+            is_choice: false,
         };
         let passed = PassedThrough {
             off: None,

@@ -231,17 +231,18 @@ fn in_detail_says_what_is_not_offered_and_why_nothing_is_passed_through() {
 #[test]
 fn in_detail_tells_odd_reasons_of_files_that_go_through_the_daemon() {
     let mut status = status();
-    let reason = |reason: &str, opens| Reason {
+    let reason = |reason: &str, opens, is_choice| Reason {
         reason: reason.to_owned(),
         opens,
+        is_choice,
     };
     let passed = &mut status.snapshot.kernel_passthrough;
-    passed.through_daemon = vec![reason("small, and not written much", 9)];
+    passed.through_daemon = vec![reason("small, and not written much", 9, true)];
     assert!(in_detail(&status, Seen::default()).is_empty());
     let passed = &mut status.snapshot.kernel_passthrough;
     passed
         .through_daemon
-        .push(reason("refused by the kernel", 2));
+        .push(reason("refused by the kernel", 2, false));
     let told = in_detail(&status, Seen::default());
     assert!(
         told[0].what.ends_with(": 2 refused by the kernel"),
