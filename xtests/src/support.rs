@@ -17,6 +17,7 @@ pub mod install;
 pub mod interrupt;
 pub mod kernel_log;
 pub mod kernel_trace;
+pub mod load;
 pub mod lock_holder;
 pub mod mount;
 pub mod mount_table;

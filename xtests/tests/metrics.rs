@@ -86,7 +86,16 @@ fn metrics_of_a_mount_count_what_was_done() -> Outcome {
             65_536.0,
         )?;
         ensure!(text.ends_with("# EOF\n"), "{text}");
-        ensure!(get(address, "/")?.starts_with("HTTP/1.1 404 "));
+        ensure!(get(address, "/other")?.starts_with("HTTP/1.1 404 "));
+        let page = get(address, "/")?;
+        for wanted in [
+            "HTTP/1.1 200 OK\r\n",
+            "content-security-policy: default-src 'none'",
+            "<a href=\"/metrics\">",
+            "64.0 KiB in 1 WRITE requests",
+        ] {
+            ensure!(page.contains(wanted), "{wanted} in {page}");
+        }
         Ok(())
     })
 }

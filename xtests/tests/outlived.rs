@@ -8,7 +8,6 @@ use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -16,10 +15,10 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use xtests::support::calls::{errno, open_append, open_rdwr, refused};
 use xtests::support::checks::{equal, holds};
+use xtests::support::load::{create_exclusively, exchange, under_load};
 use xtests::support::mount::is_default_run;
 use xtests::support::process::children;
 use xtests::support::random::Random;
-use xtests::support::threads::in_threads;
 use xtests::support::wait::{wait_for, wait_until};
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
 
@@ -101,14 +100,6 @@ fn file(dir: &Path) -> Outcome {
 fn two_files(dir: &Path) -> Outcome {
     file(dir)?;
     Ok(std::fs::write(dir.join("g"), "other")?)
-}
-
-fn create_exclusively(path: &Path) -> std::io::Result<File> {
-    File::options()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .open(path)
 }
 
 fn is_gone(path: &Path) -> Outcome {
@@ -233,16 +224,6 @@ fn set_new_attribute(path: &Path) -> Outcome {
     let mut value = [0; 16];
     let len = rustix::fs::getxattr(path, "user.a", &mut value)?;
     equal("value", &value[..len], b"value")
-}
-
-fn exchange(a: &Path, b: &Path) -> Outcome {
-    Ok(rustix::fs::renameat_with(
-        CWD,
-        a,
-        CWD,
-        b,
-        RenameFlags::EXCHANGE,
-    )?)
 }
 
 /// Has the server die in the row's request, and checks what the row says.
@@ -409,6 +390,10 @@ fn server_ended_by_a_signal_of_its_own_is_followed_by_another() -> Outcome {
             ensure!(log.contains(&format!("ended by {name}")), "{log}");
         }
         equal("deaths", deaths(&m)?, 2)?;
+        let status = m.status()?;
+        let mut warnings = status["warnings"].as_array().into_iter().flatten();
+        let is_told = warnings.any(|warning| warning["check"] == "server-deaths");
+        ensure!(is_told, "{status}");
         m.unmount()
     })
 }
@@ -489,83 +474,15 @@ fn check_next_to_nothing_is_left(m: &Mount) -> Outcome {
 
 /// Returns how many rounds were checked.
 fn mix(m: &Mount, wanted: u64) -> Result<u64> {
-    let (rounds, is_over) = (AtomicU64::new(0), AtomicBool::new(false));
-    std::thread::scope(|scope| {
-        let killer = scope.spawn(|| -> Outcome {
-            let mut random = Random(1);
-            for _death in 0..wanted {
-                // As much as was done, not as long as it took.
-                let until = rounds.load(Ordering::Relaxed) + 1 + random.below(12) as u64;
-                while rounds.load(Ordering::Relaxed) < until {
-                    ensure!(!is_over.load(Ordering::Relaxed), "a worker failed");
-                    std::thread::yield_now();
-                }
-                kill_server(m)?;
-            }
-            Ok(())
-        });
-        let worked = in_threads(WORKERS, |index| {
-            let dir = m.path(&format!("worker-{index}"));
-            std::fs::create_dir(&dir)?;
-            let mut round = 0;
-            while !killer.is_finished() {
-                work(&dir, round).inspect_err(|_| is_over.store(true, Ordering::Relaxed))?;
-                rounds.fetch_add(1, Ordering::Relaxed);
-                round += 1;
-            }
-            std::fs::remove_dir(&dir)?;
-            Ok(())
-        });
-        let killed = killer.join().map_err(|_| anyhow!("the killer panicked"))?;
-        worked.and(killed)
-    })?;
-    Ok(rounds.into_inner())
-}
-
-/// One round, which leaves nothing.
-fn work(dir: &Path, round: u64) -> Outcome {
-    let at = |name: &str| dir.join(format!("{name}-{round}"));
-    let (a, b, c, d) = (at("a"), at("b"), at("c"), at("d"));
-    let mut made = create_exclusively(&a).context("create")?;
-    made.write_all(format!("head of {round};").as_bytes())
-        .context("write")?;
-    let mut wanted = format!("head of {round};");
-    let mut appender = open_append(&a).context("open to append")?;
-    for part in 0..4 {
-        let line = format!("line {part} of {round}\n");
-        appender.write_all(line.as_bytes()).context("append")?;
-        wanted.push_str(&line);
-    }
-    made.write_all_at(b"HEAD", 0).context("pwrite")?;
-    wanted.replace_range(..4, "HEAD");
-    holds(&a, &wanted).context("after the appends")?;
-    rustix::fs::setxattr(&a, "user.a", b"value", XattrFlags::CREATE).context("setxattr")?;
-    std::fs::rename(&a, &b).context("rename")?;
-    std::fs::write(&c, "other").context("write c")?;
-    exchange(&b, &c).context("exchange")?;
-    holds(&b, "other").context("after the exchange")?;
-    holds(&c, &wanted).context("after the exchange")?;
-    std::fs::hard_link(&c, &d).context("link")?;
-    equal("links", made.metadata()?.nlink(), 2)?;
-    rustix::fs::removexattr(&d, "user.a").context("removexattr")?;
-    rustix::fs::flock(&made, FlockOperation::LockExclusive).context("flock")?;
-    std::fs::remove_file(&c).context("unlink")?;
-    std::fs::remove_file(&d).context("unlink")?;
-    made.write_all_at(b"unlinked", 0)
-        .context("write to what is unlinked")?;
-    let mut content = [0; 8];
-    made.read_exact_at(&mut content, 0)
-        .context("read what is unlinked")?;
-    equal("content", &content, b"unlinked")?;
-    made.set_len(3).context("truncate")?;
-    equal("size", made.metadata()?.len(), 3)?;
-    std::fs::create_dir(&a).context("mkdir")?;
-    std::os::unix::fs::symlink("target", a.join("link")).context("symlink")?;
-    equal("entries", std::fs::read_dir(&a)?.count(), 1)?;
-    std::fs::rename(a.join("link"), at("link")).context("rename out")?;
-    std::fs::remove_dir(&a).context("rmdir")?;
-    std::fs::remove_file(at("link")).context("unlink")?;
-    std::fs::remove_file(&b).context("unlink")
+    under_load(m.dir(), WORKERS, |load| {
+        let mut random = Random(1);
+        for _death in 0..wanted {
+            // As much as was done, not as long as it took.
+            load.wait_for(1 + random.below(12) as u64)?;
+            kill_server(m)?;
+        }
+        Ok(())
+    })
 }
 
 #[test]

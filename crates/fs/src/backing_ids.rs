@@ -74,6 +74,8 @@ fn free_space(file: &OwnedFd) -> (bool, bool) {
 pub(crate) enum WhyNot {
     /// Small, and open for reading alone or not known to be written much.
     Small,
+    /// New, where new files have been small lately.
+    NewAndSmallLately,
     /// An open handle of the inode does.
     OpenOtherwise,
     /// SOURCE is on a stacked file system (overlayfs).
@@ -89,8 +91,9 @@ pub(crate) enum WhyNot {
 }
 
 impl WhyNot {
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Small, "small, and not written much"),
+        (Self::NewAndSmallLately, "new, where new files are small"),
         (Self::OpenOtherwise, "open through the daemon already"),
         (Self::Stacked, "on a stacked file system"),
         (Self::OtherFileSystem, "on another file system"),

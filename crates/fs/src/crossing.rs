@@ -13,7 +13,7 @@
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -81,12 +81,22 @@ impl Covered {
         let flags = FLAGS | OFlags::DIRECTORY;
         let stay = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
         let directory = rustix::fs::openat2(source, below, flags, Mode::empty(), stay).ok()?;
+        Self::of_directory(directory, below)
+    }
+
+    /// The same by what [`Self::directory`] gave another process.
+    pub fn of_directory(directory: OwnedFd, below: &Path) -> Option<Self> {
         let parent = rustix::fs::openat(&directory, c"..", FLAGS, Mode::empty()).ok()?;
         Some(Self {
             directory,
             name: below.file_name()?.to_owned(),
             parent: place_of(parent).ok()?,
         })
+    }
+
+    /// O_PATH on it.
+    pub fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
     }
 }
 

@@ -57,6 +57,8 @@ pub(crate) struct OpenFile {
     pub(crate) group: Option<Arc<WriteGroup>>,
     /// Tells external changes of the file; none where they are not tracked.
     pub(crate) watch: Option<Arc<ChangeTracker>>,
+    /// Made by the CREATE that opened it, on a mount that passes files through.
+    pub(crate) is_new: bool,
     /// The file itself; none if the kernel has forgotten it already.
     pub(crate) inode: Option<Arc<Inode>>,
 }
@@ -225,6 +227,7 @@ mod tests {
                 syncs_metadata: false,
                 group: None,
                 watch: None,
+                is_new: false,
                 inode: None,
             }),
             flags: 0,

@@ -7,11 +7,16 @@
 //! server believes nothing: each entry has a checksum, and its descriptor must be open on the inode that it
 //! names ([`crate::survival`]).
 //!
+//! A process that is no child of the first one, of a newer version say, gets the descriptors by other numbers, and copies
+//! what is said of them into a ledger of its own ([`Ledger::take_in`]).
+//!
 //! Why no lock: it could be held by a thread that died. Each word is stored at once, and each entry is written by the
 //! one thread that owns its descriptor or its request; only lookups are counted by several, by addition.
 
+use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,12 +27,20 @@ use crate::inode::ROOT_INO;
 use crate::inode::identity::{FileKind, InodeKey};
 
 /// "thrufs" and the version of this form, in the first word.
-const FORM: u64 = 0x7468_7275_6673_0001;
-/// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, and INIT.
+const FORM: u64 = 0x7468_7275_6673_0002;
+/// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, servers so
+/// far, those of them that died, times that another version took over, bytes of a message's buffer, and who serves;
+/// INIT and its answer.
 const HEADER: usize = 128;
 const INIT_LEN: usize = 1;
 const END: usize = 2;
-const INIT: Range<usize> = 8..HEADER;
+const LIVES: usize = 3;
+const DEATHS: usize = 4;
+const UPGRADES: usize = 5;
+const MESSAGE_SIZE: usize = 6;
+const TURN: usize = 7;
+const INIT: Range<usize> = 8..96;
+const ANSWER: Range<usize> = 96..112;
 /// Requests that are noted at a time. Each session thread has one, and there are at most 256; each death may leave
 /// some that are never asked for again.
 pub(crate) const REQUESTS: usize = 1024;
@@ -46,6 +59,9 @@ const COUNTED: usize = 1;
 const UNDER_WAY: usize = 2;
 const LEFT: usize = 3;
 const NUMBER: usize = 4;
+/// The messages that come once (linux/fuse.h).
+const FORGET_OPCODE: u32 = 2;
+const BATCH_FORGET_OPCODE: u32 = 42;
 /// Where the descriptors begin.
 const ENTRIES: usize = FORGETS + FORGET * BUFFERS;
 
@@ -70,6 +86,26 @@ pub struct Ledger {
     words: SharedWords,
     descriptors: usize,
     messages: Arc<SharedBuffers>,
+}
+
+/// Which server this one is, and which servers there were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Begun {
+    /// Servers before.
+    pub(crate) lives: u64,
+    /// Those of them that died.
+    pub(crate) deaths: u64,
+}
+
+/// Whether servers with this ledger serve, where another process takes the mount over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// They do.
+    Serving,
+    /// Not any more, unless they are told to go on.
+    HandingOver,
+    /// Not yet.
+    TakingOver,
 }
 
 /// What is said of a descriptor.
@@ -127,11 +163,136 @@ impl Ledger {
             .and_then(|words| words.checked_add(ENTRIES));
         let words = SharedWords::new(len.ok_or(io::ErrorKind::InvalidInput)?)?;
         words.words()[0].store(FORM, Ordering::Relaxed);
+        words.words()[MESSAGE_SIZE].store(messages.size() as u64, Ordering::Relaxed);
         Ok(Self {
             words,
             descriptors,
             messages,
         })
+    }
+
+    /// That of servers of another process, by its [`Self::files`].
+    ///
+    /// # Errors
+    /// It is of a form that this version does not read ([`Damaged`]), or none; of mmap(2).
+    pub fn of_files([words, messages]: [OwnedFd; 2]) -> io::Result<Self> {
+        let words = SharedWords::of_file(words)?;
+        let all = words.words();
+        if all.len() < ENTRIES || all[0].load(Ordering::Relaxed) != FORM {
+            return Err(Damaged("it is of another version").into());
+        }
+        let size = usize::try_from(all[MESSAGE_SIZE].load(Ordering::Relaxed)).unwrap_or(0);
+        let descriptors = (all.len() - ENTRIES) / ENTRY;
+        Ok(Self {
+            messages: Arc::new(SharedBuffers::of_file(messages, size)?),
+            descriptors,
+            words,
+        })
+    }
+
+    /// What [`Self::of_files`] takes.
+    pub fn files(&self) -> [BorrowedFd<'_>; 2] {
+        [self.words.file(), self.messages.file()]
+    }
+
+    /// Whose turn it is to serve.
+    pub fn turn(&self) -> Turn {
+        match self.words.words()[TURN].load(Ordering::Acquire) {
+            1 => Turn::HandingOver,
+            2 => Turn::TakingOver,
+            _serving => Turn::Serving,
+        }
+    }
+
+    /// From now on, also for servers that are started later.
+    pub fn set_turn(&self, turn: Turn) {
+        let word = match turn {
+            Turn::Serving => 0,
+            Turn::HandingOver => 1,
+            Turn::TakingOver => 2,
+        };
+        self.words.words()[TURN].store(word, Ordering::Release);
+    }
+
+    /// A server begins, after one that `died` or not.
+    pub(crate) fn begin(&self, died: bool) -> Begun {
+        let words = self.words.words();
+        let died = u64::from(died);
+        Begun {
+            lives: words[LIVES].fetch_add(1, Ordering::Relaxed),
+            deaths: words[DEATHS].fetch_add(died, Ordering::Relaxed) + died,
+        }
+    }
+
+    /// Another version has taken over.
+    pub fn count_upgrade(&self) {
+        self.words.words()[UPGRADES].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often another version has taken over.
+    pub(crate) fn upgrades(&self) -> u64 {
+        self.words.words()[UPGRADES].load(Ordering::Relaxed)
+    }
+
+    /// Takes in all that `old` says, whose servers serve no more and have handed their descriptors over, which have
+    /// these numbers here by those that they had there. A message begins at `start` in its buffer. To be called while this
+    /// ledger is empty.
+    ///
+    /// # Errors
+    /// A descriptor was not handed over, there is no room for one or for a message, or `old` is damaged.
+    pub fn take_in(
+        &self,
+        old: &Self,
+        moved: &HashMap<i32, i32>,
+        start: usize,
+    ) -> Result<(), Damaged> {
+        old.finish_forgets();
+        for (number, entry) in old.entries()? {
+            let here = moved.get(&number).copied();
+            let here = here.ok_or(Damaged("a descriptor was not handed over"))?;
+            if !self.set(here, entry) {
+                return Err(Damaged("it has more descriptors than may be open here"));
+            }
+        }
+        let (from, to) = (old.words.words(), self.words.words());
+        let copy = |at: usize| to[at].store(from[at].load(Ordering::Relaxed), Ordering::Relaxed);
+        (HEADER..FORGETS).for_each(copy);
+        [INIT_LEN, LIVES, DEATHS, UPGRADES]
+            .into_iter()
+            .chain(INIT)
+            .chain(ANSWER)
+            .for_each(copy);
+        (0..old.messages.count().min(BUFFERS))
+            .try_for_each(|buffer| self.take_forgets(old, buffer, start))
+    }
+
+    /// Takes in the message of this buffer, if it is one that comes once, and how far it is counted.
+    fn take_forgets(&self, old: &Self, buffer: usize, start: usize) -> Result<(), Damaged> {
+        let Some(from) = old.messages.take(buffer) else {
+            return Ok(());
+        };
+        let word = |at: usize| {
+            from.get(start + at..)?
+                .first_chunk()
+                .copied()
+                .map(u32::from_ne_bytes)
+        };
+        let len = word(0).and_then(|len| usize::try_from(len).ok());
+        let message = len.and_then(|len| from.get(start..)?.get(..len));
+        let (Some(message), Some(FORGET_OPCODE | BATCH_FORGET_OPCODE)) = (message, word(4)) else {
+            return Ok(());
+        };
+        let no_room = Damaged("a message has no room");
+        let mut to = self.messages.take(buffer).ok_or(no_room)?;
+        to.get_mut(start..start + message.len())
+            .ok_or(no_room)?
+            .copy_from_slice(message);
+        if let (Some(from), Some(to)) = (old.forgets(buffer), self.forgets(buffer)) {
+            for at in [MESSAGE, COUNTED] {
+                to[at].store(from[at].load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
+        Ok(())
     }
 
     /// Where messages are read into.
@@ -199,18 +360,20 @@ impl Ledger {
         (buffer < BUFFERS).then(|| &self.words.words()[start..start + FORGET])
     }
 
-    /// Notes the INIT that is answered next; none that is longer than any kernel's.
-    pub fn note_init(&self, message: &[u8]) {
+    /// Notes the INIT that is answered next, and the answer; none that is longer than any kernel's.
+    pub fn note_init(&self, message: &[u8], answer: &[u8]) {
         let words = self.words.words();
         if message.len() > INIT.len() * size_of::<u64>() {
             return;
         }
-        for (word, chunk) in words[INIT].iter().zip(message.chunks(size_of::<u64>())) {
-            let mut bytes = [0; size_of::<u64>()];
-            bytes[..chunk.len()].copy_from_slice(chunk);
-            word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
-        }
+        store_bytes(&words[ANSWER], answer);
+        store_bytes(&words[INIT], message);
         words[INIT_LEN].store(message.len() as u64, Ordering::Release);
+    }
+
+    /// How INIT was answered, with bytes of 0 after it.
+    pub fn init_answer(&self) -> Vec<u8> {
+        bytes_of(&self.words.words()[ANSWER])
     }
 
     /// The INIT that was answered.
@@ -226,10 +389,7 @@ impl Ledger {
         if len == 0 {
             return Err(Damaged("INIT was not answered"));
         }
-        let mut message: Vec<u8> = words[INIT]
-            .iter()
-            .flat_map(|word| word.load(Ordering::Relaxed).to_ne_bytes())
-            .collect();
+        let mut message = bytes_of(&words[INIT]);
         if len > message.len() {
             return Err(Damaged("INIT is too long"));
         }
@@ -324,6 +484,20 @@ impl Ledger {
     pub(crate) fn words(&self) -> &[AtomicU64] {
         self.words.words()
     }
+}
+
+/// As many as there is room for.
+fn store_bytes(words: &[AtomicU64], bytes: &[u8]) {
+    for (word, chunk) in words.iter().zip(bytes.chunks(size_of::<u64>())) {
+        let mut bytes = [0; size_of::<u64>()];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        word.store(u64::from_ne_bytes(bytes), Ordering::Relaxed);
+    }
+}
+
+fn bytes_of(words: &[AtomicU64]) -> Vec<u8> {
+    let bytes = |word: &AtomicU64| word.load(Ordering::Relaxed).to_ne_bytes();
+    words.iter().flat_map(bytes).collect()
 }
 
 impl Entry {
@@ -516,11 +690,74 @@ mod tests {
     }
 
     #[test]
+    fn take_in_has_all_by_the_new_numbers_and_an_error_without_one() {
+        let (old, new) = (Ledger::for_tests(100), Ledger::for_tests(50));
+        for (number, entry) in (97..).zip(entries()) {
+            assert!(old.set(number, entry));
+        }
+        old.note_init(b"init", b"answer");
+        old.request(3)[0].store(8, Ordering::Relaxed);
+        // A FORGET of inode 77 that is counted, and whose words say another number of the message.
+        let mut message = [0_u8; 48];
+        message[..4].copy_from_slice(&48_u32.to_ne_bytes());
+        message[4..8].copy_from_slice(&FORGET_OPCODE.to_ne_bytes());
+        old.messages.take(0).unwrap()[16..64].copy_from_slice(&message);
+        let place = ForgetPlace {
+            buffer: 0,
+            unique: 8,
+            number: 1,
+        };
+        old.forget(97, 2, Some(place));
+        assert_eq!((old.begin(false).lives, old.begin(true).deaths), (0, 1));
+        let files = || old.files().map(|file| file.try_clone_to_owned().unwrap());
+        let seen = Ledger::of_files(files()).unwrap();
+        let moved = HashMap::from([(97, 7), (98, 9), (99, 8)]);
+        let fewer = HashMap::from([(97, 7), (98, 9)]);
+        assert!(Ledger::for_tests(50).take_in(&seen, &fewer, 16).is_err());
+        assert!(Ledger::for_tests(9).take_in(&seen, &moved, 16).is_err());
+        new.take_in(&seen, &moved, 16).unwrap();
+        let all = new.entries().unwrap();
+        let Entry::Inode { nlookup, .. } = all[0].1 else {
+            panic!("{all:?}");
+        };
+        assert_eq!((all[0].0, nlookup), (7, 2));
+        assert_eq!(all[1..], [(8, entries()[2]), (9, entries()[1])]);
+        assert_eq!(new.init().unwrap(), b"init");
+        assert_eq!(new.request(3)[0].load(Ordering::Relaxed), 8);
+        assert_eq!(new.messages.take(0).unwrap()[16..64], message);
+        assert_eq!(new.forgets_counted(0, 8), 1);
+        assert_eq!(
+            new.begin(false),
+            Begun {
+                lives: 2,
+                deaths: 1
+            }
+        );
+    }
+
+    #[test]
+    fn of_files_of_another_version_is_refused() {
+        let ledger = Ledger::for_tests(1);
+        let files = || {
+            ledger
+                .files()
+                .map(|file| file.try_clone_to_owned().unwrap())
+        };
+        assert!(Ledger::of_files(files()).is_ok());
+        ledger.words()[0].store(FORM + 1, Ordering::Relaxed);
+        let error = Ledger::of_files(files()).unwrap_err();
+        assert!(error.to_string().contains("another version"), "{error}");
+        let [words, messages] = files();
+        assert!(Ledger::of_files([messages, words]).is_err());
+    }
+
+    #[test]
     fn init_is_what_was_noted_and_an_error_before() {
         let ledger = Ledger::for_tests(1);
         assert!(ledger.init().is_err());
-        ledger.note_init(b"thirteen byte");
+        ledger.note_init(b"thirteen byte", b"answer");
         assert_eq!(ledger.init().unwrap(), b"thirteen byte");
+        assert!(ledger.init_answer().starts_with(b"answer\0\0"));
         ledger.words()[INIT_LEN].store(u64::MAX, Ordering::Relaxed);
         assert!(ledger.init().is_err());
     }

@@ -57,8 +57,10 @@ mod inode;
 mod journal;
 mod labels;
 mod ledger;
+mod listings;
 mod name_hints;
 mod negotiated;
+mod new_files;
 mod notifier;
 mod ops;
 mod parked;
@@ -93,7 +95,7 @@ pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
 pub use journal::Noted;
-pub use ledger::{Damaged, ForgetPlace, Ledger};
+pub use ledger::{Damaged, ForgetPlace, Ledger, Turn};
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{
@@ -101,7 +103,9 @@ pub use ops::{
     SetAttr, SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
-pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use stats::{
+    Bucket, CallerCounts, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes,
+};
 pub use submounts::LetGo;
 pub use survival::Life;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};

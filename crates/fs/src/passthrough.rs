@@ -33,8 +33,10 @@ use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
 use crate::journal::Journal;
 use crate::labels;
+use crate::listings::{Listings, opens_any_directory};
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
+use crate::new_files::NewFiles;
 use crate::notifier::SendInval;
 use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
@@ -44,6 +46,9 @@ use crate::stats::{Stats, this_thread};
 use crate::submounts::SubMounts;
 use crate::waits::Waits;
 use crate::write_batch::groups::WriteGroups;
+
+/// How long what is owed to the kernel has before another process serves.
+const FINISH: Duration = Duration::from_millis(50);
 
 /// What LOOKUP and the creating operations tell the kernel.
 #[derive(Clone, Debug)]
@@ -69,7 +74,11 @@ pub struct Passthrough {
     /// None where a name cannot be looked at without opening it.
     pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
+    pub(crate) listings: Listings,
+    /// This process may, whatever its mode.
+    pub(crate) opens_any_directory: bool,
     pub(crate) backing_ids: Arc<BackingIds>,
+    pub(crate) new_files: NewFiles,
     /// SOURCE's file system reports nothing at close(2).
     pub(crate) closes_silently: bool,
     pub(crate) write_groups: WriteGroups,
@@ -94,6 +103,8 @@ pub struct Passthrough {
     /// None where nothing outlives this process.
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) deaths: u64,
+    /// Another server has served this mount before.
+    pub(crate) goes_on: bool,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
     pub(crate) proc_self_fd: Arc<OwnedFd>,
 }
@@ -139,7 +150,10 @@ impl Passthrough {
             config,
             backing,
             handles: HandleTable::default(),
+            listings: Listings::default(),
+            opens_any_directory: opens_any_directory(),
             backing_ids: Arc::default(),
+            new_files: NewFiles::default(),
             write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
@@ -160,6 +174,7 @@ impl Passthrough {
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             journal: None,
             deaths: 0,
+            goes_on: false,
             fd_limit,
         })
     }
@@ -272,6 +287,11 @@ impl Passthrough {
             InodeFileHandles::Never => Ok(()),
             InodeFileHandles::Prefer | InodeFileHandles::Mandatory => self.recent.start(),
         }
+    }
+
+    /// Waits until the notifications that are owed have been sent, for a short time at most: another process serves on.
+    pub fn finish_notifying(&self) {
+        self.invalidations.finish(FINISH);
     }
 
     /// Sends no more notifications: the session has ended.

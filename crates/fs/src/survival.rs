@@ -24,9 +24,11 @@ use crate::passthrough::Passthrough;
 pub struct Life {
     /// What all of them share.
     pub ledger: Arc<Ledger>,
-    /// How many died before.
-    pub deaths: u64,
-    /// The last of them ended by its own fault, and was not killed.
+    /// Another one has served before.
+    pub is_later: bool,
+    /// That one died, and did not hand over.
+    pub died: bool,
+    /// It ended by its own fault, and was not killed.
     pub crashed: bool,
     /// Descriptors that are not for files: those of the process that starts servers.
     pub own: Arc<[i32]>,
@@ -47,10 +49,12 @@ impl Passthrough {
         let journal = Arc::new(journal);
         self.inodes
             .note_in(Arc::clone(&life.ledger), Arc::clone(&journal));
+        let begun = life.ledger.begin(life.died);
         self.handles
-            .note_in(Arc::clone(&life.ledger), life.deaths << LIFE_SHIFT | 1);
-        self.deaths = life.deaths;
-        if life.deaths > 0 {
+            .note_in(Arc::clone(&life.ledger), begun.lives << LIFE_SHIFT | 1);
+        self.deaths = begun.deaths;
+        self.goes_on = life.is_later;
+        if life.is_later {
             self.take_over(life)?;
         }
         self.journal = Some(journal);
@@ -60,6 +64,11 @@ impl Passthrough {
     /// Those that the mount has outlived.
     pub fn deaths(&self) -> u64 {
         self.deaths
+    }
+
+    /// Whether another server has served before.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
     }
 
     /// For what INIT was.
@@ -207,7 +216,8 @@ mod tests {
     fn life(ledger: &Arc<Ledger>, deaths: u64) -> Life {
         Life {
             ledger: Arc::clone(ledger),
-            deaths,
+            is_later: deaths > 0,
+            died: deaths > 0,
             crashed: false,
             own: Arc::from([]),
         }

@@ -12,10 +12,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use thrufs_fs::{Errno, Negotiated, Passthrough, SendEntry, SendInval};
-use thrufs_transport::dev_fuse::{self, Buffers, DevFuse, ReaderCounts, RequestBuffer};
-use thrufs_wire::abi::{InHeader, InitIn};
-use thrufs_wire::{Dialect, Reply, Request, decode};
+use thrufs_fs::{Config, Errno, Ledger, Negotiated, Passthrough, SendEntry, SendInval};
+use thrufs_transport::dev_fuse::{
+    self, Buffers, DevFuse, Drain, Ended, ReaderCounts, Received, RequestBuffer,
+};
+use thrufs_wire::abi::{InHeader, InitIn, InitOut};
+use thrufs_wire::{Dialect, InitFlags, Reply, Request, decode};
+use zerocopy::{FromBytes, IntoBytes};
 
 use crate::init::{Handshake, shake_hands};
 use crate::notify;
@@ -31,6 +34,7 @@ pub struct DevFuseSession {
     server: Arc<Server>,
     max_write: u32,
     counts: Arc<ReaderCounts>,
+    drain: Arc<Drain>,
 }
 
 impl DevFuseSession {
@@ -47,9 +51,13 @@ impl DevFuseSession {
         let mut buffer = RequestBuffer::for_max_write(BEFORE_INIT);
         let capabilities = Capabilities::of_kernel(&device);
         loop {
-            let Some(message) = device.receive(&mut buffer)? else {
-                let text = "the connection ended before INIT";
-                return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+            let message = match device.receive(&mut buffer)? {
+                Received::Message(message) => message,
+                Received::Nothing => continue,
+                Received::Ended => {
+                    let text = "the connection ended before INIT";
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+                }
             };
             let (header, arg) = init_of(&device, message)?;
             let unique = header.unique;
@@ -68,7 +76,7 @@ impl DevFuseSession {
                     negotiated,
                 } => {
                     if let Some(ledger) = fs.ledger() {
-                        ledger.note_init(message);
+                        ledger.note_init(message, answer.as_bytes());
                     }
                     device.send(&Reply::Init(answer).encode(unique))?;
                     return Ok(Self::new(
@@ -88,25 +96,23 @@ impl DevFuseSession {
     /// The ledger has no INIT that this server answers; the connection has ended.
     pub fn resume(fs: Arc<Passthrough>, connection: OwnedFd, allowed: Allowed) -> io::Result<Self> {
         let ledger = fs.ledger().ok_or(io::ErrorKind::Unsupported)?;
-        let message = ledger.init()?;
         let device = Arc::new(DevFuse::new(connection));
         let capabilities = Capabilities::of_kernel(&device);
-        let (_header, arg) = init_of(&device, &message)?;
-        match shake_hands(fs.config(), &capabilities, &arg) {
-            Handshake::Agreed {
-                dialect,
-                negotiated,
-                ..
-            } => {
-                let session = Self::new((fs, device), (capabilities, dialect, allowed), negotiated);
-                session.server.forget_what_was_read(session.max_write);
-                notify::resend(&session.device)?;
-                Ok(session)
-            }
-            Handshake::OtherVersion(_) | Handshake::Refused(..) => {
-                Err(io::Error::other("INIT cannot be answered a second time"))
-            }
-        }
+        let (dialect, negotiated) = agreed(fs.config(), ledger, (&device, &capabilities))?;
+        let session = Self::new((fs, device), (capabilities, dialect, allowed), negotiated);
+        session.server.forget_what_was_read(session.max_write);
+        notify::resend(&session.device)?;
+        Ok(session)
+    }
+
+    /// Whether [`Self::resume`] on `connection` is one for what `ledger` says, with this `config`.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn can_resume(config: &Config, ledger: &Ledger, connection: OwnedFd) -> io::Result<()> {
+        let device = Arc::new(DevFuse::new(connection));
+        let capabilities = Capabilities::of_kernel(&device);
+        agreed(config, ledger, (&device, &capabilities)).map(drop)
     }
 
     fn new(
@@ -122,6 +128,7 @@ impl DevFuseSession {
             server: Arc::new(server),
             max_write,
             counts: Arc::default(),
+            drain: Arc::default(),
         }
     }
 
@@ -140,11 +147,17 @@ impl DevFuseSession {
         Arc::clone(&self.counts)
     }
 
-    /// Serves until the connection ends, with at most `threads` threads at a time.
+    /// What ends the session while the connection lasts.
+    pub fn drain(&self) -> Arc<Drain> {
+        Arc::clone(&self.drain)
+    }
+
+    /// Serves until the connection ends, with at most `threads` threads at a time; or until it is drained, and then
+    /// what waits is left to wait.
     ///
     /// # Errors
     /// Those of [`dev_fuse::serve`].
-    pub fn run(self, threads: usize) -> io::Result<()> {
+    pub fn run(self, threads: usize) -> io::Result<Ended> {
         let server = Arc::clone(&self.server);
         let device = Arc::clone(&self.device);
         let handle = Arc::new(move |message: &[u8]| {
@@ -155,10 +168,56 @@ impl DevFuseSession {
             Some(ledger) => Buffers::Shared(self.max_write, Arc::clone(ledger.messages())),
             None => Buffers::AsUsed(self.max_write),
         };
-        let result = dev_fuse::serve(&self.device, buffers, threads, &self.counts, handle);
-        self.server.stop();
+        let buffers = (buffers, threads);
+        let result = dev_fuse::serve(&self.device, buffers, &self.counts, &self.drain, handle);
+        if matches!(result, Ok(Ended::Drained)) {
+            // The answers of what waits would be errors.
+            std::mem::forget(self);
+        } else {
+            self.server.stop();
+        }
         result
     }
+}
+
+/// What the INIT in `ledger` was answered with, if this version answers it so too.
+fn agreed(
+    config: &Config,
+    ledger: &Ledger,
+    (device, capabilities): (&DevFuse, &Capabilities),
+) -> io::Result<(Dialect, Negotiated)> {
+    let (_header, mut arg) = init_of(device, &ledger.init()?)?;
+    let before = ledger.init_answer();
+    let before = InitOut::read_from_prefix(&before);
+    let (before, _rest) = before.map_err(|_| io::ErrorKind::InvalidData)?;
+    // What was not agreed on then cannot be now, though this version may know more.
+    (arg.flags, arg.flags2) = (arg.capabilities() & before.capabilities()).halves();
+    match shake_hands(config, capabilities, &arg) {
+        Handshake::Agreed {
+            answer,
+            dialect,
+            negotiated,
+        } if lasting(&answer) == lasting(&before) && config.max_write >= before.max_write => {
+            Ok((dialect, negotiated))
+        }
+        Handshake::Agreed { .. } | Handshake::OtherVersion(_) | Handshake::Refused(..) => {
+            Err(io::Error::other(
+                "INIT would be answered otherwise than it was: what the kernel was told lasts as long as the mount",
+            ))
+        }
+    }
+}
+
+/// What an answer to INIT says that does not follow from a sysctl.
+fn lasting(answer: &InitOut) -> (InitFlags, [u32; 5]) {
+    let numbers = [
+        answer.minor,
+        u32::from(answer.max_background),
+        answer.time_gran,
+        u32::from(answer.request_timeout),
+        answer.max_stack_depth,
+    ];
+    (answer.capabilities(), numbers)
 }
 
 /// What the first message of a connection says.

@@ -35,6 +35,6 @@ pub use init::optional_capabilities;
 pub use notify::{send_epoch, send_prune};
 pub use panics::{Panicked, on_session_panic};
 pub use requests::Allowed;
-pub use thrufs_transport::dev_fuse::ReaderCounts;
-pub use thrufs_transport::dev_fuse::shared_buffer_size;
+pub use thrufs_transport::dev_fuse::{Drain, Ended, ReaderCounts};
+pub use thrufs_transport::dev_fuse::{SHARED_BUFFER_START, shared_buffer_size};
 pub use thrufs_transport::vhost_user::{REQUEST_QUEUES_MAX, Shutdown, Tag};

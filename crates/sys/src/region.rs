@@ -1,16 +1,52 @@
 //! A shared mapping of this process: made, and unmapped when dropped.
 //!
+//! What is to be handed to a process that is no child has a file without a name behind it, which is sealed: no process
+//! makes it shorter, which would end the others by SIGBUS.
+//!
 //! Invariant: it gives an address and no reference. How bytes behind it may be reached is said, and kept, by the
 //! types that own one ([`crate::mapping`], [`crate::shared_buffers`], [`crate::shared_words`]).
 
+use std::ffi::CStr;
 use std::io;
 use std::num::NonZeroUsize;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
 
 const PROT: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// Without which the memory could go away.
+const SEALS: SealFlags = SealFlags::SHRINK
+    .union(SealFlags::GROW)
+    .union(SealFlags::SEAL);
+
+/// `len` bytes of 0, in a sealed file without a name that shows as `name`.
+///
+/// # Errors
+/// Of memfd_create(2) and ftruncate(2).
+pub(crate) fn sealed_file(name: &CStr, len: NonZeroUsize) -> io::Result<OwnedFd> {
+    let file = memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    ftruncate(&file, len.get() as u64)?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file)
+}
+
+/// How long such a file of another process is.
+///
+/// # Errors
+/// EINVAL: it is not one of [`sealed_file`].
+pub(crate) fn sealed_len(file: impl AsFd) -> io::Result<NonZeroUsize> {
+    if !fcntl_get_seals(&file)?.contains(SEALS) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let len = usize::try_from(fstat(&file)?.st_size).ok();
+    let len = len.and_then(NonZeroUsize::new);
+    len.ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
 
 /// `len` bytes, mapped MAP_SHARED, readable and writable.
 #[derive(Debug)]
@@ -28,17 +64,6 @@ impl Region {
         // SAFETY: a fresh mapping at an address that the kernel chooses overlaps nothing.
         let start =
             unsafe { nix::sys::mman::mmap(None, len, PROT, MapFlags::MAP_SHARED, file, 0) }?;
-        Ok(Self { start, len })
-    }
-
-    /// `len` bytes of 0, shared with the processes that this one starts.
-    ///
-    /// # Errors
-    /// Of mmap(2).
-    pub(crate) fn anonymous(len: NonZeroUsize) -> io::Result<Self> {
-        // SAFETY: as above.
-        let start =
-            unsafe { nix::sys::mman::mmap_anonymous(None, len, PROT, MapFlags::MAP_SHARED) }?;
         Ok(Self { start, len })
     }
 

@@ -6,10 +6,11 @@
 use std::io;
 use std::num::NonZeroUsize;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::region::Region;
+use crate::region::{Region, sealed_file, sealed_len};
 
 /// See the module.
 #[derive(Debug)]
@@ -17,6 +18,7 @@ pub struct SharedBuffers {
     all: Region,
     size: usize,
     taken: Box<[AtomicBool]>,
+    file: OwnedFd,
 }
 
 /// One of them, until it is dropped.
@@ -30,12 +32,45 @@ impl SharedBuffers {
     /// `count` of `size` bytes, all 0.
     ///
     /// # Errors
-    /// EINVAL for none; of mmap(2).
+    /// EINVAL for none; of memfd_create(2), ftruncate(2) and mmap(2).
     pub fn new(count: usize, size: usize) -> io::Result<Self> {
-        let all = count.checked_mul(size).and_then(NonZeroUsize::new);
-        let all = Region::anonymous(all.ok_or(io::ErrorKind::InvalidInput)?)?;
+        let len = count.checked_mul(size).and_then(NonZeroUsize::new);
+        let len = len.ok_or(io::ErrorKind::InvalidInput)?;
+        Self::mapped(sealed_file(c"thrufs-messages", len)?, len, size)
+    }
+
+    /// Those of `size` bytes of a process that has ended, or uses them no more; `file` is its [`Self::file`].
+    ///
+    /// # Errors
+    /// EINVAL: it is another file; of mmap(2).
+    pub fn of_file(file: OwnedFd, size: usize) -> io::Result<Self> {
+        let len = sealed_len(&file)?;
+        match size {
+            0 => Err(io::ErrorKind::InvalidInput.into()),
+            size => Self::mapped(file, len, size),
+        }
+    }
+
+    fn mapped(file: OwnedFd, len: NonZeroUsize, size: usize) -> io::Result<Self> {
+        let all = Region::of_file(&file, len)?;
+        let count = len.get() / size;
         let taken = (0..count).map(|_| AtomicBool::new(false)).collect();
-        Ok(Self { all, size, taken })
+        Ok(Self {
+            all,
+            size,
+            taken,
+            file,
+        })
+    }
+
+    /// What another process gets at them by.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Bytes of each.
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// How many there are.
@@ -107,5 +142,9 @@ mod tests {
         assert_eq!(buffers.take(0).unwrap()[99], 7);
         assert!(buffers.take(2).is_none());
         assert!(SharedBuffers::new(0, 100).is_err());
+        let file = || buffers.file().try_clone_to_owned().unwrap();
+        let same = Arc::new(SharedBuffers::of_file(file(), 100).unwrap());
+        assert_eq!((same.count(), same.take(0).unwrap()[99]), (2, 7));
+        assert!(SharedBuffers::of_file(file(), 0).is_err());
     }
 }

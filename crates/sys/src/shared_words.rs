@@ -7,17 +7,17 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
-
-use crate::region::Region;
+use crate::region::{Region, sealed_file, sealed_len};
 
 /// See the module. Pages that were never written take no memory.
 #[derive(Debug)]
 pub struct SharedWords {
     region: Region,
     len: usize,
+    file: OwnedFd,
 }
 
 impl SharedWords {
@@ -30,13 +30,25 @@ impl SharedWords {
             .checked_mul(size_of::<u64>())
             .and_then(NonZeroUsize::new);
         let bytes = bytes.ok_or(io::ErrorKind::InvalidInput)?;
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = memfd_create(c"thrufs-ledger", flags)?;
-        ftruncate(&file, bytes.get() as u64)?;
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        fcntl_add_seals(&file, seals)?;
+        let file = sealed_file(c"thrufs-ledger", bytes)?;
         let region = Region::of_file(&file, bytes)?;
-        Ok(Self { region, len })
+        Ok(Self { region, len, file })
+    }
+
+    /// Those of another process, whose [`Self::file`] this is.
+    ///
+    /// # Errors
+    /// EINVAL: it is another file; of mmap(2).
+    pub fn of_file(file: OwnedFd) -> io::Result<Self> {
+        let bytes = sealed_len(&file)?;
+        let region = Region::of_file(&file, bytes)?;
+        let len = bytes.get() / size_of::<u64>();
+        Ok(Self { region, len, file })
+    }
+
+    /// What another process gets at them by.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
     }
 
     /// All words.
@@ -62,6 +74,16 @@ mod tests {
         assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
         words[99_999].store(7, Ordering::Relaxed);
         assert_eq!(shared.words()[99_999].fetch_add(1, Ordering::Relaxed), 7);
+        let same = SharedWords::of_file(shared.file().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(
+            (
+                same.words().len(),
+                same.words()[99_999].load(Ordering::Relaxed)
+            ),
+            (100_000, 8)
+        );
+        let other = std::fs::File::open("/dev/null").unwrap();
+        assert!(SharedWords::of_file(other.into()).is_err());
     }
 
     #[test]

@@ -6,13 +6,17 @@
 //!        └─ server: in its sandbox, answers the kernel ([`server`], [`serving`])
 //! ```
 //!
-//! With `--survive` there is one more between the last two, in the same sandbox ([`zygote`]).
+//! With `--survive` there is one more between the last two, in the same sandbox ([`zygote`]), and the mount goes from
+//! one such pair to another while it is in use ([`succession`]).
 //!
 //! With neither sandbox nor filter the supervisor serves itself ([`unconfined`]).
 
 mod background;
 pub(crate) mod callers;
+mod candidate;
+pub(crate) mod control;
 mod death;
+mod descriptors;
 mod last_words;
 mod lifecycle;
 pub(crate) mod limits;
@@ -25,9 +29,15 @@ pub(crate) mod running;
 pub(crate) mod server;
 pub(crate) mod server_process;
 pub(crate) mod serving;
-mod shortfall;
+pub(crate) mod shortfall;
+pub(crate) mod source_space;
 pub(crate) mod source_state;
+mod stuck;
+mod succession;
+mod successor;
 pub(crate) mod supervisor;
+pub(crate) mod take_over;
+mod turn;
 mod unconfined;
 mod zygote;
 
@@ -36,6 +46,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use crate::failure::Failure;
+use crate::findings::kernel::Version;
 use crate::logging::LogOptions;
 use crate::mount::paths::Endpoints;
 use crate::mount::replace_dead;
@@ -51,6 +62,8 @@ pub(crate) fn run(plan: &MountPlan) -> Result<(), Failure> {
         replace_dead::run(&plan.mountpoint, &plan.kernel.subtype)?;
     }
     let endpoints = preflight::check(plan)?;
+    // For the page of --metrics, which is made in the sandbox.
+    let _known = Version::running();
     let plan = &plan
         .clone()
         .with_safe_file_handles(|| endpoints.are_whole());

@@ -91,6 +91,19 @@ impl ServerLog {
         }
     }
 
+    /// Of a process that was told what the supervisor sees.
+    pub(crate) fn shown(options: LogOptions, shows_target: bool) -> Self {
+        Self {
+            options,
+            shows_target,
+        }
+    }
+
+    /// Whether lines have the place in the program that they come from.
+    pub(crate) fn shows_target(&self) -> bool {
+        self.shows_target
+    }
+
     /// Starts logging. To be called once. Every line begins with its level; the supervisor adds the time.
     pub(crate) fn init(self) -> anyhow::Result<()> {
         let layer = fmt::layer()

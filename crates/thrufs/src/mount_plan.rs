@@ -6,11 +6,13 @@
 
 pub(crate) mod contradictions;
 mod kernel_passthrough;
+pub(crate) mod settable;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use anyhow::anyhow;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use nix::mount::MsFlags;
@@ -41,9 +43,34 @@ pub(crate) struct SessionOptions {
     pub(crate) access: Access,
 }
 
+/// What was asked for in words: by it another version makes a plan of its own.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct CommandLine {
+    pub(crate) program: String,
+    pub(crate) arguments: Vec<OsString>,
+    /// As `KEY=VALUE`, of [`settable::KEYS`]; the last one of a key counts.
+    pub(crate) set: Vec<String>,
+}
+
+impl CommandLine {
+    /// The arguments with what was set, which wins.
+    fn whole(&self) -> Vec<OsString> {
+        let mut all = self.arguments.clone();
+        let end = all.iter().position(|argument| argument == "--");
+        let set = self
+            .set
+            .iter()
+            .map(|item| OsString::from(format!("--{item}")));
+        let at = end.unwrap_or(all.len());
+        all.splice(at..at, set);
+        all
+    }
+}
+
 /// One mount, as asked for.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct MountPlan {
+    pub(crate) line: CommandLine,
     pub(crate) source: PathBuf,
     pub(crate) mountpoint: PathBuf,
     pub(crate) config: Config,
@@ -119,9 +146,36 @@ pub(crate) fn parse(
     arguments: &[OsString],
     is_root: bool,
 ) -> Result<MountPlan, clap::Error> {
-    let (matches, options) = matches(program, arguments)?;
+    let line = CommandLine {
+        program: program.to_owned(),
+        arguments: arguments.to_vec(),
+        set: Vec::new(),
+    };
+    parse_line(line, is_root)
+}
+
+/// The plan of a mount that there is, with what was set.
+///
+/// # Errors
+/// A key that cannot be set, or a value that is none of it.
+pub(crate) fn parse_again(line: &CommandLine, is_root: bool) -> anyhow::Result<MountPlan> {
+    for item in &line.set {
+        settable::check(item)?;
+    }
+    // One line, without what clap adds for a terminal.
+    let one_line = |error: clap::Error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        anyhow!("{}", first.trim_start_matches("error: "))
+    };
+    parse_line(line.clone(), is_root).map_err(one_line)
+}
+
+fn parse_line(line: CommandLine, is_root: bool) -> Result<MountPlan, clap::Error> {
+    let (matches, options) = matches(&line.program, &line.whole())?;
     let args = read(&matches)?;
-    build(args, options, is_root).map_err(|message| usage_error(&message))
+    let plan = build(args, options, is_root).map_err(|message| usage_error(&message))?;
+    Ok(MountPlan { line, ..plan })
 }
 
 /// What the arguments are for clap.
@@ -214,6 +268,7 @@ fn build(args: MountArgs, mut options: OptionList, is_root: bool) -> Result<Moun
         None => absolute(&args.source).into_os_string(),
     };
     Ok(MountPlan {
+        line: CommandLine::default(),
         config,
         no_passthrough,
         sandbox,

@@ -36,6 +36,8 @@ pub(crate) struct Inside {
     pub(crate) log: OwnedFd,
     pub(crate) callers: Box<dyn Callers>,
     pub(crate) needs: Needs,
+    /// The mount namespace of a server before this one, from which this one takes over.
+    pub(crate) joins: Option<OwnedFd>,
 }
 
 /// Shuts this process in, but for the filter. Returns SOURCE, as O_PATH, from inside.
@@ -57,10 +59,11 @@ pub(crate) fn enter(plan: &SandboxPlan, inside: Inside) -> anyhow::Result<OwnedF
         (Some(self_fd), None) => Some(HeldProc::open(self_fd, inside.callers)?),
         (None, _) => None,
     };
-    let source = match inside.sandbox {
-        Sandbox::Namespace => namespaces::pivot_into(inside.source)?,
-        Sandbox::Chroot => namespaces::chroot_into(inside.source)?,
-        Sandbox::None => inside.source,
+    let source = match (inside.sandbox, inside.joins) {
+        (Sandbox::Namespace, Some(mounts)) => namespaces::join(mounts)?,
+        (Sandbox::Namespace, None) => namespaces::pivot_into(inside.source)?,
+        (Sandbox::Chroot, _) => namespaces::chroot_into(inside.source)?,
+        (Sandbox::None, _) => inside.source,
     };
     if let Some(held) = held {
         held.hold().context("hold on to /proc/self/fd")?;

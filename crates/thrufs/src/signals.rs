@@ -11,6 +11,8 @@ pub(crate) struct Signals {
     /// A terminal that closes must not take the mount along. A handler, not SIG_IGN, which
     /// programs started from here would inherit.
     _hangup: Signal,
+    /// For a mount that outlives its servers ([`crate::daemon`]); of any other it must not end the daemon.
+    _upgrade: Signal,
     /// A WRITE beyond the daemon's RLIMIT_FSIZE is EFBIG for its caller and must not end the
     /// daemon, which is what this signal does by default.
     _file_size: Signal,
@@ -24,6 +26,7 @@ impl Signals {
             terminate: install(SignalKind::terminate())?,
             interrupt: install(SignalKind::interrupt())?,
             _hangup: install(SignalKind::hangup())?,
+            _upgrade: install(SignalKind::user_defined2())?,
             _file_size: install(SignalKind::from_raw(
                 nix::sys::signal::Signal::SIGXFSZ as i32,
             ))?,

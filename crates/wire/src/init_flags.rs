@@ -122,7 +122,8 @@ impl InitFlags {
         }
     }
 
-    fn halves(self) -> (u32, u32) {
+    /// `flags` and `flags2`.
+    pub fn halves(self) -> (u32, u32) {
         let bits = self.bits();
         (bits as u32, (bits >> 32) as u32)
     }

@@ -24,6 +24,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -87,6 +88,8 @@ struct State {
     /// Too many inodes: all are invalidated, and then these run.
     overflowed: Option<Vec<Then>>,
     running: bool,
+    /// The thread sends what it took.
+    is_sending: bool,
 }
 
 impl fmt::Debug for State {
@@ -145,6 +148,20 @@ impl Invalidations {
         }
     }
 
+    /// Waits until what is queued has been sent, for so long at most: a notification may wait in the kernel for a
+    /// request that is not served any more.
+    pub(crate) fn finish(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        let mut state = self.state.lock();
+        while state.running
+            && (state.is_sending || !state.pending.is_empty() || state.overflowed.is_some())
+        {
+            if self.changed.wait_until(&mut state, until).timed_out() {
+                return;
+            }
+        }
+    }
+
     /// Queues `stale` of `ino`. Does nothing without the thread (no kernel, no cache).
     pub(crate) fn push(&self, ino: u64, stale: InvalRange) {
         self.add(ino, stale, None);
@@ -178,22 +195,27 @@ impl Invalidations {
             let waiting = pending.chain(then).collect();
             state.overflowed = Some(waiting);
         }
-        self.changed.notify_one();
+        self.changed.notify_all();
         None
     }
 
     fn next(&self) -> Next {
         let mut state = self.state.lock();
+        state.is_sending = false;
         loop {
             if !state.running {
                 return Next::End;
             }
             if let Some(then) = state.overflowed.take() {
+                state.is_sending = true;
                 return Next::All(then);
             }
             if let Some((ino, stale, then)) = state.pending.pop_front() {
+                state.is_sending = true;
                 return Next::One(ino, stale, then);
             }
+            // For `finish`.
+            self.changed.notify_all();
             self.changed.wait(&mut state);
         }
     }

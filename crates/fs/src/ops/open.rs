@@ -136,7 +136,8 @@ impl Passthrough {
             Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
-        let open = self.open_file((ino, inode), &file, flags, watch);
+        let mut open = self.open_file((ino, inode), &file, flags, watch);
+        open.is_new = existed == Existed::NotBefore && self.backing_ids.is_on();
         let fh = self.keep_open(Handle {
             ino,
             fd: file,
@@ -171,6 +172,7 @@ impl Passthrough {
             group: self.write_group(ino, file, flags),
             watch,
             inode,
+            is_new: false,
         }
     }
 
@@ -248,6 +250,9 @@ impl Passthrough {
     /// # Errors
     /// EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the backing file system's.
     pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
+        if self.lists_without_opendir() {
+            return Err(Errno::ENOSYS);
+        }
         self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
@@ -260,14 +265,10 @@ impl Passthrough {
             flags: 0,
             is_kept: AtomicBool::new(false),
         });
-        let keep_cache = match self.config.cache {
-            CachePolicy::Always | CachePolicy::Metadata => true,
-            CachePolicy::Never | CachePolicy::Auto => false,
-        };
         Ok(Opened {
             fh,
             direct_io: false,
-            keep_cache,
+            keep_cache: self.caches_directories(),
             backing_id: None,
             no_flush: false,
         })
@@ -287,6 +288,12 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        if handle.file().is_some_and(|file| file.is_new)
+            && let Ok(stat) = rustix::fs::fstat(&handle.fd)
+        {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.new_files.note(size);
+        }
         if let Some(inode) = handle.file().and_then(|file| file.inode.as_ref()) {
             let has_name = || rustix::fs::fstat(&handle.fd).is_ok_and(|stat| stat.st_nlink > 0);
             self.backing_ids.release(inode, has_name);
@@ -312,7 +319,7 @@ impl Passthrough {
     /// # Errors
     /// The backing file system's.
     pub fn fsync(&self, ino: u64, fh: u64, datasync: bool) -> Result<()> {
-        let handle = self.handle(fh, ino)?;
+        let handle = self.handle_or_directory(fh, ino)?;
         self.backing.sync(handle.fd.as_fd(), datasync)
     }
 }

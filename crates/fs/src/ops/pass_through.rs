@@ -90,6 +90,9 @@ impl Passthrough {
             () if existed == Existed::Before && !is_written_much && size() <= SMALL => {
                 Some(WhyNot::Small)
             }
+            () if existed == Existed::NotBefore && self.new_files.are_small() => {
+                Some(WhyNot::NewAndSmallLately)
+            }
             () if is_reader => None,
             () => {
                 let is_nearly_full = self.backing_ids.is_nearly_full(inode, file);

@@ -159,6 +159,9 @@ impl Passthrough {
     pub fn let_go(&self, Gone(inode): Gone) {
         let ino = inode.ino;
         inode.let_go();
+        if inode.kind == FileKind::Directory {
+            self.listings.forget(ino);
+        }
         self.sub_mounts.forgotten(&inode);
         if !self.removed.has(ino) {
             self.forgotten.note(&inode);

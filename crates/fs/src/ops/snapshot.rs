@@ -3,6 +3,7 @@
 use std::io;
 
 use crate::backing_ids::PassedThrough;
+use crate::ledger::Ledger;
 use crate::passthrough::Passthrough;
 use crate::stats::{Opcode, OpcodeCounts, Process, Snapshot, Stats};
 
@@ -17,6 +18,10 @@ impl Passthrough {
             inodes: self.known_inodes(),
             handles: self.open_handles(),
             deaths: self.journal.as_ref().map(|_| self.deaths()),
+            removed_in_use: self.removed.in_use(),
+            inode_limit: self.pressure.as_ref().map(|limit| limit.now(self)),
+            caches_data: Some(!self.config.cache.is_direct()),
+            upgrades: self.ledger().map(Ledger::upgrades),
             kernel_passthrough: self.backing_ids.counts(),
             negotiated: self.negotiated().cloned(),
             ..Snapshot::of_none(&self.stats)?
@@ -47,6 +52,11 @@ impl Snapshot {
             inodes: 0,
             handles: 0,
             deaths: None,
+            removed_in_use: 0,
+            inode_limit: None,
+            caches_data: None,
+            callers: stats.callers(),
+            upgrades: None,
             kernel_passthrough: PassedThrough::default(),
             process: Process::read()?,
             negotiated: None,

@@ -27,7 +27,7 @@ const HEADER: usize = 16;
 struct Kernel {
     socket: File,
     fs: Arc<Passthrough>,
-    session: Option<JoinHandle<io::Result<()>>>,
+    session: Option<JoinHandle<io::Result<Ended>>>,
     source: TempDir,
 }
 
@@ -353,7 +353,8 @@ fn resume_after_a_death_asks_for_what_was_not_answered_and_counts_it_once() {
         };
         let life = Life {
             ledger: Arc::clone(&ledger),
-            deaths,
+            is_later: deaths > 0,
+            died: deaths > 0,
             crashed: false,
             own: Arc::from([]),
         };

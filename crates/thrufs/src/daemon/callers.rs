@@ -47,9 +47,9 @@ impl AskingOutside {
         }
     }
 
-    /// This server comes after so many that died, one of which may have asked, and not have had the answer.
-    pub(super) fn begin(&self, deaths: u64) {
-        self.next.store(deaths << 40, Ordering::Relaxed);
+    /// This server comes after so many, one of which may have asked, and not have had the answer.
+    pub(super) fn begin(&self, before: u64) {
+        self.next.store(before << 40, Ordering::Relaxed);
     }
 
     fn ask(&self, question: Question) -> Option<Answer> {

@@ -9,7 +9,9 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
@@ -21,18 +23,26 @@ use serde::{Deserialize, Serialize};
 const MESSAGE_MAX: usize = 64 << 10;
 /// Longest reason.
 const REASON_MAX: usize = 4 << 10;
-/// /dev/fuse, the status socket and that for metrics.
-const DESCRIPTORS_MAX: usize = 3;
+/// What a server that takes over is started with.
+const DESCRIPTORS_MAX: usize = 10;
 
 /// From the server, or what is on its way to become it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum FromServer {
+    /// A binary that was started to take over, of this version, whose messages have this form.
+    Hello { form: u32, version: String },
     /// The user namespace exists; the supervisor must map its ids.
     MapIds,
-    /// The server is this process, in the supervisor's numbers.
+    /// The server is this process, in the supervisor's numbers. Its mount namespace may come along.
     Forked(i32),
-    /// It is shut in, and waits for [`Serve`].
+    /// It is shut in, and waits for [`Serve`]. The directory that the mount covers may come along.
     Confined,
+    /// What servers of this process leave to each other comes along.
+    Shared,
+    /// It can take over, and has stopped nothing yet.
+    Prepared,
+    /// It has all of the server before, and waits for its turn.
+    TookOver,
     /// INIT is answered next, and then every request.
     Answers,
     /// INIT is answered.
@@ -57,6 +67,37 @@ pub(crate) enum ToServer {
     Serve(Serve),
     /// Front ends of a device connect to the socket that comes along.
     Device(ServeDevice),
+    /// To a binary that said [`FromServer::Hello`].
+    TakeOver(TakeOver),
+    /// Another process takes over: this server ends.
+    Drain,
+    /// The server after that one sends the descriptors to the socket that comes along.
+    HandOver,
+    /// It is this server's turn to serve.
+    Go,
+}
+
+/// What a server that takes over is made by. Beside what a first one has, its descriptors are those of
+/// [`Taken`](super::server_process::Taken).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct TakeOver {
+    /// The arguments of the mount, of which each is bytes.
+    pub(crate) program: String,
+    pub(crate) arguments: Vec<Vec<u8>>,
+    /// What was set since, as `KEY=VALUE`.
+    pub(crate) set: Vec<String>,
+    /// In the sandbox of the server before; otherwise in none.
+    pub(crate) is_namespace: bool,
+    /// MOUNTPOINT from SOURCE, if it lies below.
+    pub(crate) below: Option<Vec<u8>>,
+    /// Whether log lines have the place in the program that they come from.
+    pub(crate) shows_target: bool,
+    /// The server before is of another binary.
+    pub(crate) is_upgrade: bool,
+    /// Whether the mount namespace comes along.
+    pub(crate) has_mounts: bool,
+    /// Whether the directory that the mount covers comes along.
+    pub(crate) has_covered: bool,
 }
 
 /// What the server cannot find out from inside.
@@ -106,6 +147,30 @@ pub(crate) struct ServeDevice {
     pub(crate) metrics: bool,
 }
 
+/// The same of one that there need not be.
+pub(super) mod maybe_bytes {
+    use std::ffi::OsString;
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    use std::path::PathBuf;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(in crate::daemon) fn serialize<S: Serializer>(
+        path: &Option<PathBuf>,
+        to: S,
+    ) -> Result<S::Ok, S::Error> {
+        let bytes = path.as_ref().map(|path| path.as_os_str().as_bytes());
+        bytes.serialize(to)
+    }
+
+    pub(in crate::daemon) fn deserialize<'de, D: Deserializer<'de>>(
+        from: D,
+    ) -> Result<Option<PathBuf>, D::Error> {
+        let bytes: Option<Vec<u8>> = Option::deserialize(from)?;
+        Ok(bytes.map(|bytes| OsString::from_vec(bytes).into()))
+    }
+}
+
 /// A path is bytes, and need not be text as a JSON string must.
 mod as_bytes {
     use std::ffi::OsString;
@@ -127,6 +192,12 @@ mod as_bytes {
 #[derive(Debug)]
 pub(crate) struct Link(OwnedFd);
 
+impl From<Link> for OwnedFd {
+    fn from(link: Link) -> Self {
+        link.0
+    }
+}
+
 impl AsFd for Link {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -134,6 +205,21 @@ impl AsFd for Link {
 }
 
 impl Link {
+    /// The end of a process that was started with it.
+    pub(crate) fn of(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// The same end once more.
+    pub(crate) fn duplicate(&self) -> io::Result<Self> {
+        self.0.try_clone().map(Self)
+    }
+
+    /// How long [`Self::receive`] waits; without limit for none.
+    pub(crate) fn set_patience(&self, patience: Option<Duration>) -> io::Result<()> {
+        Ok(set_socket_timeout(&self.0, Timeout::Recv, patience)?)
+    }
+
     /// Both ends.
     pub(crate) fn pair() -> io::Result<(Self, Self)> {
         let kind = SocketType::SEQPACKET;

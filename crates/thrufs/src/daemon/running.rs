@@ -81,11 +81,12 @@ impl Running {
 
     /// See [`Serving::ended`].
     pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
-        self.serving.ended().await
+        self.serving.ended().await.map(drop)
     }
 
     /// See [`stop`].
     pub(crate) async fn stop(mut self, patience: Duration) -> anyhow::Result<()> {
-        stop(self.attached, patience, self.serving.ended()).await?
+        let ended = async { self.serving.ended().await.map(drop) };
+        stop(self.attached, patience, ended).await?
     }
 }

@@ -21,6 +21,7 @@ use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
 use super::callers::{self, AskingOutside};
+use super::candidate::Within;
 use super::link::{FromServer, Link, Serve, ServeDevice, ToServer};
 use super::output::Output;
 use super::registrar::{self, Devices, Registrar};
@@ -30,6 +31,7 @@ use crate::logging::{self, Lines, LogOptions};
 use crate::sandbox::capabilities::Needs;
 use crate::sandbox::namespaces;
 use crate::sandbox::plan::{Sandbox, SandboxPlan};
+use crate::wait::wait_for_input;
 
 /// How long what the server says waits for what it has logged before.
 const LOG_PATIENCE: Duration = Duration::from_secs(1);
@@ -53,7 +55,9 @@ pub(crate) struct Server {
     pub(crate) sandbox: Sandbox,
     /// Sandboxes that were tried before, and why they cannot be.
     pub(crate) refused: Vec<String>,
-    link: Link,
+    /// For one that takes over from it: its mount namespace, and the directory that the mount covers.
+    pub(crate) inside: Within,
+    link: Arc<Link>,
     asked: Link,
     /// For kernel passthrough; taken when it is served.
     registered: OwnedFd,
@@ -61,6 +65,31 @@ pub(crate) struct Server {
 }
 
 impl Server {
+    /// One that is shut in.
+    pub(super) fn new(
+        (pid, sandbox, inside): (Pid, Sandbox, Within),
+        link: Link,
+        ours: Ours,
+    ) -> anyhow::Result<Self> {
+        let pidfd = pidfd(pid).context("pidfd of the serving process")?;
+        Ok(Self {
+            pid,
+            pidfd,
+            sandbox,
+            refused: Vec::new(),
+            inside,
+            link: Arc::new(link),
+            asked: ours.asked,
+            registered: ours.registered,
+            output: ours.output,
+        })
+    }
+
+    /// To send to it, also while it is listened to.
+    pub(super) fn link(&self) -> Arc<Link> {
+        Arc::clone(&self.link)
+    }
+
     /// Starts one in the first sandbox that the kernel allows; `serve` is its life when it is shut in.
     /// This process must have one thread.
     pub(crate) fn start(
@@ -162,9 +191,12 @@ impl Server {
             .context("start a thread")?;
         thread("server")
             .spawn(move || {
-                while let Ok(Some((message, _none))) = link.receive() {
+                while let Ok(Some((message, descriptors))) = link.receive() {
                     output.wait_until_relayed(LOG_PATIENCE);
-                    tell(ServerEvent::Message(message));
+                    tell(match message {
+                        FromServer::Shared => ServerEvent::Shared(descriptors),
+                        message => ServerEvent::Message(message),
+                    });
                 }
                 let status = waitpid(pid, None);
                 // All that it wrote is out before its end is known. A relay that panicked knows nothing.
@@ -196,12 +228,19 @@ impl Ending {
         // It fails only if the server is gone, which is what is wanted.
         let _gone = rustix::process::pidfd_send_signal(&self.0, Signal::KILL);
     }
+
+    /// Waits until it has ended, after [`Self::kill`]. False if it has not after `patience`.
+    pub(super) fn has_ended_within(&self, patience: Duration) -> bool {
+        wait_for_input(&[&self.0], patience).is_ok_and(|ended| ended.is_some())
+    }
 }
 
 /// What comes from a server.
 #[derive(Debug)]
 pub(crate) enum ServerEvent {
     Message(FromServer),
+    /// With [`FromServer::Shared`].
+    Shared(Vec<OwnedFd>),
     /// How, and what it wrote last.
     Ended(nix::Result<WaitStatus>, Vec<String>),
 }
@@ -212,10 +251,7 @@ fn start_in(
     serve: impl FnOnce(Start<'_>, (AskingOutside, OwnedFd), &Link) -> anyhow::Result<()>,
 ) -> anyhow::Result<Server> {
     let (link, their_link) = Link::pair().context("socket pair")?;
-    let (asked, asking) = Link::pair().context("socket pair")?;
-    let (registered, registering) = registrar::pair().context("socket pair")?;
-    let (output, their_output) =
-        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context("pipe")?;
+    let (ours, theirs) = ends()?;
     let source = confined.source.try_clone();
     let source = source.context("duplicate a descriptor")?;
     if sandbox == Sandbox::Namespace {
@@ -227,9 +263,9 @@ fn start_in(
         Side::Child => {
             let ends = Ends {
                 link: their_link,
-                asking,
-                registering,
-                output: their_output,
+                asking: theirs.asking,
+                registering: theirs.registering,
+                output: theirs.output,
             };
             let start = Start {
                 sandbox,
@@ -237,59 +273,90 @@ fn start_in(
                 plan: confined.plan,
                 needs: confined.needs,
                 log,
+                taken: None,
             };
             become_server(start, ends, serve)
         }
         Side::Parent(child) => {
-            drop((their_link, asking, registering, their_output, source));
-            let pid = wait_until_confined(child, sandbox, &link, confined.plan)?;
-            let pidfd = pidfd(pid).context("pidfd of the serving process")?;
-            Ok(Server {
-                pid,
-                pidfd,
-                sandbox,
-                refused: Vec::new(),
-                link,
-                asked,
-                registered,
-                output,
-            })
+            drop((their_link, theirs, source));
+            let (pid, inside) = wait_until_confined(child, sandbox, &link, Some(confined.plan))?;
+            Server::new((pid, sandbox, inside), link, ours)
         }
     }
 }
 
+/// This process's ends of what a server is started with, beside its link.
+pub(super) struct Ours {
+    asked: Link,
+    registered: OwnedFd,
+    output: OwnedFd,
+}
+
+/// The server's.
+pub(super) struct Theirs {
+    pub(super) asking: Link,
+    pub(super) registering: OwnedFd,
+    pub(super) output: OwnedFd,
+}
+
+/// Both.
+pub(super) fn ends() -> anyhow::Result<(Ours, Theirs)> {
+    let (asked, asking) = Link::pair().context("socket pair")?;
+    let (registered, registering) = registrar::pair().context("socket pair")?;
+    let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let (output, their_output) = pipe.context("pipe")?;
+    let ours = Ours {
+        asked,
+        registered,
+        output,
+    };
+    let theirs = Theirs {
+        asking,
+        registering,
+        output: their_output,
+    };
+    Ok((ours, theirs))
+}
+
 /// Waits until the server is shut in, and says which process it is. It and the one that made the
-/// namespaces say so in any order.
-fn wait_until_confined(
+/// namespaces say so in any order. Where there is no `confinement`, there are no ids to map.
+pub(super) fn wait_until_confined(
     child: Pid,
     sandbox: Sandbox,
     link: &Link,
-    confinement: &SandboxPlan,
-) -> anyhow::Result<Pid> {
+    confinement: Option<&SandboxPlan>,
+) -> anyhow::Result<(Pid, Within)> {
     let mut server = (sandbox != Sandbox::Namespace).then_some(child);
+    let mut inside = Within::default();
     let mut confined = false;
     let result = loop {
         if let (Some(server), true) = (server, confined) {
-            return Ok(server);
+            return Ok((server, inside));
         }
-        match link.receive()? {
-            Some((FromServer::MapIds, _)) => {
+        let received = match link.receive() {
+            Ok(received) => received,
+            Err(error) => break Err(error.into()),
+        };
+        match (received, confinement) {
+            (Some((FromServer::MapIds, _)), Some(confinement)) => {
                 if let Err(error) = namespaces::map_ids(child.as_raw(), confinement) {
                     break Err(error);
                 }
                 link.send(&ToServer::Mapped, &[])?;
             }
-            Some((FromServer::Forked(number), _)) => {
+            (Some((FromServer::Forked(number), mut mounts)), _) => {
+                inside.mounts = mounts.pop();
                 // The one in between has nothing more to do.
                 waitpid(child, None).context("wait for the process that made the namespaces")?;
                 server = Some(Pid::from_raw(number));
             }
-            Some((FromServer::Confined, _)) => confined = true,
-            Some((FromServer::Failed(reason), _)) => break Err(anyhow!("{reason}")),
-            Some((FromServer::Answers | FromServer::Ready, _)) => {
-                break Err(anyhow!("it is ready before it was told"));
+            (Some((FromServer::Confined, mut covered)), _) => {
+                inside.covered = covered.pop();
+                confined = true;
             }
-            None => break Err(anyhow!("the serving process ended before it was shut in")),
+            (Some((FromServer::Failed(reason), _)), _) => break Err(anyhow!("{reason}")),
+            (Some((other, _)), _) => break Err(anyhow!("it says {other:?} before it was told")),
+            (None, _) => break Err(anyhow!("the serving process ended before it was shut in")),
         }
     };
     // It waits for an answer or has ended, and is not reaped: the number is still its own.

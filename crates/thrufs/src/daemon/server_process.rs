@@ -1,6 +1,6 @@
 //! The life of the process that serves, from the fork on.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use thrufs_fs::{Covered, Life, OwnMount};
+use thrufs_session::Ended;
 use thrufs_sys::fork::{Side, fork};
 
 use super::callers::AskingOutside;
@@ -18,7 +19,8 @@ use super::link::{FromServer, Link, Serve, ToServer};
 use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
-use super::zygote::{self, Born};
+use super::turn;
+use super::zygote;
 use crate::logging;
 use crate::mount::paths::device_number;
 use crate::mount_plan::MountPlan;
@@ -43,6 +45,39 @@ pub(crate) struct Start<'a> {
     pub(crate) plan: &'a SandboxPlan,
     pub(crate) needs: Needs,
     pub(crate) log: logging::ServerLog,
+    /// Where this server is to take over from another.
+    pub(crate) taken: Option<Taken>,
+}
+
+/// What a server has of the one that it takes over from.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    /// `Ledger::files`.
+    pub(crate) ledger: [OwnedFd; 2],
+    /// Where its descriptors come from ([`super::descriptors`]).
+    pub(crate) descriptors: OwnedFd,
+    /// Its mount namespace, until this one has joined that.
+    pub(crate) mounts: Option<OwnedFd>,
+    /// The directory that the mount covers, where that lies below SOURCE.
+    pub(crate) covered: Option<OwnedFd>,
+    /// It is of another version.
+    pub(crate) is_upgrade: bool,
+}
+
+impl Taken {
+    fn all(&self) -> impl Iterator<Item = &OwnedFd> {
+        let one = std::iter::once(&self.descriptors);
+        self.ledger
+            .iter()
+            .chain(one)
+            .chain(&self.mounts)
+            .chain(&self.covered)
+    }
+
+    /// The descriptors' numbers.
+    pub(super) fn numbers(&self) -> Vec<i32> {
+        self.all().map(AsRawFd::as_raw_fd).collect()
+    }
 }
 
 /// The child's life, from the fork on; `serve` when it is shut in.
@@ -86,10 +121,15 @@ fn unshare_and_fork(start: &Start<'_>, link: &Link) -> anyhow::Result<bool> {
             _ => bail!("the ids of the user namespace are not mapped"),
         }
     })?;
+    // For a server that takes over from this one; those that do are in the first one's already. Before the fork: the
+    // server mounts another /proc here.
+    let is_first = start.plan.restarts && start.taken.is_none();
+    let mounts = is_first.then(namespaces::own_mounts).transpose()?;
     match fork().context("start the serving process")? {
         Side::Child => Ok(true),
         Side::Parent(server) => {
-            link.send(&FromServer::Forked(server.as_raw()), &[])?;
+            let with: Vec<_> = mounts.iter().map(AsFd::as_fd).collect();
+            link.send(&FromServer::Forked(server.as_raw()), &with)?;
             Ok(false)
         }
     }
@@ -100,17 +140,18 @@ const ARENAS: i32 = 8;
 
 /// Returns what is left to do, with SOURCE as it is reached from inside.
 fn shut_in<'a>(
-    start: Start<'a>,
+    mut start: Start<'a>,
     (link, asking, output): (&Link, Link, OwnedFd),
     registering: &OwnedFd,
 ) -> anyhow::Result<(Start<'a>, AskingOutside)> {
-    let keep = [
+    let mut keep = vec![
         link.as_fd(),
         asking.as_fd(),
         registering.as_fd(),
         output.as_fd(),
         start.source.as_fd(),
     ];
+    keep.extend(start.taken.iter().flat_map(Taken::all).map(AsFd::as_fd));
     thrufs_sys::confine::close_all_but(&keep).context("close what was inherited")?;
     limits::make_room_for_descriptors(&start.source);
     thrufs_sys::malloc::bound_arenas(ARENAS);
@@ -121,6 +162,7 @@ fn shut_in<'a>(
         log: output,
         callers: Box::new(asking.clone()),
         needs: start.needs,
+        joins: start.taken.as_mut().and_then(|taken| taken.mounts.take()),
     };
     let source = sandbox::enter(start.plan, inside)?;
     Ok((Start { source, ..start }, asking))
@@ -128,15 +170,15 @@ fn shut_in<'a>(
 
 /// Waits for the mount, and serves it to its end. `below` is MOUNTPOINT from SOURCE, if it lies below.
 pub(super) fn serve(
-    start: Start<'_>,
+    mut start: Start<'_>,
     (asking, registering): (AskingOutside, OwnedFd),
     link: &Link,
     (plan, below): (&MountPlan, Option<&Path>),
 ) -> anyhow::Result<()> {
     let sandbox = start.sandbox;
-    // While it is not covered.
-    let covered = below.and_then(|below| Covered::open(&start.source, below));
-    link.send(&FromServer::Confined, &[])?;
+    let covered = covered(&mut start, below);
+    let shown: Vec<_> = covered.iter().map(Covered::directory).collect();
+    link.send(&FromServer::Confined, &shown)?;
     let Some((ToServer::Serve(serve), mut sockets)) = link.receive()? else {
         // Nothing was mounted: the supervisor has told why.
         return Ok(());
@@ -144,11 +186,11 @@ pub(super) fn serve(
     if !die_with_the_supervisor(link)? {
         return Ok(());
     }
-    let life = begin(plan, &start.log, (&asking, link))?;
     let mut take = |is_there: bool| (is_there && sockets.len() > 1).then(|| sockets.remove(1));
     let status = take(serve.status).map(StdUnixListener::from);
     let metrics = take(serve.metrics).map(std::net::TcpListener::from);
     let connection = sockets.pop().context("no /dev/fuse came with the mount")?;
+    let life = begin(plan, &mut start, (&asking, link), &connection)?;
     block_on(async {
         // Signals are for the supervisor, which unmounts; here they must only not kill.
         let _signals = Signals::install()?;
@@ -172,13 +214,16 @@ pub(super) fn serve(
             attempts.run(serve.pid);
             return Ok(());
         }
+        if let Some(life) = &life {
+            turn::wait_to_serve(&life.ledger, link)?;
+        }
         // Before others see what the mount shows: from then on a death leaves it dead.
         link.send(&FromServer::Answers, &[])?;
         // It may be closed, and its number stays that of what the next server gets.
         let socket = registering.try_clone();
         let registrar = registrar(&serve, socket.context("duplicate a descriptor")?)?;
         let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
-        if life.is_none_or(|life| life.deaths == 0) {
+        if life.is_none_or(|life| !life.is_later) {
             serving.log(&plan.source, &serve.mountpoint);
         }
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
@@ -190,36 +235,50 @@ pub(super) fn serve(
             false => Askers::OwnerAndRoot,
         };
         report(reporter, (status, askers), metrics)?;
-        link.send(&FromServer::Ready, &[])?;
-        let ended = serving.ended().await;
-        if is_death && ended.is_ok() {
-            // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
-            std::process::exit(0);
+        if let Some(drain) = serving.drain().filter(|_| is_death) {
+            turn::obey(link, drain)?;
         }
-        ended
+        link.send(&FromServer::Ready, &[])?;
+        match serving.ended().await {
+            // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
+            Ok(Ended::Connection) if is_death => std::process::exit(0),
+            Ok(Ended::Drained) => std::process::exit(zygote::HANDED_OVER),
+            ended => ended.map(drop),
+        }
     })
+}
+
+/// MOUNTPOINT, where it lies below SOURCE. To be opened while it is not covered: by the first server.
+fn covered(start: &mut Start<'_>, below: Option<&Path>) -> Option<Covered> {
+    match &mut start.taken {
+        Some(taken) => Covered::of_directory(taken.covered.take()?, below?),
+        None => Covered::open(&start.source, below?),
+    }
 }
 
 /// The server begins: in this process, or in each that this one starts from now on (`--survive`).
 fn begin(
     plan: &MountPlan,
-    log: &logging::ServerLog,
+    start: &mut Start<'_>,
     (asking, link): (&AskingOutside, &Link),
+    connection: &OwnedFd,
 ) -> anyhow::Result<Option<Life>> {
     let Some(most) = plan.survive else {
-        log.init()?;
+        start.log.init()?;
         return Ok(None);
     };
-    let Born { life, after } = zygote::start_servers(plan, most, link)?;
-    asking.begin(life.deaths);
-    log.init()?;
-    if let Some(signal) = after {
+    let born = zygote::start_servers(plan, most, link, start.taken.take())?;
+    asking.begin(born.before);
+    start.log.init()?;
+    if let Some(signal) = born.after {
         tracing::warn!(
             "the serving process was ended by {signal}: another one goes on, after {} deaths",
-            life.deaths
+            born.deaths
         );
     }
-    Ok(Some(life))
+    let can_resume = turn::can_resume(plan, connection);
+    turn::begin(&born.life, link, born.taken, can_resume)?;
+    Ok(Some(born.life))
 }
 
 /// Answers the status socket and `--metrics` for the mount.

@@ -15,7 +15,7 @@ use thrufs_fs::{
     FaultyBacking, LetGo, Life, Negotiated, Notify, Passthrough, RegisterBacking, SendEntry,
     SendInval, SendPrune, Watch, Watching,
 };
-use thrufs_session::{Allowed, DevFuseSession, FuseAdapter, Panicked, ReaderCounts};
+use thrufs_session::{Allowed, DevFuseSession, Drain, Ended, FuseAdapter, Panicked, ReaderCounts};
 use tokio::sync::oneshot;
 
 use super::shortfall;
@@ -30,7 +30,7 @@ pub(crate) fn file_system(
     life: Option<&Life>,
 ) -> anyhow::Result<Arc<Passthrough>> {
     let config = plan.config.clone();
-    let is_later = life.is_some_and(|life| life.deaths > 0);
+    let is_later = life.is_some_and(|life| life.is_later);
     let faults = plan
         .faults
         .iter()
@@ -81,7 +81,8 @@ pub(crate) struct Serving {
     fs: Arc<Passthrough>,
     transport: Transport,
     readers: Option<Arc<ReaderCounts>>,
-    ended: oneshot::Receiver<io::Result<()>>,
+    drain: Option<Arc<Drain>>,
+    ended: oneshot::Receiver<io::Result<Ended>>,
 }
 
 impl Serving {
@@ -116,7 +117,7 @@ impl Serving {
         }
         let watching = watch.map(|watch| start_watching(watch, &fs, &session, device));
         let watching = watching.transpose()?;
-        let readers = session.readers();
+        let (readers, drain) = (session.readers(), session.drain());
         let (sender, ended) = oneshot::channel();
         let served = Arc::clone(&fs);
         let threads = plan.session.threads;
@@ -124,8 +125,11 @@ impl Serving {
             .name("session".to_owned())
             .spawn(move || {
                 let result = at_unmount(session.run(threads));
-                // With its sender, the last user of the connection beside the mount goes.
-                served.stop_notifying();
+                match result {
+                    Ok(Ended::Drained) => served.finish_notifying(),
+                    // With its sender, the last user of the connection beside the mount goes.
+                    Ok(Ended::Connection) | Err(_) => served.stop_notifying(),
+                }
                 drop(watching);
                 // The receiver is gone only when the process ends anyway.
                 let _ = sender.send(result);
@@ -136,6 +140,7 @@ impl Serving {
             fs,
             transport,
             readers,
+            drain,
             ended,
         })
     }
@@ -164,8 +169,13 @@ impl Serving {
         (self.transport, self.readers.clone())
     }
 
-    /// Waits until the session ends by itself: by an unmount (`Ok`), or by a failure.
-    pub(crate) async fn ended(&mut self) -> anyhow::Result<()> {
+    /// What has the session end for another process to serve, where the transport can.
+    pub(crate) fn drain(&self) -> Option<Arc<Drain>> {
+        self.drain.clone()
+    }
+
+    /// Waits until the session ends by itself: by an unmount or a drain (`Ok`), or by a failure.
+    pub(crate) async fn ended(&mut self) -> anyhow::Result<Ended> {
         match (&mut self.ended).await {
             Ok(result) => result.context("the session failed"),
             Err(_) => anyhow::bail!("the session's thread is gone without a result"),
@@ -196,9 +206,9 @@ fn pass_through(
 /// An unmount is no failure. A thread that has just taken a request when the connection goes, often
 /// the RELEASE of a file that was closed the moment before, is told ECONNABORTED; only those that wait
 /// are told ENODEV, which both transports know (fuse_dev_do_read).
-fn at_unmount(ended: io::Result<()>) -> io::Result<()> {
+fn at_unmount(ended: io::Result<Ended>) -> io::Result<Ended> {
     match ended {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => Ok(Ended::Connection),
         other => other,
     }
 }
@@ -250,7 +260,7 @@ impl Session {
                 let (adapter, acl) = (FuseAdapter::new(fs), config.acl);
                 fuser::Session::from_fd(adapter, connection, acl, config).map(Self::Fuser)
             }
-            Transport::Device if fs.deaths() > 0 => {
+            Transport::Device if fs.goes_on() => {
                 DevFuseSession::resume(fs, connection, allowed).map(Self::DevFuse)
             }
             Transport::Device => {
@@ -263,6 +273,13 @@ impl Session {
         match self {
             Self::Fuser(_) => None,
             Self::DevFuse(session) => Some(session.reader_counts()),
+        }
+    }
+
+    fn drain(&self) -> Option<Arc<Drain>> {
+        match self {
+            Self::Fuser(_) => None,
+            Self::DevFuse(session) => Some(session.drain()),
         }
     }
 
@@ -281,9 +298,9 @@ impl Session {
     }
 
     /// Serves until the connection ends. fuser has the number of threads in its configuration.
-    fn run(self, threads: usize) -> io::Result<()> {
+    fn run(self, threads: usize) -> io::Result<Ended> {
         match self {
-            Self::Fuser(session) => session.run(),
+            Self::Fuser(session) => session.run().map(|()| Ended::Connection),
             Self::DevFuse(session) => session.run(threads),
         }
     }
@@ -307,7 +324,7 @@ mod tests {
     #[test]
     fn at_unmount_only_what_an_unmount_says_is_no_failure() {
         let told = |errno: rustix::io::Errno| at_unmount(Err(errno.into()));
-        assert!(at_unmount(Ok(())).is_ok());
+        assert!(at_unmount(Ok(Ended::Connection)).is_ok());
         assert!(told(rustix::io::Errno::CONNABORTED).is_ok());
         let failure = told(rustix::io::Errno::IO).unwrap_err();
         assert_eq!(failure.raw_os_error(), Some(libc::EIO));

@@ -11,6 +11,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -30,25 +31,6 @@ pub(crate) struct SourceState {
     /// Paths from SOURCE of such mounts.
     #[serde(default)]
     pub(crate) held: Vec<String>,
-}
-
-impl SourceState {
-    /// What an operator is to know, a line each.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(trouble) = &self.trouble {
-            lines.push(format!("SOURCE {trouble}"));
-        }
-        if self.is_private {
-            lines.push(
-                "mounts are private here: what is unmounted below SOURCE stays mounted for the daemon"
-                    .to_owned(),
-            );
-        }
-        let held = |path: &String| format!("/{path} is unmounted outside, and held by the daemon");
-        lines.extend(self.held.iter().map(held));
-        lines
-    }
 }
 
 /// Where [`Reporter`](crate::status::Reporter) has it from.
@@ -101,7 +83,7 @@ pub(crate) enum Copies {
     /// There is no sandbox.
     None,
     /// In the mount namespace of this process, where they follow those outside if these are shared.
-    Namespace(i32),
+    Namespace(Arc<AtomicI32>),
     /// In no namespace, where nothing shows and nothing follows: as they were at the start.
     Chroot(Vec<MountEntry>),
 }
@@ -176,7 +158,8 @@ impl HeldSource {
         let (inside, top) = match &self.copies {
             Copies::None => return Vec::new(),
             Copies::Namespace(pid) => {
-                let inside = mountinfo::of_process(*pid).unwrap_or_default();
+                let pid = pid.load(Ordering::Relaxed);
+                let inside = mountinfo::of_process(pid).unwrap_or_default();
                 (Cow::Owned(inside), Path::new("/"))
             }
             Copies::Chroot(inside) => (Cow::Borrowed(inside), &*self.path),
@@ -236,6 +219,7 @@ mod tests {
             root: "/".into(),
             mount_point: mount_point.into(),
             is_shared: false,
+            is_read_only: false,
             fs_type: "tmpfs".to_owned(),
             source: "none".into(),
             owner: None,

@@ -3,19 +3,20 @@
 //!
 //! Invariant: as for an unconfined daemon ([`crate::daemon::unconfined`]): signal handlers are installed before
 //! the mount exists, a signal or a start that fails unmounts, and a server that ends by itself leaves a
-//! dead mount. The server is told nothing but the mount, and believed nothing but its end.
+//! dead mount. The server is told nothing but the mount, and believed nothing but its end, and, where another one
+//! takes over from it, that it has stopped ([`super::succession`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::AtomicI32;
 
 use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
-use nix::unistd::Pid;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::control;
 use super::death::{self, Ended};
 use super::lifecycle::{End, PATIENCE, wait_for_end};
 use super::link::{FromServer, Serve};
@@ -23,6 +24,9 @@ use super::readiness::{Readiness, announce};
 use super::server::{Confined, Server, ServerEvent};
 use super::server_process;
 use super::source_state::{self, Copies, HeldSource, SourceView};
+use super::stuck;
+use super::succession::{Step, Succession};
+use super::successor::{Listening, Mounted, Told};
 use crate::logging::{self, LogOptions};
 use crate::metrics;
 use crate::mount::attached::{Announced, Attached, stop};
@@ -34,11 +38,6 @@ use crate::sandbox::plan::Sandbox;
 use crate::signals::{Signals, block_on};
 use crate::status::{self, SocketFile};
 
-/// How often the server is looked at.
-const LOOK: Duration = Duration::from_secs(1);
-/// Looks at a dead server that is not gone, after which it is not waited for: what it does on SOURCE ends before.
-const STUCK: u32 = 10;
-
 /// Serves until a signal, or until the mount is unmounted.
 pub(crate) fn serve(
     endpoints: Endpoints,
@@ -47,7 +46,7 @@ pub(crate) fn serve(
     log: LogOptions,
 ) -> anyhow::Result<()> {
     // While this process has one thread.
-    let server = start(&endpoints, plan, log)?;
+    let mut server = start(&endpoints, plan, log)?;
     let lines = logging::init(log)?;
     for reason in &server.refused {
         tracing::warn!("{reason}");
@@ -61,33 +60,52 @@ pub(crate) fn serve(
         let mut signals = Signals::install()?;
         // Put back also if a signal comes: not before there are handlers.
         let changed = sysctls::change_as_asked(plan.raise_for(), plan.sysctl_timeout())?;
-        let attached = mount(&server, &endpoints, plan).await?;
-        register_files(&server, &endpoints, &attached.0, plan)?;
-        let source = hold_source(endpoints, &server, attached.0.device());
+        let (attached, status, mounted) = mount(&server, &endpoints, plan).await?;
+        register_files(&server, &endpoints, &attached, plan)?;
+        let zygote = Arc::new(AtomicI32::new(server.pid.as_raw()));
+        let source = hold_source(endpoints, (&server, &zygote), attached.device());
         let mut watching = JoinSet::new();
         watching.spawn(source_state::watch(Arc::clone(&source)));
         let view = SourceView::new(move || source.state());
         let (tell, told) = mpsc::unbounded_channel();
         let ending = server.ending()?;
-        let _freeing = free_when_stuck(server.pid, &attached.0)?;
+        let listening = Listening {
+            lines: lines.clone(),
+            log,
+            view: view.clone(),
+            zygote,
+            tell: tell.clone(),
+        };
+        let (control, succession) = succession(mounted, listening, plan, &mut server)?;
+        let _freeing = match succession {
+            // It has its own, for each server.
+            Some(_) => JoinSet::new(),
+            None => {
+                let connection = attached.duplicate_connection()?;
+                stuck::free(server.pid, attached.ours().clone(), connection)
+            }
+        };
         server.listen(lines, log.level, view, move |event| {
             // The receiver is gone only when this process ends.
-            let _ = tell.send(event);
+            let _ = tell.send((0, event));
         })?;
-        let (attached, status) = attached;
         let read_ahead = plan
             .read_ahead
             .map(|bytes| (attached.device().to_owned(), bytes));
-        let mut run = Run::new(told, (changed, read_ahead));
+        let mut run = Run::new(told, (changed, read_ahead), succession);
         let connection = attached.duplicate_connection()?;
         let until = run.until_the_end(readiness, Some(attached.announced()));
         let end = wait_for_end(&mut signals, connection, until).await;
-        drop(status);
+        drop((status, control));
+        let kill = |run: &Run| match &run.succession {
+            Some(succession) => succession.kill(),
+            None => ending.kill(),
+        };
         let (result, hangs) = match end {
             End::Told => {
                 let ended = stop(attached, PATIENCE, run.until_the_end(readiness, None)).await;
                 // One that hangs, say in a file system below, does not outlive this process.
-                ending.kill();
+                kill(&run);
                 // A start that is told to end ends with some error, such as that of INIT.
                 return if run.is_ready {
                     ended.unwrap_or(Ok(()))
@@ -97,7 +115,7 @@ pub(crate) fn serve(
             }
             End::ByItself(result) => (result, false),
             End::Hung => {
-                ending.kill();
+                kill(&run);
                 (Ok(()), true)
             }
         };
@@ -144,59 +162,41 @@ fn register_files(
 
 /// SOURCE stays held here too: the server's hold is in a copy of the mounts, so that umount(8) of SOURCE
 /// would succeed while it is served, and an operator would take the disk away.
-fn hold_source(endpoints: Endpoints, server: &Server, device: &str) -> Arc<HeldSource> {
+fn hold_source(
+    endpoints: Endpoints,
+    (server, zygote): (&Server, &Arc<AtomicI32>),
+    device: &str,
+) -> Arc<HeldSource> {
     let copies = match server.sandbox {
         Sandbox::None => Copies::None,
-        Sandbox::Namespace => Copies::Namespace(server.pid.as_raw()),
+        Sandbox::Namespace => Copies::Namespace(Arc::clone(zygote)),
         Sandbox::Chroot => Copies::of_now(),
     };
     Arc::new(HeldSource::new(endpoints.source, device.to_owned(), copies))
 }
 
-/// Ends the connection when the server has died and is not gone, or one of those that a zygote starts is not for so
-/// many [`LOOK`]s. One of its threads may be in the kernel,
-/// uninterruptibly, until a request is answered that no thread serves any more (as in
-/// [`crate::mount::detach::OwnedMount::abort`]): without an end the connection would stay, and its users wait.
-fn free_when_stuck(server: Pid, attached: &Attached) -> anyhow::Result<JoinSet<()>> {
-    let (ours, connection) = (attached.ours().clone(), attached.duplicate_connection()?);
-    let mut task = JoinSet::new();
-    task.spawn(async move {
-        let mut looks = 0;
-        while !has_died(server) && looks < STUCK {
-            tokio::time::sleep(LOOK).await;
-            looks = match children(server).any(has_died) {
-                true => looks + 1,
-                false => 0,
-            };
-        }
-        ours.abort(&connection);
-    });
-    Ok(task)
-}
-
-/// What `parent` has started, where the kernel tells (CONFIG_PROC_CHILDREN).
-fn children(parent: Pid) -> impl Iterator<Item = Pid> {
-    let list = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-    let numbers: Vec<_> = list
-        .unwrap_or_default()
-        .split_whitespace()
-        .filter_map(|number| number.parse().ok())
-        .map(Pid::from_raw)
-        .collect();
-    numbers.into_iter()
-}
-
-/// Whether the first thread is a zombie. The number is the server's own until it is waited for, and
-/// then there is nothing left to free.
-fn has_died(server: Pid) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, fields)| fields.starts_with('Z'))
+/// What takes the mount from server to server, and the socket where that is asked for; none without `--survive`.
+fn succession(
+    mounted: Mounted,
+    listening: Listening,
+    plan: &MountPlan,
+    server: &mut Server,
+) -> anyhow::Result<(Option<SocketFile>, Option<Succession>)> {
+    if plan.survive.is_none() {
+        return Ok((None, None));
+    }
+    let (ask, asked) = mpsc::unbounded_channel();
+    let control = control::open(&mounted.serve.device, ask);
+    let control = status::if_possible(control);
+    let succession = Succession::new((mounted, listening), plan, server, asked)?;
+    Ok((control, Some(succession)))
 }
 
 /// The server's life, as it tells it.
 struct Run {
-    told: mpsc::UnboundedReceiver<ServerEvent>,
+    told: mpsc::UnboundedReceiver<Told>,
+    /// Where other servers can follow.
+    succession: Option<Succession>,
     /// Put back when INIT is done.
     changed: Vec<Changed>,
     /// Set then: the mount's device, and bytes.
@@ -212,11 +212,13 @@ struct Run {
 
 impl Run {
     fn new(
-        told: mpsc::UnboundedReceiver<ServerEvent>,
+        told: mpsc::UnboundedReceiver<Told>,
         (changed, read_ahead): (Vec<Changed>, Option<(String, u32)>),
+        succession: Option<Succession>,
     ) -> Self {
         Self {
             told,
+            succession,
             changed,
             read_ahead,
             answers: false,
@@ -235,6 +237,12 @@ impl Run {
         loop {
             let said = tokio::select! {
                 said = self.told.recv() => said,
+                step = next_step(&mut self.succession) => {
+                    if let Some(succession) = &mut self.succession {
+                        succession.take(step);
+                    }
+                    continue;
+                }
                 taken_over = readiness.taken_over() => {
                     taken_over?;
                     if let Some(announced) = announced {
@@ -243,13 +251,26 @@ impl Run {
                     continue;
                 }
             };
-            let Some(said) = said else {
+            let Some((number, said)) = said else {
                 bail!("the thread that waits for the serving process is gone");
             };
+            if let Some(succession) = &mut self.succession
+                && number != succession.number()
+            {
+                succession.hear(number, said);
+                continue;
+            }
             match said {
                 ServerEvent::Message(FromServer::Answers) => self.answers = true,
                 // A server that another follows has said so before.
-                ServerEvent::Message(FromServer::Ready) if self.is_ready => {}
+                ServerEvent::Message(FromServer::Ready) if self.is_ready => {
+                    self.succession.iter_mut().for_each(Succession::is_ready);
+                }
+                ServerEvent::Shared(files) => {
+                    if let Some(succession) = &mut self.succession {
+                        succession.has_shared(files);
+                    }
+                }
                 ServerEvent::Message(FromServer::Ready) => {
                     self.changed.clear();
                     if let Some((device, bytes)) = self.read_ahead.take() {
@@ -294,6 +315,14 @@ impl Run {
     }
 }
 
+/// For ever without one.
+async fn next_step(succession: &mut Option<Succession>) -> Step {
+    match succession {
+        Some(succession) => succession.step().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How a server ended that gave no reason.
 pub(crate) fn ended(status: WaitStatus) -> anyhow::Result<()> {
     match status {
@@ -316,7 +345,7 @@ async fn mount(
     server: &Server,
     endpoints: &Endpoints,
     plan: &MountPlan,
-) -> anyhow::Result<(Attached, Option<SocketFile>)> {
+) -> anyhow::Result<(Attached, Option<SocketFile>, Mounted)> {
     let metrics = metrics::bind(plan.metrics).await?;
     let metrics = metrics.map(TcpListener::into_std).transpose()?;
     let attached = Attached::new(&endpoints.mountpoint, &plan.kernel)?;
@@ -342,30 +371,43 @@ async fn mount(
         status: listener.is_some(),
         metrics: metrics.is_some(),
     };
+    let connection = attached.connection();
     server.serve(
-        serve,
-        attached.connection(),
+        serve.clone(),
+        connection,
         listener.as_ref(),
         metrics.as_ref(),
     )?;
-    Ok((attached, status))
+    let source = endpoints.source.try_clone();
+    let mounted = Mounted {
+        source: source.context("duplicate a descriptor")?,
+        below: endpoints.mountpoint_below_source(),
+        serve,
+        connection: attached.duplicate_connection()?,
+        ours: attached.ours().clone(),
+        status: listener,
+        metrics,
+    };
+    Ok((attached, status, mounted))
 }
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Pid;
+
     use super::*;
 
     /// Whether the mount was announced, of a server that said `all` this before the supervisor looked.
     fn is_announced_after(all: Vec<FromServer>, readiness: &mut Readiness) -> bool {
         let (tell, told) = mpsc::unbounded_channel();
         for message in all {
-            tell.send(ServerEvent::Message(message)).unwrap();
+            tell.send((0, ServerEvent::Message(message))).unwrap();
         }
         let killed = WaitStatus::Signaled(Pid::from_raw(7), Signal::SIGKILL, false);
-        tell.send(ServerEvent::Ended(Ok(killed), Vec::new()))
+        tell.send((0, ServerEvent::Ended(Ok(killed), Vec::new())))
             .unwrap();
         let announced = Announced::default();
-        let mut run = Run::new(told, (Vec::new(), None));
+        let mut run = Run::new(told, (Vec::new(), None), None);
         let ended = block_on(run.until_the_end(readiness, Some(&announced)));
         assert!(ended.is_err(), "it was killed");
         announced.is_set()

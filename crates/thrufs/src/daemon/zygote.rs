@@ -3,7 +3,8 @@
 //!
 //! Invariant: it has one thread, reads no descriptor, and of the memory that it shares with servers nothing at all: a
 //! server that was taken over can make it start another one, or end it, which ends the mount. A server that exits
-//! by itself has served to the end, or has said why not; one that is ended by a signal has died.
+//! by itself has served to the end, or has said why not, or hands over to another process ([`super::turn`]); one that is
+//! ended by a signal has died.
 //!
 //! Why not the supervisor: that has the rights of the user who mounts, and its descriptors.
 
@@ -16,13 +17,14 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{Resource, getrlimit};
-use thrufs_fs::{Ledger, Life};
+use thrufs_fs::{Ledger, Life, Turn};
 use thrufs_session::shared_buffer_size;
 use thrufs_sys::confine::close_numbers_but;
 use thrufs_sys::fork::{OpenDescriptor, Side, fork_sharing_descriptors, open_descriptors};
 use thrufs_sys::shared_buffers::SharedBuffers;
 
 use super::link::{FromServer, Link};
+use super::server_process::Taken;
 use crate::mount_plan::MountPlan;
 use crate::sandbox;
 
@@ -30,38 +32,53 @@ use crate::sandbox;
 const OWN_END: i32 = 1024;
 /// Descriptors that are noted at most: beyond any limit that a machine has memory for.
 const MOST_DESCRIPTORS: u64 = 1 << 26;
+/// Exit code of a server that has stopped for another process to take over, and which another one follows here. A server
+/// that was taken over can have others follow it so, as it could go on itself.
+pub(super) const HANDED_OVER: i32 = 75;
 /// In which so many deaths are too many.
 const WHILE: Duration = Duration::from_secs(60);
 
 /// A server, as it begins.
 pub(super) struct Born {
     pub(super) life: Life,
-    /// What ended the one before.
+    /// What ended the one before, if that died.
     pub(super) after: Option<Signal>,
+    /// Servers of this process before.
+    pub(super) before: u64,
+    /// Those of them that died.
+    pub(super) deaths: u64,
+    /// For the first one, where it takes over.
+    pub(super) taken: Option<Taken>,
 }
 
 /// Returns in each server, and never in this process. More than `most` deaths a minute end the mount, dead.
 ///
 /// # Errors
 /// In this process: there can be no server. In a server: it cannot begin.
-pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow::Result<Born> {
-    let limit = getrlimit(Resource::Nofile).current;
-    let limit = limit.map_or(MOST_DESCRIPTORS, |limit| limit.min(MOST_DESCRIPTORS));
-    // Some more, for threads that end while others begin.
-    let buffers = plan.session.threads + 8;
-    let messages = SharedBuffers::new(buffers, shared_buffer_size(plan.config.max_write));
-    let messages = messages.context("memory for messages")?;
-    let ledger = Ledger::new(usize::try_from(limit)?, Arc::new(messages));
-    let ledger = ledger.context("the ledger of --survive")?;
-    let own = open_descriptors(OWN_END);
+pub(super) fn start_servers(
+    plan: &MountPlan,
+    most: u32,
+    link: &Link,
+    taken: Option<Taken>,
+) -> anyhow::Result<Born> {
+    let ledger = new_ledger(plan, taken.as_ref())?;
+    link.send(&FromServer::Shared, &ledger.files())?;
+    let mut own = open_descriptors(OWN_END);
+    // The first server closes those when it has read them.
+    let of_taken = taken.as_ref().map(Taken::numbers).unwrap_or_default();
+    own.retain(|open| !of_taken.contains(&open.0));
     let mut born = Born {
         life: Life {
             ledger: Arc::new(ledger),
-            deaths: 0,
+            is_later: taken.is_some(),
+            died: false,
             crashed: false,
             own: own.iter().map(|open| open.0).collect(),
         },
         after: None,
+        before: 0,
+        deaths: 0,
+        taken,
     };
     // Signals are the supervisor's matter.
     let mut before = SigSet::empty();
@@ -76,12 +93,24 @@ pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow:
     loop {
         match fork_sharing_descriptors().context("start the serving process")? {
             Side::Child => {
-                begin(&born.life, &own, zygote)?;
+                if born.before > 0 {
+                    // Their numbers may mean other files by now.
+                    std::mem::forget(born.taken.take());
+                }
+                begin(&born, &own, zygote)?;
                 before.thread_set_mask()?;
                 return Ok(born);
             }
             Side::Parent(server) => {
                 let signal = wait_for_death(server, link);
+                born.before += 1;
+                born.life.is_later = true;
+                born.life.died = signal.is_some();
+                born.after = signal;
+                // What was killed from outside says nothing of what it served.
+                born.life.crashed = signal.is_some_and(|signal| signal != Signal::SIGKILL);
+                let Some(signal) = signal else { continue };
+                born.deaths += 1;
                 deaths.push_back(Instant::now());
                 while deaths.front().is_some_and(|death| death.elapsed() > WHILE) {
                     deaths.pop_front();
@@ -94,18 +123,35 @@ pub(super) fn start_servers(plan: &MountPlan, most: u32, link: &Link) -> anyhow:
                     );
                     end(link, &reason);
                 }
-                born.life.deaths += 1;
-                // What was killed from outside says nothing of what it served.
-                born.life.crashed = signal != Signal::SIGKILL;
-                born.after = Some(signal);
             }
         }
     }
 }
 
+/// One with room for the descriptors that this process may have, and for messages of as many threads as there are, or
+/// were in a server that this one takes over from.
+fn new_ledger(plan: &MountPlan, taken: Option<&Taken>) -> anyhow::Result<Ledger> {
+    let limit = getrlimit(Resource::Nofile).current;
+    let limit = limit.map_or(MOST_DESCRIPTORS, |limit| limit.min(MOST_DESCRIPTORS));
+    let size = shared_buffer_size(plan.config.max_write);
+    // Some more, for threads that end while others begin.
+    let mut buffers = plan.session.threads + 8;
+    if let Some(taken) = taken {
+        let len = rustix::fs::fstat(&taken.ledger[1])?.st_size;
+        buffers = buffers.max(usize::try_from(len)? / size);
+    }
+    let messages = SharedBuffers::new(buffers, size).context("memory for messages")?;
+    let ledger = Ledger::new(usize::try_from(limit)?, Arc::new(messages));
+    let ledger = ledger.context("the ledger of --survive")?;
+    if taken.is_some() {
+        ledger.set_turn(Turn::TakingOver);
+    }
+    Ok(ledger)
+}
+
 /// In a server: it dies with the zygote, and closes what its predecessor had open for itself. One that was ending, upon an
 /// unmount, when it died, may have closed what all share, and has ended.
-fn begin(life: &Life, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()> {
+fn begin(born: &Born, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context("die with the zygote")?;
     if nix::unistd::getppid() != zygote {
@@ -115,18 +161,20 @@ fn begin(life: &Life, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()>
     if !own.iter().all(|open| now.contains(open)) {
         std::process::exit(0);
     }
-    let mut kept = life.ledger.descriptors();
-    kept.extend_from_slice(&life.own);
+    let mut kept = born.life.ledger.descriptors();
+    kept.extend_from_slice(&born.life.own);
+    kept.extend(born.taken.iter().flat_map(Taken::numbers));
     close_numbers_but(&kept).context("close what the serving process before had open")?;
     sandbox::begin_server()
 }
 
-/// Returns what has ended it; ends with a server that exits by itself.
-fn wait_for_death(server: Pid, link: &Link) -> Signal {
+/// Returns what has ended it, none if it hands over; ends with a server that exits by itself.
+fn wait_for_death(server: Pid, link: &Link) -> Option<Signal> {
     loop {
         match waitpid(server, None) {
+            Ok(WaitStatus::Exited(_, HANDED_OVER)) => return None,
             Ok(WaitStatus::Exited(_, code)) => std::process::exit(code),
-            Ok(WaitStatus::Signaled(_, signal, _)) => return signal,
+            Ok(WaitStatus::Signaled(_, signal, _)) => return Some(signal),
             Ok(_) | Err(nix::errno::Errno::EINTR) => {}
             Err(error) => end(
                 link,

@@ -107,6 +107,7 @@ async fn until_the_end(
                 // One line: it is shown on a terminal.
                 failure = Some(logging::escaped(reason.as_bytes(), logging::LINE_MAX));
             }
+            ServerEvent::Shared(_none_of_a_device) => {}
             ServerEvent::Message(other) => {
                 tracing::debug!(?other, "not expected from the server");
             }

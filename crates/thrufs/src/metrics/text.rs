@@ -206,7 +206,11 @@ impl Scrape {
         let help = "Serving processes that died, and that the mount has outlived (--survive)";
         encoder
             .encode_descriptor("thrufs_server_deaths", help, None, MetricType::Counter)?
-            .encode_counter::<NoLabelSet, _, f64>(&deaths, None)
+            .encode_counter::<NoLabelSet, _, f64>(&deaths, None)?;
+        let help = "Times that another version has taken the mount over (--survive)";
+        encoder
+            .encode_descriptor("thrufs_server_upgrades", help, None, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, _, f64>(&snapshot.upgrades.unwrap_or_default(), None)
     }
 
     /// Under the names that all Prometheus clients use. Of the process that serves, not of its
@@ -280,6 +284,7 @@ mod tests {
     use thrufs_fs::{Bucket, PassedThrough, Process, Reason, Snapshot, Writes};
 
     use super::*;
+    use crate::daemon::source_space::SourceAnswer;
     use crate::daemon::source_state::SourceState;
     use crate::status::Carrier;
 
@@ -315,6 +320,8 @@ mod tests {
             transport: Carrier::default(),
             readers: None,
             source_state: SourceState::default(),
+            source_answer: SourceAnswer::default(),
+            listener: None,
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {
                     opcode: "WRITE".to_owned(),
@@ -336,6 +343,11 @@ mod tests {
                 inodes: 2,
                 handles: 1,
                 deaths: Some(4),
+                removed_in_use: 0,
+                inode_limit: None,
+                caches_data: None,
+                callers: Vec::new(),
+                upgrades: Some(2),
                 kernel_passthrough: PassedThrough {
                     off: None,
                     files: 3,
@@ -370,6 +382,7 @@ mod tests {
             "thrufs_opens_through_daemon_total{reason=\"small\"} 4",
             "thrufs_inodes 2.0",
             "thrufs_server_deaths_total 4",
+            "thrufs_server_upgrades_total 2",
             "thrufs_uptime_seconds 1.5",
             "process_cpu_seconds_total 1.5",
             "process_start_time_seconds 1700000000.25",

@@ -37,8 +37,8 @@ pub(crate) struct ProcessOptions {
     /// 1000000 where the kernel allows it]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) rlimit_nofile: Option<u64>,
-    /// Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or
-    /// ADDRESS:PORT
+    /// Serve counters to Prometheus at http://ADDRESS/metrics, and a page for people at /: a port of the
+    /// loopback interface, or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Session threads [default: 8, or 16 with --durability=dsync]

@@ -192,6 +192,20 @@ pub(super) fn pivot_into(outside: OwnedFd) -> anyhow::Result<OwnedFd> {
     open_root()
 }
 
+/// The mount namespace that [`enter`] has made, as seen from the process that called it.
+pub(crate) fn own_mounts() -> anyhow::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, "/proc/self/ns/mnt", flags, Mode::empty()).context("/proc/self/ns/mnt")
+}
+
+/// Goes into the mount namespace of a server before this one, with the mounts that its descriptors are on: on a copy of
+/// its own rename(2) between an old directory and a new one would be EXDEV.
+pub(super) fn join(mounts: OwnedFd) -> anyhow::Result<OwnedFd> {
+    nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
+        .context("join the mount namespace of the server before")?;
+    open_root()
+}
+
 pub(super) fn chroot_into(outside: OwnedFd) -> anyhow::Result<OwnedFd> {
     let copy = copy_source()?;
     drop(outside);

@@ -94,6 +94,14 @@ pub(super) fn socket_name(device: &str) -> String {
     format!("{}.sock", device.replace(':', "-"))
 }
 
+/// Ends the names of the sockets for orders.
+pub(super) const CONTROL: &str = "control";
+
+/// Name of the socket for orders of the same mount.
+pub(super) fn control_name(device: &str) -> String {
+    format!("{}.{CONTROL}", device.replace(':', "-"))
+}
+
 /// Makes `path` if need be, checks it, and locks it until the file is closed.
 pub(super) fn open_locked(path: &Path) -> anyhow::Result<File> {
     let shown = path.display();

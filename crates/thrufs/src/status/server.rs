@@ -49,10 +49,19 @@ impl SocketFile {
         Self::make_in(&runtime_dir::own(), device)
     }
 
+    /// The one beside it, for orders.
+    pub(crate) fn make_control(device: &str) -> anyhow::Result<(Self, StdListener)> {
+        Self::make_named(&runtime_dir::own(), &runtime_dir::control_name(device))
+    }
+
     fn make_in(directory: &Path, device: &str) -> anyhow::Result<(Self, StdListener)> {
+        Self::make_named(directory, &runtime_dir::socket_name(device))
+    }
+
+    fn make_named(directory: &Path, name: &str) -> anyhow::Result<(Self, StdListener)> {
         let _lock: File = runtime_dir::open_locked(directory)?;
         remove_stale(directory);
-        let path = directory.join(runtime_dir::socket_name(device));
+        let path = directory.join(name);
         let shown = path.display().to_string();
         match std::fs::remove_file(&path) {
             // The device number is ours now, so the mount that had it before is gone.
@@ -149,7 +158,8 @@ fn remove_stale(directory: &Path) {
         return;
     };
     for path in entries.flatten().map(|entry| entry.path()) {
-        if path.extension().is_some_and(|kind| kind == "sock") && is_refused(&path) {
+        let is_ours = |kind: &std::ffi::OsStr| kind == "sock" || kind == runtime_dir::CONTROL;
+        if path.extension().is_some_and(is_ours) && is_refused(&path) {
             tracing::debug!("{} of a dead daemon is removed", path.display());
             // If another one was faster, it is gone as well.
             let _ = std::fs::remove_file(&path);
@@ -183,6 +193,11 @@ async fn answer(mut stream: UnixStream, reporter: Reporter, askers: Askers) -> a
     }
     let text = serde_json::to_vec(&reporter.status()?)?;
     stream.write_all(&text).await.context("send")
+}
+
+/// Whether this user may give orders to a daemon of this process's user.
+pub(crate) fn may_order(peer: u32) -> bool {
+    may_ask(peer, runtime_dir::uid())
 }
 
 fn may_ask(peer: u32, owner: u32) -> bool {

@@ -96,6 +96,9 @@ pub fn shared_buffer_size(max_write: u32) -> usize {
     (RequestBuffer::size(max_write) + PAGE).next_multiple_of(PAGE)
 }
 
+/// Where a message begins in a shared buffer, whatever `max_write` is: part of the form of what outlives a process.
+pub const SHARED_BUFFER_START: usize = PAGE - HEADERS;
+
 impl RequestBuffer {
     /// Room for WRITEs of `max_write` bytes, as INIT granted it, and for every other message.
     pub fn for_max_write(max_write: u32) -> Self {
@@ -161,6 +164,10 @@ mod tests {
         let again = RequestBuffer::shared(shared.take(0).unwrap(), 4096).unwrap();
         assert_eq!(&again.bytes()[..4], b"read");
         drop(again);
+        assert_eq!(
+            &shared.take(0).unwrap()[SHARED_BUFFER_START..][..4],
+            b"read"
+        );
         assert!(RequestBuffer::shared(shared.take(0).unwrap(), 1 << 20).is_none());
     }
 

@@ -37,6 +37,14 @@ const EXIT_OF_SERVERS: &[Entry] = &[
         "The command line, SOURCE, MOUNTPOINT or the directory of a device is wrong.",
     ),
 ];
+const EXIT_OF_CHANGES: &[Entry] = &[
+    ("0", "The new server serves."),
+    (
+        "1",
+        "It does not, and the former one goes on; standard error says why.",
+    ),
+    USAGE,
+];
 const RUNTIME: Entry = (
     "/run/thrufs, $XDG_RUNTIME_DIR/thrufs, /tmp/thrufs-UID",
     "Sockets of the daemons of root and of a user, for thrufs-status(8).",
@@ -63,6 +71,10 @@ pub(super) const SECTIONS: &[Sections] = &[
             "thrufs-device(8)",
             "thrufs-umount(8)",
             "thrufs-status(8)",
+            "thrufs-top(8)",
+            "thrufs-doctor(8)",
+            "thrufs-upgrade(8)",
+            "thrufs-set(8)",
             "thrufs-demo(8)",
             "mount.fuse.thrufs(8)",
             "fuse(4)",
@@ -156,7 +168,85 @@ pub(super) const SECTIONS: &[Sections] = &[
             ),
             ("For a program:", "thrufs status --json /mnt"),
         ],
-        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-device(8)"],
+        see_also: &[
+            "thrufs(8)",
+            "thrufs-mount(8)",
+            "thrufs-device(8)",
+            "thrufs-top(8)",
+            "thrufs-doctor(8)",
+        ],
+    },
+    Sections {
+        page: "thrufs-top",
+        exit_status: EXIT,
+        files: &[RUNTIME],
+        examples: &[
+            ("Live, until q is typed:", "thrufs top"),
+            (
+                "Two tables of one mount, five seconds apart, the most bytes first:",
+                "thrufs top -b -n 2 -d 5 --sort=bytes /mnt",
+            ),
+            ("For a program, a line each second:", "thrufs top --json"),
+        ],
+        see_also: &["thrufs(8)", "thrufs-status(8)", "top(1)"],
+    },
+    Sections {
+        page: "thrufs-doctor",
+        exit_status: &[
+            (
+                "0",
+                "Nothing needs to be done: all findings are ok or notes.",
+            ),
+            ("1", "Failure; standard error says why."),
+            USAGE,
+            ("3", "There are warnings, and no errors."),
+            ("4", "There are errors: something does not work."),
+        ],
+        files: &[
+            ("/dev/fuse", "Is opened, and closed again."),
+            FUSE_CONF,
+            RUNTIME,
+        ],
+        examples: &[
+            ("The machine and all mounts:", "thrufs doctor"),
+            ("One mount:", "thrufs doctor /mnt"),
+            ("For a program:", "thrufs doctor --json"),
+        ],
+        see_also: &[
+            "thrufs(8)",
+            "thrufs-status(8)",
+            "thrufs-umount(8)",
+            "fusermount3(1)",
+        ],
+    },
+    Sections {
+        page: "thrufs-upgrade",
+        exit_status: EXIT_OF_CHANGES,
+        files: &[RUNTIME],
+        examples: &[
+            ("After a new version was installed:", "thrufs upgrade /mnt"),
+            (
+                "To another binary, or back:",
+                "thrufs upgrade --binary=/opt/thrufs/bin/thrufs /mnt",
+            ),
+        ],
+        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-set(8)"],
+    },
+    Sections {
+        page: "thrufs-set",
+        exit_status: EXIT_OF_CHANGES,
+        files: &[RUNTIME],
+        examples: &[
+            (
+                "To see what a mount does:",
+                "thrufs set /mnt log-level=debug",
+            ),
+            (
+                "Shorter timeouts, and more threads:",
+                "thrufs set /mnt attr-timeout=0.1 entry-timeout=0.1 thread-pool-size=16",
+            ),
+        ],
+        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-upgrade(8)"],
     },
     Sections {
         page: "thrufs-demo",
