@@ -207,7 +207,10 @@ impl MountPath {
             .into_iter()
             .find(|entry| entry.mount_id == mount_id)
             .ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, format!("mount {mount_id} is gone"))
+                // A chroot(2) hides the mount that its root is in, unless the root is a mount point.
+                let why = "it is gone, or / is a chroot's directory: `mount --bind DIR DIR` before chroot(1)";
+                let text = format!("mount {mount_id} is not in the mount table: {why}");
+                io::Error::new(io::ErrorKind::NotFound, text)
             })
     }
 }

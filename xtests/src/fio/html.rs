@@ -18,7 +18,7 @@ const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1280px;margin:1em 
     svg{max-width:100%;height:auto;display:block}code{font-size:12px}h3{margin-top:2em}\
     p.note{color:#333;font-size:13px}@page{size:A4 landscape;margin:8mm}@media print{body{max-width:none;\
     margin:0;padding:0;font-size:9pt}table{font-size:7pt}th,td{padding:1px 3px}th,td:first-child{white-space:normal;\
-    overflow-wrap:anywhere}.scroll{overflow:visible}table,tr,svg{break-inside:avoid}h2,h3,p.note{break-after:avoid}\
+    overflow-wrap:anywhere}.scroll{overflow:visible}table,tr,svg{break-inside:avoid}h2,h3,section p.note{break-after:avoid}\
     section{break-before:page}svg{max-height:60mm;width:auto}a{color:inherit}code{overflow-wrap:anywhere}}";
 
 /// The text as HTML shows it, also inside a quoted attribute.

@@ -64,7 +64,13 @@ impl Chroot {
         make.arg(format!("--include={PACKAGES}"));
         succeed(make.arg(suite).arg(&dir).arg(mirror))?;
         File::create(log).with_context(|| log.display().to_string())?;
-        std::fs::copy("/etc/resolv.conf", dir.join("etc/resolv.conf"))?;
+        // The network is this machine's, with the authorities that it trusts.
+        for file in ["etc/resolv.conf", "etc/ssl/certs/ca-certificates.crt"] {
+            let ours = Path::new("/").join(file);
+            if ours.exists() {
+                std::fs::copy(ours, dir.join(file))?;
+            }
+        }
         Ok(Self {
             dir,
             log: log.to_owned(),

@@ -109,3 +109,26 @@ END
         "cd /root/thrufs; CI=true cargo xtests check --stage man --stage library",
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::support::install;
+
+    #[test]
+    fn commands_of_the_stranger_are_those_of_the_readme() {
+        let readme = std::fs::read_to_string(install::root().join("README.md")).unwrap();
+        for command in [
+            "cargo run --release -- demo",
+            "cargo xtests check",
+            "cargo install --locked cargo-deb@3.7.0",
+            "cargo deb -p thrufs",
+            "cache=auto,nofail 0 0",
+            "thrufs umount /mnt",
+        ] {
+            assert!(readme.contains(command), "README.md: {command}");
+            let is_done = STEPS.iter().any(|step| step.script.contains(command));
+            assert!(is_done, "no step: {command}");
+        }
+    }
+}
