@@ -31,11 +31,20 @@ _thrufs() {
             thrufs,reproduce)
                 cmd="thrufs__subcmd__reproduce"
                 ;;
+            thrufs,set)
+                cmd="thrufs__subcmd__set"
+                ;;
             thrufs,status)
                 cmd="thrufs__subcmd__status"
                 ;;
+            thrufs,take-over)
+                cmd="thrufs__subcmd__take__subcmd__over"
+                ;;
             thrufs,umount)
                 cmd="thrufs__subcmd__umount"
+                ;;
+            thrufs,upgrade)
+                cmd="thrufs__subcmd__upgrade"
                 ;;
             thrufs__subcmd__help,demo)
                 cmd="thrufs__subcmd__help__subcmd__demo"
@@ -52,11 +61,20 @@ _thrufs() {
             thrufs__subcmd__help,reproduce)
                 cmd="thrufs__subcmd__help__subcmd__reproduce"
                 ;;
+            thrufs__subcmd__help,set)
+                cmd="thrufs__subcmd__help__subcmd__set"
+                ;;
             thrufs__subcmd__help,status)
                 cmd="thrufs__subcmd__help__subcmd__status"
                 ;;
+            thrufs__subcmd__help,take-over)
+                cmd="thrufs__subcmd__help__subcmd__take__subcmd__over"
+                ;;
             thrufs__subcmd__help,umount)
                 cmd="thrufs__subcmd__help__subcmd__umount"
+                ;;
+            thrufs__subcmd__help,upgrade)
+                cmd="thrufs__subcmd__help__subcmd__upgrade"
                 ;;
             *)
                 ;;
@@ -65,7 +83,7 @@ _thrufs() {
 
     case "${cmd}" in
         thrufs)
-            opts="-h -V --print-capabilities --help --version mount device umount status demo reproduce help"
+            opts="-h -V --print-capabilities --help --version mount device umount status upgrade set take-over demo reproduce help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -267,7 +285,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__help)
-            opts="mount device umount status demo reproduce help"
+            opts="mount device umount status upgrade set take-over demo reproduce help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -350,6 +368,20 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__help__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -364,7 +396,35 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__help__subcmd__take__subcmd__over)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__help__subcmd__umount)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        thrufs__subcmd__help__subcmd__upgrade)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -558,6 +618,20 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__set)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__status)
             opts="-h --json --watch --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -576,6 +650,20 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__take__subcmd__over)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__umount)
             opts="-l -h --lazy --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -583,6 +671,24 @@ _thrufs() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        thrufs__subcmd__upgrade)
+            opts="-h --binary --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --binary)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;

@@ -393,6 +393,8 @@ async fn mount(
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Pid;
+
     use super::*;
 
     /// Whether the mount was announced, of a server that said `all` this before the supervisor looked.
