@@ -4,14 +4,13 @@
 //! and fails there without the journal; and all of them at once are met by deaths at any moment. Nothing here
 //! depends on how long anything takes.
 
-use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, XattrFlags};
+use rustix::fs::{CWD, FlockOperation, XattrFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use xtests::support::calls::{errno, open_append, open_rdwr, refused};
 use xtests::support::checks::{equal, holds};
