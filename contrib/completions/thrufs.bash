@@ -31,6 +31,9 @@ _thrufs() {
             thrufs,mount)
                 cmd="thrufs__subcmd__mount"
                 ;;
+            thrufs,set)
+                cmd="thrufs__subcmd__set"
+                ;;
             thrufs,status)
                 cmd="thrufs__subcmd__status"
                 ;;
@@ -39,6 +42,9 @@ _thrufs() {
                 ;;
             thrufs,umount)
                 cmd="thrufs__subcmd__umount"
+                ;;
+            thrufs,upgrade)
+                cmd="thrufs__subcmd__upgrade"
                 ;;
             thrufs__subcmd__help,demo)
                 cmd="thrufs__subcmd__help__subcmd__demo"
@@ -55,6 +61,9 @@ _thrufs() {
             thrufs__subcmd__help,mount)
                 cmd="thrufs__subcmd__help__subcmd__mount"
                 ;;
+            thrufs__subcmd__help,set)
+                cmd="thrufs__subcmd__help__subcmd__set"
+                ;;
             thrufs__subcmd__help,status)
                 cmd="thrufs__subcmd__help__subcmd__status"
                 ;;
@@ -64,6 +73,9 @@ _thrufs() {
             thrufs__subcmd__help,umount)
                 cmd="thrufs__subcmd__help__subcmd__umount"
                 ;;
+            thrufs__subcmd__help,upgrade)
+                cmd="thrufs__subcmd__help__subcmd__upgrade"
+                ;;
             *)
                 ;;
         esac
@@ -71,7 +83,7 @@ _thrufs() {
 
     case "${cmd}" in
         thrufs)
-            opts="-h -V --print-capabilities --help --version mount device umount status top doctor demo help"
+            opts="-h -V --print-capabilities --help --version mount device umount status top doctor upgrade set demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -263,7 +275,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__help)
-            opts="mount device umount status top doctor demo help"
+            opts="mount device umount status top doctor upgrade set demo help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -346,6 +358,20 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__help__subcmd__set)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__help__subcmd__status)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -375,6 +401,20 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__help__subcmd__umount)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        thrufs__subcmd__help__subcmd__upgrade)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -546,6 +586,20 @@ _thrufs() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        thrufs__subcmd__set)
+            opts="-h --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         thrufs__subcmd__status)
             opts="-h --json --watch --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -609,6 +663,24 @@ _thrufs() {
                 return 0
             fi
             case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        thrufs__subcmd__upgrade)
+            opts="-h --binary --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --binary)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 *)
                     COMPREPLY=()
                     ;;
@@ -771,7 +843,7 @@ _thrufs_complete() {
             ;;
     esac
     case "${subcommand}" in
-        umount|status|top|doctor)
+        umount|status|top|doctor|upgrade|set)
             if [[ "${word}" != -* && -z "$(_thrufs_values "${subcommand}" "${before#--}")" ]]; then
                 _thrufs_mountpoints "${word}"
                 return

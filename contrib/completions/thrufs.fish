@@ -33,6 +33,8 @@ complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "umount" -d 'Unmount M
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "status" -d 'Show what a mount or a device is doing'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "top" -d 'Show live what all mounts and devices are doing, by request and by calling process'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "doctor" -d 'Look for what keeps mounts from working here, and for what is wrong with those that there are'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "upgrade" -d 'Have another binary serve a mount that is in use (--survive)'
+complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "set" -d 'Change options of a mount that is in use (--survive)'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
 complete -c thrufs -n "__fish_thrufs_needs_command" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c thrufs -n "__fish_thrufs_using_subcommand mount" -s o -d 'Mount options, comma-separated: ro rw [no]dev [no]suid [no]exec [no]atime sync dirsync, and every long option; `\\,` is a comma inside a value' -r
@@ -209,16 +211,21 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand top" -l json -d 'Print a J
 complete -c thrufs -n "__fish_thrufs_using_subcommand top" -s h -l help -d 'Print help (see more with \'--help\')'
 complete -c thrufs -n "__fish_thrufs_using_subcommand doctor" -l json -d 'Print JSON'
 complete -c thrufs -n "__fish_thrufs_using_subcommand doctor" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand upgrade" -l binary -d 'What is to serve it [default: this program]' -r -F
+complete -c thrufs -n "__fish_thrufs_using_subcommand upgrade" -s h -l help -d 'Print help'
+complete -c thrufs -n "__fish_thrufs_using_subcommand set" -s h -l help -d 'Print help'
 complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -l scratch -d 'Where to make the scratch directory [default: $TMPDIR or /tmp]' -r -F
 complete -c thrufs -n "__fish_thrufs_using_subcommand demo" -s h -l help -d 'Print help'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "umount" -d 'Unmount MOUNTPOINT'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "status" -d 'Show what a mount or a device is doing'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "top" -d 'Show live what all mounts and devices are doing, by request and by calling process'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "doctor" -d 'Look for what keeps mounts from working here, and for what is wrong with those that there are'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
-complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor demo help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "mount" -d 'Make SOURCE appear at MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "device" -d 'Serve a directory to a virtual machine, in place of virtiofsd'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "umount" -d 'Unmount MOUNTPOINT'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "status" -d 'Show what a mount or a device is doing'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "top" -d 'Show live what all mounts and devices are doing, by request and by calling process'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "doctor" -d 'Look for what keeps mounts from working here, and for what is wrong with those that there are'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "upgrade" -d 'Have another binary serve a mount that is in use (--survive)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "set" -d 'Change options of a mount that is in use (--survive)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "demo" -d 'Mount a scratch directory, work in it, show what the kernel sent, and clean up'
+complete -c thrufs -n "__fish_thrufs_using_subcommand help; and not __fish_seen_subcommand_from mount device umount status top doctor upgrade set demo help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 
 # The last item of a comma-separated list, or its value.
 function __fish_thrufs_mount_options
@@ -310,3 +317,5 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand umount" -f -a '(__fish_thr
 complete -c thrufs -n "__fish_thrufs_using_subcommand status" -a '(__fish_thrufs_mountpoints)'
 complete -c thrufs -n "__fish_thrufs_using_subcommand top" -a '(__fish_thrufs_mountpoints)'
 complete -c thrufs -n "__fish_thrufs_using_subcommand doctor" -a '(__fish_thrufs_mountpoints)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand upgrade" -a '(__fish_thrufs_mountpoints)'
+complete -c thrufs -n "__fish_thrufs_using_subcommand set" -a '(__fish_thrufs_mountpoints)'

@@ -14,7 +14,7 @@ use clap::{ArgMatches, CommandFactory};
 
 use crate::cli::{self, Form};
 use crate::mount::direct;
-use crate::mount_plan::{self, MountPlan};
+use crate::mount_plan::{self, CommandLine, MountPlan};
 use crate::options::MountArgs;
 use crate::status;
 use crate::stderr::warn;
@@ -110,8 +110,12 @@ impl Line {
     /// The options that are not those of the daemon with the command line `daemon`.
     fn missing_in(&self, daemon: &Self) -> Vec<String> {
         // A remount is root's, whose mounts are served by root.
-        let parse =
-            |arguments: &[OsString]| mount_plan::parse(&daemon.program, arguments, true).ok();
+        let parse = |arguments: &[OsString]| {
+            let plan = mount_plan::parse(&daemon.program, arguments, true).ok()?;
+            // By what is meant, not by the words.
+            let line = CommandLine::default();
+            Some(MountPlan { line, ..plan })
+        };
         let before = parse(&daemon.arguments);
         let is_had = |given: &Given| {
             // Last, so that it wins.

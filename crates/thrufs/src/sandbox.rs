@@ -60,7 +60,7 @@ pub(crate) fn enter(plan: &SandboxPlan, inside: Inside) -> anyhow::Result<OwnedF
         (None, _) => None,
     };
     let source = match (inside.sandbox, inside.joins) {
-        (Sandbox::Namespace, Some(mounts)) => namespaces::join(mounts)?,
+        (Sandbox::Namespace, Some(mounts)) => namespaces::join(&mounts)?,
         (Sandbox::Namespace, None) => namespaces::pivot_into(inside.source)?,
         (Sandbox::Chroot, _) => namespaces::chroot_into(inside.source)?,
         (Sandbox::None, _) => inside.source,

@@ -218,12 +218,9 @@ pub(super) fn serve(
         link.send(&FromServer::Answers, &[])?;
         // It may be closed, and its number stays that of what the next server gets.
         let socket = registering.try_clone();
-        let registrar = registrar(
-            &serve,
-            socket.context("duplicate a descriptor")?,
-            fs.lives(),
-        )?;
-        let mut serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
+        let socket = socket.context("duplicate a descriptor")?;
+        let registrar = registrar(&serve, socket, fs.lives())?;
+        let serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
         if life.is_none_or(|life| !life.is_later) {
             serving.log(&plan.source, &serve.mountpoint);
         }
@@ -236,17 +233,22 @@ pub(super) fn serve(
             false => Askers::OwnerAndRoot,
         };
         report(reporter, (status, askers), metrics)?;
-        if let Some(drain) = serving.drain().filter(|_| is_death) {
-            turn::obey(link, drain)?;
-        }
-        link.send(&FromServer::Ready, &[])?;
-        match serving.ended().await {
-            // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
-            Ok(Ended::Connection) if is_death => std::process::exit(0),
-            Ok(Ended::Drained) => std::process::exit(zygote::HANDED_OVER),
-            ended => ended.map(drop),
-        }
+        serve_to_the_end(serving, link, is_death).await
     })
+}
+
+/// In a process that another one can follow a death is one of a signal, and an end is one without anything left to do.
+async fn serve_to_the_end(mut serving: Serving, link: &Link, is_death: bool) -> anyhow::Result<()> {
+    if let Some(drain) = serving.drain().filter(|_| is_death) {
+        turn::obey(link, drain)?;
+    }
+    link.send(&FromServer::Ready, &[])?;
+    match serving.ended().await {
+        // Before anything is closed: killed in the middle of that, it would leave a ledger that is not true.
+        Ok(Ended::Connection) if is_death => std::process::exit(0),
+        Ok(Ended::Drained) => std::process::exit(zygote::HANDED_OVER),
+        ended => ended.map(drop),
+    }
 }
 
 /// MOUNTPOINT, where it lies below SOURCE. To be opened while it is not covered: by the first server.

@@ -21,7 +21,7 @@ use super::death::{self, Ended};
 use super::lifecycle::{End, PATIENCE, wait_for_end};
 use super::link::{FromServer, Serve};
 use super::readiness::{Readiness, announce};
-use super::server::{Confined, Server, ServerEvent};
+use super::server::{Confined, Ending, Server, ServerEvent};
 use super::server_process;
 use super::source_state::{self, Copies, HeldSource, SourceView};
 use super::stuck;
@@ -97,34 +97,7 @@ pub(crate) fn serve(
         let until = run.until_the_end(readiness, Some(attached.announced()));
         let end = wait_for_end(&mut signals, connection, until).await;
         drop((status, control));
-        let kill = |run: &Run| match &run.succession {
-            Some(succession) => succession.kill(),
-            None => ending.kill(),
-        };
-        let (result, hangs) = match end {
-            End::Told => {
-                let ended = stop(attached, PATIENCE, run.until_the_end(readiness, None)).await;
-                // One that hangs, say in a file system below, does not outlive this process.
-                kill(&run);
-                // A start that is told to end ends with some error, such as that of INIT.
-                return if run.is_ready {
-                    ended.unwrap_or(Ok(()))
-                } else {
-                    Ok(())
-                };
-            }
-            End::ByItself(result) => (result, false),
-            End::Hung => {
-                kill(&run);
-                (Ok(()), true)
-            }
-        };
-        let ended = Ended {
-            result,
-            last_words: run.last_words,
-            hangs,
-        };
-        death::conclude(attached, ended, plan).await
+        run.conclude(end, attached, (ending, plan), readiness).await
     })
 }
 
@@ -294,6 +267,44 @@ impl Run {
                 }
             }
         }
+    }
+
+    /// Ends what there is after `end`: the mount where that was asked for, and else what serves it.
+    async fn conclude(
+        mut self,
+        end: End,
+        attached: Attached,
+        (ending, plan): (Ending, &MountPlan),
+        readiness: &mut Readiness,
+    ) -> anyhow::Result<()> {
+        let kill = |run: &Self| match &run.succession {
+            Some(succession) => succession.kill(),
+            None => ending.kill(),
+        };
+        let (result, hangs) = match end {
+            End::Told => {
+                let ended = stop(attached, PATIENCE, self.until_the_end(readiness, None)).await;
+                // One that hangs, say in a file system below, does not outlive this process.
+                kill(&self);
+                // A start that is told to end ends with some error, such as that of INIT.
+                return if self.is_ready {
+                    ended.unwrap_or(Ok(()))
+                } else {
+                    Ok(())
+                };
+            }
+            End::ByItself(result) => (result, false),
+            End::Hung => {
+                kill(&self);
+                (Ok(()), true)
+            }
+        };
+        let ended = Ended {
+            result,
+            last_words: self.last_words,
+            hangs,
+        };
+        death::conclude(attached, ended, plan).await
     }
 
     /// The end of the server may be known here before it is known that the mount was taken over.

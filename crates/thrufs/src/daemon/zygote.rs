@@ -52,6 +52,19 @@ pub(super) struct Born {
     pub(super) taken: Option<Taken>,
 }
 
+impl Born {
+    /// The next one follows one that was ended by `signal`, or handed over.
+    fn comes_after(&mut self, signal: Option<Signal>) {
+        self.before += 1;
+        self.deaths += u64::from(signal.is_some());
+        self.after = signal;
+        self.life.is_later = true;
+        self.life.died = signal.is_some();
+        // What was killed from outside says nothing of what it served.
+        self.life.crashed = signal.is_some_and(|signal| signal != Signal::SIGKILL);
+    }
+}
+
 /// Returns in each server, and never in this process. More than `most` deaths a minute end the mount, dead.
 ///
 /// # Errors
@@ -104,14 +117,8 @@ pub(super) fn start_servers(
             }
             Side::Parent(server) => {
                 let signal = wait_for_death(server, link);
-                born.before += 1;
-                born.life.is_later = true;
-                born.life.died = signal.is_some();
-                born.after = signal;
-                // What was killed from outside says nothing of what it served.
-                born.life.crashed = signal.is_some_and(|signal| signal != Signal::SIGKILL);
+                born.comes_after(signal);
                 let Some(signal) = signal else { continue };
-                born.deaths += 1;
                 deaths.push_back(Instant::now());
                 while deaths.front().is_some_and(|death| death.elapsed() > WHILE) {
                     deaths.pop_front();

@@ -200,8 +200,8 @@ pub(crate) fn own_mounts() -> anyhow::Result<OwnedFd> {
 
 /// Goes into the mount namespace of a server before this one, with the mounts that its descriptors are on: on a copy of
 /// its own rename(2) between an old directory and a new one would be EXDEV.
-pub(super) fn join(mounts: OwnedFd) -> anyhow::Result<OwnedFd> {
-    nix::sched::setns(&mounts, CloneFlags::CLONE_NEWNS)
+pub(super) fn join(mounts: &OwnedFd) -> anyhow::Result<OwnedFd> {
+    nix::sched::setns(mounts, CloneFlags::CLONE_NEWNS)
         .context("join the mount namespace of the server before")?;
     open_root()
 }

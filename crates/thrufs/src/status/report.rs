@@ -16,7 +16,7 @@ use crate::daemon::source_state::{SourceState, SourceView};
 use crate::options::process::Transport;
 
 /// Raised when a field changes its meaning or goes; new fields do not raise it.
-pub(super) const FORMAT: u32 = 1;
+pub(super) const FORMAT: u32 = 2;
 
 /// One mount or device at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
