@@ -7,6 +7,7 @@
 mod build;
 mod cargo_tests;
 mod deb;
+mod debian;
 mod expected;
 mod kernels;
 mod room;

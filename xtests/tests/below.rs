@@ -158,14 +158,20 @@ fn umount_of_source_is_refused_for_as_long_as_it_is_served() -> Outcome {
     })
 }
 
-/// The lines of `thrufs status` that an operator is to heed.
+/// The warnings of `thrufs status` about SOURCE, without what to do.
 fn attention(m: &Mount) -> Result<Vec<String>> {
     let said = output(Command::new(thrufs()?).arg("status").arg(m.dir()))?;
     let text = String::from_utf8_lossy(&said.stdout).into_owned();
-    let lines = text
-        .lines()
-        .filter_map(|line| line.strip_prefix("attention "));
-    Ok(lines.map(|line| line.trim().to_owned()).collect())
+    let severities = ["note ", "warning ", "error "];
+    let lines = text.lines().filter_map(|line| {
+        let mut severities = severities.iter();
+        severities.find_map(|severity| line.strip_prefix(severity))
+    });
+    // What the kernel does to all mounts is another matter.
+    let lines = lines
+        .map(str::trim)
+        .filter(|line| !line.starts_with("Linux "));
+    Ok(lines.map(str::to_owned).collect())
 }
 
 /// Does something to SOURCE; status says so at once, and the log once.

@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{CWD, Gid, OFlags, Uid, XattrFlags, getxattr, openat, setxattr};
+use rustix::fs::{CWD, Gid, Mode, OFlags, Uid, XattrFlags, getxattr, openat, setxattr};
 use rustix::io::Errno;
 use xtests::support::calls::chmod;
 use xtests::support::command::succeed;
@@ -173,4 +173,35 @@ fn open_by_an_acl_is_allowed_for_the_attribute_timeout_alone() -> Outcome {
 
 fn acl(m: &Mount, args: &[&str]) -> Result<()> {
     succeed(Command::new("setfacl").args(args).arg(m.source("d/f"))).map(drop)
+}
+
+/// Of a directory that it has cached the kernel asks for no READDIR, and with that for no OPENDIR.
+#[test]
+fn listing_of_a_directory_that_was_listed_before_is_allowed_for_the_attribute_timeout_alone()
+-> Outcome {
+    let row = Row {
+        option: "--cache=always",
+        prepare: |m| directory(m, 0o755).and_then(|()| file(m, 0o644)),
+        take_away: |m| Ok(chmod(m.source("d"), 0o700)?),
+        attempt: |m| {
+            let flags = OFlags::DIRECTORY | OFlags::RDONLY;
+            let mut opened = rustix::fs::Dir::new(openat(CWD, m.path("d"), flags, Mode::empty())?)?;
+            opened.try_for_each(|entry| entry.map(drop))
+        },
+        refused: Errno::ACCESS,
+    };
+    on(&["--attr-timeout=600"], &row, |is_allowed| {
+        ensure!(is_allowed()?, "refused before the timeout");
+        Ok(())
+    })?;
+    let asking = ["--attr-timeout=600", "--without=FUSE_NO_OPENDIR_SUPPORT"];
+    for options in [&["--attr-timeout=0"][..], &asking] {
+        on(options, &row, |is_allowed| {
+            ensure!(!is_allowed()?, "allowed");
+            Ok(())
+        })?;
+    }
+    on(&["--watch"], &row, |is_allowed| {
+        wait_until("it to be refused", SOON, || Ok(!is_allowed()?))
+    })
 }

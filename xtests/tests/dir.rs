@@ -43,9 +43,17 @@ fn fill(m: &Mount, count: usize) -> Result<BTreeSet<String>> {
     Ok(names)
 }
 
+/// A mount whose directories the kernel may keep sends no OPENDIR but the first.
+fn with_and_without_opendir(test: impl Fn(&Mount) -> Result<()>) -> Outcome {
+    for options in [&[][..], &["--cache=always"]] {
+        on_mount(options, &test)?;
+    }
+    Ok(())
+}
+
 #[test]
 fn readdir_of_ten_thousand_entries_gives_each_once() -> Outcome {
-    for options in [&[][..], &["--no-readdirplus"]] {
+    for options in [&[][..], &["--no-readdirplus"], &["--cache=always"]] {
         on_mount(options, |m| {
             let mut expected = fill(m, 10_000)?;
             expected.extend([".".to_owned(), "..".to_owned()]);
@@ -95,7 +103,7 @@ fn readdir_gives_the_inode_number_and_type_that_stat_gives() -> Outcome {
 
 #[test]
 fn seekdir_to_every_told_position_continues_there() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         fill(m, 1000)?;
         let mut dir = open(m.dir())?;
         let mut told = Vec::new();
@@ -115,7 +123,7 @@ fn seekdir_to_every_told_position_continues_there() -> Outcome {
 
 #[test]
 fn rewinddir_after_changes_shows_them() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         fill(m, 100)?;
         let mut dir = open(m.dir())?;
         rest(&mut dir)?;
@@ -132,7 +140,7 @@ fn rewinddir_after_changes_shows_them() -> Outcome {
 
 #[test]
 fn readdir_while_entries_go_still_gives_every_other_once() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         let all = fill(m, 3000)?;
         let mut dir = open(m.dir())?;
         let mut seen = Vec::new();
@@ -155,7 +163,7 @@ fn readdir_while_entries_go_still_gives_every_other_once() -> Outcome {
 
 #[test]
 fn rm_of_a_directory_while_reading_it_empties_it() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         std::fs::create_dir(m.path("d"))?;
         for index in 0..5000 {
             File::create(m.source(&format!("d/{index}")))?;
@@ -168,7 +176,7 @@ fn rm_of_a_directory_while_reading_it_empties_it() -> Outcome {
 
 #[test]
 fn readdir_of_a_removed_open_directory_is_empty_or_enoent() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         std::fs::create_dir(m.path("d"))?;
         let mut dir = open(&m.path("d"))?;
         std::fs::remove_dir(m.path("d"))?;
@@ -183,12 +191,53 @@ fn readdir_of_a_removed_open_directory_is_empty_or_enoent() -> Outcome {
 
 #[test]
 fn fsync_of_a_directory_succeeds() -> Outcome {
-    on_mount(&[], |m| {
+    with_and_without_opendir(|m| {
         File::create(m.path("f"))?;
         let dir = File::open(m.dir())?;
         dir.sync_all()?;
         dir.sync_data()?;
         rustix::fs::syncfs(&dir)?;
+        Ok(())
+    })
+}
+
+#[test]
+fn directory_that_may_be_cached_is_listed_without_opendir() -> Outcome {
+    on_mount(&["--cache=always"], |m| {
+        std::fs::create_dir(m.source("other"))?;
+        let all = fill(m, 3000)?;
+        equal("names", rest(&mut open(m.dir())?)?.len(), all.len() + 3)?;
+        let asked =
+            |m: &Mount| -> Result<u64> { Ok(m.requests("READDIR")? + m.requests("READDIRPLUS")?) };
+        let before = asked(m)?;
+        equal("names", rest(&mut open(m.dir())?)?.len(), all.len() + 3)?;
+        equal("READDIRs of what is cached", asked(m)?, before)?;
+        equal("names", rest(&mut open(&m.path("other"))?)?.len(), 2)?;
+        equal("OPENDIRs", m.requests("OPENDIR")?, 1)?;
+        equal("RELEASEDIRs", m.requests("RELEASEDIR")?, 0)
+    })
+}
+
+#[test]
+fn listings_of_one_directory_in_turn_give_each_every_name() -> Outcome {
+    with_and_without_opendir(|m| {
+        let all = fill(m, 2000)?;
+        // More than the server keeps.
+        let mut dirs = (0..20).map(|_| open(m.dir())).collect::<Result<Vec<_>>>()?;
+        let mut seen = vec![BTreeSet::new(); dirs.len()];
+        // Changes keep what is listed from being cached.
+        for round in 0..all.len() + 20 {
+            if round % 500 == 0 {
+                File::create(m.path(&format!("new-{round}")))?;
+            }
+            for (dir, seen) in dirs.iter_mut().zip(&mut seen) {
+                seen.extend(next(dir)?.map(|(name, _)| name));
+            }
+        }
+        for seen in &seen {
+            let missed = all.difference(seen).count();
+            equal("names that a listing missed", missed, 0)?;
+        }
         Ok(())
     })
 }

@@ -13,6 +13,9 @@ use xtests::support::mount_table::is_mounted;
 use xtests::support::wait::wait_for;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing, on_daemon, on_mount};
 
+#[path = "metrics/prometheus.rs"]
+mod prometheus;
+
 const SOON: Duration = Duration::from_secs(10);
 
 /// The address that the daemon logs.
@@ -34,10 +37,15 @@ fn get(address: SocketAddr, path: &str) -> Result<String> {
 }
 
 fn get_as(address: SocketAddr, path: &str, accept: &str) -> Result<String> {
+    ask("1.1", address, path, accept)
+}
+
+/// By this version of HTTP; an answer by 1.0 is in one piece.
+fn ask(version: &str, address: SocketAddr, path: &str, accept: &str) -> Result<String> {
     let mut stream = TcpStream::connect_timeout(&address, SOON)?;
     stream.set_read_timeout(Some(SOON))?;
     let header = format!("Host: x\r\nAccept: {accept}\r\nConnection: close\r\n");
-    write!(stream, "GET {path} HTTP/1.1\r\n{header}\r\n")?;
+    write!(stream, "GET {path} HTTP/{version}\r\n{header}\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).context("the answer")?;
     Ok(answer)
@@ -78,7 +86,16 @@ fn metrics_of_a_mount_count_what_was_done() -> Outcome {
             65_536.0,
         )?;
         ensure!(text.ends_with("# EOF\n"), "{text}");
-        ensure!(get(address, "/")?.starts_with("HTTP/1.1 404 "));
+        ensure!(get(address, "/other")?.starts_with("HTTP/1.1 404 "));
+        let page = get(address, "/")?;
+        for wanted in [
+            "HTTP/1.1 200 OK\r\n",
+            "content-security-policy: default-src 'none'",
+            "<a href=\"/metrics\">",
+            "64.0 KiB in 1 WRITE requests",
+        ] {
+            ensure!(page.contains(wanted), "{wanted} in {page}");
+        }
         Ok(())
     })
 }

@@ -106,6 +106,46 @@ fn open_of_a_small_file_for_writing_is_passed_through_once_it_was_written_much()
     })
 }
 
+#[test]
+fn create_where_new_files_are_small_goes_through_the_daemon_until_a_large_one_is_made() -> Outcome {
+    on_mount(PASSED, |m| {
+        let make = |name: String, size: usize| -> Result<()> {
+            Ok(std::fs::write(m.path(&name), vec![1; size])?)
+        };
+        make("first".into(), LARGE)?;
+        ensure!(passed(m, "opens")? == 1);
+        for number in 0..200 {
+            make(format!("small-{number}"), PAGE)?;
+        }
+        // RELEASE is sent after close(2) has returned.
+        let last = |m: &Mount| -> Result<bool> { Ok(m.requests("RELEASE")? == 201) };
+        wait_until("the RELEASEs", SOON, || last(m))?;
+        let (small, many) = (
+            through_daemon(m, "where new files are small")?,
+            passed(m, "opens")?,
+        );
+        ensure!(
+            small > 100 && small + many == 201,
+            "{small} small, {many} passed through"
+        );
+        make("large".into(), LARGE)?;
+        wait_until("its RELEASE", SOON, || Ok(m.requests("RELEASE")? == 202))?;
+        make("after-it".into(), PAGE)?;
+        equal(
+            "passed through after a large one",
+            passed(m, "opens")?,
+            many + 1,
+        )?;
+        for name in ["small-199", "large"] {
+            ensure!(
+                std::fs::read(m.source(name))? == std::fs::read(m.path(name))?,
+                "{name}"
+            );
+        }
+        Ok(())
+    })
+}
+
 fn times(meta: &Metadata) -> [(i64, i64); 2] {
     [
         (meta.mtime(), meta.mtime_nsec()),
@@ -317,9 +357,12 @@ fn supervisor_of_many_files_holds_those_that_are_open_and_stays_small() -> Outco
         std::fs::write(m.path("first"), "")?;
         let (fds, before) = (descriptors(supervisor)?, resident(supervisor)?);
         for round in 0..4 {
-            // New ones, which are given to the kernel at once.
+            // New ones, which are given to the kernel at once where new files are large.
             let names = (0..500).map(|index| m.path(&format!("f{round}-{index}")));
             let files = names.map(File::create).collect::<Result<Vec<_>, _>>()?;
+            files
+                .iter()
+                .try_for_each(|file| file.set_len(LARGE as u64))?;
             ensure!(passed(m, "files")? >= 500, "round {round}");
             ensure!(
                 descriptors(supervisor)? == fds,

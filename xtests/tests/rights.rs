@@ -419,7 +419,7 @@ fn taken_away(m: &Mount) -> Result<()> {
     own(&m.source("dir"), BOB)?;
     alice().act(|| {
         open_rdwr(m.path("f"))?;
-        std::fs::read_dir(m.path("dir"))?.for_each(drop);
+        std::fs::read_dir(m.path("dir"))?;
         Ok(())
     })?;
     chmod(m.source("f"), 0o600)?;
@@ -458,12 +458,26 @@ fn truncate_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> 
 
 #[test]
 fn opendir_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> Outcome {
-    on_mount(REMEMBERING, |m| {
+    let options = [REMEMBERING, &["--without=FUSE_NO_OPENDIR_SUPPORT"]].concat();
+    on_mount(&options, |m| {
         taken_away(m)?;
         let got = alice().act(|| Ok(std::fs::read_dir(m.path("dir"))))?;
         refused(got, libc::EACCES)?;
         std::fs::read_dir(m.path("dir"))?;
         Ok(())
+    })
+}
+
+/// With `--cache=always` only READDIR comes, while the kernel has nothing cached.
+#[test]
+fn listing_of_what_has_become_anothers_alone_on_source_is_refused_at_once() -> Outcome {
+    let options = [REMEMBERING, &["--cache=always"]].concat();
+    on_mount(&options, |m| {
+        taken_away(m)?;
+        let list = || Ok(std::fs::read_dir(m.path("dir"))?.collect::<std::io::Result<Vec<_>>>());
+        let got = alice().act(|| list().or_else(|refused: std::io::Error| Ok(Err(refused))))?;
+        refused(got, libc::EACCES)?;
+        Ok(list()?.map(drop)?)
     })
 }
 

@@ -296,6 +296,8 @@ fn hundred_thousand_hostile_messages_leave_the_supervisor_as_it_was() -> Outcome
                 11 => (&open, &[]),
                 12 => (&open, &flood[..1]),
                 13 => (&long[..4096], &flood[..8]),
+                // KEEP and SWEEP.
+                14 => (&packet(4 + number / 16 % 2, number, id), &of_source[..1]),
                 _other => (&open, &of_source[..1]),
             };
             server.say(bytes, files)?;
@@ -310,7 +312,7 @@ fn hundred_thousand_hostile_messages_leave_the_supervisor_as_it_was() -> Outcome
             server.say(bytes, &flood)?;
             equal(bytes.len(), server.answer_to(0, SOON)?, -libc::EINVAL)?;
         }
-        let unknown = server.ask(4, 9, &flood[..1])?;
+        let unknown = server.ask(6, 9, &flood[..1])?;
         equal("unknown", unknown, -libc::EINVAL)?;
         drop(server);
         serves_on(m, true)

@@ -370,7 +370,7 @@ fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
     })
 }
 
-/// One thread serves one client; a request that waits for SOURCE makes another one read.
+/// A mount that was hardly used has one thread; a request that waits for SOURCE makes another one read.
 #[test]
 fn status_counts_the_threads_that_read() -> Outcome {
     on_daemon(&[DEVICE, "--fault=read:delay=300"], |m| {
@@ -378,7 +378,6 @@ fn status_counts_the_threads_that_read() -> Outcome {
         let readers = || Ok::<_, anyhow::Error>(m.status()?["readers"].clone());
         let before = readers()?;
         ensure!(before["threads"].as_u64() >= Some(1), "{before}");
-        ensure!(before["reading"].as_u64() >= Some(1), "{before}");
         std::thread::scope(|scope| {
             let reads = [(); 4].map(|()| scope.spawn(|| std::fs::read(m.path("file"))));
             reads.into_iter().all(|read| read.join().is_ok())
@@ -389,7 +388,7 @@ fn status_counts_the_threads_that_read() -> Outcome {
             "{before} {after}"
         );
         ensure!(
-            after["changes"].as_u64() > before["changes"].as_u64(),
+            after["started"].as_u64() > before["started"].as_u64(),
             "{before} {after}"
         );
         Ok(())

@@ -205,6 +205,15 @@ impl<'a> Machine<'a> {
         Ok(lines.next().map(str::to_owned))
     }
 
+    /// What `thrufs doctor` tells the user of the machine, and its exit code.
+    fn doctor(&self) -> Result<(serde_json::Value, Option<i32>)> {
+        let mut doctor = self.by_user(self.program());
+        let said = output(doctor.args(["doctor", "--json"]))?;
+        let told = said_on_stderr(&said);
+        let report = serde_json::from_slice(&said.stdout).with_context(|| told);
+        Ok((report?, said.status.code()))
+    }
+
     fn unmount(&self, server: &Server) -> Outcome {
         let mut umount = self.by_user(self.program());
         succeed(umount.arg("umount").arg(self.mountpoint()))?;
@@ -437,6 +446,64 @@ fn mount_of_a_user_for_others_wants_the_line_in_fuse_conf() -> Outcome {
         holds(&file, b"content")?;
         let read = User::new(USER + 1, USER + 1).act(|| Ok(std::fs::read(&file)?))?;
         ensure!(read == b"content");
+        machine.unmount(&server)
+    })
+}
+
+#[test]
+fn doctor_by_a_user_names_what_keeps_the_user_from_mounting() -> Outcome {
+    on_machine(|machine| {
+        let severity = |check: &str, wanted: &str, remedy: &str| -> Outcome {
+            let (report, _code) = machine.doctor()?;
+            let mut machine = report["machine"].as_array().into_iter().flatten();
+            let found = machine.find(|finding| finding["check"] == check);
+            let found = found.with_context(|| format!("{check} in {report}"))?;
+            ensure!(found["severity"] == wanted, "{found}");
+            let told = found["remedy"].as_str().unwrap_or_default();
+            ensure!(told.contains(remedy), "{found}");
+            Ok(())
+        };
+        severity("fuse-device", "ok", "")?;
+        severity("fusermount3", "ok", "")?;
+        severity("user-allow-other", "note", "add the line")?;
+        machine.replace("/etc/fuse.conf", "user_allow_other\n")?;
+        severity("user-allow-other", "ok", "")?;
+        machine.let_users_open_the_device(false)?;
+        severity("fuse-device", "error", "chmod 0666 /dev/fuse")?;
+        machine.let_users_open_the_device(true)?;
+        machine.remove_helper()?;
+        severity("fusermount3", "error", "install")?;
+        let (report, code) = machine.doctor()?;
+        ensure!(code == Some(4), "{code:?}: {report}");
+        Ok(())
+    })
+}
+
+/// Of mounts of others it says who may ask.
+#[test]
+fn doctor_and_top_of_a_user_show_the_user_s_mount() -> Outcome {
+    on_machine(|machine| {
+        let (server, _detached) = machine.mounted(&[])?;
+        let (report, _code) = machine.doctor()?;
+        let mut mounts = report["mounts"].as_array().into_iter().flatten();
+        let own =
+            mounts.find(|of| of["mount"].as_str().map(Path::new) == Some(&machine.mountpoint()));
+        let own = own.with_context(|| format!("{report}"))?;
+        ensure!(own["findings"][0]["check"] == "answers", "{own}");
+        let mut writer = machine.by_user("sh");
+        writer.args(["-c", "while :; do echo content > $0/written; done"]);
+        let mut writer = writer.arg(machine.mountpoint()).spawn()?;
+        let named = wait_until("top to name the writer", SOON, || {
+            let mut top = machine.by_user(machine.program());
+            top.args(["top", "--json", "-n1", "-d0.3"]);
+            let rates = succeed(top.arg(machine.mountpoint()))?;
+            let rates: serde_json::Value = serde_json::from_str(&rates)?;
+            let mut rows = rates["processes"].as_array().into_iter().flatten();
+            Ok(rows.any(|row| row["pid"] == writer.id() && row["name"] == "sh"))
+        });
+        writer.kill()?;
+        writer.wait()?;
+        named?;
         machine.unmount(&server)
     })
 }

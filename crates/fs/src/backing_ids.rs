@@ -27,8 +27,9 @@ use rustix::fs::{FsWord, fstatfs};
 use serde::{Deserialize, Serialize};
 
 use crate::coherence::invalidate::InvalRange;
-use crate::handle_sort::{BackingId, RegisterBacking};
+use crate::handle_sort::{BackingId, InUse, RegisterBacking};
 use crate::inode::Inode;
+use crate::ledger::Damaged;
 use crate::notifier::{SendInval, SendPrune};
 
 /// How long an id stays when the last handle is released.
@@ -74,6 +75,8 @@ fn free_space(file: &OwnedFd) -> (bool, bool) {
 pub(crate) enum WhyNot {
     /// Small, and open for reading alone or not known to be written much.
     Small,
+    /// New, where new files have been small lately.
+    NewAndSmallLately,
     /// An open handle of the inode does.
     OpenOtherwise,
     /// SOURCE is on a stacked file system (overlayfs).
@@ -89,8 +92,9 @@ pub(crate) enum WhyNot {
 }
 
 impl WhyNot {
-    const ALL: [(Self, &str); 7] = [
+    const ALL: [(Self, &str); 8] = [
         (Self::Small, "small, and not written much"),
+        (Self::NewAndSmallLately, "new, where new files are small"),
         (Self::OpenOtherwise, "open through the daemon already"),
         (Self::Stacked, "on a stacked file system"),
         (Self::OtherFileSystem, "on another file system"),
@@ -98,6 +102,18 @@ impl WhyNot {
         (Self::NearlyFull, "while SOURCE is nearly full"),
         (Self::Refused, "refused by the kernel"),
     ];
+
+    /// Whether the daemon decides so since it is as fast; the others are what it cannot help.
+    fn is_choice(self) -> bool {
+        match self {
+            Self::Small | Self::NewAndSmallLately | Self::OpenOtherwise => true,
+            Self::Stacked
+            | Self::OtherFileSystem
+            | Self::NoAnswer
+            | Self::NearlyFull
+            | Self::Refused => false,
+        }
+    }
 
     fn of(error: &io::Error) -> Self {
         match error.raw_os_error() {
@@ -129,6 +145,9 @@ pub struct Reason {
     pub reason: String,
     /// How many.
     pub opens: u64,
+    /// The daemon decides so, since it is as fast; else it cannot help it.
+    #[serde(default)]
+    pub is_choice: bool,
 }
 
 /// See the module.
@@ -198,6 +217,11 @@ impl RegisterBacking for Counting {
 
     fn flush(&self) {
         self.by.flush();
+    }
+
+    fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        self.files.fetch_add(ids.len(), Ordering::Relaxed);
+        self.by.keep(ids)
     }
 
     fn settle(&self) {
@@ -322,6 +346,56 @@ impl BackingIds {
             self.opens.fetch_add(1, Ordering::Relaxed);
         }
         Ok(id)
+    }
+
+    /// Counts a handle of `inode` that a server which died has opened, by the id `id` or through the daemon. Before
+    /// [`keep`](Self::keep).
+    ///
+    /// # Errors
+    /// Its handles are not of one sort.
+    pub(crate) fn take_over(&self, inode: &Inode, id: Option<i32>) -> Result<(), Damaged> {
+        let Some(by) = self.registrar.get() else {
+            return Ok(());
+        };
+        let mut sort = inode.sort.state.lock();
+        let there = sort.id.as_ref().map(|id| id.id);
+        if sort.handles > 0 && there != id {
+            return Err(Damaged("handles of one inode are of two sorts"));
+        }
+        if let (None, Some(id)) = (there, id) {
+            let by = Arc::clone(by);
+            let is_for_later = false;
+            sort.id = Some(BackingId {
+                id,
+                by,
+                is_for_later,
+            });
+        }
+        sort.handles += 1;
+        Ok(())
+    }
+
+    /// Ends the ids that a server which died has left, all but these.
+    ///
+    /// # Errors
+    /// One of them is not an id of its file.
+    pub(crate) fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        let Some(registrar) = self.registrar.get() else {
+            return Ok(());
+        };
+        match registrar.keep(ids) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+                tracing::warn!(%error, "files that are closed may take space for a while");
+                Ok(())
+            }
+            kept => kept,
+        }
+    }
+
+    /// An inode that a server which died knew as [`HandleSort::may_be_mapped`](crate::handle_sort::HandleSort).
+    pub(crate) fn take_over_mapped(&self, inode: &Inode) {
+        inode.sort.note_mappable();
+        self.idle.lock().note_closed(inode);
     }
 
     /// Whether little is free where `inode` is, which is open as `file`.
@@ -467,6 +541,7 @@ impl BackingIds {
         let counted = WhyNot::ALL.iter().map(|(why_not, reason)| Reason {
             reason: (*reason).to_owned(),
             opens: self.through_daemon[*why_not as usize].load(Ordering::Relaxed),
+            is_choice: why_not.is_choice(),
         });
         PassedThrough {
             off: self.off.lock().clone(),

@@ -3,10 +3,15 @@
 pub(crate) mod inspect;
 pub(crate) mod proc;
 
+use rustix::thread::CapabilitySet;
 use serde::{Deserialize, Serialize};
 
 /// What the kernel sends in place of an id that it does not tell (FUSE_INVALID_UIDGID).
 const UNTOLD: u32 = u32::MAX;
+
+/// The capabilities that open a file against its mode.
+pub(crate) const OVERRIDE: CapabilitySet =
+    CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// The process that made the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,8 +4,8 @@
 //! A specification is `OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME`, such as
 //! `write:nth=3:ENOSPC`, `write:range=4096+4096:short=100` or `sync:delay=50`. `write` is every
 //! pwritev2(2), of joined WRITEs too; `flush` is what makes WRITEs durable, after them
-//! (`--durability=dsync`), and `sync` is the client's fsync(2). `kill` and `abort` end the server after the call, also
-//! after those that only name files (`remove:nth=2:kill`). Why here and not by strace's
+//! (`--durability=dsync`), and `sync` is the client's fsync(2). `kill`, `abort` and `panic` end the server, or its thread,
+//! after the call, also after those that only name files (`remove:nth=2:kill`). Why here and not by strace's
 //! injection: that counts per thread and cannot write a part.
 
 use std::io::IoSlice;
@@ -60,13 +60,15 @@ enum Outcome {
     Kill,
     /// The server aborts after the call, and so do its successors.
     Abort,
+    /// The thread panics after the call; with `--survive`, in the first server alone.
+    Panic,
     /// Nothing is noted (`journal`).
     Off,
 }
 
 impl Outcome {
     fn is_end(self) -> bool {
-        matches!(self, Self::Kill | Self::Abort)
+        matches!(self, Self::Kill | Self::Abort | Self::Panic)
     }
 }
 
@@ -85,8 +87,8 @@ pub struct Fault {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{0}; expected OPERATION[:nth=N][:range=OFFSET+LENGTH]:OUTCOME with an OPERATION of read, write, flush, \
-     sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, short=BYTES, delay=MILLISECONDS, kill or \
-     abort; or with remove, rename, make, link, xattr, open or lookup, and kill or abort; or journal:off"
+     sync, truncate, allocate or copy and an OUTCOME such as ENOSPC, short=BYTES, delay=MILLISECONDS, kill, \
+     abort or panic; or with remove, rename, make, link, xattr, open or lookup, and kill, abort or panic; or journal:off"
 )]
 pub struct FaultError(String);
 
@@ -125,6 +127,7 @@ fn outcome(text: &str) -> std::result::Result<Outcome, FaultError> {
     let end = match text {
         "kill" => Some(Outcome::Kill),
         "abort" => Some(Outcome::Abort),
+        "panic" => Some(Outcome::Panic),
         "off" => Some(Outcome::Off),
         _errno => None,
     };
@@ -185,7 +188,7 @@ impl FromStr for Fault {
 impl Fault {
     /// Whether it is for the first server of a mount alone.
     pub fn is_kill(&self) -> bool {
-        self.outcome == Outcome::Kill
+        matches!(self.outcome, Outcome::Kill | Outcome::Panic)
     }
 }
 
@@ -223,7 +226,7 @@ impl FaultyBacking {
                 Outcome::Delay(time) => std::thread::sleep(time),
                 Outcome::Fail(errno) => allowed = allowed.or(Some(Err(errno))),
                 Outcome::Short(bytes) => allowed = allowed.or(Some(Ok(bytes))),
-                Outcome::Kill | Outcome::Abort | Outcome::Off => {}
+                Outcome::Kill | Outcome::Abort | Outcome::Panic | Outcome::Off => {}
             }
         }
         allowed.unwrap_or(Ok(usize::MAX))
@@ -241,6 +244,7 @@ impl FaultyBacking {
             }
             match fault.outcome {
                 Outcome::Abort => std::process::abort(),
+                Outcome::Panic => panic!("--fault"),
                 _kill => {
                     // No signal is caught there, so nothing follows.
                     let _ended = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
@@ -300,7 +304,9 @@ impl Backing for FaultyBacking {
 
     fn sync(&self, fd: BorrowedFd<'_>, datasync: bool) -> Result<()> {
         self.meet(Operation::Sync, None, 0)?;
-        HostBacking.sync(fd, datasync)
+        let synced = HostBacking.sync(fd, datasync);
+        self.end_after(Operation::Sync);
+        synced
     }
 
     fn truncate(&self, fd: BorrowedFd<'_>, size: u64) -> Result<()> {

@@ -12,6 +12,9 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
+/// A backing id by which files are open, and its file.
+pub type InUse<'a> = (i32, BorrowedFd<'a>);
+
 /// Gives files to the kernel: FUSE_DEV_IOC_BACKING_OPEN and _CLOSE, by a process that may.
 pub trait RegisterBacking: Send + Sync + fmt::Debug {
     /// Registers `file`, which may be open with O_PATH, and returns its backing id.
@@ -33,6 +36,12 @@ pub trait RegisterBacking: Send + Sync + fmt::Debug {
         self.close_soon(id);
         self.flush();
     }
+
+    /// Ends all ids but these, each of its file: those of a server that died, whose files are open.
+    ///
+    /// # Errors
+    /// InvalidData: one is not an id of its file. Else nothing may have been ended.
+    fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()>;
 
     /// Returns when the files of the ids that were ended before are let go, or that takes too long.
     fn settle(&self);

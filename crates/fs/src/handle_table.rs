@@ -16,7 +16,7 @@ use crate::coherence::external::ChangeTracker;
 use crate::error::{Errno, Result};
 use crate::far_cookies::FarCookies;
 use crate::inode::Inode;
-use crate::inode::identity::file_of;
+use crate::inode::identity::{InodeKey, file_of};
 use crate::ledger::{Entry, Ledger};
 use crate::write_batch::WriteGroup;
 pub(crate) use kept::HandleRef;
@@ -34,6 +34,8 @@ pub(crate) struct Handle {
     pub(crate) kind: HandleKind,
     /// Those of OPEN; 0 for a directory.
     pub(crate) flags: i32,
+    /// The kernel passes the file through by it.
+    pub(crate) backing_id: Option<i32>,
     /// A thread keeps it, or has kept it.
     pub(crate) is_kept: AtomicBool,
 }
@@ -57,6 +59,8 @@ pub(crate) struct OpenFile {
     pub(crate) group: Option<Arc<WriteGroup>>,
     /// Tells external changes of the file; none where they are not tracked.
     pub(crate) watch: Option<Arc<ChangeTracker>>,
+    /// Made by the CREATE that opened it, on a mount that passes files through.
+    pub(crate) is_new: bool,
     /// The file itself; none if the kernel has forgotten it already.
     pub(crate) inode: Option<Arc<Inode>>,
 }
@@ -118,22 +122,29 @@ impl HandleTable {
         is_new
     }
 
-    /// Takes the handle in and returns its number, of which `tell` is told before that is in the ledger.
-    pub(crate) fn insert(&self, handle: Handle, tell: impl FnOnce(u64)) -> u64 {
+    /// Takes the handle in and returns its number, of which `tell` is told before that is in the ledger. `inode`: what it
+    /// is open on, if the kernel knows that.
+    pub(crate) fn insert(
+        &self,
+        handle: Handle,
+        inode: Option<InodeKey>,
+        tell: impl FnOnce(u64),
+    ) -> u64 {
         let fh = self.next.fetch_add(1, Ordering::Relaxed);
         tell(fh);
-        self.note(fh, &handle);
+        self.note(fh, &handle, inode);
         self.shard(fh).write().insert(fh, Arc::new(handle));
         self.open.fetch_add(1, Ordering::Relaxed);
         fh
     }
 
-    fn note(&self, fh: u64, handle: &Handle) {
+    fn note(&self, fh: u64, handle: &Handle, inode: Option<InodeKey>) {
         let Some(ledger) = &self.ledger else {
             return;
         };
         // One that cannot be looked at is not there for the next server.
-        let Ok(file) = file_of(&handle.fd) else {
+        let file = inode.map_or_else(|| file_of(&handle.fd), |key| Ok(key.file()));
+        let Ok(file) = file else {
             return;
         };
         let (ino, flags) = (handle.ino, handle.flags);
@@ -143,6 +154,7 @@ impl HandleTable {
                 ino,
                 file,
                 flags,
+                backing_id: handle.backing_id,
             },
             HandleKind::Directory(_) => Entry::Directory { fh, ino, file },
         };
@@ -193,6 +205,14 @@ impl HandleTable {
         })
     }
 
+    /// All handles.
+    pub(crate) fn all(&self) -> Vec<Arc<Handle>> {
+        let of_shard = |shard: &RwLock<HashMap<u64, Arc<Handle>>>| {
+            shard.read().values().cloned().collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(of_shard).collect()
+    }
+
     /// Those with a watch. Not held, so that what is closed meanwhile is closed on SOURCE.
     pub(crate) fn watched(&self) -> Vec<Weak<Handle>> {
         let is_watched =
@@ -225,9 +245,11 @@ mod tests {
                 syncs_metadata: false,
                 group: None,
                 watch: None,
+                is_new: false,
                 inode: None,
             }),
             flags: 0,
+            backing_id: None,
             is_kept: AtomicBool::new(false),
         }
     }
@@ -236,7 +258,9 @@ mod tests {
     #[test]
     fn remove_of_what_threads_keep_leaves_no_reference() {
         let table = HandleTable::default();
-        let handles: Vec<u64> = (0..6).map(|_| table.insert(handle(7), |_fh| ())).collect();
+        let handles: Vec<u64> = (0..6)
+            .map(|_| table.insert(handle(7), None, |_fh| ()))
+            .collect();
         for thread in [0, 1, 65] {
             for fh in handles.iter().flat_map(|fh| [*fh; 3]) {
                 assert_eq!(table.get_again(thread, fh, 7).unwrap().ino, 7);
@@ -259,7 +283,7 @@ mod tests {
         let table = HandleTable::default();
         std::thread::scope(|scope| {
             for _round in 0..200 {
-                let fh = table.insert(handle(7), |_fh| ());
+                let fh = table.insert(handle(7), None, |_fh| ());
                 let use_it = |thread: usize| {
                     let table = &table;
                     move || (0..50).all(|_| table.get_again(thread, fh, 7).is_ok())
@@ -278,7 +302,7 @@ mod tests {
     #[test]
     fn get_with_another_inode_is_ebadf() {
         let table = HandleTable::default();
-        let fh = table.insert(handle(7), |_fh| ());
+        let fh = table.insert(handle(7), None, |_fh| ());
         assert_eq!(table.get(fh, 7).unwrap().ino, 7);
         assert_eq!(table.get(fh, 8).unwrap_err(), Errno::EBADF);
         assert_eq!(table.get(fh + 1, 7).unwrap_err(), Errno::EBADF);
@@ -287,9 +311,9 @@ mod tests {
     #[test]
     fn insert_after_remove_gives_a_new_number() {
         let table = HandleTable::default();
-        let fh = table.insert(handle(7), |_fh| ());
+        let fh = table.insert(handle(7), None, |_fh| ());
         assert!(table.remove(fh).is_some());
-        assert_ne!(table.insert(handle(7), |_fh| ()), fh);
+        assert_ne!(table.insert(handle(7), None, |_fh| ()), fh);
         assert_eq!(table.len(), 1);
     }
 }

@@ -9,7 +9,7 @@
 //! call, in /proc, tells flock(2) from fcntl(2).
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use rustix::fs::FlockOperation;
 
 use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
+use crate::ledger::{Entry, Ledger};
 
 /// Kind of lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -142,6 +143,8 @@ pub(crate) enum Family {
 #[derive(Debug)]
 pub(crate) struct OwnerFile {
     pub(crate) fd: OwnedFd,
+    /// Device and number.
+    pub(crate) file: (u64, u64),
     /// Handle through which the owner asked: when that is released, the owner has no descriptor
     /// left (an OFD or flock lock) or was flushed already (a POSIX lock).
     pub(crate) fh: u64,
@@ -157,9 +160,64 @@ pub(crate) struct HostLocks {
     pub(crate) owners: Mutex<HashMap<OwnerKey, Arc<OwnerFile>>>,
     /// Signalled when a lock was released through this mount.
     pub(crate) released: Condvar,
+    /// Where the files are noted for the next server, which has their locks; written under the lock of `owners`. None
+    /// where nothing outlives this process.
+    ledger: Option<Arc<Ledger>>,
 }
 
 impl HostLocks {
+    /// Files that hold locks are noted in `ledger` from now on.
+    pub(crate) fn note_in(&mut self, ledger: Arc<Ledger>) {
+        self.ledger = Some(ledger);
+    }
+
+    /// The file by which the owner locks: `file`, unless it has one.
+    pub(crate) fn enter(&self, key: OwnerKey, file: Arc<OwnerFile>) -> Arc<OwnerFile> {
+        let mut owners = self.owners.lock();
+        let entered = owners.entry(key).or_insert_with(|| {
+            self.note(key, &file);
+            file
+        });
+        Arc::clone(entered)
+    }
+
+    /// Takes in what a server that died has locked by.
+    pub(crate) fn take_over(&self, key: OwnerKey, file: OwnerFile) {
+        self.owners.lock().insert(key, Arc::new(file));
+    }
+
+    /// The owner locks nothing by its file any more.
+    pub(crate) fn leave(&self, key: &OwnerKey) {
+        let mut owners = self.owners.lock();
+        let gone = owners.remove(key).inspect(|file| self.clear(file));
+        drop(owners);
+        drop(gone);
+    }
+
+    /// Before anything is locked by it.
+    fn note(&self, (ino, family, owner): OwnerKey, of: &OwnerFile) {
+        if let Some(ledger) = &self.ledger {
+            let (file, fh, pid) = (of.file, of.fh, of.pid);
+            let is_flock = family == Family::Whole;
+            let entry = Entry::Locks {
+                fh,
+                ino,
+                file,
+                owner,
+                is_flock,
+                pid,
+            };
+            ledger.set(of.fd.as_raw_fd(), entry);
+        }
+    }
+
+    /// Before it is closed.
+    fn clear(&self, file: &OwnerFile) {
+        if let Some(ledger) = &self.ledger {
+            ledger.clear(file.fd.as_raw_fd());
+        }
+    }
+
     /// Drops the fcntl(2) locks of `owner` on `ino`.
     pub(crate) fn release_owner(&self, ino: u64, owner: u64) {
         self.remove(|(key_ino, family, key_owner), _file| {
@@ -178,6 +236,7 @@ impl HostLocks {
             return;
         }
         let gone: Vec<_> = owners.extract_if(|key, file| matches(key, file)).collect();
+        gone.iter().for_each(|(_key, file)| self.clear(file));
         drop(owners);
         if !gone.is_empty() {
             drop(gone);

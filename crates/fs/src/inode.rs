@@ -126,8 +126,18 @@ impl Told {
         let mut x = owner.wrapping_add(0x9e37_79b9_7f4a_7c15);
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        // Other bits open no file, and set-uid goes at every write.
-        x ^ (x >> 31) ^ u64::from(stat.stx_mode & 0o777)
+        // Other bits open no file, and set-uid goes at every write. The lowest bit is for `to_word`.
+        (x ^ (x >> 31)) << 10 ^ u64::from(stat.stx_mode & 0o777) << 1
+    }
+
+    /// For the next server.
+    fn to_word(&self) -> u64 {
+        self.last.load(Ordering::SeqCst) | u64::from(self.differs.load(Ordering::SeqCst))
+    }
+
+    fn take_over(&self, word: u64) {
+        self.last.store(word & !1, Ordering::SeqCst);
+        self.differs.store(word & 1 != 0, Ordering::SeqCst);
     }
 }
 
@@ -185,6 +195,16 @@ impl Inode {
         // Before: `is_known` must not find the new digest first. After: another may have told meanwhile.
         compare(self.told.last.load(Ordering::SeqCst));
         compare(self.told.last.swap(now, Ordering::SeqCst));
+    }
+
+    /// What the kernel was told, for the next server.
+    pub(crate) fn told(&self) -> u64 {
+        self.told.to_word()
+    }
+
+    /// The kernel was told this by a server that died.
+    pub(crate) fn take_over_told(&self, told: u64) {
+        self.told.take_over(told);
     }
 
     /// Mode and owner have been changed for the kernel, which goes by the reply in any case. Not where

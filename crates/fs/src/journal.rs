@@ -1,7 +1,7 @@
 //! The requests that are under way, by `unique`, so that one that is sent again after a death is not done twice.
 //!
-//! A request is noted when a session thread begins it ([`Journal::enter`]), with what it gives out: a
-//! lookup, a handle. What may not be repeated is noted before it is begun, with what was there
+//! A request is noted when a session thread begins it ([`Journal::enter`]), with what it gives out:
+//! lookups, a handle. What may not be repeated is noted before it is begun, with what was there
 //! ([`Note::begin`], `ops/once.rs`). The answer takes the note away. So of a request that comes again, the
 //! next server knows whether it was begun, and takes back what it gave out.
 //!
@@ -19,12 +19,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use crate::ledger::{Ledger, REQUESTS};
+use crate::ledger::{LOOKUPS, Ledger, REQUESTS};
 
 /// Words of a request.
 const UNIQUE: usize = 0;
 const OPCODE: usize = 1;
 const BEGUN: usize = 2;
+/// How many lookups are given out.
 const COUNTED: usize = 3;
 const FH: usize = 4;
 const CRASHES: usize = 5;
@@ -35,6 +36,8 @@ const FREE: u64 = 0;
 const TAKEN: u64 = 1;
 /// Deaths by a server's own fault with a request under way, after which that is not served.
 const POISON: u64 = 2;
+/// What the kernel sends again it sends first: when so many others have come, no thread has one of them yet to begin.
+const OTHERS: usize = 4096;
 /// Locks of appending WRITEs.
 const APPENDING: usize = 64;
 
@@ -51,10 +54,35 @@ thread_local! {
 /// See the module.
 pub(crate) struct Journal {
     ledger: Arc<Ledger>,
-    /// Slots that servers that died have left, by `unique`.
-    earlier: Mutex<HashMap<u64, usize>>,
+    earlier: Mutex<Earlier>,
     /// Held while an appending WRITE is done, so that its bytes are where the file ended. By inode.
     appending: [Mutex<()>; APPENDING],
+}
+
+/// What servers that died have left.
+struct Earlier {
+    /// Their slots, by `unique`.
+    slots: HashMap<u64, usize>,
+    /// Requests that have come since, and are none of them.
+    others: usize,
+}
+
+impl Earlier {
+    /// Takes the slot of the request `unique` out. Those of requests that were answered, and are never asked for again, are
+    /// freed in the end.
+    fn take(&mut self, unique: u64, ledger: &Ledger) -> Option<usize> {
+        if self.slots.is_empty() {
+            return None;
+        }
+        let found = self.slots.remove(&unique);
+        self.others += usize::from(found.is_none());
+        if self.others >= OTHERS {
+            for (_, slot) in self.slots.drain() {
+                ledger.request(slot)[UNIQUE].store(FREE, Ordering::Release);
+            }
+        }
+        found
+    }
 }
 
 /// A request under way; over when dropped.
@@ -68,22 +96,40 @@ pub struct Noted<'a> {
 #[derive(Debug)]
 pub(crate) struct Entered<'a> {
     noted: Noted<'a>,
-    /// What an earlier server gave out in answer to it, to be taken back.
-    pub(crate) given: Option<Given>,
     before: Option<Before>,
     /// Two servers have ended by their own fault while they served it.
     pub(crate) is_poison: bool,
 }
 
-/// Each 0 for none.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Given {
-    pub(crate) fh: u64,
-    /// One lookup of it.
-    pub(crate) ino: u64,
-}
-
 impl<'a> Entered<'a> {
+    fn words(&self) -> &[AtomicU64] {
+        self.noted.journal.words(self.noted.slot)
+    }
+
+    /// Takes back the handle that an earlier server gave out in answer to the request.
+    pub(crate) fn take_handle(&self) -> Option<u64> {
+        let word = &self.words()[FH];
+        let fh = word.load(Ordering::Acquire);
+        word.store(0, Ordering::Release);
+        (fh != 0).then_some(fh)
+    }
+
+    /// Takes back one of the lookups that it gave out, and returns the inode.
+    pub(crate) fn take_lookup(&self) -> Option<u64> {
+        let noted = self.noted.journal.ledger.lookups(self.noted.slot);
+        let count = &self.words()[COUNTED];
+        loop {
+            let last = count.load(Ordering::Acquire).checked_sub(1)?;
+            // Another server's word: it may be any.
+            let last = last.min(LOOKUPS as u64 - 1);
+            count.store(last, Ordering::Release);
+            let ino = noted[last as usize].load(Ordering::Acquire);
+            if ino != 0 {
+                return Some(ino);
+            }
+        }
+    }
+
     /// From now on what this thread gives out is noted.
     pub(crate) fn serve(self) -> Noted<'a> {
         CURRENT.set(Some((self.noted.slot, self.before)));
@@ -102,7 +148,7 @@ pub(crate) struct Note<'a> {
 impl Journal {
     /// That of a first server, or of one after another that has `crashed` or was killed.
     pub(crate) fn new(ledger: Arc<Ledger>, crashed: bool) -> Self {
-        let mut earlier = HashMap::new();
+        let mut slots = HashMap::new();
         for slot in 0..REQUESTS {
             let words = ledger.request(slot);
             match words[UNIQUE].load(Ordering::Relaxed) {
@@ -110,13 +156,13 @@ impl Journal {
                 TAKEN => words[UNIQUE].store(FREE, Ordering::Relaxed),
                 unique => {
                     words[CRASHES].fetch_add(u64::from(crashed), Ordering::Relaxed);
-                    earlier.insert(unique, slot);
+                    slots.insert(unique, slot);
                 }
             }
         }
         Self {
             ledger,
-            earlier: Mutex::new(earlier),
+            earlier: Mutex::new(Earlier { slots, others: 0 }),
             appending: std::array::from_fn(|_| Mutex::default()),
         }
     }
@@ -131,27 +177,18 @@ impl Journal {
 
     /// This thread serves the request `unique`; none while all slots are taken, and then it is served without.
     pub(crate) fn enter(&self, unique: u64, opcode: u32) -> Option<Entered<'_>> {
-        let earlier = match self.earlier.lock() {
-            earlier if earlier.is_empty() => None,
-            mut earlier => earlier.remove(&unique),
-        };
+        let earlier = self.earlier.lock().take(unique, &self.ledger);
         let slot = earlier.or_else(|| self.take(unique, opcode))?;
         let journal = self;
         let mut entered = Entered {
             noted: Noted { journal, slot },
-            given: None,
             before: None,
             is_poison: false,
         };
         if earlier.is_some() {
             let words = self.words(slot);
-            let taken = |at: usize| words[at].swap(0, Ordering::AcqRel);
             let begun = words[BEGUN].load(Ordering::Acquire) == 1;
             let before = std::array::from_fn(|at| words[BEFORE + at].load(Ordering::Relaxed));
-            entered.given = Some(Given {
-                fh: taken(FH),
-                ino: taken(COUNTED),
-            });
             entered.before = begun.then_some(before);
             entered.is_poison = words[CRASHES].load(Ordering::Relaxed) >= POISON;
         }
@@ -188,16 +225,31 @@ impl Journal {
         })
     }
 
-    /// The kernel will hold one more lookup of `ino` by the answer.
+    /// The kernel will hold one more lookup of `ino` by the answer. An answer has at most [`LOOKUPS`]: READDIRPLUS has as
+    /// many as fit its buffer.
     pub(crate) fn counted(&self, ino: u64) {
-        if let Some(note) = self.note() {
-            note.words()[COUNTED].store(ino, Ordering::Release);
+        let Some(note) = self.note() else { return };
+        let (count, lookups) = (&note.words()[COUNTED], self.ledger.lookups(note.slot));
+        let at = count.load(Ordering::Relaxed);
+        if let Some(word) = lookups.get(at as usize) {
+            word.store(ino, Ordering::Release);
+            count.store(at + 1, Ordering::Release);
         }
     }
 
-    /// That lookup is given back next.
-    pub(crate) fn uncounted(&self) {
-        self.counted(0);
+    /// One of the lookups of `ino` is given back next.
+    pub(crate) fn uncounted(&self, ino: u64) {
+        let Some(note) = self.note() else { return };
+        let (count, lookups) = (&note.words()[COUNTED], self.ledger.lookups(note.slot));
+        let len = count.load(Ordering::Relaxed).min(LOOKUPS as u64);
+        let is_it = |word: &AtomicU64| word.load(Ordering::Relaxed) == ino;
+        // Most often the last one.
+        if let Some(at) = lookups[..len as usize].iter().rposition(is_it) {
+            lookups[at].store(0, Ordering::Release);
+            if at as u64 + 1 == len {
+                count.store(at as u64, Ordering::Release);
+            }
+        }
     }
 
     /// The answer gives out `fh`.
@@ -268,18 +320,20 @@ mod tests {
         std::mem::forget(noted);
         let next = Journal::new(Arc::clone(&ledger), false);
         let other = next.enter(10, 10).unwrap();
-        assert!(other.given.is_none() && !other.is_poison);
+        assert_eq!((other.take_handle(), other.take_lookup()), (None, None));
+        assert!(!other.is_poison);
         drop(other.serve());
         let again = next.enter(8, 10).unwrap();
-        let given = again.given.unwrap();
-        assert_eq!((given.fh, given.ino), (5, 77));
+        assert_eq!((again.take_handle(), again.take_handle()), (Some(5), None));
+        assert_eq!((again.take_lookup(), again.take_lookup()), (Some(77), None));
         let noted = again.serve();
         assert_eq!(next.note().unwrap().before(), Some([1, 2, 3, 4]));
         drop(noted);
         assert!(next.note().is_none());
-        assert!(
-            next.enter(8, 10).unwrap().given.is_none(),
-            "answered by now"
+        let answered = next.enter(8, 10).unwrap();
+        assert_eq!(
+            (answered.take_handle(), answered.take_lookup()),
+            (None, None)
         );
     }
 
@@ -308,6 +362,60 @@ mod tests {
         std::mem::forget(all);
         let next = Journal::new(ledger, false);
         assert!(next.enter(1 << 40, 10).is_none());
-        assert!(next.enter(2, 10).unwrap().given.is_some());
+        let earlier = next.enter(2, 10).unwrap();
+        // The slots are all taken, and one of them is its own.
+        assert!(earlier.take_lookup().is_none() && next.enter(2, 10).is_none());
+    }
+
+    /// Each death left some, and in the end requests were served without a note.
+    #[test]
+    fn enter_of_many_others_frees_what_is_never_asked_for() {
+        let ledger = ledger();
+        let journal = Journal::new(Arc::clone(&ledger), false);
+        std::mem::forget(journal.enter(8, 10).unwrap().serve());
+        let left = || {
+            let slots =
+                (0..REQUESTS).map(|slot| ledger.request(slot)[UNIQUE].load(Ordering::Relaxed));
+            slots.filter(|unique| *unique == 8).count()
+        };
+        let next = Journal::new(Arc::clone(&ledger), false);
+        for unique in 1..OTHERS as u64 {
+            drop(next.enter(8 + 2 * unique, 10).unwrap().serve());
+        }
+        assert_eq!(left(), 1);
+        drop(next.enter(2, 10).unwrap().serve());
+        assert_eq!(left(), 0);
+    }
+
+    /// READDIRPLUS: those that did not fit are given back, and the others when it comes again, each once.
+    #[test]
+    fn take_lookup_after_a_death_has_those_that_were_counted_and_not_given_back() {
+        let ledger = ledger();
+        let journal = Journal::new(Arc::clone(&ledger), false);
+        let noted = journal.enter(8, 44).unwrap().serve();
+        (1..=5).for_each(|ino| journal.counted(ino));
+        [3, 5, 9].iter().for_each(|ino| journal.uncounted(*ino));
+        journal.counted(4);
+        std::mem::forget(noted);
+        CURRENT.set(None);
+        let next = Journal::new(Arc::clone(&ledger), false);
+        let again = next.enter(8, 44).unwrap();
+        let mut taken: Vec<_> = std::iter::from_fn(|| again.take_lookup()).collect();
+        taken.sort_unstable();
+        assert_eq!(taken, [1, 2, 4, 4]);
+        // Beyond all that there is room for.
+        let noted = again.serve();
+        (0..2 * LOOKUPS as u64).for_each(|ino| next.counted(1 + ino));
+        std::mem::forget(noted);
+        let words = ledger.request(LAST.get());
+        assert_eq!(words[COUNTED].load(Ordering::Relaxed), LOOKUPS as u64);
+        for count in [u64::MAX, LOOKUPS as u64] {
+            words[COUNTED].store(count, Ordering::Relaxed);
+            let next = Journal::new(Arc::clone(&ledger), false);
+            let again = next.enter(8, 44).unwrap();
+            let taken = std::iter::from_fn(|| again.take_lookup()).count();
+            assert_eq!(taken, LOOKUPS);
+            std::mem::forget(again);
+        }
     }
 }

@@ -27,7 +27,7 @@ use crate::inode::ROOT_INO;
 use crate::inode::identity::{FileKind, InodeKey};
 
 /// "thrufs" and the version of this form, in the first word.
-const FORM: u64 = 0x7468_7275_6673_0002;
+const FORM: u64 = 0x7468_7275_6673_0003;
 /// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, servers so
 /// far, those of them that died, times that another version took over, bytes of a message's buffer, and who serves;
 /// INIT and its answer.
@@ -48,8 +48,12 @@ pub(crate) const REQUESTS: usize = 1024;
 const REQUEST: usize = 16;
 /// Words for each descriptor.
 const ENTRY: usize = 8;
+/// Lookups that one answer gives out at most: a listing of 128 KiB (READDIRPLUS) has less than 850 names.
+pub(crate) const LOOKUPS: usize = 1024;
+/// Where those stand for each request.
+const GIVEN: usize = HEADER + REQUESTS * REQUEST;
 /// Where it stands for each buffer of messages how far the FORGETs in it are counted.
-const FORGETS: usize = HEADER + REQUESTS * REQUEST;
+const FORGETS: usize = GIVEN + REQUESTS * LOOKUPS;
 const BUFFERS: usize = 512;
 /// Words for each: `unique` of the message, how many of its FORGETs are counted, and for the one that is just being
 /// counted its descriptor, plus one, what is left of its lookups, and its number in the message.
@@ -71,6 +75,11 @@ const INO: usize = 1;
 const DEV: usize = 2;
 const BACKING_INO: usize = 3;
 const MNT_ID: usize = 4;
+/// Where inodes have the mount.
+const BACKING_ID: usize = MNT_ID;
+const OWNER: usize = MNT_ID;
+/// Where files have their flags.
+const TOLD: usize = FLAGS;
 const COUNT_OR_FH: usize = 5;
 const FLAGS: usize = 6;
 const SUM: usize = 7;
@@ -79,6 +88,11 @@ const FREE: u64 = 0;
 const INODE: u64 = 1;
 const FILE: u64 = 2;
 const DIRECTORY: u64 = 3;
+/// An inode whose file may be mapped past the daemon.
+const MAPPED: u64 = 4;
+/// The type of an inode stands above these.
+const KIND_SHIFT: u32 = 8;
+const LOCKS: u64 = 5;
 
 /// See the module.
 #[derive(Debug)]
@@ -117,16 +131,32 @@ pub(crate) enum Entry {
         key: InodeKey,
         kind: FileKind,
         nlookup: u64,
+        /// See [`crate::handle_sort`].
+        may_be_mapped: bool,
+        /// What the kernel was told of mode and owner, in a word of [`crate::inode`].
+        told: u64,
     },
-    /// An open file, with the flags of its OPEN; `file` is its device and number.
+    /// An open file, with the flags of its OPEN; `file` is its device and number. The kernel passes it through by its
+    /// backing id, if it has one.
     File {
         fh: u64,
         ino: u64,
         file: (u64, u64),
         flags: i32,
+        backing_id: Option<i32>,
     },
     /// An open directory.
     Directory { fh: u64, ino: u64, file: (u64, u64) },
+    /// A file that holds the locks of one owner, who asked for them by the handle `fh`.
+    Locks {
+        fh: u64,
+        ino: u64,
+        file: (u64, u64),
+        owner: u64,
+        /// By flock(2), or by fcntl(2).
+        is_flock: bool,
+        pid: u32,
+    },
 }
 
 /// Where a FORGET stands, which comes once: message `unique` in this buffer, counted from 1.
@@ -403,6 +433,12 @@ impl Ledger {
         &self.words.words()[start..start + REQUEST]
     }
 
+    /// The inodes of which request number `at` gives lookups out.
+    pub(crate) fn lookups(&self, at: usize) -> &[AtomicU64] {
+        let start = GIVEN + at % REQUESTS * LOOKUPS;
+        &self.words.words()[start..start + LOOKUPS]
+    }
+
     fn entry(&self, number: i32) -> Option<&[AtomicU64]> {
         let number = usize::try_from(number).ok()?;
         let start = ENTRIES + number * ENTRY;
@@ -428,6 +464,26 @@ impl Ledger {
     pub(crate) fn count_lookup(&self, number: i32) {
         if let Some(words) = self.entry(number) {
             words[COUNT_OR_FH].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The file of the inode that descriptor `number` holds may be mapped past the daemon from now on.
+    pub(crate) fn note_mapped(&self, number: i32) {
+        if let Some(words) = self.entry(number) {
+            let order = Ordering::Release;
+            let what = words[WHAT].load(Ordering::Relaxed);
+            let mapped = what & !0xff | MAPPED;
+            // One that is forgotten, or noted already, stays as it is.
+            if what & 0xff == INODE {
+                let _is = words[WHAT].compare_exchange(what, mapped, order, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// The kernel was told this of the inode that descriptor `number` holds. While that is open: nothing else is said of it.
+    pub(crate) fn note_told(&self, number: i32, told: u64) {
+        if let Some(words) = self.entry(number) {
+            words[TOLD].store(told, Ordering::Release);
         }
     }
 
@@ -480,6 +536,20 @@ impl Ledger {
         Self::new(descriptors, Arc::new(messages)).expect("memory")
     }
 
+    /// Those that make a difference to the next server, and more for nothing.
+    #[cfg(test)]
+    pub(crate) fn words_that_count(&self) -> impl Iterator<Item = &AtomicU64> {
+        let some = [
+            0..HEADER,
+            HEADER..HEADER + 4 * REQUEST,
+            GIVEN..GIVEN + 8,
+            FORGETS..FORGETS + 4 * FORGET,
+            ENTRIES..ENTRIES + self.descriptors * ENTRY,
+        ];
+        let words = self.words.words();
+        some.into_iter().flat_map(|range| &words[range])
+    }
+
     #[cfg(test)]
     pub(crate) fn words(&self) -> &[AtomicU64] {
         self.words.words()
@@ -508,24 +578,41 @@ impl Entry {
                 key,
                 kind,
                 nlookup,
+                may_be_mapped,
+                told,
             } => {
-                let kind = kind.to_word();
-                [INODE, ino, key.dev, key.ino, key.mnt_id, nlookup, kind, 0]
+                let what = if may_be_mapped { MAPPED } else { INODE };
+                let what = kind.to_word() << KIND_SHIFT | what;
+                [what, ino, key.dev, key.ino, key.mnt_id, nlookup, told, 0]
             }
             Self::File {
                 fh,
                 ino,
                 file: (dev, number),
                 flags,
+                backing_id,
             } => {
                 let flags = u64::from(flags.cast_unsigned());
-                [FILE, ino, dev, number, 0, fh, flags, 0]
+                // The kernel's begin at 1.
+                let id = backing_id.map_or(0, |id| u64::from(id.cast_unsigned()));
+                [FILE, ino, dev, number, id, fh, flags, 0]
             }
             Self::Directory {
                 fh,
                 ino,
                 file: (dev, number),
             } => [DIRECTORY, ino, dev, number, 0, fh, 0, 0],
+            Self::Locks {
+                fh,
+                ino,
+                file: (dev, number),
+                owner,
+                is_flock,
+                pid,
+            } => {
+                let by = u64::from(is_flock) << 32 | u64::from(pid);
+                [LOCKS, ino, dev, number, owner, fh, by, 0]
+            }
         };
         words[SUM] = sum(&words);
         words
@@ -538,7 +625,7 @@ impl Entry {
         let (ino, file) = (words[INO], (words[DEV], words[BACKING_INO]));
         let fh = words[COUNT_OR_FH];
         match words[WHAT] {
-            INODE => {
+            what if is_inode(&words) => {
                 if ino <= ROOT_INO || words[COUNT_OR_FH] == 0 {
                     return Err(Damaged("an inode has no number or no lookup"));
                 }
@@ -550,35 +637,62 @@ impl Entry {
                 Ok(Self::Inode {
                     ino,
                     key,
-                    kind: FileKind::of_word(words[FLAGS]).ok_or(Damaged("an inode has no type"))?,
+                    kind: FileKind::of_word(what >> KIND_SHIFT)
+                        .ok_or(Damaged("an inode has no type"))?,
                     nlookup: words[COUNT_OR_FH],
+                    may_be_mapped: what & 0xff == MAPPED,
+                    told: words[TOLD],
                 })
             }
             FILE => {
                 let flags =
                     u32::try_from(words[FLAGS]).map_err(|_| Damaged("flags are too many"))?;
                 let flags = flags.cast_signed();
+                let backing_id = match i32::try_from(words[BACKING_ID]) {
+                    Ok(0) => None,
+                    Ok(id) => Some(id),
+                    Err(_) => return Err(Damaged("a backing id is none")),
+                };
                 Ok(Self::File {
                     fh,
                     ino,
                     file,
                     flags,
+                    backing_id,
                 })
             }
             DIRECTORY => Ok(Self::Directory { fh, ino, file }),
+            LOCKS => Ok(Self::Locks {
+                fh,
+                ino,
+                file,
+                owner: words[OWNER],
+                is_flock: match words[FLAGS] >> 32 {
+                    0 => false,
+                    1 => true,
+                    _other => return Err(Damaged("locks are of no kind")),
+                },
+                // The lower half.
+                pid: words[FLAGS] as u32,
+            }),
             _other => Err(Damaged("an entry is of no kind")),
         }
     }
 }
 
+fn is_inode(words: &[u64; ENTRY]) -> bool {
+    matches!(words[WHAT] & 0xff, INODE | MAPPED)
+}
+
 /// Of what does not change while the entry is there.
 fn sum(words: &[u64; ENTRY]) -> u64 {
-    let is_inode = words[WHAT] == INODE;
-    let fixed = words[..SUM]
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !(is_inode && *at == COUNT_OR_FH));
-    fixed.fold(FORM, |sum, (_, word)| {
+    let mut fixed = *words;
+    fixed[SUM] = 0;
+    if is_inode(words) {
+        fixed[WHAT] = words[WHAT] & !0xff | INODE;
+        (fixed[COUNT_OR_FH], fixed[TOLD]) = (0, 0);
+    }
+    fixed.iter().fold(FORM, |sum, word| {
         // The multiplier of SplitMix64.
         (sum.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     })
@@ -610,7 +724,7 @@ impl FileKind {
 mod tests {
     use super::*;
 
-    fn entries() -> [Entry; 3] {
+    fn entries() -> [Entry; 4] {
         let key = InodeKey {
             dev: 1 << 40,
             ino: 77,
@@ -622,17 +736,28 @@ mod tests {
                 key,
                 kind: FileKind::Symlink,
                 nlookup: 3,
+                may_be_mapped: false,
+                told: 0,
             },
             Entry::File {
                 fh: 1 << 40,
                 ino: 77,
                 file: (5, 6),
                 flags: libc::O_RDWR | libc::O_APPEND,
+                backing_id: Some(7),
             },
             Entry::Directory {
                 fh: 9,
                 ino: 1,
                 file: (5, 7),
+            },
+            Entry::Locks {
+                fh: 9,
+                ino: 77,
+                file: (5, 6),
+                owner: u64::MAX,
+                is_flock: true,
+                pid: 1000,
             },
         ]
     }
@@ -640,20 +765,29 @@ mod tests {
     #[test]
     fn entries_are_what_was_set_and_not_cleared() {
         let ledger = Ledger::for_tests(100);
-        for (number, entry) in (97..).zip(entries()) {
+        for (number, entry) in (96..).zip(entries()) {
             assert!(ledger.set(number, entry));
         }
         assert!(!ledger.set(100, entries()[0]) && !ledger.set(-1, entries()[0]));
-        ledger.count_lookup(97);
-        ledger.clear(98);
+        ledger.count_lookup(96);
+        ledger.note_told(96, u64::MAX);
+        ledger.clear(97);
         let found = ledger.entries().unwrap();
-        assert_eq!(found.len(), 2);
-        let Entry::Inode { nlookup, .. } = found[0].1 else {
+        assert_eq!(found.len(), 3);
+        let Entry::Inode { nlookup, told, .. } = found[0].1 else {
             panic!("{found:?}");
         };
-        assert_eq!((found[0].0, nlookup), (97, 4));
-        assert_eq!(found[1], (99, entries()[2]));
-        assert_eq!(ledger.descriptors(), [97, 99]);
+        assert_eq!((found[0].0, nlookup, told), (96, 4, u64::MAX));
+        assert_eq!(found[1..], [(98, entries()[2]), (99, entries()[3])]);
+        assert_eq!(ledger.descriptors(), [96, 98, 99]);
+        // What is no inode's is left as it is.
+        (96..100).for_each(|number| ledger.note_mapped(number));
+        let found = ledger.entries().unwrap();
+        let Entry::Inode { may_be_mapped, .. } = found[0].1 else {
+            panic!("{found:?}");
+        };
+        assert!(may_be_mapped);
+        assert_eq!(found[1..], [(98, entries()[2]), (99, entries()[3])]);
     }
 
     #[test]
@@ -691,7 +825,7 @@ mod tests {
 
     #[test]
     fn take_in_has_all_by_the_new_numbers_and_an_error_without_one() {
-        let (old, new) = (Ledger::for_tests(100), Ledger::for_tests(50));
+        let (old, new) = (Ledger::for_tests(110), Ledger::for_tests(50));
         for (number, entry) in (97..).zip(entries()) {
             assert!(old.set(number, entry));
         }
@@ -711,8 +845,8 @@ mod tests {
         assert_eq!((old.begin(false).lives, old.begin(true).deaths), (0, 1));
         let files = || old.files().map(|file| file.try_clone_to_owned().unwrap());
         let seen = Ledger::of_files(files()).unwrap();
-        let moved = HashMap::from([(97, 7), (98, 9), (99, 8)]);
-        let fewer = HashMap::from([(97, 7), (98, 9)]);
+        let moved = HashMap::from([(97, 7), (98, 9), (99, 8), (100, 10)]);
+        let fewer = HashMap::from([(97, 7), (98, 9), (100, 10)]);
         assert!(Ledger::for_tests(50).take_in(&seen, &fewer, 16).is_err());
         assert!(Ledger::for_tests(9).take_in(&seen, &moved, 16).is_err());
         new.take_in(&seen, &moved, 16).unwrap();
@@ -721,7 +855,10 @@ mod tests {
             panic!("{all:?}");
         };
         assert_eq!((all[0].0, nlookup), (7, 2));
-        assert_eq!(all[1..], [(8, entries()[2]), (9, entries()[1])]);
+        assert_eq!(
+            all[1..],
+            [(8, entries()[2]), (9, entries()[1]), (10, entries()[3])]
+        );
         assert_eq!(new.init().unwrap(), b"init");
         assert_eq!(new.request(3)[0].load(Ordering::Relaxed), 8);
         assert_eq!(new.messages.take(0).unwrap()[16..64], message);
@@ -764,14 +901,14 @@ mod tests {
 
     /// Each word of each entry, each bit of it.
     #[test]
-    fn entries_with_any_bit_wrong_are_damaged_but_for_the_count() {
+    fn entries_with_any_bit_wrong_are_damaged_but_for_what_changes() {
         let ledger = Ledger::for_tests(8);
         for entry in entries() {
             assert!(ledger.set(3, entry));
             let is_inode = matches!(entry, Entry::Inode { .. });
             for at in 0..ENTRY {
                 for bit in 0..64 {
-                    if at == WHAT || is_inode && at == COUNT_OR_FH {
+                    if at == WHAT || is_inode && matches!(at, COUNT_OR_FH | TOLD) {
                         continue;
                     }
                     let word = &ledger.words()[ENTRIES + 3 * ENTRY + at];

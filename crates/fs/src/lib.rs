@@ -57,8 +57,10 @@ mod inode;
 mod journal;
 mod labels;
 mod ledger;
+mod listings;
 mod name_hints;
 mod negotiated;
+mod new_files;
 mod notifier;
 mod ops;
 mod parked;
@@ -88,7 +90,7 @@ pub use config::{
 pub use crossing::{Covered, IsThrufs, OwnMount};
 pub use error::{Errno, Result};
 pub use fault::{Fault, FaultError, FaultyBacking};
-pub use handle_sort::RegisterBacking;
+pub use handle_sort::{InUse, RegisterBacking};
 pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
@@ -101,7 +103,9 @@ pub use ops::{
     SetAttr, SetTime, SetXattr, WriteRequest,
 };
 pub use passthrough::{Entry, Passthrough};
-pub use stats::{Bucket, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes};
+pub use stats::{
+    Bucket, CallerCounts, Histogram, Opcode, OpcodeCounts, Process, Snapshot, Stats, Writes,
+};
 pub use submounts::LetGo;
 pub use survival::Life;
 pub use translate::ids::{IdMap, IdMapError, IdMaps, IdRule, Shift};

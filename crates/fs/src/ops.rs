@@ -48,6 +48,7 @@ mod ioctl;
 mod killpriv;
 mod known;
 mod label;
+mod listing;
 mod lock;
 mod lookup;
 mod namespace;

@@ -33,8 +33,10 @@ use crate::inode::table::InodeTable;
 use crate::inode::{Inode, InodeRef, PathFd, open_handle};
 use crate::journal::Journal;
 use crate::labels;
+use crate::listings::{Listings, opens_any_directory};
 use crate::name_hints::NameHints;
 use crate::negotiated::Negotiated;
+use crate::new_files::NewFiles;
 use crate::notifier::SendInval;
 use crate::parked::Parked;
 use crate::recent_fds::{KEPT, RecentFds};
@@ -72,7 +74,11 @@ pub struct Passthrough {
     /// None where a name cannot be looked at without opening it.
     pub(crate) name_hints: Option<NameHints>,
     pub(crate) handles: HandleTable,
+    pub(crate) listings: Listings,
+    /// This process may, whatever its mode.
+    pub(crate) opens_any_directory: bool,
     pub(crate) backing_ids: Arc<BackingIds>,
+    pub(crate) new_files: NewFiles,
     /// SOURCE's file system reports nothing at close(2).
     pub(crate) closes_silently: bool,
     pub(crate) write_groups: WriteGroups,
@@ -97,6 +103,7 @@ pub struct Passthrough {
     /// None where nothing outlives this process.
     pub(crate) journal: Option<Arc<Journal>>,
     pub(crate) deaths: u64,
+    pub(crate) lives: u64,
     /// Another server has served this mount before.
     pub(crate) goes_on: bool,
     /// O_PATH on /proc/self/fd, to open what an O_PATH descriptor stands for.
@@ -144,7 +151,10 @@ impl Passthrough {
             config,
             backing,
             handles: HandleTable::default(),
+            listings: Listings::default(),
+            opens_any_directory: opens_any_directory(),
             backing_ids: Arc::default(),
+            new_files: NewFiles::default(),
             write_groups: WriteGroups::default(),
             locks: HostLocks::default(),
             create_retries: CreateRetries::default(),
@@ -165,6 +175,7 @@ impl Passthrough {
             sub_mounts: Arc::new(SubMounts::new(stat.stx_mnt_id)),
             journal: None,
             deaths: 0,
+            lives: 0,
             goes_on: false,
             fd_limit,
         })

@@ -99,6 +99,13 @@ impl Removed {
         self.count.load(Ordering::Relaxed) > 0 && self.since.lock().contains_key(&ino)
     }
 
+    /// How many the client uses: their FORGETs would have come otherwise.
+    pub(crate) fn in_use(&self) -> usize {
+        let since = self.since.lock();
+        let is_used = |since: &&Instant| since.elapsed() >= FORGET_IS_DUE;
+        since.values().filter(is_used).count()
+    }
+
     /// The kernel has forgotten `ino`, and nothing is open for it any more.
     pub(crate) fn forgotten(&self, ino: u64) {
         if self.remove(ino) {

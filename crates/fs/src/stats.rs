@@ -5,17 +5,21 @@
 //! its thread and is given to the next one, so nothing that was counted is lost. The counters are
 //! atomic nevertheless, since more threads than blocks share them.
 
+mod callers;
 mod histogram;
 pub(crate) mod noted;
 mod opcode;
 mod snapshot;
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
 
+pub use callers::CallerCounts;
+use callers::{CallerSlot, Table};
 pub use histogram::{Bucket, Histogram};
 use histogram::{LATENCIES, Live, SIZES};
 pub use opcode::Opcode;
@@ -46,6 +50,8 @@ impl Drop for Slot {
 
 thread_local! {
     static SLOT: Slot = Slot::take();
+    /// Where the caller of the operation that this thread serves is counted.
+    static CALLER: Cell<Option<CallerSlot>> = const { Cell::new(None) };
 }
 
 /// The number of this thread, of few: no other that lives has it, unless there are more than [`BLOCKS`].
@@ -73,6 +79,7 @@ struct Block {
     flushes: AtomicU64,
     joined: AtomicU64,
     capability_getxattrs: AtomicU64,
+    callers: Table,
 }
 
 impl Default for Block {
@@ -86,6 +93,7 @@ impl Default for Block {
             flushes: AtomicU64::new(0),
             joined: AtomicU64::new(0),
             capability_getxattrs: AtomicU64::new(0),
+            callers: Table::default(),
         }
     }
 }
@@ -159,11 +167,25 @@ impl Stats {
         Instant::now()
     }
 
+    /// What began then is a request of the thread `tid`, served by this thread until [`Stats::end`].
+    pub fn count_caller(&self, tid: u32, began: Instant) {
+        let slot = self.block().callers.count(tid, began);
+        CALLER.set(Some(slot));
+    }
+
+    /// The threads whose requests came lately, those that were seen last first.
+    pub fn callers(&self) -> Vec<CallerCounts> {
+        callers::merged(self.blocks().map(|block| &block.callers), Instant::now())
+    }
+
     /// It has its result.
     pub fn end(&self, opcode: Opcode, began: Instant) {
         let ns = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let block = self.block();
         block.opcodes[opcode as usize].latency.add_latency(ns);
+        if let Some(caller) = CALLER.take() {
+            block.callers.add_busy(caller, ns);
+        }
         count_noted(block);
     }
 
@@ -182,12 +204,19 @@ impl Stats {
     pub(crate) fn count_written(&self, bytes: usize) {
         let block = self.block();
         block.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(caller) = CALLER.get() {
+            block.callers.add_written(caller, bytes as u64);
+        }
         count_noted(block);
     }
 
     /// A READ returned so many bytes.
     pub(crate) fn count_read(&self, bytes: usize) {
-        self.block().read.fetch_add(bytes as u64, Ordering::Relaxed);
+        let block = self.block();
+        block.read.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Some(caller) = CALLER.get() {
+            block.callers.add_read(caller, bytes as u64);
+        }
     }
 
     /// So many WRITEs (two or more) shared one pwritev2(2).
@@ -263,6 +292,25 @@ mod tests {
         assert_eq!((writes.bytes, writes.pwritev2_calls), (total * 10, total));
         assert_eq!(writes.average_size(), Some(4096));
         assert_eq!(stats.requests(Opcode::Read), 0);
+    }
+
+    #[test]
+    fn count_caller_counts_what_is_done_until_the_end_and_no_longer() {
+        let stats = Stats::default();
+        let began = stats.begin(Opcode::Read);
+        stats.count_caller(7, began);
+        stats.count_read(100);
+        stats.count_written(10);
+        stats.end(Opcode::Read, began);
+        // The kernel's own, of which no caller is known.
+        stats.count_read(1000);
+        let told = stats.callers();
+        let [caller] = told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!((caller.tid, caller.requests), (7, 1));
+        assert_eq!((caller.bytes_read, caller.bytes_written), (100, 10));
+        assert!(caller.busy > 0);
     }
 
     #[test]

@@ -36,7 +36,7 @@ fn readdirplus_that_fails_after_some_entries_gives_their_lookups_back() {
     let mut listed = 0;
     let outcome = served
         .fs
-        .readdirplus(directory, opened.fh, 0, |_, entry| {
+        .readdirplus(directory, (opened.fh, 0), &|| Ok(caller()), |_, entry| {
             listed += usize::from(entry.is_some());
             if listed == 10 {
                 std::fs::remove_dir_all(served.source.path().join("d")).unwrap();
@@ -55,11 +55,13 @@ fn readdirplus_that_panics_after_some_entries_gives_their_lookups_back() {
     let opened = served.fs.opendir(ROOT, &caller()).unwrap();
     let mut listed = 0;
     let panicked = catch_unwind(AssertUnwindSafe(|| {
-        let listing = served.fs.readdirplus(ROOT, opened.fh, 0, |_, entry| {
-            listed += usize::from(entry.is_some());
-            assert!(listed < 10, "a panic that the test asks for");
-            false
-        });
+        let listing = served
+            .fs
+            .readdirplus(ROOT, (opened.fh, 0), &|| Ok(caller()), |_, entry| {
+                listed += usize::from(entry.is_some());
+                assert!(listed < 10, "a panic that the test asks for");
+                false
+            });
         listing.map(drop)
     }));
     assert!(panicked.is_err());

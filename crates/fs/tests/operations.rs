@@ -167,11 +167,13 @@ fn readdirplus_counts_just_the_entries_that_were_taken() {
     }
     let opened = served.fs.opendir(ROOT, &caller()).unwrap();
     let mut taken = 0;
-    let listed = served.fs.readdirplus(ROOT, opened.fh, 0, |_, entry| {
-        let full = taken == 5;
-        taken += usize::from(entry.is_some() && !full);
-        full
-    });
+    let listed = served
+        .fs
+        .readdirplus(ROOT, (opened.fh, 0), &|| Ok(caller()), |_, entry| {
+            let full = taken == 5;
+            taken += usize::from(entry.is_some() && !full);
+            full
+        });
     let lookups = listed.unwrap();
     assert_eq!((taken, lookups.len(), served.fs.known_inodes()), (5, 5, 6));
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use thrufs_fs::{Config, Errno, Ledger, Negotiated, Passthrough, SendEntry, SendInval};
 use thrufs_transport::dev_fuse::{
-    self, Buffers, DevFuse, Drain, Ended, ReaderCounts, RequestBuffer,
+    self, Buffers, DevFuse, Drain, Ended, ReaderCounts, Received, RequestBuffer,
 };
 use thrufs_wire::abi::{InHeader, InitIn, InitOut};
 use thrufs_wire::{Dialect, InitFlags, Reply, Request, decode};
@@ -51,9 +51,13 @@ impl DevFuseSession {
         let mut buffer = RequestBuffer::for_max_write(BEFORE_INIT);
         let capabilities = Capabilities::of_kernel(&device);
         loop {
-            let Some(message) = device.receive(&mut buffer)? else {
-                let text = "the connection ended before INIT";
-                return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+            let message = match device.receive(&mut buffer)? {
+                Received::Message(message) => message,
+                Received::Nothing => continue,
+                Received::Ended => {
+                    let text = "the connection ended before INIT";
+                    return Err(io::Error::new(io::ErrorKind::NotConnected, text));
+                }
             };
             let (header, arg) = init_of(&device, message)?;
             let unique = header.unique;

@@ -123,6 +123,12 @@ impl DeviceView {
         }
     }
 
+    /// What it serves; none where it is not mounted.
+    pub fn fs(&self) -> Option<Arc<Passthrough>> {
+        let current = self.0.current.now()?;
+        Some(Arc::clone(current.fs()))
+    }
+
     /// Who uses it now.
     pub fn used(&self) -> DeviceUse {
         DeviceUse {

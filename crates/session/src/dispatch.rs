@@ -79,7 +79,9 @@ impl Dispatch {
     pub(crate) fn run_begun<'a, T>(
         &'a self,
         Begun { opcode, at }: Begun,
-        Requester { unique, uid, .. }: Requester,
+        Requester {
+            unique, uid, pid, ..
+        }: Requester,
         target: impl Into<Target>,
         operation: impl FnOnce(&'a Passthrough) -> Result<T>,
     ) -> Result<T> {
@@ -90,6 +92,7 @@ impl Dispatch {
             offset,
             size,
         } = target.into();
+        self.fs.stats().count_caller(pid, at);
         let _span =
             tracing::trace_span!("request", opcode = name, unique, ino, fh, offset, size).entered();
         let done = panics::caught(|| {

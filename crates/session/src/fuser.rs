@@ -173,7 +173,8 @@ impl FuseAdapter {
     ) -> Result<Vec<CountedLookup<'_>>> {
         let (mut is_empty, mut is_crowded) = (true, false);
         self.run(Opcode::ReadDirPlus, by, (ino.0, fh.0), |fs| {
-            let lookups = fs.readdirplus(ino.0, fh.0, offset, |found, entry| {
+            let caller = || self.caller(by);
+            let lookups = fs.readdirplus(ino.0, (fh.0, offset), &caller, |found, entry| {
                 let (attr, timeout) = match entry {
                     Some(entry) => (self.file_attr(&entry.attr), after_reply::timeout(fs, entry)),
                     None if found.is_dot() => (number_only(found.ino), Duration::ZERO),

@@ -72,6 +72,11 @@ fn wishes(config: &Config) -> Vec<Wish> {
         // looks at the entries.
         Wish::when(config.readdirplus, InitFlags::FUSE_DO_READDIRPLUS),
         Wish::when(config.readdirplus, InitFlags::FUSE_READDIRPLUS_AUTO),
+        // Where the kernel may keep what a directory contains it can list it without a handle (`listings.rs`).
+        Wish::when(
+            matches!(config.cache, CachePolicy::Always | CachePolicy::Metadata),
+            InitFlags::FUSE_NO_OPENDIR_SUPPORT,
+        ),
         // A symbolic link's content is as lasting as its attributes.
         Wish::when(
             config.cache == CachePolicy::Always,

@@ -17,16 +17,21 @@ pub fn take(number: i32) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(duplicate) })
 }
 
+/// Whether descriptor `number` is open.
+pub fn is_open(number: i32) -> bool {
+    // SAFETY: no pointers are passed.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0
+}
+
 /// The descriptor `number` itself, of a process that shared its table with this one and died: no object of this
 /// process may own it.
 ///
 /// # Errors
 /// EBADF: there is none of that number.
 pub fn adopt(number: i32) -> io::Result<OwnedFd> {
-    // SAFETY: no pointers are passed.
-    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    if flags < 0 {
-        return Err(io::Error::last_os_error());
+    if !is_open(number) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
     // SAFETY: it is open, and by the condition above nothing else's.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })

@@ -20,6 +20,7 @@ pub mod mapping;
 pub mod mountinfo;
 pub mod range_io;
 mod region;
+pub mod restart;
 pub mod session_buffer;
 pub mod shared_buffers;
 pub mod shared_words;

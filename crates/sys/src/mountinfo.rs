@@ -31,6 +31,8 @@ pub struct MountEntry {
     /// Whether mounts that are made and removed on it show in other namespaces, and theirs here
     /// (mount_namespaces(7)).
     pub is_shared: bool,
+    /// Nothing can be written through this mount, by its own flag or by that of its file system.
+    pub is_read_only: bool,
     /// For instance `ext4` or `fuse.thrufs`.
     pub fs_type: String,
     /// What is mounted (for FUSE: the fsname), unescaped.
@@ -48,7 +50,8 @@ impl MountEntry {
         let device = text(fields.next()?)?.to_owned();
         let root = PathBuf::from(unescape(fields.next()?));
         let mount_point = PathBuf::from(unescape(fields.next()?));
-        // The mount options and any number of optional fields end at a single `-`.
+        let mut is_read_only = has_ro(fields.next()?);
+        // Any number of optional fields ends at a single `-`.
         let mut is_shared = false;
         loop {
             match fields.next()? {
@@ -58,10 +61,9 @@ impl MountEntry {
         }
         let fs_type = text(fields.next()?)?.to_owned();
         let source = unescape(fields.next()?);
-        let mut options = fields
-            .next()
-            .unwrap_or_default()
-            .split(|&byte| byte == b',');
+        let options = fields.next().unwrap_or_default();
+        is_read_only |= has_ro(options);
+        let mut options = options.split(|&byte| byte == b',');
         let owner = options.find_map(|option| option.strip_prefix(b"user_id="));
         let owner = owner.and_then(|uid| text(uid)?.parse().ok());
         Some(Self {
@@ -71,11 +73,18 @@ impl MountEntry {
             root,
             mount_point,
             is_shared,
+            is_read_only,
             fs_type,
             source,
             owner,
         })
     }
+}
+
+fn has_ro(options: &[u8]) -> bool {
+    options
+        .split(|&byte| byte == b',')
+        .any(|option| option == b"ro")
 }
 
 fn text(field: &[u8]) -> Option<&str> {
@@ -198,7 +207,10 @@ impl MountPath {
             .into_iter()
             .find(|entry| entry.mount_id == mount_id)
             .ok_or_else(|| {
-                io::Error::new(io::ErrorKind::NotFound, format!("mount {mount_id} is gone"))
+                // A chroot(2) hides the mount that its root is in, unless the root is a mount point.
+                let why = "it is gone, or / is a chroot's directory: `mount --bind DIR DIR` before chroot(1)";
+                let text = format!("mount {mount_id} is not in the mount table: {why}");
+                io::Error::new(io::ErrorKind::NotFound, text)
             })
     }
 }
@@ -230,7 +242,7 @@ mod tests {
         let line = br"36 35 0:98 /mnt1 /mnt\0402/a\134b rw,noatime shared:1 master:2 - fuse.thrufs a\011b rw,user_id=7,group_id=8";
         let entry = MountEntry::parse(line).unwrap();
         assert_eq!((entry.mount_id, entry.parent_id), (36, 35));
-        assert!(entry.is_shared);
+        assert!(entry.is_shared && !entry.is_read_only);
         assert_eq!(entry.device, "0:98");
         assert_eq!(entry.root, Path::new("/mnt1"));
         assert_eq!(entry.mount_point, Path::new("/mnt 2/a\\b"));
@@ -245,6 +257,19 @@ mod tests {
         assert_eq!((entry.fs_type.as_str(), entry.mount_id), ("ext4", 1));
         assert!(!entry.is_shared);
         assert_eq!(entry.owner, None);
+    }
+
+    #[test]
+    fn parse_of_a_mount_that_is_read_only_by_either_flag_says_so() {
+        for (mount, file_system, wanted) in [
+            ("ro,nodev", "rw", true),
+            ("rw", "ro", true),
+            ("rw", "rw,errors=ro", false),
+        ] {
+            let line = format!("1 1 8:1 / / {mount} - ext4 /dev/sda1 {file_system}");
+            let entry = MountEntry::parse(line.as_bytes()).unwrap();
+            assert_eq!(entry.is_read_only, wanted, "{line}");
+        }
     }
 
     #[test]

@@ -8,9 +8,11 @@ use std::path::Path;
 
 use crate::daemon::take_over;
 use crate::demo::{DemoArgs, ReproduceArgs};
+use crate::doctor::DoctorArgs;
 use crate::options::MountArgs;
 use crate::options::device::DeviceArgs;
 use crate::status::StatusArgs;
+use crate::top::TopArgs;
 use crate::umount::UmountArgs;
 use crate::upgrade::{SetArgs, UpgradeArgs};
 
@@ -39,6 +41,10 @@ pub(crate) enum Command {
     Umount(UmountArgs),
     /// Show what a mount or a device is doing
     Status(StatusArgs),
+    /// Show live what all mounts and devices are doing, by request and by calling process
+    Top(TopArgs),
+    /// Look for what keeps mounts from working here, and for what is wrong with those that there are
+    Doctor(DoctorArgs),
     /// Have another binary serve a mount that is in use (--survive)
     Upgrade(UpgradeArgs),
     /// Change options of a mount that is in use (--survive)
@@ -119,6 +125,8 @@ fn is_helper_call(first: &OsStr, arguments: &[OsString]) -> bool {
     const SUBCOMMANDS: &[&str] = &[
         "umount",
         "status",
+        "top",
+        "doctor",
         "upgrade",
         "set",
         take_over::SUBCOMMAND,

@@ -4,11 +4,11 @@
 //! `THRUFS_WRITE_CONTRIB=1 cargo test -p thrufs contrib` writes them. In a test and not in a build
 //! script: a distribution takes the files as they are, and the program carries no generator.
 
+mod completions;
 mod documents;
 mod man;
 
 use std::path::{Path, PathBuf};
-use std::process::Command as Program;
 
 use clap::{Command, CommandFactory, Parser};
 use clap_complete::Shell;
@@ -50,9 +50,8 @@ fn generated() -> Vec<(PathBuf, Vec<u8>)> {
         (Shell::Zsh, "_thrufs"),
         (Shell::Fish, "thrufs.fish"),
     ] {
-        let mut text = Vec::new();
-        clap_complete::generate(shell, &mut Cli::command(), "thrufs", &mut text);
-        files.push((Path::new("completions").join(name), text));
+        let text = completions::of(shell);
+        files.push((Path::new("completions").join(name), text.into_bytes()));
     }
     files
 }
@@ -123,36 +122,6 @@ fn examples_of_man_pages_are_command_lines() {
         let parsed = Cli::try_parse_from(line.split(' '));
         assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
     }
-}
-
-/// What bash offers for words, the last of which is still being typed.
-fn bash_offers(words: &[&str]) -> String {
-    let script = format!(
-        "source {}; COMP_WORDS=({}); COMP_CWORD={}; _thrufs thrufs {:?} {:?}; echo \"${{COMPREPLY[@]}}\"",
-        contrib().join("completions/thrufs.bash").display(),
-        words.join(" "),
-        words.len() - 1,
-        words[words.len() - 1],
-        words[words.len() - 2],
-    );
-    let output = Program::new("bash")
-        .args(["--norc", "-c", &script])
-        .output()
-        .expect("bash");
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-#[test]
-fn completion_in_bash_offers_options_and_their_values() {
-    assert!(bash_offers(&["thrufs", "st"]).contains("status"));
-    assert!(bash_offers(&["thrufs", "mount", "--ca"]).contains("--cache"));
-    let values = bash_offers(&["thrufs", "mount", "--cache", ""]);
-    assert!(
-        ["never", "auto", "always", "metadata"]
-            .iter()
-            .all(|value| values.contains(value))
-    );
 }
 
 /// libvirt reads the file, and asks the program that it names.

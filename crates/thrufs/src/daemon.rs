@@ -29,7 +29,8 @@ pub(crate) mod running;
 pub(crate) mod server;
 pub(crate) mod server_process;
 pub(crate) mod serving;
-mod shortfall;
+pub(crate) mod shortfall;
+pub(crate) mod source_space;
 pub(crate) mod source_state;
 mod stuck;
 mod succession;
@@ -45,6 +46,7 @@ use std::os::fd::AsFd;
 use anyhow::Context;
 
 use crate::failure::Failure;
+use crate::findings::kernel::Version;
 use crate::logging::LogOptions;
 use crate::mount::paths::Endpoints;
 use crate::mount::replace_dead;
@@ -60,6 +62,8 @@ pub(crate) fn run(plan: &MountPlan) -> Result<(), Failure> {
         replace_dead::run(&plan.mountpoint, &plan.kernel.subtype)?;
     }
     let endpoints = preflight::check(plan)?;
+    // For the page of --metrics, which is made in the sandbox.
+    let _known = Version::running();
     let plan = &plan
         .clone()
         .with_safe_file_handles(|| endpoints.are_whole());

@@ -12,7 +12,9 @@ mod daemon;
 mod demo;
 mod device;
 mod device_plan;
+mod doctor;
 mod failure;
+mod findings;
 mod logging;
 mod metrics;
 mod mount;
@@ -24,7 +26,9 @@ mod signals;
 mod status;
 mod stderr;
 mod stdout;
+mod top;
 mod umount;
+mod units;
 mod upgrade;
 mod user;
 mod wait;
@@ -65,17 +69,17 @@ fn main() -> ExitCode {
                 (true, false) => remount::run(&plan, &line).map_err(Failure::from),
                 (true, true) => Ok(()),
             };
-            (result, by_mount8)
+            (result.map(|()| 0), by_mount8)
         }
         Form::Device { program, arguments } => {
             match device_plan::parse(&program, &arguments, user::is_root()) {
                 Ok(device_plan::Asked::Capabilities) => {
                     let printed = stdout::print(cli::DEVICE_CAPABILITIES);
-                    (printed.map_err(Failure::from), false)
+                    (printed.map(|()| 0).map_err(Failure::from), false)
                 }
                 Ok(device_plan::Asked::Device(plan)) => {
                     plan.warnings.iter().for_each(|warning| warn(warning));
-                    (device::run(&plan), false)
+                    (device::run(&plan).map(|()| 0), false)
                 }
                 Err(error) => return print_usage_error(&error, false),
             }
@@ -84,7 +88,7 @@ fn main() -> ExitCode {
     };
     logging::flush(logging::FLUSH_DEADLINE);
     let (error, code) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
+        Ok(code) => return ExitCode::from(code),
         // `thrufs status | head -1` has got what it wants.
         Err(Failure::Other(error)) if stdout::is_closed(&error) => return ExitCode::SUCCESS,
         Err(Failure::Configuration(error)) => (error, CONFIGURATION),
@@ -94,13 +98,16 @@ fn main() -> ExitCode {
     ExitCode::from(if by_mount8 { MOUNT8_FAILURE } else { code })
 }
 
-fn subcommand(cli: Cli) -> anyhow::Result<()> {
+/// The exit code, of what has succeeded.
+fn subcommand(cli: Cli) -> anyhow::Result<u8> {
     if cli.print_capabilities {
-        return stdout::print(cli::CAPABILITIES);
+        return stdout::print(cli::CAPABILITIES).map(|()| 0);
     }
-    match cli.command {
+    let done = match cli.command {
+        Some(Command::Doctor(args)) => return doctor::run(&args),
         Some(Command::Umount(args)) => umount::run(&args),
         Some(Command::Status(args)) => status::run(&args),
+        Some(Command::Top(args)) => top::run(&args),
         Some(Command::Upgrade(args)) => upgrade::run(&args),
         Some(Command::Set(args)) => upgrade::set(&args),
         Some(Command::TakeOver) => daemon::take_over::run(),
@@ -109,7 +116,8 @@ fn subcommand(cli: Cli) -> anyhow::Result<()> {
         Some(Command::Mount(_)) => anyhow::bail!("write `mount` as the first argument"),
         Some(Command::Device(_)) => anyhow::bail!("write `device` as the first argument"),
         None => stdout::print(&Cli::command().render_help().to_string()),
-    }
+    };
+    done.map(|()| 0)
 }
 
 /// Help and version are errors for clap, but not for mount(8).

@@ -1,4 +1,4 @@
-//! `--metrics`: what `thrufs status` shows, for Prometheus, over HTTP.
+//! `--metrics`: what `thrufs status` shows, for Prometheus, over HTTP; and at `/` for people, as a page.
 //!
 //! Invariant: the data path pays nothing for it: a scrape reads the same counters as the status socket,
 //! on the control plane's thread. And clients that ask nothing, or do not read, neither tie up more than
@@ -9,6 +9,7 @@
 //! one [`crate::status::Status`] for each scrape.
 
 mod format;
+mod page;
 mod text;
 
 use std::convert::Infallible;
@@ -21,12 +22,12 @@ use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue, VARY};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::connections::{self, Asked, Limits};
-use crate::status::Reporter;
+use crate::status::{Reporter, Status};
 use format::Format;
 
 /// Time is for sending the request and for reading the answer, which is there at once.
@@ -52,7 +53,7 @@ pub(crate) async fn bind(address: Option<SocketAddr>) -> anyhow::Result<Option<T
 /// Answers for as long as the runtime lives.
 pub(crate) async fn serve(listener: TcpListener, reporter: Reporter) {
     if let Ok(address) = listener.local_addr() {
-        tracing::info!("metrics at http://{address}/metrics");
+        tracing::info!("metrics at http://{address}/metrics, and the status at http://{address}/");
     }
     serve_within(LIMITS, listener, reporter).await;
 }
@@ -67,9 +68,7 @@ async fn serve_within(limits: Limits, listener: TcpListener, reporter: Reporter)
 async fn converse(stream: TcpStream, asked: Asked, reporter: Reporter) -> anyhow::Result<()> {
     let service = service_fn(async |request: Request<_>| {
         asked.set();
-        Ok::<_, Infallible>(answer(&request, || {
-            reporter.status().map(|status| text::of(&status))
-        }))
+        Ok::<_, Infallible>(answer(&request, || reporter.status()))
     });
     hyper::server::conn::http1::Builder::new()
         .keep_alive(false)
@@ -79,34 +78,38 @@ async fn converse(stream: TcpStream, asked: Asked, reporter: Reporter) -> anyhow
     Ok(())
 }
 
-/// `text` is asked for OpenMetrics.
+/// The answer to one request; `status` is asked if it is about that.
 fn answer<B>(
     request: &Request<B>,
-    text: impl FnOnce() -> io::Result<String>,
+    status: impl FnOnce() -> io::Result<Status>,
 ) -> Response<Full<Bytes>> {
-    match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => match text() {
-            Ok(text) => {
-                let format = Format::accepted(request.headers());
-                let mut response = Response::new(Full::from(format.of(text)));
-                let headers = response.headers_mut();
-                headers.insert(CONTENT_TYPE, format.content_type());
-                headers.insert(VARY, HeaderValue::from_static("accept"));
-                response
-            }
-            Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        },
-        (_, "/metrics") => {
-            let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
-            let allowed = HeaderValue::from_static("GET, HEAD");
-            response.headers_mut().insert(ALLOW, allowed);
-            response
-        }
+    let make: fn(&HeaderMap, &Status) -> Response<Full<Bytes>> = match request.uri().path() {
+        "/metrics" => metrics,
+        "/" => page::of,
         _ => {
-            let text = "metrics are at /metrics\n";
-            failure(StatusCode::NOT_FOUND, text.to_owned())
+            let text = "the status is at /, metrics are at /metrics\n";
+            return failure(StatusCode::NOT_FOUND, text.to_owned());
         }
+    };
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut response = failure(StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned());
+        let allowed = HeaderValue::from_static("GET, HEAD");
+        response.headers_mut().insert(ALLOW, allowed);
+        return response;
     }
+    match status() {
+        Ok(status) => make(request.headers(), &status),
+        Err(error) => failure(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+fn metrics(headers: &HeaderMap, status: &Status) -> Response<Full<Bytes>> {
+    let format = Format::accepted(headers);
+    let mut response = Response::new(Full::from(format.of(text::of(status))));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, format.content_type());
+    headers.insert(VARY, HeaderValue::from_static("accept"));
+    response
 }
 
 fn failure(status: StatusCode, text: String) -> Response<Full<Bytes>> {

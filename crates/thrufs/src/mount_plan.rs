@@ -228,17 +228,11 @@ fn ask_of_kernel(args: &MountArgs, is_root: bool, config: &mut Config) -> Option
         Transport::Device => args.files.request_timeout,
     };
     config.idmap = args.mount.idmap;
+    if survives(&args.process) {
+        config.survive = true;
+        config.inode_file_handles = InodeFileHandles::Never;
+    }
     let no_passthrough = kernel_passthrough::why_not(&args.files, is_root);
-    let no_passthrough = match survives(&args.process) {
-        true => {
-            config.survive = true;
-            config.inode_file_handles = InodeFileHandles::Never;
-            // One lookup a request is noted.
-            config.readdirplus = false;
-            no_passthrough.or_else(|| Some("not with --survive".to_owned()))
-        }
-        false => no_passthrough,
-    };
     config.passthrough = match no_passthrough {
         None => args.files.passthrough.unwrap_or(KernelPassthrough::Auto),
         Some(_) => KernelPassthrough::Never,
@@ -309,8 +303,7 @@ fn sandbox(args: &MountArgs, is_root: bool) -> Result<SandboxPlan, String> {
     let (allow_root, clone_fd) = (args.mount.allow_root, args.process.clone_fd);
     let mut sandbox = args.sandbox.clone().plan(is_root, allow_root, clone_fd)?;
     sandbox.restarts = survives(&args.process);
-    let files = (&args.mount, &args.files);
-    contradictions::check_survival(&args.process, files, &sandbox)?;
+    contradictions::check_survival(&args.process, &args.files, &sandbox)?;
     Ok(sandbox)
 }
 

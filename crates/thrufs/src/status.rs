@@ -7,7 +7,7 @@
 mod dead;
 mod devices;
 mod find;
-mod report;
+pub(crate) mod report;
 mod runtime_dir;
 mod server;
 mod table;
@@ -21,13 +21,16 @@ use serde::Serialize;
 
 pub(crate) use devices::name_of;
 use find::Found;
-pub(crate) use find::{control_of, daemon_of, is_thrufs};
+pub(crate) use find::{NoStatus, control_of, daemon_of, is_thrufs};
 #[cfg(test)]
 pub(crate) use report::Carrier;
 pub(crate) use report::{Reporter, Status};
 pub(crate) use server::{Askers, SocketFile, StatusSocket, may_order, serve};
 pub(crate) use table::plain;
 
+use crate::findings::kernel::Version;
+use crate::findings::mount::{self, Seen};
+use crate::findings::{Finding, worst};
 use crate::signals::block_on;
 use crate::stdout::print;
 
@@ -45,7 +48,8 @@ pub(crate) struct StatusArgs {
     watch: Option<Duration>,
 }
 
-fn interval(text: &str) -> Result<Duration, String> {
+/// Seconds between two tables.
+pub(crate) fn interval(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|s| (0.1..=3600.0).contains(s));
     let duration = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     duration.ok_or_else(|| "expected seconds from 0.1 to 3600".to_owned())
@@ -78,62 +82,127 @@ pub(crate) fn daemon_pid(mountpoint: &Path) -> anyhow::Result<u32> {
     Ok(status.pid)
 }
 
-/// What is asked.
+/// What is asked: a mount or a device.
 #[derive(Clone, Debug)]
-enum Which {
+pub(crate) enum Which {
     Mount(Found),
     Device(devices::Device),
 }
 
 impl Which {
-    async fn at(path: &Path) -> anyhow::Result<Self> {
+    /// The mount that `path` is in, or the device whose socket it is.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub(crate) async fn at(path: &Path) -> anyhow::Result<Self> {
         match devices::at(path).await? {
             Some(device) => Ok(Self::Device(device)),
             None => find::mount_of(path).map(Self::Mount),
         }
     }
 
-    async fn ask(&self) -> anyhow::Result<Status> {
+    /// All mounts in the mount table, and this user's devices.
+    ///
+    /// # Errors
+    /// /proc is not mounted.
+    pub(crate) async fn all() -> anyhow::Result<Vec<Self>> {
+        let devices = devices::of(runtime_dir::uid()).await;
+        let mounts = find::mounts()?.into_iter().map(Self::Mount);
+        Ok(mounts
+            .chain(devices.into_iter().map(|(device, _)| Self::Device(device)))
+            .collect())
+    }
+
+    /// What its daemon says.
+    ///
+    /// # Errors
+    /// [`NoStatus`] where it is known why; else what the socket says.
+    pub(crate) async fn ask(&self) -> anyhow::Result<Status> {
         match self {
             Self::Mount(mount) => find::ask(mount).await,
             Self::Device(device) => device.ask().await,
         }
     }
+
+    /// How it is called: a mount by its MOUNTPOINT.
+    pub(crate) fn name(&self) -> String {
+        match self {
+            Self::Mount(mount) => mount.mountpoint.display().to_string(),
+            Self::Device(device) => device.to_string(),
+        }
+    }
+
+    /// By which number the kernel lists the connection in /sys/fs/fuse/connections; none of a device.
+    pub(crate) fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Mount(mount) => Some(mount.device.split_once(':')?.1),
+            Self::Device(_) => None,
+        }
+    }
+
+    /// What can be seen from here.
+    pub(crate) fn seen(&self) -> Seen {
+        let is_read_only = match self {
+            Self::Mount(mount) => mount.is_read_only,
+            Self::Device(_) => false,
+        };
+        Seen {
+            kernel: Version::running(),
+            is_read_only,
+        }
+    }
+
+    /// What is to be shown of what it says.
+    pub(crate) fn shown(&self, status: Status) -> Shown {
+        let warnings = mount::of(&status, self.seen());
+        Shown { status, warnings }
+    }
+}
+
+/// What a daemon says, with what is to be said of that.
+#[derive(Debug, Serialize)]
+pub(crate) struct Shown {
+    #[serde(flatten)]
+    pub(crate) status: Status,
+    pub(crate) warnings: Vec<Finding>,
 }
 
 async fn one(which: &Which, json: bool) -> anyhow::Result<()> {
-    let status = which.ask().await?;
+    let shown = which.shown(which.ask().await?);
     if json {
-        print(&serde_json::to_string_pretty(&status)?)
+        print(&serde_json::to_string_pretty(&shown)?)
     } else {
-        print(&table::of_mount(&status))
+        print(&table::of_mount(&shown.status, &shown.warnings))
     }
+}
+
+/// What `thrufs status MOUNTPOINT` prints, of a mount or device that this process serves.
+pub(crate) fn text(status: &Status) -> String {
+    let seen = Seen {
+        kernel: Version::running(),
+        is_read_only: false,
+    };
+    table::of_mount(status, &mount::of(status, seen))
 }
 
 /// A mount or device in the list of all.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Listed {
-    Served(Box<Status>),
+    Served(Box<Shown>),
     Failed { mountpoint: String, error: String },
 }
 
 async fn all(json: bool) -> anyhow::Result<()> {
     let mut listed = Vec::new();
-    for mount in find::mounts()? {
-        listed.push(match find::ask(&mount).await {
-            Ok(status) => Listed::Served(Box::new(status)),
+    for which in Which::all().await? {
+        listed.push(match which.ask().await {
+            Ok(status) => Listed::Served(Box::new(which.shown(status))),
             Err(error) => Listed::Failed {
-                mountpoint: mount.mountpoint.to_string_lossy().into_owned(),
-                error: format!("{error:#}"),
-            },
-        });
-    }
-    for (_, device) in devices::of(runtime_dir::uid()).await {
-        listed.push(match device {
-            Ok(status) => Listed::Served(Box::new(status)),
-            Err(error) => Listed::Failed {
-                mountpoint: String::new(),
+                mountpoint: match &which {
+                    Which::Mount(mount) => mount.mountpoint.to_string_lossy().into_owned(),
+                    Which::Device(_) => String::new(),
+                },
                 error: format!("{error:#}"),
             },
         });
@@ -142,27 +211,41 @@ async fn all(json: bool) -> anyhow::Result<()> {
         return print(&serde_json::to_string_pretty(&listed)?);
     }
     if listed.is_empty() {
-        return print("nothing is mounted by thrufs here");
+        return print(NOTHING);
     }
     let mut lines = Vec::new();
     for mount in &listed {
         lines.push(match mount {
-            Listed::Served(status) => table::line_of_list(status),
+            Listed::Served(shown) => {
+                let line = table::line_of_list(&shown.status);
+                line + &most_important(&shown.warnings)
+            }
             Listed::Failed { error, .. } => plain(error),
         });
     }
     print(&lines.join("\n"))
 }
 
+/// What is printed where there is nothing to ask.
+pub(crate) const NOTHING: &str = "nothing is mounted by thrufs here";
+
+/// The end of a line in the list of all.
+fn most_important(warnings: &[Finding]) -> String {
+    let first = warnings
+        .iter()
+        .find(|finding| finding.severity == worst(warnings));
+    match (first, warnings.len()) {
+        (None, _) => String::new(),
+        (Some(first), 1) => format!("; {}", plain(&first.what)),
+        (Some(first), all) => format!("; {} (and {} more)", plain(&first.what), all - 1),
+    }
+}
+
 async fn only_one() -> anyhow::Result<Which> {
-    let devices = devices::of(runtime_dir::uid()).await;
-    let mounts = find::mounts()?.into_iter().map(Which::Mount);
-    let mut all: Vec<_> = mounts
-        .chain(devices.into_iter().map(|(device, _)| Which::Device(device)))
-        .collect();
+    let mut all = Which::all().await?;
     match (all.pop(), all.is_empty()) {
         (Some(only), true) => Ok(only),
-        (None, _) => bail!("nothing is mounted by thrufs here"),
+        (None, _) => bail!(NOTHING),
         (Some(_), false) => bail!("there are several mounts or devices: name the one to watch"),
     }
 }

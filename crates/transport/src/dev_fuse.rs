@@ -2,11 +2,10 @@
 
 mod buffer;
 mod connection;
-mod pace;
 mod readers;
 
 pub use buffer::{
     Buffers, RequestBuffer, SHARED_BUFFER_START, current_shared_buffer, shared_buffer_size,
 };
-pub use connection::DevFuse;
+pub use connection::{DevFuse, Received};
 pub use readers::{Drain, Ended, Handler, ReaderCounts, serve};

@@ -36,6 +36,7 @@ pub(super) fn deb(report: &mut Report) -> Result<()> {
         }
     };
     report.pass("deb::build");
+    report.record("deb::lintian", lintian(&file));
     let installed = Installed;
     let outcome = succeed(Command::new("dpkg").arg("-i").arg(&file)).map(|_| ());
     let done = outcome.is_ok();
@@ -78,6 +79,13 @@ fn build() -> Result<PathBuf> {
     Ok(file)
 }
 
+/// What may stay is in `contrib/debian/lintian-overrides`, which the package brings, with its reason.
+fn lintian(package: &Path) -> Result<()> {
+    let mut lintian = Command::new("lintian");
+    lintian.args(["--allow-root", "--fail-on=error,warning"]);
+    succeed(lintian.arg(package)).map(|_| ())
+}
+
 fn listed() -> Result<Vec<PathBuf>> {
     let text = succeed(Command::new("dpkg").args(["-L", PACKAGE]))?;
     Ok(text.lines().map(PathBuf::from).collect())
@@ -93,6 +101,7 @@ fn files_are_there() -> Result<()> {
         "/usr/share/doc/thrufs/semantics.md",
         "/usr/share/bash-completion/completions/thrufs",
         "/usr/lib/systemd/system/thrufs@.service",
+        "/usr/share/doc/thrufs/examples/alerts.yml",
     ] {
         let is_it = |file: &PathBuf| file.to_string_lossy().trim_end_matches(".gz") == wanted;
         ensure!(
@@ -177,4 +186,33 @@ fn remove(_installed: &Installed) -> Result<()> {
     }
     ensure!(!is_installed()?, "still installed");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn debian(name: &str) -> String {
+        let path = install::root().join("contrib/debian").join(name);
+        std::fs::read_to_string(path).unwrap()
+    }
+
+    #[test]
+    fn lintian_override_without_a_reason_is_in_no_line() {
+        let text = debian("lintian-overrides");
+        let mut before = "";
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            let (is_reason, was_reason) = (line.starts_with('#'), before.starts_with('#'));
+            assert!(is_reason || was_reason, "{line}");
+            assert!(!is_reason || line.len() > 20, "{line}");
+            before = line;
+        }
+    }
+
+    #[test]
+    fn changelog_of_the_package_begins_with_this_version() {
+        let wanted = concat!("thrufs (", env!("CARGO_PKG_VERSION"), "-");
+        let text = debian("changelog");
+        assert!(text.starts_with(wanted), "{text}");
+    }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use super::cargo_tests::{self, tier};
-use super::{build, deb, kernels, workloads};
+use super::{build, deb, debian, kernels, workloads};
 use crate::report::Report;
 use crate::suite::{Name, Options, check};
 use crate::support::install;
@@ -47,6 +47,7 @@ impl Stage {
     /// Time limit of a stage that can take much longer than the others.
     pub(super) fn longest(&self) -> Duration {
         match self.name {
+            "debian" => debian::LIMIT,
             "kernel" => kernels::LIMIT,
             "kernel-short" => kernels::SHORT_LIMIT,
             _ => Duration::ZERO,
@@ -71,6 +72,19 @@ const MOUNT_TIER: &[Need] = &[
         "/usr/lib/python3/dist-packages/prometheus_client",
         "python3-prometheus-client",
     ),
+];
+
+const DEB: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("lintian", "lintian"),
+];
+
+const DEBIAN: &[Need] = &[
+    Need::Root,
+    Need::FuseDevice,
+    Need::Apt("mmdebstrap", "mmdebstrap"),
+    Need::Apt("git", "git"),
 ];
 
 const TREE: &[Need] = &[
@@ -194,8 +208,8 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "deb",
-        about: "the Debian package: built, installed, used, removed",
-        needs: MOUNT,
+        about: "the Debian package: built, checked by lintian, installed, used, removed",
+        needs: DEB,
         run: deb::deb,
     },
     Stage {
@@ -278,6 +292,12 @@ pub(super) const STAGES: &[Stage] = &[
             Need::Apt("sqlite3", "sqlite3"),
         ],
         run: workloads::sqlite,
+    },
+    Stage {
+        name: "debian",
+        about: "a stranger on fresh Debian 12 and 13: clone, demo, tests, package, fstab, unit, purge",
+        needs: DEBIAN,
+        run: debian::debian,
     },
     Stage {
         name: "kernel-short",

@@ -10,13 +10,16 @@ use super::record::Document;
 use super::stats::Spread;
 use super::summary::{Cell, ahead, cells, duel, is_ours};
 
-const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1100px;margin:1em auto;padding:0 1em;\
+const STYLE: &str = "body{font:15px/1.45 sans-serif;max-width:1280px;margin:1em auto;padding:0 1em;\
     color:#000;background:#fff}table{border-collapse:collapse;margin:.6em 0;font-size:13px}\
     th,td{border:1px solid #999;padding:2px 7px;text-align:right;white-space:nowrap}\
     th:first-child,td:first-child{text-align:left}th{background:#eee}td.ours{font-weight:bold}\
     td.lead{text-decoration:underline;font-weight:bold}.scroll{overflow-x:auto}\
     svg{max-width:100%;height:auto;display:block}code{font-size:12px}h3{margin-top:2em}\
-    p.note{color:#333;font-size:13px}@media print{h3{page-break-before:always}}";
+    p.note{color:#333;font-size:13px}@page{size:A4 landscape;margin:8mm}@media print{body{max-width:none;\
+    margin:0;padding:0;font-size:9pt}table{font-size:7pt}th,td{padding:1px 3px}th,td:first-child{white-space:normal;\
+    overflow-wrap:anywhere}.scroll{overflow:visible}table,tr,svg{break-inside:avoid}h2,h3,section p.note{break-after:avoid}\
+    section{break-before:page}svg{max-height:60mm;width:auto}a{color:inherit}code{overflow-wrap:anywhere}}";
 
 /// The text as HTML shows it, also inside a quoted attribute.
 fn escape(text: &str) -> String {
@@ -159,7 +162,7 @@ fn section(document: &Document, pictures: &Pictures, job: &Job, cells: &[&Cell<'
     };
     let key = (backing.to_owned(), job.name.clone());
     let mut text = format!(
-        "<h3 id=\"{}\">{} on {}</h3>\n<p>{} Read: {} A regression: {}</p>\n",
+        "<section><h3 id=\"{}\">{} on {}</h3>\n<p>{} Read: {} A regression: {}</p>\n",
         anchor(backing, &job.name),
         escape(&job.name),
         escape(backing),
@@ -183,7 +186,7 @@ fn section(document: &Document, pictures: &Pictures, job: &Job, cells: &[&Cell<'
     {
         let _ = writeln!(text, "<p><code>{}</code></p>", escape(&run.command));
     }
-    text
+    text + "</section>\n"
 }
 
 fn details(job: &Job, cells: &[&Cell<'_>]) -> String {

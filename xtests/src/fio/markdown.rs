@@ -1,4 +1,4 @@
-//! The result as Markdown, for a README and for the terminal.
+//! The result as Markdown, for the terminal and for RESULTS.md.
 
 use std::fmt::Write;
 
@@ -121,7 +121,9 @@ fn requests(document: &Document, backing: &str) -> String {
         let cell = cells.iter().find(|cell| {
             (cell.backing, cell.job.name.as_str(), cell.config) == (backing, job, config)
         });
-        cell.and_then(|cell| cell.writes_per_write)
+        let writes = cell.and_then(|cell| cell.writes_per_write);
+        // With kernel passthrough there are none.
+        writes.filter(|writes| *writes > 0.0)
     };
     let names: Vec<&str> = document.configs.iter().map(|c| c.name.as_str()).collect();
     let jobs: Vec<&str> = document.jobs.iter().map(|job| job.name.as_str()).collect();

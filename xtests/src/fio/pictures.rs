@@ -96,6 +96,8 @@ fn requests(cell: &Cell<'_>) -> Option<Bar> {
         Figure::Written | Figure::Both => (cell.writes_per_write?, "WRITEs"),
         Figure::Operations => return None,
     };
+    // With kernel passthrough there are none to show.
+    (value > 0.0).then_some(())?;
     Some(Bar {
         name: format!("{} {} {what}", cell.job.name, cell.config),
         shade: shade(cell.config),

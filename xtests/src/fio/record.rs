@@ -189,6 +189,17 @@ impl Document {
         own.unwrap_or(&self.baseline)
     }
 
+    /// What the runs of an earlier part of the session have said of fio and of the servers.
+    pub(super) fn take_from(&mut self, before: Self) {
+        self.machine.fio = before.machine.fio;
+        for earlier in before.configs {
+            let config = self.configs.iter_mut();
+            if let Some(config) = config.into_iter().find(|c| c.name == earlier.name) {
+                config.command = earlier.command;
+            }
+        }
+    }
+
     /// Reads `report.json`.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;

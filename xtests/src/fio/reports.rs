@@ -1,4 +1,7 @@
-//! The result of a session as files: for tools, for a README, for a browser.
+//! The result of a session: a file for tools and one for a browser, and Markdown on stdout.
+//!
+//! Not a third file with the Markdown: the page has all of it, and `--resume` of a session that is complete prints it
+//! again.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -18,7 +21,6 @@ pub(super) fn write(mut document: Document, dir: &Path, remedy: &str) -> Result<
     };
     write("report.json", &serde_json::to_string_pretty(&document)?)?;
     let text = markdown::render(&document);
-    write("report.md", &text)?;
     let drawn = pictures::draw(&document)?;
     write("report.html", &html::render(&document, &drawn))?;
     let mut said = format!("{text}\n{}\n", dir.join("report.html").display());

@@ -60,7 +60,7 @@ impl Session {
             version: server::version(config),
             baseline: None,
         });
-        let document = Document {
+        let mut document = Document {
             format: Document::format(),
             started: plan.started.clone(),
             finished: String::new(),
@@ -77,6 +77,10 @@ impl Session {
             runs,
             system_calls: Vec::new(),
         };
+        // Of a session that is resumed: runs alone know these, and those that are done are not done again.
+        if let Ok(before) = Document::read(&state.dir.join("report.json")) {
+            document.take_from(before);
+        }
         Ok(Self {
             plan,
             state,

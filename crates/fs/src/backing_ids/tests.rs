@@ -5,12 +5,14 @@ use std::fs::File;
 
 use super::*;
 use crate::caller::Caller;
-use crate::config::{Config, KernelPassthrough};
+use crate::config::{Config, InodeFileHandles, KernelPassthrough};
 use crate::error::Errno;
 use crate::inode::ROOT_INO;
+use crate::ledger::{Entry, Ledger};
 use crate::negotiated::Negotiated;
 use crate::ops::Opened;
 use crate::passthrough::Passthrough;
+use crate::survival::Life;
 
 /// Refuses with this errno, if it is not 0.
 #[derive(Debug, Default)]
@@ -37,6 +39,11 @@ impl RegisterBacking for Fake {
 
     fn flush(&self) {}
 
+    fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        self.held.store(ids.len(), Ordering::SeqCst);
+        Ok(())
+    }
+
     fn settle(&self) {}
 }
 
@@ -51,11 +58,26 @@ struct Fixture {
 fn fixture(passthrough: KernelPassthrough) -> Fixture {
     let source = tempfile::tempdir().unwrap();
     File::create(source.path().join("f")).unwrap();
+    fixture_of(source, passthrough, None).unwrap()
+}
+
+/// The same in this life of the mount, if it has several.
+fn fixture_of(
+    source: tempfile::TempDir,
+    passthrough: KernelPassthrough,
+    life: Option<&Life>,
+) -> io::Result<Fixture> {
     let config = Config {
         passthrough,
+        inode_file_handles: InodeFileHandles::Never,
+        survive: life.is_some(),
         ..Config::default()
     };
-    let fs = Passthrough::new(File::open(source.path()).unwrap().into(), config).unwrap();
+    let fs = Passthrough::new(File::open(source.path())?.into(), config)?;
+    let fs = match life {
+        Some(life) => fs.surviving(life)?,
+        None => fs,
+    };
     fs.set_negotiated(Negotiated {
         kernel_abi: (7, 45),
         max_write_asked: 1 << 20,
@@ -74,14 +96,13 @@ fn fixture(passthrough: KernelPassthrough) -> Fixture {
         noted.lock().push(ino);
         Ok(())
     });
-    fs.start_passing_through(registrar.clone(), send, None)
-        .unwrap();
-    Fixture {
+    fs.start_passing_through(registrar.clone(), send, None)?;
+    Ok(Fixture {
         source,
         fs,
         registrar,
         invalidated,
-    }
+    })
 }
 
 impl Fixture {
@@ -221,4 +242,88 @@ fn open_for_reading_and_writing_makes_attributes_volatile_once() {
     }
     // A mapping may be left.
     assert_eq!(timeout(), Duration::ZERO);
+}
+
+fn life(ledger: &Arc<Ledger>, deaths: u64) -> Life {
+    Life {
+        ledger: Arc::clone(ledger),
+        is_later: deaths > 0,
+        died: deaths > 0,
+        crashed: false,
+        own: Arc::from([]),
+    }
+}
+
+#[test]
+fn start_after_a_death_keeps_the_ids_of_open_files_and_what_may_be_mapped() {
+    let ledger = Arc::new(Ledger::for_tests(4096));
+    let source = tempfile::tempdir().unwrap();
+    for name in ["f", "g"] {
+        File::create(source.path().join(name)).unwrap();
+    }
+    let always = KernelPassthrough::Always;
+    let test = fixture_of(source, always, Some(&life(&ledger, 0))).unwrap();
+    let ino = test.ino();
+    let first = test.open(ino, libc::O_RDWR).unwrap();
+    let second = test.open(ino, libc::O_RDONLY).unwrap();
+    // Open no more: its id waits, and ends.
+    let other = test.fs.lookup(ROOT_INO, OsStr::new("g")).unwrap();
+    let other = other.into_entry().ino;
+    let closed = test.open(other, libc::O_RDONLY).unwrap();
+    test.fs.release(other, closed.fh);
+    assert_eq!(test.held(), 2);
+    let Fixture { source, fs, .. } = test;
+    std::mem::forget(fs);
+    let test = fixture_of(source, always, Some(&life(&ledger, 1))).unwrap();
+    assert_eq!((test.held(), test.fs.open_handles()), (1, 2));
+    let known = |ino| test.fs.inodes.get(ino).unwrap();
+    assert!(known(ino).sort.may_be_mapped() && !known(other).sort.may_be_mapped());
+    let third = test.open(ino, libc::O_RDONLY).unwrap();
+    assert_eq!((third.backing_id, test.held()), (first.backing_id, 1));
+    for opened in [first, second, third] {
+        test.fs.release(ino, opened.fh);
+    }
+    test.fs.stop_notifying();
+    assert_eq!((test.held(), test.fs.open_handles()), (0, 0));
+}
+
+/// The kernel answers EIO where they meet, so no server has left that.
+#[test]
+fn start_after_a_death_with_handles_of_two_sorts_is_refused() {
+    let ledger = Arc::new(Ledger::for_tests(4096));
+    let source = tempfile::tempdir().unwrap();
+    File::create(source.path().join("f")).unwrap();
+    let always = KernelPassthrough::Always;
+    let test = fixture_of(source, always, Some(&life(&ledger, 0))).unwrap();
+    let ino = test.ino();
+    for _handle in 0..2 {
+        test.open(ino, libc::O_RDONLY).unwrap();
+    }
+    let entries = ledger.entries().unwrap();
+    let changed = entries.into_iter().find_map(|(number, entry)| match entry {
+        Entry::File {
+            fh,
+            ino,
+            file,
+            flags,
+            ..
+        } => {
+            let backing_id = None;
+            let entry = Entry::File {
+                fh,
+                ino,
+                file,
+                flags,
+                backing_id,
+            };
+            Some((number, entry))
+        }
+        _other => None,
+    });
+    let (number, entry) = changed.unwrap();
+    assert!(ledger.set(number, entry));
+    let Fixture { source, fs, .. } = test;
+    std::mem::forget(fs);
+    let refused = fixture_of(source, always, Some(&life(&ledger, 1)));
+    assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::InvalidData);
 }

@@ -53,6 +53,13 @@ pub(crate) struct InodeKey {
     pub mnt_id: u64,
 }
 
+impl InodeKey {
+    /// The device and the number, as [`file_of`] has them.
+    pub(crate) fn file(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+}
+
 /// statx(2) of the inode behind `fd` itself, O_PATH or not.
 pub(crate) fn statx(fd: impl AsFd) -> Result<Statx> {
     statx_with(fd, StatxFlags::empty())

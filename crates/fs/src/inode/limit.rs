@@ -87,6 +87,11 @@ impl InodeLimit {
         }
     }
 
+    /// How many may be known now.
+    pub(crate) fn now(&self, fs: &impl Known) -> usize {
+        fs.limit_now(self.limit)
+    }
+
     /// More are known than the limit allows.
     pub(crate) fn is_over(&self, fs: &impl Known) -> bool {
         fs.known() > fs.limit_now(self.limit)

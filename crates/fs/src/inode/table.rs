@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
+use rustix::fs::Statx;
 
 use super::identity::{FileKind, InodeKey};
 use super::{Inode, InodeRef, ROOT_INO};
@@ -110,10 +111,45 @@ impl InodeTable {
                 key: inode.key,
                 kind: inode.kind,
                 nlookup: 1,
+                may_be_mapped: false,
+                told: 0,
             };
             ledger.set(fd.as_raw_fd(), entry);
         }
         self.note_lookup(inode);
+    }
+
+    /// The kernel is told these attributes of `inode` now.
+    pub(crate) fn tell(&self, inode: &Inode, stat: &Statx) {
+        inode.tell(stat);
+        self.note_told(inode);
+    }
+
+    /// As [`Inode::tell_anew`].
+    pub(crate) fn tell_anew(&self, inode: &Inode) {
+        inode.tell_anew();
+        self.note_told(inode);
+    }
+
+    fn note_told(&self, inode: &Inode) {
+        let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) else {
+            return;
+        };
+        loop {
+            let told = inode.told();
+            ledger.note_told(fd.as_raw_fd(), told);
+            // Another thread may have told meanwhile, and noted that before.
+            if inode.told() == told {
+                return;
+            }
+        }
+    }
+
+    /// The next server learns that `inode` may be mapped past the daemon.
+    pub(crate) fn note_mapped(&self, inode: &Inode) {
+        if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
+            ledger.note_mapped(fd.as_raw_fd());
+        }
     }
 
     /// At once, and not when the lock is given back: a death in between leaves a lookup that nothing forgets.

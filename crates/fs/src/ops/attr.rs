@@ -106,7 +106,7 @@ impl Passthrough {
     fn look_at_with(&self, inode: &Inode, fd: impl AsFd, fields: StatxFlags) -> Result<Attr> {
         let (asked, watch) = (Time::now(), self.watches.get(inode.ino));
         let stat = statx_with(fd, fields)?;
-        inode.tell(&stat);
+        self.inodes.tell(inode, &stat);
         let external = watch.and_then(|watch| watch.judge(asked, &stat));
         // The root's nodeid is fixed by the protocol, but what it reports is its own.
         let ino = match inode.ino {
@@ -138,7 +138,7 @@ impl Passthrough {
         };
         done?;
         if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
-            inode.tell_anew();
+            self.inodes.tell_anew(&inode);
         }
         self.getattr(ino, set.fh)
     }

@@ -32,7 +32,7 @@ impl<'a> CountedLookup<'a> {
 impl Drop for CountedLookup<'_> {
     fn drop(&mut self) {
         if let Some(journal) = &self.fs.journal {
-            journal.uncounted();
+            journal.uncounted(self.ino);
         }
         self.fs.forget(self.ino, 1);
     }

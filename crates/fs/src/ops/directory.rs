@@ -1,4 +1,5 @@
-//! READDIR and READDIRPLUS.
+//! READDIR and READDIRPLUS, with the handle of an OPENDIR or, where the kernel sends none, without
+//! (`listings.rs`).
 
 use std::ffi::OsStr;
 use std::mem::MaybeUninit;
@@ -6,9 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
+use crate::caller::Caller;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::far_cookies::{Listed, is_far};
-use crate::handle_table::HandleKind;
+use crate::handle_table::{Handle, HandleKind};
 use crate::inode::identity::FileKind;
 use crate::inode::identity::InodeKey;
 use crate::inode::{Inode, ROOT_INO};
@@ -42,23 +44,37 @@ impl Passthrough {
     /// Hands the entries from `offset` on to `emit` until that returns true: it is full.
     ///
     /// # Errors
-    /// EBADF, ENOTDIR; else the backing file system's.
+    /// EBADF, ENOTDIR; without a handle EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the
+    /// backing file system's.
     pub fn readdir(
         &self,
         ino: u64,
-        fh: u64,
-        offset: u64,
+        (fh, offset): (u64, u64),
+        caller: &dyn Fn() -> Result<Caller>,
         mut emit: impl FnMut(&DirEntry<'_>) -> Result<bool>,
     ) -> Result<()> {
         let inode = self.inode(ino)?;
-        let handle = self.handle(fh, ino)?;
+        let handle = self.listed_by(&inode, fh, offset, caller)?;
+        let last = self.list(&inode, &handle, offset, &mut emit)?;
+        self.keep_listing(fh, offset, last, handle);
+        Ok(())
+    }
+
+    /// Hands entries of the directory behind `handle` to `emit`; where to go on.
+    fn list(
+        &self,
+        inode: &Inode,
+        handle: &Handle,
+        offset: u64,
+        emit: &mut dyn FnMut(&DirEntry<'_>) -> Result<bool>,
+    ) -> Result<u64> {
         let HandleKind::Directory(position) = &handle.kind else {
             return Err(Errno::ENOTDIR);
         };
         let mut position = position.lock();
         let mut emit = |listed: &Listed<'_>| {
             emit(&DirEntry {
-                ino: self.seen_number(&inode, listed.ino, listed.name.as_bytes()),
+                ino: self.seen_number(inode, listed.ino, listed.name.as_bytes()),
                 next_offset: listed.next_offset,
                 kind: listed.kind,
                 name: listed.name,
@@ -100,7 +116,7 @@ impl Passthrough {
             }
         }
         position.stop_at(last);
-        Ok(())
+        Ok(last)
     }
 
     /// As [`Passthrough::readdir`], each entry looked up. `emit` gets no entry for `.` and `..`, for
@@ -113,14 +129,15 @@ impl Passthrough {
     pub fn readdirplus(
         &self,
         ino: u64,
-        fh: u64,
-        offset: u64,
+        (fh, offset): (u64, u64),
+        caller: &dyn Fn() -> Result<Caller>,
         mut emit: impl FnMut(&DirEntry<'_>, Option<&Entry>) -> bool,
     ) -> Result<Vec<CountedLookup<'_>>> {
-        let (inode, handle) = (self.inode(ino)?, self.handle(fh, ino)?);
+        let inode = self.inode(ino)?;
+        let handle = self.listed_by(&inode, fh, offset, caller)?;
         let mut emitted = 0_usize;
         let mut lookups = Vec::new();
-        self.readdir(ino, fh, offset, |found| {
+        let last = self.list(&inode, &handle, offset, &mut |found| {
             let is_first = emitted == 0;
             emitted += 1;
             if found.is_dot() || !self.has_room_for_listed(is_first) {
@@ -142,6 +159,7 @@ impl Passthrough {
             }
             Ok(full)
         })?;
+        self.keep_listing(fh, offset, last, handle);
         Ok(lookups)
     }
 

@@ -7,12 +7,11 @@ use thrufs_sys::creds::{FsCreds, Power};
 use thrufs_sys::ioctl::FileIoctl;
 use thrufs_sys::verity::{self, FS_IOC_ENABLE_VERITY, FS_IOC_MEASURE_VERITY};
 
-use crate::caller::Caller;
+use crate::caller::{Caller, OVERRIDE};
 use crate::coherence::invalidate::InvalRange;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::Handle;
 use crate::ops::killpriv::mode_and_owner;
-use crate::ops::rights::OVERRIDE;
 use crate::passthrough::Passthrough;
 
 impl Passthrough {
@@ -28,7 +27,7 @@ impl Passthrough {
         input: &[u8],
         caller: &Caller,
     ) -> Result<Vec<u8>> {
-        let handle = || self.handle(fh, ino);
+        let handle = || self.handle_or_directory(fh, ino);
         let output = match (number, FileIoctl::from_number(number)) {
             (FS_IOC_MEASURE_VERITY, _) => {
                 return verity::measure(&handle()?.fd, input).or_errno();

@@ -58,7 +58,7 @@ impl Passthrough {
         };
         let lookup = CountedLookup::new(self, inode.ino);
         self.sub_mounts.looked_up(&inode);
-        inode.tell(&stat);
+        self.inodes.tell(&inode, &stat);
         let attr = Attr {
             ino: inode.ino,
             stat,

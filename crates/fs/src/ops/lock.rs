@@ -63,7 +63,7 @@ impl Passthrough {
         let file = self.owner_file(request, family)?;
         // In the table before it is locked: of two threads of one owner, one file must win.
         let key = (request.ino, family, request.owner);
-        let file = self.locks.owners.lock().entry(key).or_insert(file).clone();
+        let file = self.locks.enter(key, file);
         match set(&file, family, request) {
             Ok(()) => Ok(LockWait::Done),
             Err(Errno::EAGAIN | Errno::EACCES) => Ok(LockWait::Busy),
@@ -88,7 +88,7 @@ impl Passthrough {
             };
             set(&file, family, request)?;
             if request.range.is_whole_file() {
-                self.locks.owners.lock().remove(&key);
+                self.locks.leave(&key);
             }
         }
         self.locks.released.notify_all();
@@ -109,6 +109,7 @@ impl Passthrough {
             .or_else(|_error| self.open_inode(&inode, libc::O_RDONLY | libc::O_NONBLOCK))?;
         Ok(Arc::new(OwnerFile {
             fd,
+            file: inode.key.file(),
             fh: request.fh,
             pid: request.pid,
         }))

@@ -154,7 +154,7 @@ impl Passthrough {
             // What was found before the inode was known says nothing of when.
             return self.look_at(inode, fd);
         }
-        inode.tell(&stat);
+        self.inodes.tell(inode, &stat);
         Ok(Attr {
             ino: inode.ino,
             stat,

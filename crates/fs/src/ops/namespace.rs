@@ -67,7 +67,9 @@ impl Passthrough {
         let (dir, name) = (self.path_fd(&parent)?, component(at.name)?);
         let remove = || rustix::fs::unlinkat(&dir, &name, flags).or_errno();
         let remove = || self.as_owner_if_sticky(caller, remove, &[(&dir, &name)]);
-        self.removing(&dir, &name, || self.remove_once((&dir, &name), remove))?;
+        self.removing(&dir, &name, |there| {
+            self.remove_once((&dir, &name), there, remove)
+        })?;
         self.sub_mounts.is_absent(&parent, at.name);
         Ok(())
     }
@@ -136,7 +138,7 @@ impl Passthrough {
         };
         let replaces = !flags.intersects(RenameFlags::EXCHANGE | RenameFlags::NOREPLACE);
         let rename = || match replaces {
-            true => self.removing(&new_dir, &new_name, || self.with_space(rename)),
+            true => self.removing(&new_dir, &new_name, |_there| self.with_space(rename)),
             false => self.with_space(rename),
         };
         let (from_name, is_exchange) = ((&old_dir, &*old_name), flags == RenameFlags::EXCHANGE);

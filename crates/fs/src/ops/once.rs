@@ -6,6 +6,8 @@
 //! can have changed it meanwhile: the client's kernel holds the directory, or the file, locked until the answer. Changes
 //! under SOURCE in just that time can be taken for the request's own.
 //!
+//! FSYNC may be repeated, but an error of writeback is reported once for each open file: by the server that died, maybe.
+//!
 //! What may be repeated is not here: WRITE at an offset, SETATTR, OPEN, and all that only reads. Nor are ranges that
 //! FALLOCATE collapses or inserts, which no kernel asks for (fuse_file_fallocate).
 
@@ -26,6 +28,10 @@ use crate::passthrough::Passthrough;
 /// A name in an open directory.
 pub(crate) type Named<'a, D> = (&'a D, &'a CStr);
 
+/// The kernel's largest errno.
+const MOST_ERRNO: u64 = 4095;
+/// FSYNC has succeeded: no errno has this number.
+const SYNCED: u64 = 1 << 32;
 /// No file: no file system has this number.
 const NONE: (u64, u64) = (0, 0);
 
@@ -45,17 +51,18 @@ impl Passthrough {
         is_begun
     }
 
-    /// Does `remove`, which takes the name `at` away.
+    /// Does `remove`, which takes the name `at` away. `there`: what has the name, if that was looked at already.
     ///
     /// # Errors
     /// Of `remove`.
     pub(crate) fn remove_once(
         &self,
         at: Named<'_, impl AsFd>,
+        there: Option<(u64, u64)>,
         remove: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         if let Some(note) = self.kept_note() {
-            let now = file_at(at)?;
+            let now = there.map_or_else(|| file_at(at), Ok)?;
             match note.before() {
                 Some([dev, ino, ..]) if now != (dev, ino) => return Ok(()),
                 _not_done => note.begin([now.0, now.1, 0, 0]),
@@ -194,6 +201,39 @@ impl Passthrough {
             Err(_) if done > 0 => Ok(done),
             written => written.map(|written| done + written),
         }
+    }
+
+    /// Does `sync`, which brings what `handle` has open to stable storage. Its outcome is noted; if a server died before
+    /// it could note that, syncfs(2) tells whether writeback of anything on the file system has failed since the file
+    /// was opened: an open file has its own mark of that, which nothing else moves.
+    ///
+    /// # Errors
+    /// Of `sync`; EIO and the others of syncfs(2) also where the error was another file's.
+    pub(crate) fn sync_once(
+        &self,
+        handle: &Handle,
+        sync: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(note) = self.kept_note() else {
+            return sync();
+        };
+        let before = note.before().map(|[outcome, ..]| outcome);
+        let synced = match before {
+            Some(SYNCED) => return Ok(()),
+            Some(errno @ 1..=MOST_ERRNO) => return Err(Errno::from_raw(errno as i32)),
+            // The begin was noted, and no more.
+            Some(_unknown) => sync().and_then(|()| rustix::fs::syncfs(&handle.fd).or_errno()),
+            None => {
+                note.begin([0; 4]);
+                sync()
+            }
+        };
+        let outcome = match synced {
+            Ok(()) => SYNCED,
+            Err(errno) => errno as u64,
+        };
+        note.begin([outcome, 0, 0, 0]);
+        synced
     }
 
     /// How much of `data` is between `start` and the end at `size`; 0 if something else is.

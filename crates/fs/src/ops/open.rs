@@ -14,7 +14,7 @@ use crate::config::{CachePolicy, Durability, Locks, WriteJoining};
 use crate::error::{Errno, IntoErrno, Result};
 use crate::handle_table::{Handle, HandleKind, OpenFile};
 use crate::inode::Inode;
-use crate::inode::identity::statx;
+use crate::inode::identity::{InodeKey, statx};
 use crate::ops::killpriv::mode_and_owner;
 use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
@@ -136,14 +136,18 @@ impl Passthrough {
             Some(entered) => (Some(entered.watch), entered.external),
             None => (None, None),
         };
-        let open = self.open_file((ino, inode), &file, flags, watch);
-        let fh = self.keep_open(Handle {
+        let key = inode.as_ref().map(|inode| inode.key);
+        let mut open = self.open_file((ino, inode), &file, flags, watch);
+        open.is_new = existed == Existed::NotBefore && self.backing_ids.is_on();
+        let handle = Handle {
             ino,
             fd: file,
             kind: HandleKind::File(open),
             flags,
+            backing_id,
             is_kept: AtomicBool::new(false),
-        });
+        };
+        let fh = self.keep_open(handle, key);
         self.invalidate_file(ino, external);
         Ok(Opened {
             fh,
@@ -171,12 +175,13 @@ impl Passthrough {
             group: self.write_group(ino, file, flags),
             watch,
             inode,
+            is_new: false,
         }
     }
 
     /// Takes the handle in, for the answer that gives its number out.
-    fn keep_open(&self, handle: Handle) -> u64 {
-        let fh = self.handles.insert(handle, |fh| {
+    fn keep_open(&self, handle: Handle, inode: Option<InodeKey>) -> u64 {
+        let fh = self.handles.insert(handle, inode, |fh| {
             if let Some(journal) = &self.journal {
                 journal.opened(fh);
             }
@@ -248,26 +253,27 @@ impl Passthrough {
     /// # Errors
     /// EACCES and ESTALE as [`Passthrough::check_still_open_to`]; else the backing file system's.
     pub fn opendir(&self, ino: u64, caller: &Caller) -> Result<Opened> {
+        if self.lists_without_opendir() {
+            return Err(Errno::ENOSYS);
+        }
         self.check_room()?;
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
         let kind = HandleKind::Directory(Mutex::default());
-        let fh = self.keep_open(Handle {
+        let handle = Handle {
             ino,
             fd,
             kind,
             flags: 0,
+            backing_id: None,
             is_kept: AtomicBool::new(false),
-        });
-        let keep_cache = match self.config.cache {
-            CachePolicy::Always | CachePolicy::Metadata => true,
-            CachePolicy::Never | CachePolicy::Auto => false,
         };
+        let fh = self.keep_open(handle, Some(inode.key));
         Ok(Opened {
             fh,
             direct_io: false,
-            keep_cache,
+            keep_cache: self.caches_directories(),
             backing_id: None,
             no_flush: false,
         })
@@ -287,6 +293,12 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
+        if handle.file().is_some_and(|file| file.is_new)
+            && let Ok(stat) = rustix::fs::fstat(&handle.fd)
+        {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            self.new_files.note(size);
+        }
         if let Some(inode) = handle.file().and_then(|file| file.inode.as_ref()) {
             let has_name = || rustix::fs::fstat(&handle.fd).is_ok_and(|stat| stat.st_nlink > 0);
             self.backing_ids.release(inode, has_name);
@@ -312,7 +324,7 @@ impl Passthrough {
     /// # Errors
     /// The backing file system's.
     pub fn fsync(&self, ino: u64, fh: u64, datasync: bool) -> Result<()> {
-        let handle = self.handle(fh, ino)?;
-        self.backing.sync(handle.fd.as_fd(), datasync)
+        let handle = self.handle_or_directory(fh, ino)?;
+        self.sync_once(&handle, || self.backing.sync(handle.fd.as_fd(), datasync))
     }
 }

@@ -29,7 +29,8 @@ impl Passthrough {
     /// is closed. To be called after INIT, before the first OPEN.
     ///
     /// # Errors
-    /// When there can be no thread that ends the ids of files that were closed.
+    /// When there can be no thread that ends the ids of files that were closed. What a server that died has left is
+    /// damaged.
     pub fn start_passing_through(
         &self,
         registrar: Arc<dyn RegisterBacking>,
@@ -46,7 +47,8 @@ impl Passthrough {
             self.set_not_passed_through("the kernel does not offer it (Linux 6.9)".to_owned());
             return Ok(());
         }
-        self.backing_ids.start(registrar, send, prune)
+        self.backing_ids.start(registrar, send, prune)?;
+        self.take_over_backing_ids()
     }
 
     /// Notes, for the status, why no file is passed through.
@@ -90,6 +92,9 @@ impl Passthrough {
             () if existed == Existed::Before && !is_written_much && size() <= SMALL => {
                 Some(WhyNot::Small)
             }
+            () if existed == Existed::NotBefore && self.new_files.are_small() => {
+                Some(WhyNot::NewAndSmallLately)
+            }
             () if is_reader => None,
             () => {
                 let is_nearly_full = self.backing_ids.is_nearly_full(inode, file);
@@ -105,9 +110,12 @@ impl Passthrough {
             self.backing_ids.release(inode, || true);
             return Err(Errno::EINVAL);
         }
-        let is_mappable = entered.is_some() && flags & libc::O_ACCMODE == libc::O_RDWR;
-        if is_mappable && inode.sort.note_mappable() && existed == Existed::Before {
-            self.backing_ids.invalidate_attributes(inode.ino);
+        if entered.is_some() && flags & libc::O_ACCMODE == libc::O_RDWR {
+            if inode.sort.note_mappable() && existed == Existed::Before {
+                self.backing_ids.invalidate_attributes(inode.ino);
+            }
+            // After that, which a server that dies in between leaves to the next.
+            self.inodes.note_mapped(inode);
         }
         Ok(entered)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, StatxFlags};
+use rustix::fs::{AtFlags, Statx, StatxFlags};
 
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::identity::{FileKind, key_of};
@@ -25,7 +25,8 @@ const PIN_WAIT: Duration = Duration::from_millis(100);
 pub struct Gone(Arc<Inode>);
 
 impl Passthrough {
-    /// Calls `remove`, which takes `name` in `dir` away if it succeeds.
+    /// Calls `remove`, which takes `name` in `dir` away if it succeeds, with the device and number of what has the name, if
+    /// that was seen.
     ///
     /// # Errors
     /// Of `remove`.
@@ -33,18 +34,22 @@ impl Passthrough {
         &self,
         dir: impl AsFd,
         name: &CStr,
-        remove: impl FnOnce() -> Result<()>,
+        remove: impl FnOnce(Option<(u64, u64)>) -> Result<()>,
     ) -> Result<()> {
-        let Some((inode, is_last)) = self.known_by_name(dir, name) else {
-            return remove();
+        let stat = by_name(dir, name);
+        let there = stat.as_ref().map(|stat| key_of(stat).file());
+        let known = stat.and_then(|stat| Some((self.inodes.known(&key_of(&stat))?, stat)));
+        let Some((inode, stat)) = known else {
+            return remove(there);
         };
-        if !is_last {
-            return self.removing_one_of_several(&inode, remove);
+        // Some file systems count no links of directories.
+        if inode.kind != FileKind::Directory && stat.stx_nlink > 1 {
+            return self.removing_one_of_several(&inode, || remove(there));
         }
         // The file that the kernel knows may be gone, and another one have its inode number.
         let fd = inode.fd_to_pin().ok().flatten();
         let pinned = self.pin(&inode, fd.clone());
-        let removed = remove();
+        let removed = remove(there);
         match removed {
             Ok(()) => {
                 self.keep_for_setattr(&inode, fd);
@@ -85,21 +90,6 @@ impl Passthrough {
         if let Some(fd) = fd.filter(|_| self.config.writeback && !inode.is_pinned()) {
             self.recent.keep(inode, fd);
         }
-    }
-
-    /// The inode that `name` stands for, if the kernel knows it, and whether the name is its last.
-    fn known_by_name(&self, dir: impl AsFd, name: &CStr) -> Option<(Arc<Inode>, bool)> {
-        let flags = AtFlags::SYMLINK_NOFOLLOW
-            | AtFlags::NO_AUTOMOUNT
-            // The name may be that of a mount point, MOUNTPOINT itself say, which may not be asked.
-            | AtFlags::STATX_DONT_SYNC;
-        let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
-        // What is wrong with the name, its removal will say.
-        let stat = rustix::fs::statx(dir, name, flags, mask).ok()?;
-        let inode = self.inodes.known(&key_of(&stat))?;
-        // Some file systems count no links of directories.
-        let is_last = inode.kind == FileKind::Directory || stat.stx_nlink <= 1;
-        Some((inode, is_last))
     }
 
     /// Keeps `fd`, if any, on `inode` until it is forgotten. Returns whether that is new.
@@ -159,6 +149,9 @@ impl Passthrough {
     pub fn let_go(&self, Gone(inode): Gone) {
         let ino = inode.ino;
         inode.let_go();
+        if inode.kind == FileKind::Directory {
+            self.listings.forget(ino);
+        }
         self.sub_mounts.forgotten(&inode);
         if !self.removed.has(ino) {
             self.forgotten.note(&inode);
@@ -236,6 +229,16 @@ impl Passthrough {
             }
         }
     }
+}
+
+/// What `name` stands for. What is wrong with it, its removal will say.
+fn by_name(dir: impl AsFd, name: &CStr) -> Option<Statx> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW
+        | AtFlags::NO_AUTOMOUNT
+        // The name may be that of a mount point, MOUNTPOINT itself say, which may not be asked.
+        | AtFlags::STATX_DONT_SYNC;
+    let mask = StatxFlags::INO | StatxFlags::NLINK | StatxFlags::MNT_ID;
+    rustix::fs::statx(dir, name, flags, mask).ok()
 }
 
 #[cfg(test)]

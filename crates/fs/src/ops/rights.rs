@@ -22,15 +22,12 @@ use rustix::thread::CapabilitySet;
 use thrufs_sys::creds::{FsCreds, Power};
 
 use crate::caller::Caller;
+use crate::caller::OVERRIDE;
 use crate::caller::inspect::has_over;
 use crate::coherence::invalidate::InvalRange;
 use crate::error::{Errno, IntoErrno, Result};
 use crate::inode::{Inode, ROOT_INO};
 use crate::passthrough::Passthrough;
-
-/// The capabilities that open a file against its mode.
-pub(crate) const OVERRIDE: CapabilitySet =
-    CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::DAC_READ_SEARCH);
 
 /// Open for execve(2) (`__FMODE_EXEC` in include/linux/fs.h).
 const FMODE_EXEC: i32 = 0x20;

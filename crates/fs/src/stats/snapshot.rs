@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::callers::CallerCounts;
 use super::histogram::Histogram;
 use crate::backing_ids::PassedThrough;
 use crate::caller::proc;
@@ -31,6 +32,18 @@ pub struct Snapshot {
     /// Servers that died before this one; none where the mount does not outlive its server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deaths: Option<u64>,
+    /// Inodes of which the last name was removed through the mount, and that the client still uses.
+    #[serde(default)]
+    pub removed_in_use: usize,
+    /// How many inodes the kernel is to know at most; none where nothing bounds them.
+    #[serde(default)]
+    pub inode_limit: Option<usize>,
+    /// Whether the kernel caches the data of files that go through the daemon: false with direct I/O. None before INIT.
+    #[serde(default)]
+    pub caches_data: Option<bool>,
+    /// The calling threads whose requests came lately.
+    #[serde(default)]
+    pub callers: Vec<CallerCounts>,
     /// How often another version has taken the mount over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upgrades: Option<u64>,

@@ -102,12 +102,14 @@ impl Served {
     pub(crate) fn names(&self, ino: u64) -> Result<Vec<String>> {
         let opened = self.fs.opendir(ino, &caller())?;
         let mut names = Vec::new();
-        let listed = self.fs.readdir(ino, opened.fh, 0, |entry| {
-            if !entry.is_dot() {
-                names.push(entry.name.to_str().unwrap().to_owned());
-            }
-            Ok(false)
-        });
+        let listed = self
+            .fs
+            .readdir(ino, (opened.fh, 0), &|| Ok(caller()), |entry| {
+                if !entry.is_dot() {
+                    names.push(entry.name.to_str().unwrap().to_owned());
+                }
+                Ok(false)
+            });
         self.fs.release(ino, opened.fh);
         listed?;
         names.sort();

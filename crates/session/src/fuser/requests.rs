@@ -368,8 +368,9 @@ impl Filesystem for FuseAdapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let done = self.run(Opcode::ReadDir, req, (ino.0, fh.0), |fs| {
-            fs.readdir(ino.0, fh.0, offset, |entry| {
+        let by = Requester::from(req);
+        let done = self.run(Opcode::ReadDir, by, (ino.0, fh.0), |fs| {
+            fs.readdir(ino.0, (fh.0, offset), &|| self.caller(by), |entry| {
                 let kind = file_type(entry.kind);
                 Ok(reply.add(INodeNo(entry.ino), entry.next_offset, kind, entry.name))
             })

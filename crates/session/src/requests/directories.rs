@@ -55,7 +55,7 @@ impl Server {
         let Call { by, ino, reply } = call;
         with_listing(arg.size, |listing| {
             let done = self.run(Opcode::ReadDir, by, (ino, arg.fh), |fs| {
-                fs.readdir(ino, arg.fh, arg.offset, |found| {
+                fs.readdir(ino, (arg.fh, arg.offset), &|| self.caller(by), |found| {
                     let kind = directory_type(found.kind);
                     let listed = add(found.name, |name| {
                         listing.push(found.ino, found.next_offset, kind, name)
@@ -72,13 +72,18 @@ impl Server {
         let mut left_out = Vec::new();
         with_listing(arg.size, |listing| {
             let done = self.run(Opcode::ReadDirPlus, by, (ino, arg.fh), |fs| {
-                fs.readdirplus(ino, arg.fh, arg.offset, |found, entry| {
-                    let listed = self.list(listing, found, entry);
-                    if listed == Listed::LeftOut {
-                        left_out.extend(entry.map(|entry| entry.ino));
-                    }
-                    listed == Listed::Full
-                })
+                fs.readdirplus(
+                    ino,
+                    (arg.fh, arg.offset),
+                    &|| self.caller(by),
+                    |found, entry| {
+                        let listed = self.list(listing, found, entry);
+                        if listed == Listed::LeftOut {
+                            left_out.extend(entry.map(|entry| entry.ino));
+                        }
+                        listed == Listed::Full
+                    },
+                )
             });
             match done {
                 Ok(lookups) => {

@@ -7,6 +7,9 @@
 //!        ── {CLOSE, 0, ended} ──────────────────────────────>           ── FUSE_DEV_IOC_BACKING_CLOSE
 //!        ── {SETTLE, number, ended} ────────────────────────>
 //!        <── {number, 0}: what was sent before is done ──
+//!        ── {KEEP, 0, id} and an O_PATH descriptor ─────────> the id, which is of that file, is in use
+//!        ── {SWEEP, number, 0} ─────────────────────────────> FUSE_DEV_IOC_BACKING_CLOSE of all others
+//!        <── {number, how many are left} ──
 //! ```
 //!
 //! Invariant: a server that was taken over gains nothing here. The thread holds the server's capabilities and
@@ -15,12 +18,15 @@
 //! of SOURCE alone, as many at a time as the server may have descriptors, and ends only ids that it made.
 //! A message is twelve bytes; what has another form gets EINVAL, and no memory.
 //!
-//! Each message may end an id (0: none), so that an id that makes room for another costs no wake-up of its own.
+//! The other messages may end an id (0: none), so that an id that makes room for another costs no wake-up of its own.
+//!
+//! KEEP and SWEEP are for a server that goes on where another one died (`--survive`): ids that the dead one had not noted end.
+//! KEEP without a descriptor comes first, and takes back what a server that died in the middle has said.
 //!
 //! Why not JSON, as for the other questions: this one is asked at an open(2). Why not a descriptor of
 //! /dev/fuse with fewer rights: the kernel has none such.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -38,7 +44,7 @@ use rustix::net::{
 };
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::CapabilitySet;
-use thrufs_fs::RegisterBacking;
+use thrufs_fs::{InUse, RegisterBacking};
 use thrufs_sys::fuse_device;
 
 use crate::sandbox::capabilities;
@@ -47,6 +53,10 @@ use crate::sandbox::capabilities;
 const PATIENCE: Duration = Duration::from_millis(100);
 /// After a registrar that did not answer in time, OPENs do not wait for so long.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long a server that begins waits for the registrar, on a machine however busy.
+const BEGIN_PATIENCE: Duration = Duration::from_secs(5);
+/// Questions of one server are told apart by as many bits, servers by the others.
+const QUESTIONS: u32 = 0xffff;
 /// Ids that wait for the next question; those beyond are ended at once.
 const MOST_ENDING: usize = 64;
 /// Ids at a time where RLIMIT_NOFILE sets no lower limit.
@@ -55,8 +65,10 @@ const MOST: u64 = 1 << 20;
 const OPEN: u32 = 1;
 const CLOSE: u32 = 2;
 const SETTLE: u32 = 3;
+const KEEP: u32 = 4;
+const SWEEP: u32 = 5;
 
-/// The operation, the number of the question, and an id that ends.
+/// The operation, the number of the question, and an id that ends, or is kept.
 type Question = [u32; 3];
 /// The number of the question, and an id or an errno below 0.
 type Answer = (u32, i32);
@@ -114,8 +126,16 @@ pub(super) struct Registrar<Device> {
     /// Where files may be.
     pub(super) devices: Devices,
     /// Those that the kernel has.
-    ids: HashSet<i32>,
+    ids: HashMap<i32, Registered>,
     most: usize,
+}
+
+/// The file of an id.
+struct Registered {
+    /// Device and number.
+    file: (u64, u64),
+    /// The next SWEEP leaves it.
+    is_kept: bool,
 }
 
 /// The connection to the kernel; the seam for tests.
@@ -142,7 +162,7 @@ impl<Device: Kernel> Registrar<Device> {
             socket,
             device,
             devices,
-            ids: HashSet::new(),
+            ids: HashMap::new(),
             most: usize::try_from(most.min(MOST)).unwrap_or(usize::MAX),
         }
     }
@@ -160,7 +180,7 @@ impl<Device: Kernel> Registrar<Device> {
                 Err(error) => break Err(error),
             }
         };
-        for id in self.ids.drain() {
+        for (id, _file) in self.ids.drain() {
             self.device.close(id);
         }
         result
@@ -198,13 +218,19 @@ impl<Device: Kernel> Registrar<Device> {
     }
 
     fn answer(&mut self, question: Option<Question>, file: Option<OwnedFd>) -> io::Result<()> {
-        let [operation, number, ended] = question.unwrap_or_default();
-        self.close(ended.cast_signed());
+        let [operation, number, id] = question.unwrap_or_default();
+        let id = id.cast_signed();
+        if operation == KEEP {
+            self.keep(id, file.as_ref());
+            return Ok(());
+        }
+        self.close(id);
         let id = match (operation, file) {
             (OPEN, Some(file)) => self.open(&file),
             (OPEN, None) => Err(Errno::BADF),
             (CLOSE, _none) => return Ok(()),
             (SETTLE, _none) => Ok(0),
+            (SWEEP, _none) => Ok(self.sweep()),
             (_unknown, _) => Err(Errno::INVAL),
         };
         let id = id.unwrap_or_else(|errno| -errno.raw_os_error());
@@ -224,8 +250,28 @@ impl<Device: Kernel> Registrar<Device> {
         }
     }
 
+    fn keep(&mut self, id: i32, file: Option<&OwnedFd>) {
+        let Some(file) = file else {
+            self.ids.values_mut().for_each(|id| id.is_kept = false);
+            return;
+        };
+        if let (Some(id), Ok(stat)) = (self.ids.get_mut(&id), fstat(file)) {
+            id.is_kept = id.file == (stat.st_dev, stat.st_ino);
+        }
+    }
+
+    /// Ends the ids that are not kept, and returns how many are.
+    fn sweep(&mut self) -> i32 {
+        for (id, _file) in self.ids.extract_if(|_id, file| !file.is_kept) {
+            self.device.close(id);
+        }
+        self.ids.values_mut().for_each(|id| id.is_kept = false);
+        // Not more than descriptors.
+        i32::try_from(self.ids.len()).unwrap_or(i32::MAX)
+    }
+
     fn close(&mut self, id: i32) {
-        if self.ids.remove(&id) {
+        if self.ids.remove(&id).is_some() {
             self.device.close(id);
         }
     }
@@ -243,7 +289,9 @@ impl<Device: Kernel> Registrar<Device> {
         }
         let id = self.device.open(file.as_fd());
         let id = id.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-        self.ids.insert(id);
+        let file = (stat.st_dev, stat.st_ino);
+        let is_kept = false;
+        self.ids.insert(id, Registered { file, is_kept });
         Ok(id)
     }
 }
@@ -312,6 +360,13 @@ impl Registering {
         })
     }
 
+    /// That of a server after so many `before`: what they were answered too late is no answer to this one.
+    pub(super) fn after(self, before: u64) -> Self {
+        // Those whose answers may be in the socket are among the last ones.
+        self.asking.lock().number = (before as u32) << QUESTIONS.count_ones();
+        self
+    }
+
     /// Asks, unless the registrar was slow a moment ago.
     fn ask(&self, operation: u32, file: Option<BorrowedFd<'_>>) -> io::Result<i32> {
         // One question at a time: an OPEN that waits too long for the lock asks none.
@@ -320,7 +375,7 @@ impl Registering {
         if asking.not_before.is_some_and(|at| Instant::now() < at) {
             return Err(Errno::TIMEDOUT.into());
         }
-        asking.number = asking.number.wrapping_add(1);
+        asking.number = next(asking.number);
         let ended = self.closing.lock().ids.pop();
         let question = [operation, asking.number, ended.unwrap_or(0).cast_unsigned()];
         let answer = self.answer_to(question, file);
@@ -335,7 +390,17 @@ impl Registering {
     }
 
     fn answer_to(&self, question: Question, file: Option<BorrowedFd<'_>>) -> io::Result<i32> {
+        let [_, number, ended] = question;
         let deadline = Instant::now() + PATIENCE;
+        self.tell(question, file).inspect_err(|_| {
+            if ended > 0 {
+                self.closing.lock().ids.push(ended.cast_signed());
+            }
+        })?;
+        self.wait_for_answer(number, deadline)
+    }
+
+    fn tell(&self, question: Question, file: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if let Some(files) = &file {
@@ -343,12 +408,11 @@ impl Registering {
         }
         let bytes = to_bytes(question);
         let data = [IoSlice::new(&bytes)];
-        let sent = sendmsg(&self.socket, &data, &mut ancillary, SendFlags::NOSIGNAL);
-        let [_, number, ended] = question;
-        if sent.is_err() && ended > 0 {
-            self.closing.lock().ids.push(ended.cast_signed());
-        }
-        sent?;
+        sendmsg(&self.socket, &data, &mut ancillary, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    fn wait_for_answer(&self, number: u32, deadline: Instant) -> io::Result<i32> {
         loop {
             let mut answer = [0; ANSWER_LEN];
             let (count, _all) = rustix::net::recv(&self.socket, &mut answer, RecvFlags::empty())?;
@@ -371,11 +435,58 @@ impl Registering {
             }
         }
     }
+
+    /// Ends all ids but those that are in use, each of its file.
+    fn keep_alone(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        let deadline = Instant::now() + BEGIN_PATIENCE;
+        while_busy(deadline, || self.tell([KEEP, 0, 0], None))?;
+        for (id, file) in ids {
+            let question = [KEEP, 0, id.cast_unsigned()];
+            while_busy(deadline, || self.tell(question, Some(*file)))?;
+        }
+        let number = {
+            let mut asking = self.asking.lock();
+            asking.number = next(asking.number);
+            asking.number
+        };
+        while_busy(deadline, || self.tell([SWEEP, number, 0], None))?;
+        let left = while_busy(deadline, || self.wait_for_answer(number, deadline))?;
+        match usize::try_from(left) {
+            Ok(left) if left == ids.len() => Ok(()),
+            _other => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a backing id is not of the file that it is said to be of",
+            )),
+        }
+    }
+}
+
+/// The number of the question after this one.
+fn next(number: u32) -> u32 {
+    number & !QUESTIONS | number.wrapping_add(1) & QUESTIONS
+}
+
+/// Tries again when the socket's timeout is over, until `deadline`.
+fn while_busy<T>(deadline: Instant, act: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if is(&error, Errno::AGAIN) || is(&error, Errno::INTR) => {
+                if Instant::now() >= deadline {
+                    return Err(error);
+                }
+            }
+            done => return done,
+        }
+    }
 }
 
 impl RegisterBacking for Registering {
     fn open(&self, file: BorrowedFd<'_>) -> io::Result<i32> {
         self.ask(OPEN, Some(file))
+    }
+
+    fn keep(&self, ids: &[InUse<'_>]) -> io::Result<()> {
+        self.keep_alone(ids)
     }
 
     fn settle(&self) {
@@ -430,6 +541,11 @@ impl RegisterBacking for Direct {
     }
 
     fn flush(&self) {}
+
+    /// No server dies before this process.
+    fn keep(&self, _none: &[InUse<'_>]) -> io::Result<()> {
+        Ok(())
+    }
 
     fn settle(&self) {}
 }

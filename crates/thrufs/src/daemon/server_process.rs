@@ -195,10 +195,7 @@ pub(super) fn serve(
         // Signals are for the supervisor, which unmounts; here they must only not kill.
         let _signals = Signals::install()?;
         let is_death = life.is_some();
-        serving::when_a_thread_is_lost(move || match is_death {
-            true => std::process::abort(),
-            false => std::process::exit(1),
-        });
+        end_with_a_panic(is_death);
         let fs = serving::file_system(start.source, plan, life.as_ref())?;
         let (asked, source_view) = (
             asking.clone(),
@@ -221,7 +218,11 @@ pub(super) fn serve(
         link.send(&FromServer::Answers, &[])?;
         // It may be closed, and its number stays that of what the next server gets.
         let socket = registering.try_clone();
-        let registrar = registrar(&serve, socket.context("duplicate a descriptor")?)?;
+        let registrar = registrar(
+            &serve,
+            socket.context("duplicate a descriptor")?,
+            fs.lives(),
+        )?;
         let serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
         if life.is_none_or(|life| !life.is_later) {
             serving.log(&plan.source, &serve.mountpoint);
@@ -286,6 +287,18 @@ fn begin(
     Ok(Some(born.life))
 }
 
+/// What a panic in a session thread ends; with `--survive` also one in an operation, which the next server does then: its
+/// caller gets no EIO.
+fn end_with_a_panic(is_death: bool) {
+    serving::when_a_thread_is_lost(move || match is_death {
+        true => std::process::abort(),
+        false => std::process::exit(1),
+    });
+    if is_death {
+        thrufs_session::on_session_panic(|_where| std::process::abort());
+    }
+}
+
 /// Answers the status socket and `--metrics` for the mount.
 fn report(
     reporter: Reporter,
@@ -311,11 +324,11 @@ pub(crate) fn die_with_the_supervisor(link: &Link) -> anyhow::Result<bool> {
 
 /// For kernel passthrough, or why not: the supervisor's thread would have more rights than a server has in a user
 /// namespace.
-fn registrar(serve: &Serve, socket: OwnedFd) -> anyhow::Result<serving::Registrar> {
+fn registrar(serve: &Serve, socket: OwnedFd, before: u64) -> anyhow::Result<serving::Registrar> {
     if serve.in_user_namespace {
         return Ok(Err("the server is in a user namespace".to_owned()));
     }
-    Ok(Ok(Arc::new(Registering::new(socket)?)))
+    Ok(Ok(Arc::new(Registering::new(socket)?.after(before))))
 }
 
 fn has_hung_up(link: &Link) -> anyhow::Result<bool> {

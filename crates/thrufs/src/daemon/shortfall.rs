@@ -3,26 +3,44 @@
 //! Invariant: each is told with the value asked for, what there is, and the remedy. What an option promises
 //! only `auto` is not among it.
 
+use std::fmt;
+
 use thrufs_fs::Negotiated;
 
-/// A sentence for each.
-pub(crate) fn of(negotiated: &Negotiated) -> Vec<String> {
+/// What there is less of, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Shortfall {
+    pub(crate) what: String,
+    pub(crate) remedy: String,
+}
+
+impl fmt::Display for Shortfall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.remedy)
+    }
+}
+
+/// All of them.
+pub(crate) fn of(negotiated: &Negotiated) -> Vec<Shortfall> {
     let mut told = Vec::new();
     let (asked, granted) = (negotiated.max_write_asked, negotiated.max_write);
     if granted < asked {
-        told.push(format!(
-            "--max-write={asked}: the kernel grants {granted}, by fs.fuse.max_pages_limit={}: raise that \
-             sysctl (Linux 6.13), or mount as root with --raise-max-pages-limit",
-            negotiated.max_pages_limit
-        ));
+        told.push(Shortfall {
+            what: format!(
+                "--max-write={asked}: the kernel grants {granted}, by fs.fuse.max_pages_limit={}",
+                negotiated.max_pages_limit
+            ),
+            remedy: "raise that sysctl (Linux 6.13), or mount as root with --raise-max-pages-limit"
+                .to_owned(),
+        });
     }
     // Asked for with --cache=never and metadata only.
     let mmap = "FUSE_DIRECT_IO_ALLOW_MMAP";
     if negotiated.refused.iter().any(|name| name == mmap) {
-        told.push(
-            "--allow-mmap: files under direct I/O cannot be mapped shared before Linux 6.6"
-                .to_owned(),
-        );
+        told.push(Shortfall {
+            what: "--allow-mmap: files under direct I/O cannot be mapped shared".to_owned(),
+            remedy: "Linux 6.6 or later, or --cache=auto".to_owned(),
+        });
     }
     told
 }
@@ -62,7 +80,7 @@ mod tests {
             "max_pages_limit=256",
             "--raise-max-pages-limit",
         ] {
-            assert!(told[0].contains(wanted), "{told:?}");
+            assert!(told[0].to_string().contains(wanted), "{told:?}");
         }
     }
 
@@ -73,7 +91,7 @@ mod tests {
             ..negotiated()
         });
         assert!(
-            told[0].contains("--allow-mmap") && told[0].contains("6.6"),
+            told[0].what.contains("--allow-mmap") && told[0].remedy.contains("6.6"),
             "{told:?}"
         );
     }

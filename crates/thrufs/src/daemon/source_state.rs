@@ -33,25 +33,6 @@ pub(crate) struct SourceState {
     pub(crate) held: Vec<String>,
 }
 
-impl SourceState {
-    /// What an operator is to know, a line each.
-    pub(crate) fn lines(&self) -> Vec<String> {
-        let mut lines = Vec::new();
-        if let Some(trouble) = &self.trouble {
-            lines.push(format!("SOURCE {trouble}"));
-        }
-        if self.is_private {
-            lines.push(
-                "mounts are private here: what is unmounted below SOURCE stays mounted for the daemon"
-                    .to_owned(),
-            );
-        }
-        let held = |path: &String| format!("/{path} is unmounted outside, and held by the daemon");
-        lines.extend(self.held.iter().map(held));
-        lines
-    }
-}
-
 /// Where [`Reporter`](crate::status::Reporter) has it from.
 #[derive(Clone)]
 pub(crate) struct SourceView(Arc<dyn Fn() -> SourceState + Send + Sync>);
@@ -238,6 +219,7 @@ mod tests {
             root: "/".into(),
             mount_point: mount_point.into(),
             is_shared: false,
+            is_read_only: false,
             fs_type: "tmpfs".to_owned(),
             source: "none".into(),
             owner: None,

@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
@@ -21,6 +21,7 @@ use thrufs_fs::{Ledger, Life, Turn};
 use thrufs_session::shared_buffer_size;
 use thrufs_sys::confine::close_numbers_but;
 use thrufs_sys::fork::{OpenDescriptor, Side, fork_sharing_descriptors, open_descriptors};
+use thrufs_sys::inherited::is_open;
 use thrufs_sys::shared_buffers::SharedBuffers;
 
 use super::link::{FromServer, Link};
@@ -172,6 +173,10 @@ fn begin(born: &Born, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()>
     kept.extend_from_slice(&born.life.own);
     kept.extend(born.taken.iter().flat_map(Taken::numbers));
     close_numbers_but(&kept).context("close what the serving process before had open")?;
+    // Before this process opens anything: a number that is free now would be that of something else.
+    if !kept.iter().all(|number| is_open(*number)) {
+        bail!("the ledger of the server that died is damaged: a descriptor is closed");
+    }
     sandbox::begin_server()
 }
 

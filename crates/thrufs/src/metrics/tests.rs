@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::daemon::source_state::{SourceState, SourceView};
+use crate::findings::mount::tests::status;
 
 /// After which a scrape is taken for blocked.
 const SOON: Duration = Duration::from_secs(60);
@@ -25,9 +26,7 @@ fn request(method: Method, path: &str, accept: Option<&str>) -> Request<()> {
 #[test]
 fn answer_to_get_of_metrics_is_in_the_format_that_was_asked_for() {
     let kind = |accept| {
-        let response = answer(&request(Method::GET, "/metrics", accept), || {
-            Ok(String::new())
-        });
+        let response = answer(&request(Method::GET, "/metrics", accept), || Ok(status()));
         assert_eq!(response.status(), StatusCode::OK);
         response.headers()[CONTENT_TYPE]
             .to_str()
@@ -43,22 +42,33 @@ fn answer_to_get_of_metrics_is_in_the_format_that_was_asked_for() {
 }
 
 #[test]
+fn answer_to_get_of_the_root_is_a_page_that_nothing_else_may_be_loaded_for() {
+    let response = answer(&request(Method::GET, "/", None), || Ok(status()));
+    assert_eq!(response.status(), StatusCode::OK);
+    let headers = response.headers();
+    assert_eq!(headers[CONTENT_TYPE], "text/html; charset=utf-8");
+    let policy = headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
+}
+
+#[test]
 fn answer_to_anything_else_is_an_error() {
-    let text = || unreachable!("nothing is collected");
-    let status = |method, path| answer(&request(method, path, None), text).status();
-    assert_eq!(status(Method::GET, "/"), StatusCode::NOT_FOUND);
-    assert_eq!(
-        status(Method::POST, "/metrics"),
-        StatusCode::METHOD_NOT_ALLOWED
-    );
+    let unasked = || unreachable!("nothing is collected");
+    let code = |method, path| answer(&request(method, path, None), unasked).status();
+    assert_eq!(code(Method::GET, "/other"), StatusCode::NOT_FOUND);
+    for path in ["/", "/metrics"] {
+        assert_eq!(code(Method::POST, path), StatusCode::METHOD_NOT_ALLOWED);
+    }
 }
 
 #[test]
 fn answer_when_nothing_can_be_collected_says_why() {
-    let response = answer(&request(Method::GET, "/metrics", None), || {
-        Err(io::Error::other("no /proc"))
-    });
-    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    for path in ["/", "/metrics"] {
+        let response = answer(&request(Method::GET, path, None), || {
+            Err(io::Error::other("no /proc"))
+        });
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    }
 }
 
 #[tokio::test]

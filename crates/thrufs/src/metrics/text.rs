@@ -284,6 +284,7 @@ mod tests {
     use thrufs_fs::{Bucket, PassedThrough, Process, Reason, Snapshot, Writes};
 
     use super::*;
+    use crate::daemon::source_space::SourceAnswer;
     use crate::daemon::source_state::SourceState;
     use crate::status::Carrier;
 
@@ -305,7 +306,11 @@ mod tests {
         let latency = histogram(&latency, 20_000_015_000, 20_000_000_000);
         let sizes = histogram(&[(64, 5), (65_536, 1)], 66_000, 65_536);
         let (reason, opens) = ("small".to_owned(), 4);
-        let small = Reason { reason, opens };
+        let small = Reason {
+            reason,
+            opens,
+            is_choice: true,
+        };
         Status {
             format: 1,
             version: "0.1.0".to_owned(),
@@ -319,6 +324,8 @@ mod tests {
             transport: Carrier::default(),
             readers: None,
             source_state: SourceState::default(),
+            source_answer: SourceAnswer::default(),
+            listener: None,
             snapshot: Snapshot {
                 opcodes: vec![OpcodeCounts {
                     opcode: "WRITE".to_owned(),
@@ -340,6 +347,10 @@ mod tests {
                 inodes: 2,
                 handles: 1,
                 deaths: Some(4),
+                removed_in_use: 0,
+                inode_limit: None,
+                caches_data: None,
+                callers: Vec::new(),
                 upgrades: Some(2),
                 kernel_passthrough: PassedThrough {
                     off: None,
@@ -389,12 +400,12 @@ mod tests {
     }
 
     #[test]
-    fn metrics_that_the_manual_names_are_served() {
-        let manual = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../contrib/doc/operations.md"
-        );
-        let manual = std::fs::read_to_string(manual).expect("contrib/doc/operations.md");
+    fn metrics_that_manual_and_alerts_name_are_served() {
+        let contrib = concat!(env!("CARGO_MANIFEST_DIR"), "/../../contrib");
+        let read = |name: &str| {
+            std::fs::read_to_string(format!("{contrib}/{name}")).expect("a file of contrib")
+        };
+        let manual = read("doc/operations.md") + &read("grafana/alerts.yml");
         let is_name = |word: &&str| word.starts_with("thrufs_") || word.starts_with("process_");
         let named = manual
             .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))

@@ -23,7 +23,7 @@ use crate::options::option_list::fusermount_names;
 const HELPER: &str = "fusermount3";
 
 /// The helper in PATH or the places where distributions put it.
-pub(super) fn find() -> anyhow::Result<PathBuf> {
+pub(crate) fn find() -> anyhow::Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let fixed = ["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from);
     std::env::split_paths(&path)

@@ -45,7 +45,7 @@ pub(super) fn check_process(
 /// What a server cannot leave to the next one yet.
 pub(super) fn check_survival(
     process: &ProcessOptions,
-    (mount, files): (&KernelOptions, &FileOptions),
+    files: &FileOptions,
     sandbox: &SandboxPlan,
 ) -> Result<(), String> {
     if process.survive == Survive::Never {
@@ -60,19 +60,7 @@ pub(super) fn check_survival(
             "--transport=fuser",
             "say --transport=device",
         ),
-        (
-            files.passthrough == Some(KernelPassthrough::Always),
-            "--passthrough=always",
-            "leave it out",
-        ),
-        (
-            files.locks == Locks::Host,
-            "--locks=host",
-            "use --locks=local",
-        ),
         (files.watch, "--watch", "leave it out"),
-        (mount.idmap, "--idmap", "leave it out"),
-        (files.writeback, "--writeback", "leave it out"),
         (
             is_by_handle,
             "--inode-file-handles",

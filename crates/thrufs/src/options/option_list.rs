@@ -167,6 +167,12 @@ const FUSERMOUNT_KNOWS: &[&str] = &[
     "ro", "nodev", "nosuid", "noexec", "noatime", "sync", "dirsync",
 ];
 
+/// What `-o` takes without a value beside long options.
+#[cfg(test)]
+pub(crate) fn flag_names() -> impl Iterator<Item = &'static str> {
+    FLAGS.iter().map(|&(name, ..)| name)
+}
+
 /// The names in `-o` for the flags that are set in `flags`, of those fusermount3 understands.
 pub(crate) fn fusermount_names(flags: MsFlags) -> impl Iterator<Item = &'static str> {
     let is_set = move |&&(name, flag, on): &&(&'static str, MsFlags, bool)| {

@@ -37,8 +37,8 @@ pub(crate) struct ProcessOptions {
     /// 1000000 where the kernel allows it]
     #[arg(long, value_name = "NUMBER")]
     pub(crate) rlimit_nofile: Option<u64>,
-    /// Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or
-    /// ADDRESS:PORT
+    /// Serve counters to Prometheus at http://ADDRESS/metrics, and a page for people at /: a port of the
+    /// loopback interface, or ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub(crate) metrics: Option<SocketAddr>,
     /// Session threads [default: 8, or 16 with --durability=dsync]
@@ -52,8 +52,8 @@ pub(crate) struct ProcessOptions {
     #[arg(long, value_name = "HOW", default_value = "fuser", value_parser = choice(TRANSPORTS))]
     pub(crate) transport: Transport,
     /// What happens when the serving process dies: the mount is dead (never), or another process goes on where it
-    /// was, without an error to anybody (always). Needs --transport=device and Linux 6.9; not with --passthrough,
-    /// --locks=host, --watch or --writeback
+    /// was, without an error to anybody (always). Needs --transport=device and Linux 6.9; not with --watch or
+    /// --inode-file-handles
     #[arg(long, value_name = "WHEN", default_value = "never", value_parser = choice(SURVIVE))]
     pub(crate) survive: Survive,
     /// Deaths within a minute that a mount with --survive outlives

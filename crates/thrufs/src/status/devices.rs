@@ -4,6 +4,7 @@
 //! A status socket is named by the number of the socket that front ends connect to, which no two have at a
 //! time, whatever namespaces they are in. Why not by process id: that of a container may be taken outside.
 
+use std::fmt;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
@@ -28,9 +29,15 @@ pub(crate) fn name_of(listener: impl AsFd) -> anyhow::Result<String> {
 
 /// A device that answers.
 #[derive(Clone, Debug)]
-pub(super) struct Device {
+pub(crate) struct Device {
     status: PathBuf,
     owner: u32,
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.status.display())
+    }
 }
 
 impl Device {

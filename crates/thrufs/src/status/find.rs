@@ -27,12 +27,28 @@ const STATUS_MAX: u64 = 16 << 20;
 
 /// A FUSE mount.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(crate) struct Found {
     pub(super) mountpoint: PathBuf,
     fs_type: String,
-    device: String,
+    /// As `major:minor`.
+    pub(super) device: String,
     /// Who mounted it, and whose the daemon is.
     owner: u32,
+    pub(super) is_read_only: bool,
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NoStatus {
+    /// The mount is dead.
+    #[error("{0}: its daemon is dead; run `thrufs umount {0}`")]
+    Dead(String),
+    /// The mount is another user's.
+    #[error("{0} was mounted by uid {1}: only that user and root may ask")]
+    OfAnother(String, u32),
+    /// The daemon has taken the question, and does not answer.
+    #[error("{0}: the daemon does not answer within {patience:?}", patience = PATIENCE)]
+    Silent(String),
 }
 
 impl Found {
@@ -43,6 +59,7 @@ impl Found {
             mountpoint: entry.mount_point,
             fs_type: entry.fs_type,
             device: entry.device,
+            is_read_only: entry.is_read_only,
         })
     }
 
@@ -145,23 +162,20 @@ pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
     let shown = mount.mountpoint.display();
     let me = runtime_dir::uid();
     if me != 0 && me != mount.owner {
-        bail!(
-            "{shown} was mounted by uid {}: only that user and root may ask",
-            mount.owner
-        );
+        bail!(NoStatus::OfAnother(shown.to_string(), mount.owner));
     }
     let mut closed = None;
     for socket in mount.sockets() {
         match fetch(&socket, mount.owner).await {
             Ok(None) => {}
             Ok(Some(status)) => return Ok(status),
-            Err(error) if is_refused(&error) => bail!(dead(mount)),
+            Err(error) if is_refused(&error) => bail!(NoStatus::Dead(shown.to_string())),
             Err(error) if is(&error, ErrorKind::PermissionDenied) => closed = Some(error),
             Err(error) => return Err(error).with_context(|| format!("{shown}")),
         }
     }
     if is_dead(&mount.mountpoint, PATIENCE)? {
-        bail!(dead(mount));
+        bail!(NoStatus::Dead(shown.to_string()));
     }
     if let Some(error) = closed {
         // The kernel shows the mount as root's in each namespace.
@@ -177,11 +191,6 @@ pub(super) async fn ask(mount: &Found) -> anyhow::Result<Status> {
          one (its log says why), or was started with another XDG_RUNTIME_DIR",
         places.join(" or ")
     )
-}
-
-fn dead(mount: &Found) -> String {
-    let shown = mount.mountpoint.display();
-    format!("{shown}: its daemon is dead; run `thrufs umount {shown}`")
 }
 
 /// Whether no process listens on the socket.
@@ -203,10 +212,8 @@ pub(super) async fn fetch(socket: &Path, owner: u32) -> anyhow::Result<Option<St
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Err(error.into()),
         Err(error) => return Err(error).with_context(|| format!("{shown}")),
     };
-    let server = stream
-        .peer_cred()
-        .with_context(|| format!("{shown}"))?
-        .uid();
+    let peer = stream.peer_cred().with_context(|| format!("{shown}"))?;
+    let server = peer.uid();
     ensure!(
         is_believed(server, owner),
         "{shown} is not its owner's: uid {server} listens there, not uid {owner}"
@@ -214,13 +221,15 @@ pub(super) async fn fetch(socket: &Path, owner: u32) -> anyhow::Result<Option<St
     let mut text = Vec::new();
     tokio::time::timeout(PATIENCE, stream.take(STATUS_MAX).read_to_end(&mut text))
         .await
-        .map_err(|_| anyhow!("{shown}: the daemon does not answer within {PATIENCE:?}"))?
+        .map_err(|_late| NoStatus::Silent(shown.to_string()))?
         .with_context(|| format!("{shown}"))?;
     ensure!(
         !text.is_empty(),
         "{shown}: the daemon closed without an answer"
     );
-    parse(&text).with_context(|| format!("{shown}")).map(Some)
+    let status = parse(&text).with_context(|| format!("{shown}"))?;
+    let listener = peer.pid();
+    Ok(Some(Status { listener, ..status }))
 }
 
 /// Root can make any socket anyway.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use thrufs_fs::{Passthrough, Snapshot};
 use thrufs_session::{DeviceView, ReaderCounts};
 
+use crate::daemon::source_space::{SourceAnswer, SpaceAsker};
 use crate::daemon::source_state::{SourceState, SourceView};
 use crate::options::process::Transport;
 
@@ -45,8 +46,22 @@ pub(crate) struct Status {
     /// What became of SOURCE.
     #[serde(default)]
     pub(crate) source_state: SourceState,
+    /// What is free there.
+    #[serde(default)]
+    pub(crate) source_answer: SourceAnswer,
     #[serde(flatten)]
     pub(crate) snapshot: Snapshot,
+    /// The process that made the socket by which this came, by its number here; none where it came by none.
+    #[serde(skip)]
+    pub(crate) listener: Option<i32>,
+}
+
+impl Status {
+    /// Whether numbers of processes mean the same here as for the daemon, and so for the mount that it made.
+    pub(crate) fn is_of_this_namespace(&self) -> bool {
+        self.listener
+            .is_some_and(|pid| u32::try_from(pid) == Ok(self.pid))
+    }
 }
 
 /// How requests come.
@@ -102,18 +117,15 @@ pub(crate) struct Guest {
 pub(crate) struct Readers {
     /// Threads that there are.
     pub(crate) threads: usize,
-    /// Those that read now.
-    pub(crate) reading: usize,
-    /// How often one began or stopped to read.
-    pub(crate) changes: u64,
+    /// How many were started so far.
+    pub(crate) started: u64,
 }
 
 impl From<&ReaderCounts> for Readers {
     fn from(counts: &ReaderCounts) -> Self {
         Self {
             threads: counts.threads(),
-            reading: counts.reading(),
-            changes: counts.changes(),
+            started: counts.started(),
         }
     }
 }
@@ -125,6 +137,16 @@ pub(crate) enum Served {
     Mount(Arc<Passthrough>),
     /// A device, with its socket and its tag.
     Device(DeviceView, Option<String>, Option<String>),
+}
+
+impl Served {
+    /// The file system; none of a device that is not mounted.
+    pub(crate) fn fs(&self) -> Option<Arc<Passthrough>> {
+        match self {
+            Self::Mount(fs) => Some(Arc::clone(fs)),
+            Self::Device(view, ..) => view.fs(),
+        }
+    }
 }
 
 /// Where a [`Status`] comes from.
@@ -140,6 +162,7 @@ pub(crate) struct Reporter {
     pub(crate) readers: Option<Arc<ReaderCounts>>,
     pub(crate) started: Instant,
     pub(crate) source_view: SourceView,
+    pub(crate) space: SpaceAsker,
 }
 
 impl Reporter {
@@ -163,6 +186,7 @@ impl Reporter {
             readers: None,
             started: Instant::now(),
             source_view,
+            space: SpaceAsker::default(),
         }
     }
 
@@ -184,6 +208,7 @@ impl Reporter {
             readers: None,
             started: Instant::now(),
             source_view: SourceView::new(SourceState::default),
+            space: SpaceAsker::default(),
         }
     }
 
@@ -237,8 +262,10 @@ impl Reporter {
             readers: self.readers.as_deref().map(Readers::from),
             uptime_seconds: self.started.elapsed().as_secs_f64(),
             source_state: self.source_view.now(),
+            source_answer: self.space.of(self.served.fs()),
             guest,
             snapshot,
+            listener: None,
         })
     }
 }

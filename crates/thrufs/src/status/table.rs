@@ -8,6 +8,8 @@ use std::time::Duration;
 use thrufs_fs::{Histogram, OpcodeCounts, PassedThrough, Writes};
 
 use super::report::{Guest, Status};
+use crate::findings::Finding;
+use crate::units::{bytes, rate, time};
 
 /// Widest bar of a histogram.
 const BAR: u64 = 30;
@@ -17,52 +19,6 @@ pub(crate) fn plain(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { '?' } else { c })
         .collect()
-}
-
-/// Nanoseconds, in three digits or so.
-fn time(ns: u64) -> String {
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => digits(ns as f64 / 1e3, "µs"),
-        1_000_000..1_000_000_000 => digits(ns as f64 / 1e6, "ms"),
-        _ => digits(ns as f64 / 1e9, "s"),
-    }
-}
-
-/// Bytes, in three digits or so.
-pub(super) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
-    let (mut value, mut unit) = (count as f64, "B");
-    for next in UNITS {
-        if value < 1024.0 {
-            break;
-        }
-        (value, unit) = (value / 1024.0, next);
-    }
-    if unit == "B" {
-        format!("{count} B")
-    } else {
-        digits(value, unit)
-    }
-}
-
-fn digits(value: f64, unit: &str) -> String {
-    let after = match value {
-        ..10.0 => 2,
-        10.0..100.0 => 1,
-        _ => 0,
-    };
-    format!("{value:.after$} {unit}")
-}
-
-/// A rate in three digits or so.
-fn rate(per_second: f64) -> String {
-    match per_second {
-        ..0.05 => "0".to_owned(),
-        ..1e4 => format!("{per_second:.0}"),
-        ..1e7 => format!("{:.1}k", per_second / 1e3),
-        _ => format!("{:.1}M", per_second / 1e6),
-    }
 }
 
 fn uptime(seconds: f64) -> String {
@@ -86,18 +42,14 @@ pub(super) fn line_of_list(status: &Status) -> String {
         Some(guest) => of_device(guest),
         None => plain(&status.mountpoint),
     };
-    let line = format!(
+    format!(
         "{place}: {}, pid {}, up {}, {requests} requests, {errors} errors, {} in {} WRITEs",
         plain(&status.source),
         status.pid,
         uptime(status.uptime_seconds),
         bytes(snapshot.writes.bytes),
         snapshot.writes.requests,
-    );
-    match &status.source_state.trouble {
-        Some(trouble) => format!("{line}; SOURCE {}", plain(trouble)),
-        None => line,
-    }
+    )
 }
 
 /// How a device is named: by what its virtual machine monitor connects to, and by what the guest calls it.
@@ -110,9 +62,9 @@ fn of_device(guest: &Guest) -> String {
 }
 
 /// What `thrufs status MOUNTPOINT` prints.
-pub(super) fn of_mount(status: &Status) -> String {
+pub(super) fn of_mount(status: &Status, warnings: &[Finding]) -> String {
     let mut lines = head(status);
-    lines.extend(of_source(status));
+    lines.extend(lines_of(warnings));
     if status.guest.is_none() {
         lines.extend(wrapped(&of_passthrough(
             &status.snapshot.kernel_passthrough,
@@ -159,10 +111,15 @@ fn of_passthrough(passed: &PassedThrough) -> String {
     line
 }
 
-/// What an operator is to know of SOURCE, if anything.
-fn of_source(status: &Status) -> impl Iterator<Item = String> {
-    let lines = status.source_state.lines().into_iter();
-    lines.map(|line| format!("attention       {}", plain(&line)))
+/// What an operator should know: what is so, and below it what to do.
+fn lines_of(warnings: &[Finding]) -> Vec<String> {
+    let lines = warnings.iter().flat_map(|finding| {
+        let what = format!("{:<16}{}", finding.severity, plain(&finding.what));
+        let remedy = finding.remedy.iter();
+        let remedy = remedy.map(|remedy| format!("{:16}> {}", "", plain(remedy)));
+        std::iter::once(what).chain(remedy)
+    });
+    lines.collect()
 }
 
 const LATENCIES: &str = "       p50       p90       p99       max";
@@ -224,8 +181,8 @@ fn head(status: &Status) -> Vec<String> {
             ),
             (None, None) => format!("transport       {}", status.transport),
             (Some(readers), None) => format!(
-                "transport       {}: {} threads, {} of them read, changed {} times",
-                status.transport, readers.threads, readers.reading, readers.changes
+                "transport       {}: {} threads, {} started so far",
+                status.transport, readers.threads, readers.started
             ),
         },
     ]
@@ -375,28 +332,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn time_and_bytes_have_three_digits() {
-        let shown = [999, 1000, 12_345, 999_000, 1_500_000, 2_000_000_000].map(time);
-        assert_eq!(
-            shown,
-            [
-                "999 ns", "1.00 µs", "12.3 µs", "999 µs", "1.50 ms", "2.00 s"
-            ]
-        );
-        let shown = [0, 1023, 1024, 65_536, 1 << 20, 3 << 30].map(bytes);
-        assert_eq!(
-            shown,
-            [
-                "0 B", "1023 B", "1.00 KiB", "64.0 KiB", "1.00 MiB", "3.00 GiB"
-            ]
-        );
-    }
-
-    #[test]
     fn of_passthrough_says_how_many_and_why_not() {
         let reason = |reason: &str, opens| thrufs_fs::Reason {
             reason: reason.to_owned(),
             opens,
+            is_choice: false,
         };
         let passed = PassedThrough {
             off: None,

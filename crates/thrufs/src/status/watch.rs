@@ -53,15 +53,16 @@ pub(super) async fn run(which: &Which, every: Duration, json: bool) -> anyhow::R
             _ = signals.stop() => return Ok(()),
             now = async { ticks.tick().await; which.ask().await } => now?,
         };
-        show(&before, &now, is_terminal, json)?;
+        if json {
+            print(&serde_json::to_string(&which.shown(now.clone()))?)?;
+        } else {
+            show(&before, &now, is_terminal)?;
+        }
         before = now;
     }
 }
 
-fn show(before: &Status, now: &Status, is_terminal: bool, json: bool) -> anyhow::Result<()> {
-    if json {
-        return print(&serde_json::to_string(now)?);
-    }
+fn show(before: &Status, now: &Status, is_terminal: bool) -> anyhow::Result<()> {
     let lines = table::of_interval(before, now);
     if is_terminal {
         draw(&frame(&lines, rows()))

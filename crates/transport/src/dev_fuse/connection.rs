@@ -9,10 +9,22 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use thrufs_wire::Encoded;
 
 use super::buffer::RequestBuffer;
+
+/// What read(2) of the device gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Received<'b> {
+    /// A message, whole.
+    Message(&'b [u8]),
+    /// There is none, and the thread may not wait ([`DevFuse::set_nonblocking`]).
+    Nothing,
+    /// Nothing, and never again: by an unmount or otherwise.
+    Ended,
+}
 
 /// A connection to the kernel.
 #[derive(Debug)]
@@ -26,25 +38,36 @@ impl DevFuse {
         Self { fd }
     }
 
-    /// Waits for the next message; none when the connection has ended, by an unmount or otherwise.
+    /// Waits for the next message or the end of the connection.
     ///
-    /// ENOENT (a request that was interrupted while the kernel copied it), EINTR and EAGAIN are no
-    /// messages, and are waited over.
+    /// ENOENT (a request that was interrupted while the kernel copied it) and EINTR are no messages, and are
+    /// waited over.
     ///
     /// # Errors
     /// ECONNABORTED where the connection ended while the kernel copied a message; EINVAL for a buffer
     /// smaller than INIT's `max_write` and the headers (`fuse_dev_do_read`).
-    pub fn receive<'b>(&self, buffer: &'b mut RequestBuffer) -> io::Result<Option<&'b [u8]>> {
+    pub fn receive<'b>(&self, buffer: &'b mut RequestBuffer) -> io::Result<Received<'b>> {
         let len = loop {
             match rustix::io::read(&self.fd, buffer.space()) {
                 // Only a socket ends like this.
-                Ok(0) | Err(Errno::NODEV) => return Ok(None),
+                Ok(0) | Err(Errno::NODEV) => return Ok(Received::Ended),
                 Ok(len) => break len,
-                Err(Errno::NOENT | Errno::INTR | Errno::AGAIN) => {}
+                Err(Errno::AGAIN) => return Ok(Received::Nothing),
+                Err(Errno::NOENT | Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         };
-        Ok(Some(buffer.message(len)))
+        Ok(Received::Message(buffer.message(len)))
+    }
+
+    /// Whether [`receive`](Self::receive) waits, for all threads that call it from now on.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn set_nonblocking(&self, is: bool) -> io::Result<()> {
+        let mut flags = fcntl_getfl(&self.fd)?;
+        flags.set(OFlags::NONBLOCK, is);
+        Ok(fcntl_setfl(&self.fd, flags)?)
     }
 
     /// Whether there is a message within `timeout`, or the connection has ended.
@@ -101,10 +124,10 @@ mod tests {
         for message in [[1; 40].as_slice(), &[2; 100]] {
             kernel.write_all(message).unwrap();
             let received = server.receive(&mut buffer).unwrap();
-            assert_eq!(received, Some(message));
+            assert_eq!(received, Received::Message(message));
         }
         drop(kernel);
-        assert_eq!(server.receive(&mut buffer).unwrap(), None);
+        assert_eq!(server.receive(&mut buffer).unwrap(), Received::Ended);
     }
 
     #[test]

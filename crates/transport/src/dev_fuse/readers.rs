@@ -1,17 +1,16 @@
-//! Which threads read: as few as keep up, so that one client is served by one warm thread, and as many as
-//! the limit when requests wait for SOURCE.
+//! Which threads read: more while there is work, up to [`USUAL`], and up to the limit when requests wait for
+//! SOURCE; all but one end when nothing comes for long.
 //!
-//! A reader reads a message, serves it, and reads the next. One more reads when every reader has been at
-//! one request for long and the kernel has more ([`Readers::watch`]), or when a reader finds messages
-//! waiting several times in a row ([`Pace`]). One stops when it has had to wait for each of its last
-//! messages. Of the threads that do not read, the one that stopped last is the next to read; one that is
-//! not needed for long ends.
+//! A reader reads a message, serves it, and reads the next. A further one begins after every [`A_FEW`] messages
+//! of one of them, and when every reader has been at one request for long and the kernel has more
+//! ([`Readers::watch`]).
 //!
 //! Invariant: until the connection ends there is a reader, and a request that waits for another message
 //! (FORGET, or one on the mount itself) meets one within the time of [`STUCK`], up to the limit of threads.
 //!
-//! Why not let all threads wait in read(2): the kernel wakes the one that has waited longest
-//! (`fuse_dev_do_read`), whose caches are the coldest.
+//! Why not one warm thread while one client asks, the others waiting elsewhere: that thread sleeps on the other
+//! CPU than the client, which each request and each answer then has to wake. Of several in read(2), one runs on
+//! the client's CPU when the client goes to sleep, and takes the message before the one that was woken for it.
 
 use std::fmt;
 use std::io;
@@ -21,10 +20,10 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use thrufs_sys::restart::restart_call;
 
 use super::buffer::Buffers;
-use super::connection::DevFuse;
-use super::pace::{Pace, Verdict};
+use super::connection::{DevFuse, Received};
 
 /// A request that lasts longer may be waiting, for SOURCE or for another request.
 const STUCK: Duration = Duration::from_micros(200);
@@ -36,8 +35,12 @@ const LONG_TICK: Duration = Duration::from_millis(20);
 const QUIET: u32 = 32;
 /// How long requests under way have when no more are to be read ([`Drain`]).
 const FINISH: Duration = Duration::from_millis(100);
-/// How long a thread waits to be needed.
+/// How long nothing comes before all readers but one end.
 const IDLE: Duration = Duration::from_secs(10);
+/// Readers that work alone brings about.
+const USUAL: usize = 8;
+/// Messages of one reader after which one more begins: a mount that is hardly used has one.
+const A_FEW: u64 = 16;
 
 /// Serves one message.
 pub type Handler = Arc<dyn Fn(&[u8]) + Send + Sync>;
@@ -46,33 +49,24 @@ pub type Handler = Arc<dyn Fn(&[u8]) + Send + Sync>;
 #[derive(Debug, Default)]
 pub struct ReaderCounts {
     threads: AtomicUsize,
-    reading: AtomicUsize,
-    changes: AtomicU64,
+    started: AtomicU64,
 }
 
 impl ReaderCounts {
-    /// Threads that there are: readers, and those that wait to be needed.
+    /// Threads that read and serve.
     pub fn threads(&self) -> usize {
         self.threads.load(Ordering::Relaxed)
     }
 
-    /// Those that read.
-    pub fn reading(&self) -> usize {
-        self.reading.load(Ordering::Relaxed)
-    }
-
-    /// How often one began or stopped to read.
-    pub fn changes(&self) -> u64 {
-        self.changes.load(Ordering::Relaxed)
+    /// How many were started so far.
+    pub fn started(&self) -> u64 {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// To be called under the lock of the state.
     fn note(&self, state: &State) {
         self.threads.store(state.members.len(), Ordering::Relaxed);
-        let before = self.reading.swap(state.readers, Ordering::Relaxed);
-        if before != state.readers {
-            self.changes.fetch_add(1, Ordering::Relaxed);
-        }
+        self.started.store(state.started, Ordering::Relaxed);
     }
 }
 
@@ -147,10 +141,7 @@ struct Readers {
 #[derive(Default)]
 struct State {
     members: Vec<(Arc<Member>, JoinHandle<()>)>,
-    /// Those that do not read, in the order in which they stopped.
-    idle: Vec<(Arc<Member>, Thread)>,
-    readers: usize,
-    started: usize,
+    started: u64,
     /// The connection has ended.
     result: Option<io::Result<()>>,
 }
@@ -158,7 +149,8 @@ struct State {
 /// A thread.
 #[derive(Debug)]
 struct Member {
-    reads: AtomicBool,
+    /// It ends before it reads again.
+    ends: AtomicBool,
     /// When its request began, in nanoseconds; 0 while it reads.
     since: AtomicU64,
     served: AtomicU64,
@@ -185,11 +177,12 @@ impl Readers {
     fn serve(self: &Arc<Self>) -> io::Result<Ended> {
         // Before it is looked at: a drain that is asked for later wakes this thread.
         let _once = self.drain.watcher.set(self.watcher.clone());
+        // A server that died may have left it so.
+        self.device.set_nonblocking(false)?;
         self.add(&mut self.state.lock())?;
         if self.watch() == Ended::Drained {
             return Ok(Ended::Drained);
         }
-        // That the connection has ended stays in the state, for the threads that are idle.
         let members = std::mem::take(&mut self.state.lock().members);
         for (_member, thread) in members {
             if thread.join().is_err() {
@@ -205,27 +198,22 @@ impl Readers {
         self.started.elapsed().as_nanos() as u64 + 1
     }
 
-    /// One more reader: the thread that stopped last, or a new one. False if all are at work.
+    /// One more reader; false if there are as many as there may be.
     fn add(self: &Arc<Self>, state: &mut State) -> io::Result<bool> {
-        if let Some((member, thread)) = state.idle.pop() {
-            member.reads.store(true, Ordering::Release);
-            thread.unpark();
-        } else if state.members.len() < self.most {
-            let member = Arc::new(Member {
-                reads: AtomicBool::new(true),
-                since: AtomicU64::new(0),
-                served: AtomicU64::new(0),
-            });
-            let (this, me) = (Arc::clone(self), Arc::clone(&member));
-            let thread = std::thread::Builder::new()
-                .name(format!("session-{}", state.started))
-                .spawn(move || this.work(&me))?;
-            state.started += 1;
-            state.members.push((member, thread));
-        } else {
+        if state.members.len() >= self.most {
             return Ok(false);
         }
-        state.readers += 1;
+        let member = Arc::new(Member {
+            ends: AtomicBool::new(false),
+            since: AtomicU64::new(0),
+            served: AtomicU64::new(0),
+        });
+        let (this, me) = (Arc::clone(self), Arc::clone(&member));
+        let thread = std::thread::Builder::new()
+            .name(format!("session-{}", state.started))
+            .spawn(move || this.work(&me))?;
+        state.started += 1;
+        state.members.push((member, thread));
         self.counts.note(state);
         Ok(true)
     }
@@ -239,84 +227,45 @@ impl Readers {
         self.add(&mut state).unwrap_or(false)
     }
 
-    /// Stops reading, unless no other thread reads.
-    fn stop(&self, me: &Member) {
-        let mut state = self.state.lock();
-        if state.readers > 1 {
-            state.readers -= 1;
-            self.counts.note(&state);
-            me.reads.store(false, Ordering::Release);
-        }
-    }
-
     /// The life of a thread.
     fn work(self: &Arc<Self>, me: &Arc<Member>) {
         let mut buffer = self.buffers.make();
-        let mut pace = Pace::default();
-        while !self.drain.is_asked() && (me.reads.load(Ordering::Acquire) || self.is_needed(me)) {
-            let before = self.now();
+        while !self.drain.is_asked() && !me.ends.load(Ordering::Acquire) {
             let message = match self.device.receive(&mut buffer) {
-                Ok(Some(message)) => message,
-                Ok(None) => return self.end(Ok(())),
+                Ok(Received::Message(message)) => message,
+                Ok(Received::Nothing) => {
+                    std::thread::yield_now();
+                    continue;
+                }
+                Ok(Received::Ended) => return self.end(Ok(())),
                 Err(error) => return self.end(Err(error)),
             };
-            let began = self.now();
             // Before `is_watched`: either the watcher sees this request, or this thread wakes it.
-            me.since.store(began, Ordering::SeqCst);
+            me.since.store(self.now(), Ordering::SeqCst);
             // After `since`: either this thread sees it, or whoever asked waits for this request.
             if self.drain.is_asked() {
                 me.since.store(0, Ordering::SeqCst);
                 return;
             }
             self.wake_watcher();
-            match pace.after_read(began - before, message.len()) {
-                Verdict::More => {
-                    self.try_add();
-                }
-                Verdict::Fewer => self.stop(me),
-                Verdict::Enough => {}
+            let served = me.served.load(Ordering::Relaxed) + 1;
+            if served.is_multiple_of(A_FEW) && self.counts.threads() < self.most.min(USUAL) {
+                self.try_add();
             }
             (self.handle)(message);
-            let served = me.served.load(Ordering::Relaxed) + 1;
             me.served.store(served, Ordering::Relaxed);
             me.since.store(0, Ordering::SeqCst);
         }
-    }
-
-    /// Waits to read again; false if this thread has not been needed for long, or no longer is.
-    fn is_needed(&self, me: &Arc<Member>) -> bool {
-        let until = Instant::now() + self.idle;
         let mut state = self.state.lock();
-        state.idle.push((Arc::clone(me), std::thread::current()));
-        loop {
-            if me.reads.load(Ordering::Acquire) {
-                return true;
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if state.result.is_some() {
-                return false;
-            }
-            if left.is_zero() {
-                state.idle.retain(|(idle, _)| !Arc::ptr_eq(idle, me));
-                state.members.retain(|(member, _)| !Arc::ptr_eq(member, me));
-                self.counts.note(&state);
-                return false;
-            }
-            drop(state);
-            std::thread::park_timeout(left);
-            state = self.state.lock();
-        }
+        state.members.retain(|(member, _)| !Arc::ptr_eq(member, me));
+        self.counts.note(&state);
     }
 
     /// The connection has ended; what was told first counts.
     fn end(&self, result: io::Result<()>) {
         let mut state = self.state.lock();
         state.result.get_or_insert(result);
-        let idle = std::mem::take(&mut state.idle);
         drop(state);
-        for (_member, thread) in idle {
-            thread.unpark();
-        }
         self.watcher.unpark();
     }
 
@@ -376,10 +325,38 @@ impl Readers {
     fn rest(&self) {
         self.is_watched.store(false, Ordering::SeqCst);
         // A request may have come between the last look and this.
-        if let (Seen::Waiting(_), false) = (self.look(), self.drain.is_asked()) {
-            std::thread::park();
+        if self.is_idle() {
+            std::thread::park_timeout(self.idle);
+            if !self.is_watched.load(Ordering::SeqCst) && self.is_idle() {
+                self.end_all_but_one();
+                std::thread::park();
+            }
         }
         self.is_watched.store(true, Ordering::SeqCst);
+    }
+
+    fn is_idle(&self) -> bool {
+        matches!(self.look(), Seen::Waiting(_)) && !self.drain.is_asked()
+    }
+
+    /// A thread that misses the signal, since it was about to read, ends after its next message.
+    fn end_all_but_one(&self) {
+        if let Err(error) = self.device.set_nonblocking(true) {
+            tracing::debug!(%error, "idle threads stay");
+            return;
+        }
+        for (member, thread) in self.state.lock().members.iter().skip(1) {
+            member.ends.store(true, Ordering::Release);
+            restart_call(thread);
+        }
+        // Those that were asleep in read(2) are gone by then, or it does not matter.
+        let until = Instant::now() + LONG_TICK;
+        while self.counts.threads() > 1 && Instant::now() < until {
+            std::thread::sleep(TICK);
+        }
+        if let Err(error) = self.device.set_nonblocking(false) {
+            tracing::warn!(%error, "the thread that reads does not sleep");
+        }
     }
 
     fn look(&self) -> Seen {
@@ -391,9 +368,6 @@ impl Readers {
         let (mut served, mut works, mut all_stuck) = (0, false, true);
         for (member, _thread) in &state.members {
             served += member.served.load(Ordering::Relaxed);
-            if !member.reads.load(Ordering::Acquire) {
-                continue;
-            }
             match member.since.load(Ordering::SeqCst) {
                 0 => all_stuck = false,
                 since => {
@@ -465,6 +439,11 @@ mod tests {
 
     impl Serving {
         fn new(most: usize, handle: Handler) -> Self {
+            // Longer than any test.
+            Self::with_idle(most, handle, 100 * DEADLINE)
+        }
+
+        fn with_idle(most: usize, handle: Handler, idle: Duration) -> Self {
             let kind = SockType::SeqPacket;
             let (kernel, server) =
                 socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC).unwrap();
@@ -472,8 +451,7 @@ mod tests {
             let (sender, receiver) = channel();
             let session = std::thread::spawn(move || {
                 let readers = Readers {
-                    // Longer than any test.
-                    idle: 100 * DEADLINE,
+                    idle,
                     ..Readers::new(&device, Buffers::AsUsed(4096), most, handle)
                 };
                 let readers = Arc::new(readers);
@@ -582,9 +560,9 @@ mod tests {
         session.end();
     }
 
-    /// The session ended ten seconds late: an idle thread did not learn of the end.
+    /// All of them work, and then nothing comes.
     #[test]
-    fn serve_ends_while_a_thread_is_idle() {
+    fn serve_when_nothing_comes_for_long_keeps_one_thread_and_the_next_message_is_served() {
         let (report, served) = reporting();
         let both = Arc::new(Barrier::new(2));
         let handle = move |message: &[u8]| {
@@ -593,23 +571,37 @@ mod tests {
             }
             report(message);
         };
-        let mut session = Serving::new(2, Arc::new(handle));
-        for number in [0, 0] {
-            session.send(number);
-        }
-        for _each in 0..2 {
-            served.recv_timeout(DEADLINE).unwrap();
-        }
-        // Each of the two waits for its messages, until one of them stops.
-        let until = Instant::now() + DEADLINE;
-        while session.readers.state.lock().idle.is_empty() {
-            assert!(Instant::now() < until, "no thread becomes idle");
+        let mut session = Serving::with_idle(2, Arc::new(handle), Duration::from_millis(1));
+        for _round in 0..3 {
+            for number in [0, 0] {
+                session.send(number);
+            }
+            for _each in 0..2 {
+                served.recv_timeout(DEADLINE).unwrap();
+            }
+            let until = Instant::now() + DEADLINE;
+            while session.readers.counts.threads() > 1 {
+                assert!(Instant::now() < until, "both stay");
+                std::thread::yield_now();
+            }
             session.send(1);
-            served.recv_timeout(DEADLINE).unwrap();
+            assert_eq!(served.recv_timeout(DEADLINE), Ok(1));
         }
         session.end();
     }
-    /// A thread that waits for a message when the drain is asked for reads one more, which is the next server's.
+
+    #[test]
+    fn serve_of_many_takes_all_threads() {
+        let (report, served) = reporting();
+        let mut session = Serving::new(3, report);
+        for number in 0..200 {
+            session.send(number);
+            assert_eq!(served.recv_timeout(DEADLINE), Ok(number));
+        }
+        assert_eq!(session.readers.counts.threads(), 3);
+        session.end();
+    }
+
     #[test]
     fn serve_after_a_drain_leaves_what_is_read_unserved() {
         let (report, served) = reporting();

@@ -71,6 +71,8 @@ pub(super) const SECTIONS: &[Sections] = &[
             "thrufs-device(8)",
             "thrufs-umount(8)",
             "thrufs-status(8)",
+            "thrufs-top(8)",
+            "thrufs-doctor(8)",
             "thrufs-upgrade(8)",
             "thrufs-set(8)",
             "thrufs-demo(8)",
@@ -166,7 +168,56 @@ pub(super) const SECTIONS: &[Sections] = &[
             ),
             ("For a program:", "thrufs status --json /mnt"),
         ],
-        see_also: &["thrufs(8)", "thrufs-mount(8)", "thrufs-device(8)"],
+        see_also: &[
+            "thrufs(8)",
+            "thrufs-mount(8)",
+            "thrufs-device(8)",
+            "thrufs-top(8)",
+            "thrufs-doctor(8)",
+        ],
+    },
+    Sections {
+        page: "thrufs-top",
+        exit_status: EXIT,
+        files: &[RUNTIME],
+        examples: &[
+            ("Live, until q is typed:", "thrufs top"),
+            (
+                "Two tables of one mount, five seconds apart, the most bytes first:",
+                "thrufs top -b -n 2 -d 5 --sort=bytes /mnt",
+            ),
+            ("For a program, a line each second:", "thrufs top --json"),
+        ],
+        see_also: &["thrufs(8)", "thrufs-status(8)", "top(1)"],
+    },
+    Sections {
+        page: "thrufs-doctor",
+        exit_status: &[
+            (
+                "0",
+                "Nothing needs to be done: all findings are ok or notes.",
+            ),
+            ("1", "Failure; standard error says why."),
+            USAGE,
+            ("3", "There are warnings, and no errors."),
+            ("4", "There are errors: something does not work."),
+        ],
+        files: &[
+            ("/dev/fuse", "Is opened, and closed again."),
+            FUSE_CONF,
+            RUNTIME,
+        ],
+        examples: &[
+            ("The machine and all mounts:", "thrufs doctor"),
+            ("One mount:", "thrufs doctor /mnt"),
+            ("For a program:", "thrufs doctor --json"),
+        ],
+        see_also: &[
+            "thrufs(8)",
+            "thrufs-status(8)",
+            "thrufs-umount(8)",
+            "fusermount3(1)",
+        ],
     },
     Sections {
         page: "thrufs-upgrade",

@@ -237,3 +237,36 @@ fn close_soon_goes_with_the_next_question_or_with_those_that_are_closed_now() {
     assert_eq!(fixture.kernel.open.load(Ordering::SeqCst), 0);
     assert_eq!(fixture.end(server), 0);
 }
+
+/// A server that died may have been answered, and have noted nothing; the kernel held those files for ever.
+#[test]
+fn keep_after_a_death_ends_the_ids_that_are_not_in_use() {
+    let (fixture, socket) = registrar(10);
+    let server = Registering::new(socket.try_clone().unwrap()).unwrap();
+    let files = ["a", "b", "c"].map(|name| fixture.file(name));
+    let ids = files
+        .each_ref()
+        .map(|file| server.open(file.as_fd()).unwrap());
+    // It has asked, and died before the answer.
+    let question = to_bytes([OPEN, 4, 0]);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let with = [files[0].as_fd()];
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(&with)));
+    let data = [IoSlice::new(&question)];
+    sendmsg(&socket, &data, &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+    drop(server);
+    let server = Registering::new(socket).unwrap().after(1);
+    let in_use = [(ids[0], files[0].as_fd()), (ids[2], files[2].as_fd())];
+    server.keep(&in_use).unwrap();
+    assert_eq!(fixture.kernel.open.load(Ordering::SeqCst), 2);
+    // Of another file, or none of the registrar's.
+    for wrong in [(ids[0], files[2].as_fd()), (77, files[0].as_fd())] {
+        let refused = server.keep(&[in_use[1], wrong]).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(fixture.kernel.open.load(Ordering::SeqCst), 1);
+    }
+    server.keep(&[]).unwrap();
+    assert_eq!(fixture.kernel.open.load(Ordering::SeqCst), 0);
+    assert_eq!(fixture.end(server), 0);
+}
