@@ -25,6 +25,8 @@ use crate::sandbox::plan::Sandbox;
 pub(crate) struct Within {
     pub(crate) mounts: Option<OwnedFd>,
     pub(crate) covered: Option<OwnedFd>,
+    /// By which all servers of a mount have files registered: with its last copy their ids would end.
+    pub(crate) registering: Option<OwnedFd>,
 }
 
 /// A binary that was started, and may become a server ([`Server::prepare`]).
@@ -80,7 +82,7 @@ impl Candidate {
     pub(super) fn prepare(
         self,
         order: TakeOver,
-        descriptors: &[OwnedFd],
+        (registering, descriptors): (&OwnedFd, &[OwnedFd]),
     ) -> anyhow::Result<(Server, String)> {
         let sandbox = match order.is_namespace {
             true => Sandbox::Namespace,
@@ -88,7 +90,7 @@ impl Candidate {
         };
         let (ours, theirs) = server::ends()?;
         let sent = self.hear().and_then(|version| {
-            let mut with = vec![theirs.asking.as_fd(), theirs.registering.as_fd()];
+            let mut with = vec![theirs.asking.as_fd(), registering.as_fd()];
             with.push(theirs.output.as_fd());
             with.extend(descriptors.iter().map(AsFd::as_fd));
             self.link.send(&ToServer::TakeOver(order), &with)?;

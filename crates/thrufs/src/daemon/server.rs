@@ -278,8 +278,14 @@ fn start_in(
             become_server(start, ends, serve)
         }
         Side::Parent(child) => {
+            let registering = theirs.registering.try_clone();
+            let registering = registering.context("duplicate a descriptor")?;
             drop((their_link, theirs, source));
             let (pid, inside) = wait_until_confined(child, sandbox, &link, Some(confined.plan))?;
+            let inside = Within {
+                registering: Some(registering).filter(|_| confined.plan.restarts),
+                ..inside
+            };
             Server::new((pid, sandbox, inside), link, ours)
         }
     }

@@ -180,13 +180,15 @@ impl Succession {
         let plan = mount_plan::parse_again(&line, user::is_root())?;
         let (sends, receives) = descriptors::pair().context("socket pair")?;
         let (order, with) = self.order(line, what, receives)?;
+        let registering = self.inside.registering.as_ref().context("no registrar")?;
+        let registering = registering.try_clone()?;
         // As it is now, whatever is put in its place meanwhile.
         let path = format!("/proc/{}/fd/{}", std::process::id(), binary.as_raw_fd());
         let candidate = Candidate::start(Path::new(&path))?;
         let tell = self.started.0.clone();
         let prepare = move || {
             // The receiver is gone only when this process ends.
-            let _ = tell.send(candidate.prepare(order, &with));
+            let _ = tell.send(candidate.prepare(order, (&registering, &with)));
         };
         let thread = std::thread::Builder::new().name("take-over".to_owned());
         thread.spawn(prepare).context("start a thread")?;
@@ -221,7 +223,9 @@ impl Succession {
             messages.try_clone()?,
             receives,
         ];
-        let Within { mounts, covered } = &self.inside;
+        let Within {
+            mounts, covered, ..
+        } = &self.inside;
         for inside in [mounts, covered].into_iter().flatten() {
             with.push(inside.try_clone()?);
         }
