@@ -209,6 +209,37 @@ fn upgrade_keeps_an_unlinked_file_a_lock_its_waiter_and_a_read_that_waits() -> O
     })
 }
 
+/// The ids ended with the server that had asked for them, and each later OPEN of such a file was one whose reads fail.
+#[test]
+fn upgrade_keeps_a_file_that_is_passed_through() -> Outcome {
+    case(|| {
+        let scratch = Scratch::new(Backing::Ext4(64))?;
+        let content = vec![7; 8 << 20];
+        std::fs::write(scratch.source().join("large"), &content)?;
+        let survive = ["--transport=device", "--survive=always"];
+        let m = Mount::of(scratch, &[&survive[..], &["--passthrough=auto"]].concat())?;
+        m.require_mount()?;
+        let file = open_rdwr(m.path("large"))?;
+        let mut head = [0; 4];
+        for _upgrade in 0..2 {
+            succeed(&m, "upgrade", &[])?;
+            file.read_exact_at(&mut head, 0)?;
+            equal(
+                "content",
+                std::fs::read(m.path("large"))?.len(),
+                content.len(),
+            )?;
+        }
+        drop(file);
+        equal(
+            "content",
+            std::fs::read(m.path("large"))?.len(),
+            content.len(),
+        )?;
+        m.unmount()
+    })
+}
+
 /// A mount that the directory which it serves contains: the server sees through to what it covers.
 #[test]
 fn upgrade_of_a_mount_below_its_source_serves_on() -> Outcome {

@@ -6,7 +6,7 @@
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-use crate::daemon::take_over;
+use crate::daemon::link;
 use crate::demo::{DemoArgs, ReproduceArgs};
 use crate::doctor::DoctorArgs;
 use crate::options::MountArgs;
@@ -129,7 +129,7 @@ fn is_helper_call(first: &OsStr, arguments: &[OsString]) -> bool {
         "doctor",
         "upgrade",
         "set",
-        take_over::SUBCOMMAND,
+        link::TAKE_OVER,
         "demo",
         "reproduce",
         "help",

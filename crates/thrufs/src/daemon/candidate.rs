@@ -15,17 +15,9 @@ use anyhow::{Context, bail};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
-use super::link::{FromServer, Link, TakeOver, ToServer};
-use super::server::{self, Server};
-use super::take_over;
+use super::link::{FORM, FromServer, Link, TAKE_OVER, TakeOver, ToServer};
+use super::server::{self, Server, Within};
 use crate::sandbox::plan::Sandbox;
-
-/// What a server that takes over from another needs of that one's sandbox; none where there is none such.
-#[derive(Debug, Default)]
-pub(crate) struct Within {
-    pub(crate) mounts: Option<OwnedFd>,
-    pub(crate) covered: Option<OwnedFd>,
-}
 
 /// A binary that was started, and may become a server ([`Server::prepare`]).
 #[derive(Debug)]
@@ -36,8 +28,6 @@ pub(super) struct Candidate {
 
 /// How long a binary may take until it is shut in.
 const PREPARATION: Duration = Duration::from_secs(10);
-/// What a hand-over consists of: a binary of another form is not taken.
-pub(super) const FORM: u32 = 1;
 
 impl Candidate {
     /// Starts `binary`. By the thread with which the process ends, since the server dies with that.
@@ -45,7 +35,7 @@ impl Candidate {
         let (link, theirs) = Link::pair().context("socket pair")?;
         let child = Command::new(binary)
             .arg0("thrufs")
-            .arg(take_over::SUBCOMMAND)
+            .arg(TAKE_OVER)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -80,7 +70,7 @@ impl Candidate {
     pub(super) fn prepare(
         self,
         order: TakeOver,
-        descriptors: &[OwnedFd],
+        (registering, descriptors): (&OwnedFd, &[OwnedFd]),
     ) -> anyhow::Result<(Server, String)> {
         let sandbox = match order.is_namespace {
             true => Sandbox::Namespace,
@@ -88,7 +78,7 @@ impl Candidate {
         };
         let (ours, theirs) = server::ends()?;
         let sent = self.hear().and_then(|version| {
-            let mut with = vec![theirs.asking.as_fd(), theirs.registering.as_fd()];
+            let mut with = vec![theirs.asking.as_fd(), registering.as_fd()];
             with.push(theirs.output.as_fd());
             with.extend(descriptors.iter().map(AsFd::as_fd));
             self.link.send(&ToServer::TakeOver(order), &with)?;

@@ -5,7 +5,9 @@
 //! background, whose standard error is /dev/null. Not by `--syslog` alone: what is only in a log that was
 //! not asked for in advance is missing when it is needed.
 
-use anyhow::anyhow;
+use anyhow::{anyhow, bail};
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitStatus;
 
 use crate::logging;
 use crate::logging::destination::stderr_is_journal;
@@ -104,4 +106,21 @@ fn tell_the_system_log(error: &anyhow::Error, last_words: &[String], plan: &Moun
             tracing::error!("its last words: {}", plain(line));
         }
     });
+}
+
+/// How a server ended that gave no reason.
+pub(crate) fn ended(status: WaitStatus) -> anyhow::Result<()> {
+    match status {
+        WaitStatus::Exited(_, 0) => Ok(()),
+        WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
+            "the serving process made a system call that --seccomp forbids, and was ended: \
+             --seccomp=log serves on and names it in the kernel's log"
+        ),
+        WaitStatus::Signaled(_, signal, dumped) => bail!(
+            "the serving process was ended by {signal}{}",
+            if dumped { " and dumped core" } else { "" }
+        ),
+        WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
+        other => bail!("the serving process ended without a reason ({other:?})"),
+    }
 }

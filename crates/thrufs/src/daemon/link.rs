@@ -19,6 +19,11 @@ use rustix::net::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+/// The subcommand by which a binary is started that is to take a mount over.
+pub(crate) const TAKE_OVER: &str = "take-over";
+/// What a hand-over consists of: a binary of another form is not taken.
+pub(super) const FORM: u32 = 1;
+
 /// Longest message: two paths of PATH_MAX bytes fit. A failure's reason is cut to fit.
 const MESSAGE_MAX: usize = 64 << 10;
 /// Longest reason.
@@ -78,7 +83,7 @@ pub(crate) enum ToServer {
 }
 
 /// What a server that takes over is made by. Beside what a first one has, its descriptors are those of
-/// [`Taken`](super::server_process::Taken).
+/// [`Taken`](super::taken::Taken).
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct TakeOver {
     /// The arguments of the mount, of which each is bytes.

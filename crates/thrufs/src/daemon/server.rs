@@ -21,7 +21,6 @@ use thrufs_sys::fork::{Side, fork};
 use tracing::level_filters::LevelFilter;
 
 use super::callers::{self, AskingOutside};
-use super::candidate::Within;
 use super::link::{FromServer, Link, Serve, ServeDevice, ToServer};
 use super::output::Output;
 use super::registrar::{self, Devices, Registrar};
@@ -44,6 +43,15 @@ pub(crate) struct Confined<'a> {
     pub(crate) plan: &'a SandboxPlan,
     pub(crate) needs: Needs,
     pub(crate) log: LogOptions,
+}
+
+/// What a server that takes over from another needs of that one's sandbox; none where there is none such.
+#[derive(Debug, Default)]
+pub(crate) struct Within {
+    pub(crate) mounts: Option<OwnedFd>,
+    pub(crate) covered: Option<OwnedFd>,
+    /// By which all servers of a mount have files registered: with its last copy their ids would end.
+    pub(crate) registering: Option<OwnedFd>,
 }
 
 /// A server that is shut in and waits for the mount.
@@ -278,8 +286,14 @@ fn start_in(
             become_server(start, ends, serve)
         }
         Side::Parent(child) => {
+            let registering = theirs.registering.try_clone();
+            let registering = registering.context("duplicate a descriptor")?;
             drop((their_link, theirs, source));
             let (pid, inside) = wait_until_confined(child, sandbox, &link, Some(confined.plan))?;
+            let inside = Within {
+                registering: Some(registering).filter(|_| confined.plan.restarts),
+                ..inside
+            };
             Server::new((pid, sandbox, inside), link, ours)
         }
     }

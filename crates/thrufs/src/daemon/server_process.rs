@@ -1,6 +1,6 @@
 //! The life of the process that serves, from the fork on.
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
 use std::sync::Arc;
@@ -19,6 +19,7 @@ use super::link::{FromServer, Link, Serve, ToServer};
 use super::registrar::Registering;
 use super::serving::{self, Serving};
 use super::source_state::SourceView;
+use super::taken::Taken;
 use super::turn;
 use super::zygote;
 use crate::logging;
@@ -47,37 +48,6 @@ pub(crate) struct Start<'a> {
     pub(crate) log: logging::ServerLog,
     /// Where this server is to take over from another.
     pub(crate) taken: Option<Taken>,
-}
-
-/// What a server has of the one that it takes over from.
-#[derive(Debug)]
-pub(crate) struct Taken {
-    /// `Ledger::files`.
-    pub(crate) ledger: [OwnedFd; 2],
-    /// Where its descriptors come from ([`super::descriptors`]).
-    pub(crate) descriptors: OwnedFd,
-    /// Its mount namespace, until this one has joined that.
-    pub(crate) mounts: Option<OwnedFd>,
-    /// The directory that the mount covers, where that lies below SOURCE.
-    pub(crate) covered: Option<OwnedFd>,
-    /// It is of another version.
-    pub(crate) is_upgrade: bool,
-}
-
-impl Taken {
-    fn all(&self) -> impl Iterator<Item = &OwnedFd> {
-        let one = std::iter::once(&self.descriptors);
-        self.ledger
-            .iter()
-            .chain(one)
-            .chain(&self.mounts)
-            .chain(&self.covered)
-    }
-
-    /// The descriptors' numbers.
-    pub(super) fn numbers(&self) -> Vec<i32> {
-        self.all().map(AsRawFd::as_raw_fd).collect()
-    }
 }
 
 /// The child's life, from the fork on; `serve` when it is shut in.

@@ -12,7 +12,7 @@
 //! Why the supervisor does not replace itself by execve(2): there would be no way back from a binary that fails by then,
 //! and with the supervisor the mount ends. What it runs is small and parses nothing of the client's; a fix of the
 //! supervisor itself takes effect with the next mount. Two versions agree on what a hand-over consists of by a number
-//! ([`super::candidate::FORM`]) and by the form of the ledger.
+//! ([`super::link::FORM`]) and by the form of the ledger.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,13 +25,13 @@ use anyhow::{Context, anyhow, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 
-use super::candidate::{Candidate, Within};
+use super::candidate::Candidate;
 use super::control::{Order, Outcome, Request};
+use super::death::ended;
 use super::descriptors;
 use super::link::{FromServer, Serve, TakeOver, ToServer};
-use super::server::{Server, ServerEvent};
+use super::server::{Server, ServerEvent, Within};
 use super::successor::{Listening, Mounted, Next, Stage, Standing};
-use super::supervisor::ended;
 use crate::logging::ServerLog;
 use crate::mount::read_ahead;
 use crate::mount_plan::{self, CommandLine, MountPlan};
@@ -180,13 +180,15 @@ impl Succession {
         let plan = mount_plan::parse_again(&line, user::is_root())?;
         let (sends, receives) = descriptors::pair().context("socket pair")?;
         let (order, with) = self.order(line, what, receives)?;
+        let registering = self.inside.registering.as_ref().context("no registrar")?;
+        let registering = registering.try_clone()?;
         // As it is now, whatever is put in its place meanwhile.
         let path = format!("/proc/{}/fd/{}", std::process::id(), binary.as_raw_fd());
         let candidate = Candidate::start(Path::new(&path))?;
         let tell = self.started.0.clone();
         let prepare = move || {
             // The receiver is gone only when this process ends.
-            let _ = tell.send(candidate.prepare(order, &with));
+            let _ = tell.send(candidate.prepare(order, (&registering, &with)));
         };
         let thread = std::thread::Builder::new().name("take-over".to_owned());
         thread.spawn(prepare).context("start a thread")?;
@@ -221,7 +223,9 @@ impl Succession {
             messages.try_clone()?,
             receives,
         ];
-        let Within { mounts, covered } = &self.inside;
+        let Within {
+            mounts, covered, ..
+        } = &self.inside;
         for inside in [mounts, covered].into_iter().flatten() {
             with.push(inside.try_clone()?);
         }

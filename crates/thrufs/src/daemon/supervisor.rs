@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI32;
 
 use anyhow::{Context, anyhow, bail};
-use nix::sys::signal::Signal;
 use nix::sys::wait::WaitStatus;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -321,7 +320,7 @@ impl Run {
     fn ended(&mut self, status: WaitStatus) -> anyhow::Result<()> {
         match self.failure.take() {
             Some(reason) => Err(anyhow!("{reason}")),
-            None => ended(status),
+            None => death::ended(status),
         }
     }
 }
@@ -331,23 +330,6 @@ async fn next_step(succession: &mut Option<Succession>) -> Step {
     match succession {
         Some(succession) => succession.step().await,
         None => std::future::pending().await,
-    }
-}
-
-/// How a server ended that gave no reason.
-pub(crate) fn ended(status: WaitStatus) -> anyhow::Result<()> {
-    match status {
-        WaitStatus::Exited(_, 0) => Ok(()),
-        WaitStatus::Signaled(_, Signal::SIGSYS, _) => bail!(
-            "the serving process made a system call that --seccomp forbids, and was ended: \
-             --seccomp=log serves on and names it in the kernel's log"
-        ),
-        WaitStatus::Signaled(_, signal, dumped) => bail!(
-            "the serving process was ended by {signal}{}",
-            if dumped { " and dumped core" } else { "" }
-        ),
-        WaitStatus::Exited(_, code) => bail!("the serving process ended with exit code {code}"),
-        other => bail!("the serving process ended without a reason ({other:?})"),
     }
 }
 
@@ -404,6 +386,7 @@ async fn mount(
 
 #[cfg(test)]
 mod tests {
+    use nix::sys::signal::Signal;
     use nix::unistd::Pid;
 
     use super::*;

@@ -15,16 +15,13 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use super::candidate::FORM;
-use super::link::{FromServer, Link, TakeOver, ToServer};
-use super::server_process::{self, Ends, Start, Taken, become_server};
+use super::link::{FORM, FromServer, Link, TakeOver, ToServer};
+use super::server_process::{self, Ends, Start, become_server};
+use super::taken::Taken;
 use crate::logging::ServerLog;
 use crate::mount_plan::{self, CommandLine, MountPlan};
 use crate::sandbox::plan::Sandbox;
 use crate::user;
-
-/// The word by which it is called.
-pub(crate) const SUBCOMMAND: &str = "take-over";
 
 /// Becomes a server, if the supervisor at the other end of standard input says so.
 ///

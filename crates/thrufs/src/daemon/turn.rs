@@ -31,7 +31,7 @@ use thrufs_sys::inherited;
 
 use super::descriptors;
 use super::link::{FromServer, Link, ToServer};
-use super::server_process::Taken;
+use super::taken::Taken;
 use super::zygote::HANDED_OVER;
 use crate::mount_plan::MountPlan;
 

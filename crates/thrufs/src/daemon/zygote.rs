@@ -25,7 +25,7 @@ use thrufs_sys::inherited::is_open;
 use thrufs_sys::shared_buffers::SharedBuffers;
 
 use super::link::{FromServer, Link};
-use super::server_process::Taken;
+use super::taken::Taken;
 use crate::mount_plan::MountPlan;
 use crate::sandbox;
 

@@ -17,12 +17,12 @@ use super::control::{self, Asked, Control};
 use super::serving::{Running, named};
 use super::socket::Socket;
 use crate::daemon::callers::AskingOutside;
+use crate::daemon::death;
 use crate::daemon::link::{FromServer, Link, ServeDevice, ToServer};
 use crate::daemon::readiness::notify_systemd;
 use crate::daemon::server::{Confined, Server, ServerEvent};
 use crate::daemon::server_process::{Start, die_with_the_supervisor};
 use crate::daemon::source_state::{SourceState, SourceView};
-use crate::daemon::supervisor;
 use crate::device_plan::DevicePlan;
 use crate::logging;
 use crate::sandbox;
@@ -129,7 +129,7 @@ fn ended(status: WaitStatus) -> anyhow::Result<()> {
         WaitStatus::Signaled(_, Signal::SIGBUS, _) => bail!(
             "the guest's memory is gone (SIGBUS): the virtual machine monitor has cut short what it shares"
         ),
-        other => supervisor::ended(other),
+        other => death::ended(other),
     }
 }
 
