@@ -7,7 +7,7 @@
 
 mod dbench;
 mod expect;
-mod fio_verify;
+pub mod fio_verify;
 pub mod fsx;
 mod options;
 pub mod pjdfstest;

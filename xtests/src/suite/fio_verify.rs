@@ -18,7 +18,7 @@ pub(super) fn provide() -> Result<()> {
 }
 
 /// Runs every job in `dir`.
-pub(super) fn run(dir: &Path, _options: &Options) -> Result<Verdicts> {
+pub fn run(dir: &Path, _options: &Options) -> Result<Verdicts> {
     let mut verdicts = Verdicts::new();
     for job in jobs()? {
         let name = job.file_stem().unwrap_or_default().to_string_lossy();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use xtests::suite::{Options, Verdict, fsx, pjdfstest};
+use xtests::suite::{Options, Verdict, fio_verify, fsx, pjdfstest};
 use xtests::support::asked::{ROUNDS, number};
 use xtests::support::checks::{equal, holds};
 use xtests::support::mount::ALLOW_MMAP;
@@ -91,6 +91,28 @@ fn pjdfstest_is_as_natively_when_servers_die() -> Outcome {
         let runs = runs.with_context(|| m.log())?;
         eprintln!("pjdfstest: {} deaths, {runs} runs", deaths(&m)?);
         m.unmount()
+    })
+}
+
+/// What fio wrote by each I/O engine, up to sixteen requests at a time, it reads again.
+#[test]
+fn fio_verify_is_right_when_servers_die() -> Outcome {
+    case(|| {
+        let wanted = number(ROUNDS, 10)?;
+        for passthrough in ["--passthrough=never", "--passthrough=always"] {
+            let options = [ALLOW_MMAP, passthrough];
+            let m = mounted(Backing::Tmpfs, &options)?.allow(limit(wanted));
+            let runs = while_killed(&m, wanted, |_run| {
+                for (job, verdict) in fio_verify::run(m.dir(), &Options::default())? {
+                    ensure!(!matches!(verdict, Verdict::Failed(_)), "{job}: {verdict:?}");
+                }
+                Ok(())
+            });
+            let runs = runs.with_context(|| format!("{options:?}\n{}", m.log()))?;
+            eprintln!("fio {passthrough}: {} deaths, {runs} runs", deaths(&m)?);
+            m.unmount()?;
+        }
+        Ok(())
     })
 }
 
