@@ -160,7 +160,7 @@ pub(super) mod maybe_bytes {
 
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-    pub(in crate::daemon) fn serialize<S: Serializer>(
+    pub(crate) fn serialize<S: Serializer>(
         path: &Option<PathBuf>,
         to: S,
     ) -> Result<S::Ok, S::Error> {
@@ -168,7 +168,7 @@ pub(super) mod maybe_bytes {
         bytes.serialize(to)
     }
 
-    pub(in crate::daemon) fn deserialize<'de, D: Deserializer<'de>>(
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(
         from: D,
     ) -> Result<Option<PathBuf>, D::Error> {
         let bytes: Option<Vec<u8>> = Option::deserialize(from)?;
