@@ -68,6 +68,9 @@ const STARTS: &[&[&str]] = &[
     &["--security-label=never"],
 ];
 
+const WITHOUT_OPENDIR: &str =
+    "the kernel, which may keep what a directory contains, lists it without a handle";
+
 /// `(options, questions, why the answers differ)`; no options: whatever the options are.
 const DIFFERENCES: &[(&[&str], &[&str], &str)] = &[
     (
@@ -99,6 +102,13 @@ const DIFFERENCES: &[(&[&str], &[&str], &str)] = &[
         &["--cache=metadata"],
         &["OPEN", "OPEN O_DIRECT"],
         "writes to one file need not wait for each other",
+    ),
+    (&["--cache=always"], &["OPENDIR"], WITHOUT_OPENDIR),
+    (&["--cache=metadata"], &["OPENDIR"], WITHOUT_OPENDIR),
+    (
+        &["--cache=always", "--writeback"],
+        &["OPENDIR"],
+        WITHOUT_OPENDIR,
     ),
     (
         &["--translate-uid=forbid-guest:0:1"],

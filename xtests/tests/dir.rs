@@ -204,6 +204,7 @@ fn fsync_of_a_directory_succeeds() -> Outcome {
 #[test]
 fn directory_that_may_be_cached_is_listed_without_opendir() -> Outcome {
     on_mount(&["--cache=always"], |m| {
+        m.require_mount()?;
         std::fs::create_dir(m.source("other"))?;
         let all = fill(m, 3000)?;
         equal("names", rest(&mut open(m.dir())?)?.len(), all.len() + 3)?;

@@ -109,6 +109,7 @@ fn open_of_a_small_file_for_writing_is_passed_through_once_it_was_written_much()
 #[test]
 fn create_where_new_files_are_small_goes_through_the_daemon_until_a_large_one_is_made() -> Outcome {
     on_mount(PASSED, |m| {
+        m.require_mount()?;
         let make = |name: String, size: usize| -> Result<()> {
             Ok(std::fs::write(m.path(&name), vec![1; size])?)
         };

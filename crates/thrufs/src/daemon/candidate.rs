@@ -19,7 +19,7 @@ use super::link::{FORM, FromServer, Link, TAKE_OVER, TakeOver, ToServer};
 use super::server::{self, Server, Within};
 use crate::sandbox::plan::Sandbox;
 
-/// A binary that was started, and may become a server ([`Server::prepare`]).
+/// A binary that was started, and may become a server ([`Candidate::prepare`]).
 #[derive(Debug)]
 pub(super) struct Candidate {
     child: Pid,
