@@ -4,6 +4,7 @@
 //! directory. No image is pulled: the root of the container is a directory with busybox.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tempfile::TempDir;
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::{output, said_on_stderr, succeed};
 use xtests::support::mount::{Leftover, is_default_run, thrufs};
@@ -37,40 +39,57 @@ fn rootfs(scratch: &Scratch) -> Result<PathBuf> {
 const ENTER: &str =
     "umount -R /sys/fs/cgroup; mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec podman \"$@\"";
 
+/// Where a test and podman keep what is theirs.
+struct Place {
+    scratch: Scratch,
+    /// Podman takes a path of at most 50 characters.
+    run: TempDir,
+}
+
+impl Deref for Place {
+    type Target = Scratch;
+
+    fn deref(&self) -> &Scratch {
+        &self.scratch
+    }
+}
+
 /// `podman run` of a script of busybox's sh with this volume.
-fn podman(scratch: &Scratch, volume: &str, script: &str) -> Result<Command> {
+fn podman(place: &Place, volume: &str, script: &str) -> Result<Command> {
     let mut podman = Command::new("unshare");
     podman.args(["--mount", "--propagation=slave", "sh", "-c", ENTER, "sh"]);
-    for (option, directory) in [("--root", "storage"), ("--runroot", "runroot")] {
-        podman.arg(option).arg(scratch.path().join(directory));
-    }
+    podman.arg("--root").arg(place.path().join("storage"));
+    podman.arg("--runroot").arg(place.run.path());
     podman.args(["--storage-driver=vfs", "--cgroup-manager=cgroupfs"]);
     podman.args(["--events-backend=none", "run", "--rm", "--interactive"]);
     podman.args(["--network=none", "--cgroups=disabled", "--volume", volume]);
     // Podman's own limits may be above those of the machine.
     podman.args(["--ulimit=nofile=1024:1024", "--ulimit=nproc=1024:1024"]);
-    podman.arg("--rootfs").arg(rootfs(scratch)?);
+    podman.arg("--rootfs").arg(rootfs(place)?);
     podman.args(["/bin/busybox", "sh", "-c", script]);
     Ok(podman)
 }
 
 /// Runs `body` where podman can start a container.
-fn with_podman(body: impl FnOnce(&Scratch) -> Outcome) -> Outcome {
+fn with_podman(body: impl FnOnce(&Place) -> Outcome) -> Outcome {
     case(|| {
         if !is_default_run() {
             let once = "nothing: containers are tested once, with the defaults";
             return Err(missing(once));
         }
         install::apt(&[("podman", "podman"), ("/bin/busybox", "busybox-static")])?;
-        let scratch = Scratch::new(Backing::Here)?;
-        let tried = output(&mut podman(&scratch, "/tmp:/data", "exit 0")?)?;
+        let place = Place {
+            scratch: Scratch::new(Backing::Here)?,
+            run: tempfile::tempdir_in("/tmp")?,
+        };
+        let tried = output(&mut podman(&place, "/tmp:/data", "exit 0")?)?;
         if !tried.status.success() {
             let said = said_on_stderr(&tried);
             return Err(missing(format!(
                 "a machine that can start containers: {said}"
             )));
         }
-        body(&scratch)
+        body(&place)
     })
 }
 

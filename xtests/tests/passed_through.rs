@@ -344,7 +344,8 @@ fn open_while_the_supervisor_does_not_answer_goes_through_the_daemon() -> Outcom
         let mut index = 0;
         wait_until("a file to be passed through", SOON, || {
             index += 1;
-            drop(File::create(m.path(&format!("h{index}")))?);
+            // Where new files are small, none is.
+            File::create(m.path(&format!("h{index}")))?.set_len(LARGE as u64)?;
             Ok(passed(m, "opens")? > opens)
         })
     })

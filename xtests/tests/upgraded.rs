@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -484,7 +484,7 @@ fn killed_supervisor_leaves_a_dead_mount_with_all_that_was_written() -> Outcome 
         let mut m = mounted(Backing::Here, &[])?;
         let (dir, source) = (m.dir().to_owned(), m.source(""));
         let supervisor = Pid::from_raw(m.pid()?.as_raw()).context("a process id is not 0")?;
-        let started = AtomicBool::new(false);
+        let started = AtomicUsize::new(0);
         let written = std::thread::scope(|scope| {
             let writers: Vec<_> = (0..WORKERS)
                 .map(|number| {
@@ -492,7 +492,9 @@ fn killed_supervisor_leaves_a_dead_mount_with_all_that_was_written() -> Outcome 
                     scope.spawn(move || write_until_dead(&dir.join(number.to_string()), started))
                 })
                 .collect();
-            wait_until("the writers", SOON, || Ok(started.load(Ordering::Relaxed)))?;
+            wait_until("the writers", SOON, || {
+                Ok(started.load(Ordering::Relaxed) == WORKERS)
+            })?;
             kill_process(supervisor, Signal::KILL)?;
             writers
                 .into_iter()
@@ -518,12 +520,14 @@ fn killed_supervisor_leaves_a_dead_mount_with_all_that_was_written() -> Outcome 
 }
 
 /// Appends records until the mount is dead, and returns how many were taken.
-fn write_until_dead(path: &Path, started: &AtomicBool) -> Result<u64> {
+fn write_until_dead(path: &Path, started: &AtomicUsize) -> Result<u64> {
     drop(create_exclusively(path)?);
     let mut file = open_append(path)?;
     for record in 0.. {
         match file.write_all(format!("{record}\n").as_bytes()) {
-            Ok(()) => started.store(record > 100, Ordering::Relaxed),
+            Ok(()) => {
+                started.fetch_add(usize::from(record == 100), Ordering::Relaxed);
+            }
             Err(error) => {
                 let is_dead = [libc::ENOTCONN, libc::ECONNABORTED];
                 let errno = error.raw_os_error().unwrap_or_default();
