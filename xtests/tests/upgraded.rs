@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use rustix::fs::FlockOperation;
 use rustix::process::{Pid, Signal, kill_process};
+use xtests::support::asked::{ROUNDS, number};
 use xtests::support::calls::{errno, open_append, open_rdwr};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::{output, said};
@@ -30,10 +31,8 @@ const SURVIVE: [&str; 3] = [
 const SOON: Duration = Duration::from_secs(60);
 /// For all upgrades of a test.
 const LONG: Duration = Duration::from_secs(600);
-/// Upgrades under load, in all.
-const UPGRADES: u64 = 200;
-/// Upgrades in which a server is killed.
-const ATTEMPTS: u64 = 60;
+/// Upgrades of each mount under load, and those in which a server is killed, unless another number is asked for.
+const UPGRADES: u64 = 20;
 /// Workers of the load.
 const WORKERS: usize = 6;
 
@@ -117,14 +116,15 @@ fn upgrade_under_load_is_noticed_by_no_caller() -> Outcome {
             let m = mounted(Backing::Ext4(256), &["--xattr", sandbox, cache])?;
             wait_for_rest(&m)?;
             let before = open_descriptors(&m)?;
+            let wanted = number(ROUNDS, UPGRADES)?;
             let (mut pauses, is_over) = (Vec::new(), AtomicBool::new(false));
             let (rounds, calls) = std::thread::scope(|scope| {
                 let caller = scope.spawn(|| calls_until(&m, &is_over));
                 let rounds = under_load(m.dir(), WORKERS, |load| {
-                    for number in 1..=UPGRADES / 2 {
+                    for done in 1..=wanted {
                         load.wait_for(3)?;
                         pauses.push(succeed(&m, "upgrade", &[])?);
-                        equal("upgrades", count(&m, "upgrades")?, number)?;
+                        equal("upgrades", count(&m, "upgrades")?, done)?;
                     }
                     Ok(())
                 });
@@ -344,15 +344,15 @@ fn server_killed_while_another_takes_over_is_noticed_by_no_caller() -> Outcome {
         for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
             let options = ["--xattr", "--survive-deaths=1000000", sandbox];
             let m = mounted(Backing::Ext4(256), &options)?;
-            let mut done = 0;
+            let (mut done, wanted) = (0, number(ROUNDS, UPGRADES)?);
             let rounds = under_load(m.dir(), WORKERS, |load| {
-                done = upgrade_with_deaths(&m, load)?;
+                done = upgrade_with_deaths(&m, load, wanted)?;
                 Ok(())
             })
             .with_context(|| m.log())?;
             let deaths = count(&m, "deaths")?;
             eprintln!(
-                "{sandbox}: {rounds} checks, {done} upgrades of {ATTEMPTS} and {deaths} deaths"
+                "{sandbox}: {rounds} checks, {done} upgrades of {wanted} and {deaths} deaths"
             );
             equal("upgrades", count(&m, "upgrades")?, done)?;
             succeed(&m, "upgrade", &[])?;
@@ -363,9 +363,9 @@ fn server_killed_while_another_takes_over_is_noticed_by_no_caller() -> Outcome {
 }
 
 /// Returns how many were done all the same.
-fn upgrade_with_deaths(m: &Mount, load: &Load) -> Result<u64> {
+fn upgrade_with_deaths(m: &Mount, load: &Load, wanted: u64) -> Result<u64> {
     let (mut done, mut random) = (0, Random(1));
-    for _attempt in 0..ATTEMPTS {
+    for _attempt in 0..wanted {
         load.wait_for(2)?;
         let mut upgrade = Command::new(thrufs()?);
         let upgrade = upgrade.arg("upgrade").arg(m.dir()).stdout(Stdio::null());

@@ -12,7 +12,7 @@ use super::{SOON, deaths, kill_server, limit, mounted};
 /// Callers.
 const WORKERS: usize = 8;
 /// Deaths that a mount is to outlive, unless another number is asked for.
-const DEATHS: u64 = 50;
+const DEATHS: u64 = 25;
 
 #[test]
 fn server_killed_at_any_moment_is_noticed_by_no_caller() -> Outcome {

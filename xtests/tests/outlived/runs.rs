@@ -73,7 +73,7 @@ fn fsx_in_each_cache_mode_is_right_when_servers_die() -> Outcome {
 #[test]
 fn pjdfstest_is_as_natively_when_servers_die() -> Outcome {
     case(|| {
-        let wanted = number(ROUNDS, 50)?;
+        let wanted = number(ROUNDS, 25)?;
         let m = mounted(Backing::Here, &[])?.allow(limit(wanted));
         let native = m.scratch().path().join("native");
         std::fs::create_dir(&native)?;
