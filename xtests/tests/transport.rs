@@ -374,12 +374,16 @@ fn read_of_a_caller_with_a_handled_signal_runs_to_its_end() -> Outcome {
 #[test]
 fn status_counts_the_threads_that_read() -> Outcome {
     on_daemon(&[DEVICE, "--fault=read:delay=300"], |m| {
-        std::fs::write(m.source("file"), "content")?;
+        let names = ["a", "b", "c", "d"];
+        for name in names {
+            std::fs::write(m.source(name), "content")?;
+        }
         let readers = || Ok::<_, anyhow::Error>(m.status()?["readers"].clone());
         let before = readers()?;
         ensure!(before["threads"].as_u64() >= Some(1), "{before}");
         std::thread::scope(|scope| {
-            let reads = [(); 4].map(|()| scope.spawn(|| std::fs::read(m.path("file"))));
+            // Of one file one READ would do for all.
+            let reads = names.map(|name| scope.spawn(move || std::fs::read(m.path(name))));
             reads.into_iter().all(|read| read.join().is_ok())
         });
         let after = readers()?;

@@ -12,7 +12,7 @@ use super::{SOON, deaths, kill_server, limit, mounted};
 /// Callers.
 const WORKERS: usize = 8;
 /// Deaths that a mount is to outlive, unless another number is asked for.
-const DEATHS: u64 = 25;
+const DEATHS: u64 = 40;
 
 #[test]
 fn server_killed_at_any_moment_is_noticed_by_no_caller() -> Outcome {
@@ -34,7 +34,7 @@ pub(super) fn survive(options: &[&str]) -> Outcome {
     check_next_to_nothing_is_left(&m, wanted)?;
     // What holds a file that was removed: a descriptor, or the kernel by a backing id.
     wait_until("what was removed to be gone", SOON, || {
-        Ok(free()? + wanted / 20 >= before)
+        Ok(free()? + wanted / 10 >= before)
     })?;
     m.unmount()
 }
