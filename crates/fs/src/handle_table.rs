@@ -66,6 +66,18 @@ pub(crate) struct OpenFile {
 }
 
 impl Handle {
+    /// Directory `ino`, open as `fd`.
+    pub(crate) fn of_directory(ino: u64, fd: OwnedFd) -> Self {
+        Self {
+            ino,
+            fd,
+            kind: HandleKind::Directory(Mutex::default()),
+            flags: 0,
+            backing_id: None,
+            is_kept: AtomicBool::new(false),
+        }
+    }
+
     /// None for a directory.
     pub(crate) fn file(&self) -> Option<&OpenFile> {
         match &self.kind {

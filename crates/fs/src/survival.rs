@@ -36,6 +36,20 @@ pub struct Life {
     pub own: Arc<[i32]>,
 }
 
+#[cfg(test)]
+impl Life {
+    /// That after so many `deaths`, by a kill, in the process of the test.
+    pub(crate) fn after(ledger: &Arc<Ledger>, deaths: u64) -> Self {
+        Self {
+            ledger: Arc::clone(ledger),
+            is_later: deaths > 0,
+            died: deaths > 0,
+            crashed: false,
+            own: Arc::from([]),
+        }
+    }
+}
+
 /// Numbers of handles begin with that of the life in these bits, so none is given twice.
 const LIFE_SHIFT: u32 = 40;
 

@@ -244,16 +244,6 @@ fn open_for_reading_and_writing_makes_attributes_volatile_once() {
     assert_eq!(timeout(), Duration::ZERO);
 }
 
-fn life(ledger: &Arc<Ledger>, deaths: u64) -> Life {
-    Life {
-        ledger: Arc::clone(ledger),
-        is_later: deaths > 0,
-        died: deaths > 0,
-        crashed: false,
-        own: Arc::from([]),
-    }
-}
-
 #[test]
 fn start_after_a_death_keeps_the_ids_of_open_files_and_what_may_be_mapped() {
     let ledger = Arc::new(Ledger::for_tests(4096));
@@ -262,7 +252,7 @@ fn start_after_a_death_keeps_the_ids_of_open_files_and_what_may_be_mapped() {
         File::create(source.path().join(name)).unwrap();
     }
     let always = KernelPassthrough::Always;
-    let test = fixture_of(source, always, Some(&life(&ledger, 0))).unwrap();
+    let test = fixture_of(source, always, Some(&Life::after(&ledger, 0))).unwrap();
     let ino = test.ino();
     let first = test.open(ino, libc::O_RDWR).unwrap();
     let second = test.open(ino, libc::O_RDONLY).unwrap();
@@ -274,7 +264,7 @@ fn start_after_a_death_keeps_the_ids_of_open_files_and_what_may_be_mapped() {
     assert_eq!(test.held(), 2);
     let Fixture { source, fs, .. } = test;
     std::mem::forget(fs);
-    let test = fixture_of(source, always, Some(&life(&ledger, 1))).unwrap();
+    let test = fixture_of(source, always, Some(&Life::after(&ledger, 1))).unwrap();
     assert_eq!((test.held(), test.fs.open_handles()), (1, 2));
     let known = |ino| test.fs.inodes.get(ino).unwrap();
     assert!(known(ino).sort.may_be_mapped() && !known(other).sort.may_be_mapped());
@@ -294,7 +284,7 @@ fn start_after_a_death_with_handles_of_two_sorts_is_refused() {
     let source = tempfile::tempdir().unwrap();
     File::create(source.path().join("f")).unwrap();
     let always = KernelPassthrough::Always;
-    let test = fixture_of(source, always, Some(&life(&ledger, 0))).unwrap();
+    let test = fixture_of(source, always, Some(&Life::after(&ledger, 0))).unwrap();
     let ino = test.ino();
     for _handle in 0..2 {
         test.open(ino, libc::O_RDONLY).unwrap();
@@ -324,6 +314,6 @@ fn start_after_a_death_with_handles_of_two_sorts_is_refused() {
     assert!(ledger.set(number, entry));
     let Fixture { source, fs, .. } = test;
     std::mem::forget(fs);
-    let refused = fixture_of(source, always, Some(&life(&ledger, 1)));
+    let refused = fixture_of(source, always, Some(&Life::after(&ledger, 1)));
     assert_eq!(refused.err().unwrap().kind(), io::ErrorKind::InvalidData);
 }

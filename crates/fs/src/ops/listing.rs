@@ -2,15 +2,13 @@
 //! own where OPENDIR is not served (`listings.rs`).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-
-use parking_lot::Mutex;
 
 use crate::caller::Caller;
 use crate::config::CachePolicy;
 use crate::error::{Errno, Result};
-use crate::handle_table::{Handle, HandleKind};
+use crate::handle_table::Handle;
 use crate::inode::Inode;
+use crate::negotiated::Negotiated;
 use crate::ops::killpriv::mode_and_owner;
 use crate::ops::rights::Wanted;
 use crate::passthrough::Passthrough;
@@ -22,9 +20,11 @@ impl Passthrough {
     /// Whether OPENDIR is not served: directories may be cached, the kernel can do without, and this process may
     /// open any of them at any time, also after a chmod(2) that a handle would not have noticed.
     pub(crate) fn lists_without_opendir(&self) -> bool {
-        let negotiated = self.negotiated.get();
-        let can = negotiated.is_some_and(|negotiated| negotiated.has("FUSE_NO_OPENDIR_SUPPORT"));
-        can && self.caches_directories() && self.opens_any_directory
+        // In this order: most mounts cache no directories, and INIT's capabilities are a list of names.
+        let can = |negotiated: &Negotiated| negotiated.has("FUSE_NO_OPENDIR_SUPPORT");
+        self.caches_directories()
+            && self.opens_any_directory
+            && self.negotiated.get().is_some_and(can)
     }
 
     /// Whether the kernel may keep what a directory contains.
@@ -68,19 +68,11 @@ impl Passthrough {
     /// # Errors
     /// ENOENT for a removed directory; else the backing file system's.
     fn open_listed(&self, inode: &Inode) -> Result<Handle> {
-        let fd = match self.open_inode(inode, libc::O_RDONLY | libc::O_DIRECTORY) {
+        match self.open_inode(inode, libc::O_RDONLY | libc::O_DIRECTORY) {
             // A handle of a removed directory opens nothing; getdents64(2) of one that is open says so.
-            Err(Errno::ESTALE) => return Err(Errno::ENOENT),
-            opened => opened?,
-        };
-        Ok(Handle {
-            ino: inode.ino,
-            fd,
-            kind: HandleKind::Directory(Mutex::default()),
-            flags: 0,
-            backing_id: None,
-            is_kept: AtomicBool::new(false),
-        })
+            Err(Errno::ESTALE) => Err(Errno::ENOENT),
+            opened => opened.map(|fd| Handle::of_directory(inode.ino, fd)),
+        }
     }
 
     /// What `fh` has open, or the directory `ino` where there was no OPENDIR, for FSYNCDIR and IOCTL.

@@ -4,8 +4,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::Mutex;
-
 use crate::backing::NamedCall;
 use crate::caller::Caller;
 use crate::coherence::external::{ChangeTracker, Time};
@@ -260,16 +258,7 @@ impl Passthrough {
         let inode = self.inode(ino)?;
         let fd = self.open_inode(&inode, libc::O_RDONLY | libc::O_DIRECTORY)?;
         self.check_still_open_to(caller, &inode, || mode_and_owner(&fd), Wanted::READ)?;
-        let kind = HandleKind::Directory(Mutex::default());
-        let handle = Handle {
-            ino,
-            fd,
-            kind,
-            flags: 0,
-            backing_id: None,
-            is_kept: AtomicBool::new(false),
-        };
-        let fh = self.keep_open(handle, Some(inode.key));
+        let fh = self.keep_open(Handle::of_directory(ino, fd), Some(inode.key));
         Ok(Opened {
             fh,
             direct_io: false,

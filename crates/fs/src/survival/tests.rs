@@ -18,16 +18,6 @@ use crate::config::{Config, InodeFileHandles};
 use crate::inode::ROOT_INO;
 use crate::ops::{DirEntryRef, NewNode, WriteRequest};
 
-fn life(ledger: &Arc<Ledger>, deaths: u64) -> Life {
-    Life {
-        ledger: Arc::clone(ledger),
-        is_later: deaths > 0,
-        died: deaths > 0,
-        crashed: false,
-        own: Arc::from([]),
-    }
-}
-
 fn serve(source: &Path, life: &Life) -> io::Result<Passthrough> {
     serve_by(source, life, Arc::new(HostBacking))
 }
@@ -85,7 +75,7 @@ fn die_in(fs: Passthrough, unique: u64, request: impl FnOnce(&Passthrough)) {
 fn surviving_has_the_inodes_and_handles_of_the_dead_server() {
     let source = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Ledger::for_tests(4096));
-    let fs = serve(source.path(), &life(&ledger, 0)).unwrap();
+    let fs = serve(source.path(), &Life::after(&ledger, 0)).unwrap();
     let (made, opened) = fs.create(&new("f"), libc::O_RDWR).unwrap();
     let ino = made.into_entry().ino;
     let at = DirEntryRef {
@@ -96,7 +86,7 @@ fn surviving_has_the_inodes_and_handles_of_the_dead_server() {
     let closed = fs.open(ino, libc::O_RDONLY, &me()).unwrap();
     fs.release(ino, closed.fh);
     std::mem::forget(fs);
-    let fs = serve(source.path(), &life(&ledger, 1)).unwrap();
+    let fs = serve(source.path(), &Life::after(&ledger, 1)).unwrap();
     assert_eq!((fs.known_inodes(), fs.open_handles()), (2, 1));
     assert_eq!(write(&fs, (ino, opened.fh), 0, b"unlinked"), Ok(8));
     let other = fs.open(ino, libc::O_RDONLY, &me()).unwrap();
@@ -115,7 +105,7 @@ fn write_that_appends_after_a_death_adds_what_is_missing() {
         let source = tempfile::tempdir().unwrap();
         let path = source.path().join("f");
         let ledger = Arc::new(Ledger::for_tests(4096));
-        let fs = serve(source.path(), &life(&ledger, 0)).unwrap();
+        let fs = serve(source.path(), &Life::after(&ledger, 0)).unwrap();
         let (made, opened) = fs.create(&new("f"), libc::O_WRONLY).unwrap();
         let file = (made.into_entry().ino, opened.fh);
         write(&fs, file, libc::O_APPEND, b"before ").unwrap();
@@ -129,7 +119,7 @@ fn write_that_appends_after_a_death_adds_what_is_missing() {
                 .set_len(len)
                 .unwrap();
         });
-        let fs = serve(source.path(), &life(&ledger, 1)).unwrap();
+        let fs = serve(source.path(), &Life::after(&ledger, 1)).unwrap();
         let noted = fs.begin_request(8, 0).unwrap();
         assert_eq!(write(&fs, file, libc::O_APPEND, b"data"), Ok(4));
         drop(noted);
@@ -143,7 +133,7 @@ fn write_that_appends_after_a_death_adds_what_is_missing() {
 fn open_after_a_death_goes_by_what_the_kernel_was_told() {
     let source = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Ledger::for_tests(4096));
-    let fs = serve(source.path(), &life(&ledger, 0)).unwrap();
+    let fs = serve(source.path(), &Life::after(&ledger, 0)).unwrap();
     let (made, opened) = fs.create(&new("f"), libc::O_RDWR).unwrap();
     let ino = made.into_entry().ino;
     fs.release(ino, opened.fh);
@@ -156,7 +146,7 @@ fn open_after_a_death_goes_by_what_the_kernel_was_told() {
     for (mode, outcome) in [(0o644, Ok(())), (0o600, Err(Errno::ESTALE))] {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
         std::fs::set_permissions(source.path().join("f"), mode).unwrap();
-        let fs = serve(source.path(), &life(&ledger, 1)).unwrap();
+        let fs = serve(source.path(), &Life::after(&ledger, 1)).unwrap();
         let opened = fs.open(ino, libc::O_RDONLY, &somebody);
         assert_eq!(opened.map(|opened| fs.release(ino, opened.fh)), outcome);
         std::mem::forget(fs);
@@ -181,7 +171,13 @@ fn fsync_after_a_death_that_had_an_outcome_has_it_again() {
     let source = tempfile::tempdir().unwrap();
     let ledger = Arc::new(Ledger::for_tests(4096));
     let backing = Arc::new(FailsOnce::default());
-    let serve = |deaths| serve_by(source.path(), &life(&ledger, deaths), backing.clone());
+    let serve = |deaths| {
+        serve_by(
+            source.path(),
+            &Life::after(&ledger, deaths),
+            backing.clone(),
+        )
+    };
     let fs = serve(0).unwrap();
     let (made, opened) = fs.create(&new("f"), libc::O_RDWR).unwrap();
     let file = (made.into_entry().ino, opened.fh);
@@ -221,7 +217,7 @@ fn mkdir_after_a_death_that_had_failed_fails_again() {
         std::fs::create_dir(&there).unwrap();
     }
     let ledger = Arc::new(Ledger::for_tests(4096));
-    let fs = serve(source.path(), &life(&ledger, 0)).unwrap();
+    let fs = serve(source.path(), &Life::after(&ledger, 0)).unwrap();
     // Ticks are coarse.
     let now = Time::tick();
     while Time::tick() == now {
@@ -230,7 +226,7 @@ fn mkdir_after_a_death_that_had_failed_fails_again() {
     die_in(fs, 8, |fs| {
         assert_eq!(fs.mkdir(&new("d")).unwrap_err(), Errno::EEXIST);
     });
-    let fs = serve(source.path(), &life(&ledger, 1)).unwrap();
+    let fs = serve(source.path(), &Life::after(&ledger, 1)).unwrap();
     let noted = fs.begin_request(8, 0).unwrap();
     assert_eq!(fs.mkdir(&new("d")).unwrap_err(), Errno::EEXIST);
     drop(noted);
@@ -280,7 +276,7 @@ fn surviving_of_what_is_not_the_inode_or_not_a_file_s_is_damaged() {
         let own = if is_own { vec![number] } else { Vec::new() };
         let life = Life {
             own: own.into(),
-            ..life(&ledger, 1)
+            ..Life::after(&ledger, 1)
         };
         let fs = serve(source.path(), &life);
         assert_eq!(fs.is_ok(), is_right, "{entry:?} own {is_own}: {fs:?}");
@@ -328,7 +324,7 @@ fn surviving_of_random_bytes_is_damaged_or_right() {
         let _init = ledger.init();
         ledger.finish_forgets();
         let is_empty = ledger.descriptors().is_empty();
-        let fs = serve(source.path(), &life(&ledger, 1));
+        let fs = serve(source.path(), &Life::after(&ledger, 1));
         assert_eq!(fs.is_ok(), is_empty, "start {start}");
         if let Ok(fs) = fs {
             // What was given out and what was there before are any numbers.
@@ -461,7 +457,7 @@ fn surviving_of_entries_that_lie_is_damaged() {
             assert!(ledger.set(at, entry));
             entries.push(entry);
         }
-        match serve(source.path(), &life(&ledger, 1)) {
+        match serve(source.path(), &Life::after(&ledger, 1)) {
             Ok(fs) => {
                 assert!(are_true, "start {start}: {entries:?}");
                 right += 1;
