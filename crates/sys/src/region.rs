@@ -1,7 +1,7 @@
 //! A shared mapping of this process: made, and unmapped when dropped.
 //!
-//! What is to be handed to a process that is no child has a file without a name behind it, which is sealed: no process
-//! makes it shorter, which would end the others by SIGBUS.
+//! A mapping that another process receives, and that it does not inherit, has a memfd behind it. The memfd is sealed: no
+//! process shortens it, which would end the others by SIGBUS.
 //!
 //! Invariant: it gives an address and no reference. How bytes behind it may be reached is said, and kept, by the
 //! types that own one ([`crate::mapping`], [`crate::shared_buffers`], [`crate::shared_words`]).

@@ -152,14 +152,14 @@ impl Which {
         }
     }
 
-    /// What is to be shown of what it says.
+    /// Its status with the warnings that follow.
     pub(crate) fn shown(&self, status: Status) -> Shown {
         let warnings = mount::of(&status, self.seen());
         Shown { status, warnings }
     }
 }
 
-/// What a daemon says, with what is to be said of that.
+/// A daemon's status, and warnings.
 #[derive(Debug, Serialize)]
 pub(crate) struct Shown {
     #[serde(flatten)]

@@ -69,7 +69,7 @@ pub(super) struct Succession {
 
 type Started = anyhow::Result<(Server, String)>;
 
-/// What is to be done.
+/// What the supervisor does next.
 pub(super) enum Step {
     Ordered(Request),
     Started(Started),

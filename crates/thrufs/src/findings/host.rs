@@ -73,7 +73,7 @@ impl Facts {
         }
     }
 
-    /// What is to be said.
+    /// All findings of this machine.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = vec![self.device()];
         found.extend(self.helper_findings());

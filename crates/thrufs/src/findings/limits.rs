@@ -48,7 +48,7 @@ impl Limits {
         }
     }
 
-    /// What is to be said, to root or to a user.
+    /// Findings, for root or for a user.
     pub(crate) fn findings(&self, is_root: bool) -> Vec<Finding> {
         let mut found = Vec::new();
         // Root raises the limit as far as the kernel allows.

@@ -1,4 +1,4 @@
-//! What is to be said of one mount or device, from what its daemon tells of it.
+//! Findings of one mount or device, by its status.
 
 use std::time::Duration;
 

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_micros(300);
 const LONG_TICK: Duration = Duration::from_millis(20);
 /// Looks without a new request after which there are none until the next one.
 const QUIET: u32 = 32;
-/// How long requests under way have when no more are to be read ([`Drain`]).
+/// How long a drain waits for requests under way ([`Drain`]).
 const FINISH: Duration = Duration::from_millis(100);
 /// How long nothing comes before all readers but one end.
 const IDLE: Duration = Duration::from_secs(10);
@@ -242,7 +242,7 @@ impl Readers {
             };
             // Before `is_watched`: either the watcher sees this request, or this thread wakes it.
             me.since.store(self.now(), Ordering::SeqCst);
-            // After `since`: either this thread sees it, or whoever asked waits for this request.
+            // After `since`: either this thread sees the drain, or the watcher sees this request and waits for it.
             if self.drain.is_asked() {
                 me.since.store(0, Ordering::SeqCst);
                 return;

@@ -8,7 +8,7 @@ use super::*;
 use crate::daemon::source_state::SourceState;
 use crate::status::report::Carrier;
 
-/// A mount of which nothing is to be said.
+/// A mount without findings.
 pub(crate) fn status() -> Status {
     Status {
         format: 1,
