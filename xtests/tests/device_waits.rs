@@ -187,15 +187,16 @@ fn calls(device: &Device) -> Result<Vec<(String, Vec<u64>)>> {
     for process in processes {
         for task in fs::read_dir(format!("/proc/{process}/task"))? {
             let task = task?.path();
-            // Gone meanwhile, if not.
-            let Ok(text) = fs::read_to_string(task.join("syscall")) else {
+            let read = |file| fs::read_to_string(task.join(file));
+            // Gone meanwhile, if not: a thread may end between the two.
+            let (Ok(text), Ok(name)) = (read("syscall"), read("comm")) else {
                 continue;
             };
             let number = |word: &str| match word.strip_prefix("0x") {
                 Some(hex) => u64::from_str_radix(hex, 16).ok(),
                 None => word.parse().ok(),
             };
-            let name = fs::read_to_string(task.join("comm"))?.trim().to_owned();
+            let name = name.trim().to_owned();
             all.push((name, text.split_whitespace().filter_map(number).collect()));
         }
     }
