@@ -316,3 +316,44 @@ fn read_costs_three_system_calls_at_most() -> Outcome {
         Ok(())
     })
 }
+
+/// Requests that wait in the ring when the queue begins: of each eight small ones the last calls the guest.
+#[test]
+fn reads_in_a_row_share_a_call_to_the_guest() -> Outcome {
+    const READS: usize = 16;
+    case(|| {
+        let device = Device::new(&[])?;
+        // Without the event index a guest that looks by itself is called for each answer.
+        let mut guest = device.connect(Options {
+            event_index: false,
+            ..large()
+        })?;
+        guest.init()?;
+        fs::write(device.shared("f"), content(READS))?;
+        let file = open(&mut guest, "f")?;
+        // SOURCE's file system is known, and the counter is at 0, from here on.
+        let first = read(&mut guest, file, 0)?;
+        have_content(&mut guest, vec![first])?;
+        guest.frontend().set_vring_enable(1, false)?;
+        wait_for_sleep(&device)?;
+        guest.calls(1);
+        let reads = (0..READS).map(|page| read(&mut guest, file, page));
+        let mut reads: Vec<Token> = reads.collect::<Result<_>>()?;
+        guest.frontend().set_vring_enable(1, true)?;
+        wait_until("an answer to each", STEP, || {
+            let mut left = Vec::new();
+            for token in reads.drain(..) {
+                match guest.poll(token)? {
+                    Some(answer) => ensure!(answer.error == 0),
+                    None => left.push(token),
+                }
+            }
+            reads = left;
+            Ok(reads.is_empty())
+        })?;
+        wait_for_sleep(&device)?;
+        let calls = guest.calls(1);
+        ensure!((1..=4).contains(&calls), "{calls} calls for {READS} READs");
+        Ok(())
+    })
+}

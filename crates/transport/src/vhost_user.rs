@@ -11,6 +11,7 @@
 //! Why not the queue of virtio-queue: its iterator ends silently at a chain or an index that lies, and it
 //! looks each address up in the guest's memory again for each of its fields.
 
+mod calls;
 mod chain;
 mod completion;
 mod device;

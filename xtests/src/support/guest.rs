@@ -497,6 +497,12 @@ impl Guest {
     pub fn is_in_error(&self, queue: usize) -> Result<bool> {
         driver::wait_readable(&self.drivers[queue].error, Duration::ZERO)
     }
+
+    /// How often the device has called for `queue` since this or a wait last looked.
+    pub fn calls(&self, queue: usize) -> u64 {
+        // Nothing to read is none.
+        self.drivers[queue].call.read().unwrap_or(0)
+    }
 }
 
 fn memory(at: u64, len: usize) -> Result<GuestMemoryMmap> {

@@ -9,6 +9,7 @@ use thrufs_sys::guest_memory::{GuestBuffers, GuestMemory, Storage};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request;
 
+use super::calls::Calls;
 use super::chain::walk;
 use super::completion::Completion;
 use super::kick::Kick;
@@ -34,6 +35,7 @@ pub(super) struct Queue<'a> {
     /// A chain that made no sense was reported.
     has_complained: bool,
     polling: Polling,
+    calls: Calls,
 }
 
 /// Why [`Queue::serve_in`] returns.
@@ -58,25 +60,22 @@ impl<'a> Queue<'a> {
             head: Vec::new(),
             has_complained: false,
             polling: Polling::default(),
+            calls: Calls::default(),
         }
     }
 
     /// Serves until the queue is stopped. Returns the index of the next chain.
     pub(super) fn serve(mut self) -> u16 {
-        let mut is_first = true;
         let mut kick = None;
         loop {
             let (memory, generation) = self.memory.now();
-            let next_used = is_first.then_some(self.start.next_used);
-            is_first = false;
             let (addresses, event_index) = (self.start.addresses, self.start.event_index);
-            self.shared
-                .used
-                .place(&memory, addresses, event_index, next_used);
+            self.shared.used.place(&memory, addresses, event_index);
             // The guest's next word must not be what a bug of ours makes of its last one.
             let served = catch_unwind(AssertUnwindSafe(|| {
                 self.serve_in(&memory, generation, &mut kick)
             }));
+            self.calls.release(&self.shared.used);
             match served.unwrap_or(Err(RingError::Panicked)) {
                 Ok(Pause::MemoryChanged) => {}
                 Ok(Pause::Stopped) => return self.start.next_available,
@@ -114,6 +113,7 @@ impl<'a> Queue<'a> {
                 self.start.next_available = ring.next();
                 self.serve_chain(memory, &ring, head, &mut readable)?;
             }
+            self.calls.release(&self.shared.used);
             if !self.polling.finds(|| ring.has_more())? && ring.ask_for_kicks()? {
                 kick.wait()?;
             }
@@ -133,6 +133,7 @@ impl<'a> Queue<'a> {
         let mut writable = GuestBuffers::new(Arc::clone(memory), storage);
         readable.clear();
         let walked = walk(memory, &ring.descriptors, head, readable, &mut writable);
+        let writable_len = writable.len();
         let completion = Completion::new(&self.shared.used, chain, writable);
         if let Err(error) = walked {
             self.complain(&error.to_string());
@@ -145,6 +146,9 @@ impl<'a> Queue<'a> {
             ));
             return Ok(());
         }
+        let bytes = readable.len() + writable_len;
+        let (used, has_more) = (&self.shared.used, ring.has_more()?);
+        self.calls.before(used, &self.head, bytes, has_more);
         self.service.serve(
             Request {
                 queue: self.index,

@@ -2,6 +2,9 @@
 //!
 //! Answers come from the queue's thread, and from those that wait for SOURCE, a lock or a descriptor: one lock,
 //! of this queue alone, keeps the entries in order.
+//!
+//! Invariant: entries for which the driver is not yet called stay so only while the queue's thread works on
+//! ([`Used::hold_calls`]), never while it sleeps or may wait.
 
 use std::fs::File;
 use std::io;
@@ -36,12 +39,14 @@ pub(super) struct ChainId {
 #[derive(Debug, Default)]
 struct State {
     at: Option<At>,
-    /// How often the ring has started.
+    /// How often the front end has said where the ring begins.
     epoch: u64,
     /// Index of the next entry.
     next: u16,
     /// Index of the next entry when a call was last thought about.
     told: u16,
+    /// No call until [`Used::release_calls`].
+    holds_calls: bool,
     in_flight: u16,
     call: Option<File>,
     storage: Vec<Storage>,
@@ -56,21 +61,22 @@ struct At {
 }
 
 impl Used {
-    /// The ring is there from now on; `next` only when it starts.
+    /// The ring begins at index `next`. Chains of its former life are not given back any more.
+    pub(super) fn begin_at(&self, next: u16) {
+        let mut state = self.state.lock();
+        state.next = next;
+        state.told = next;
+        state.epoch += 1;
+    }
+
+    /// The ring is there from now on, and goes on where it was.
     pub(super) fn place(
         &self,
         memory: &Arc<GuestMemory>,
         addresses: RingAddresses,
         event_index: bool,
-        next: Option<u16>,
     ) {
-        let mut state = self.state.lock();
-        if let Some(next) = next {
-            state.next = next;
-            state.told = next;
-            state.epoch += 1;
-        }
-        state.at = Some(At {
+        self.state.lock().at = Some(At {
             memory: Arc::clone(memory),
             addresses,
             event_index,
@@ -112,9 +118,22 @@ impl Used {
         }
     }
 
-    /// Waits until nothing is under way, or `patience` is over; then the ring is gone. Returns the next
-    /// entry's index.
-    pub(super) fn stop(&self, patience: Duration) -> u16 {
+    /// The driver is not called until [`Used::release_calls`]: one call then serves for all entries until then.
+    pub(super) fn hold_calls(&self) {
+        self.state.lock().holds_calls = true;
+    }
+
+    /// The driver is called for what was held, if it asks for that, and for each entry from now on.
+    pub(super) fn release_calls(&self) {
+        let mut state = self.state.lock();
+        state.holds_calls = false;
+        if let Err(error) = state.call() {
+            tracing::debug!(%error, "a driver that cannot be called");
+        }
+    }
+
+    /// Waits until nothing is under way, or `patience` is over; then the ring is gone.
+    pub(super) fn stop(&self, patience: Duration) {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         while state.in_flight > 0 {
@@ -125,7 +144,6 @@ impl Used {
             }
         }
         state.at = None;
-        state.next
     }
 }
 
@@ -142,7 +160,18 @@ impl State {
         self.next = self.next.wrapping_add(1);
         used.store(self.next.to_le(), USED_INDEX, Ordering::Release)
             .map_err(io::Error::other)?;
+        match self.holds_calls {
+            true => Ok(()),
+            false => self.call(),
+        }
+    }
+
+    /// Calls the driver, if it asks for that, for the entries since this was last asked.
+    fn call(&mut self) -> io::Result<()> {
         let told = std::mem::replace(&mut self.told, self.next);
+        let Some(at) = self.at.as_ref().filter(|_at| told != self.next) else {
+            return Ok(());
+        };
         if at.wants_call(told, self.next)?
             && let Some(call) = &self.call
         {

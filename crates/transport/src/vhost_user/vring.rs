@@ -66,7 +66,6 @@ struct Control {
 pub(super) struct Start {
     pub(super) addresses: RingAddresses,
     pub(super) next_available: u16,
-    pub(super) next_used: u16,
     pub(super) event_index: bool,
 }
 
@@ -157,7 +156,6 @@ impl Vring {
                 used: queue.used_ring(),
             },
             next_available: queue.next_avail(),
-            next_used: queue.next_used(),
             event_index: queue.event_idx_enabled(),
         }
     }
@@ -168,12 +166,11 @@ impl Vring {
         self.finish();
     }
 
-    /// Waits for what is under way, and notes where the ring is.
+    /// Waits for what is under way.
     fn finish(&self) {
         if let Some(service) = self.shared.service.get() {
             service.interrupt_waiting();
-            let next = self.shared.used.stop(PATIENCE);
-            self.inner.set_queue_next_used(next);
+            self.shared.used.stop(PATIENCE);
         }
     }
 }
@@ -260,6 +257,10 @@ impl VringT<Memory> for Vring {
     }
 
     fn set_queue_next_used(&self, next: u16) {
+        // Of a ring in use this process knows better than the front end, and a disabled one goes on where it was.
+        if !self.shared.control.lock().is_ready {
+            self.shared.used.begin_at(next);
+        }
         self.inner.set_queue_next_used(next);
     }
 

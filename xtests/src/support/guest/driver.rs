@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent, EventSet};
 use vmm_sys_util::eventfd::EventFd;
@@ -191,7 +191,14 @@ impl Driver {
         loop {
             let index = GuestAddress(self.used() + 2);
             let index: u16 = memory.load(index, Ordering::Acquire)?;
-            while self.last_used != u16::from_le(index) {
+            let index = u16::from_le(index);
+            let new = index.wrapping_sub(self.last_used);
+            ensure!(
+                new <= self.size,
+                "used index {index}, after {}",
+                self.last_used
+            );
+            while self.last_used != index {
                 let slot = u64::from(self.last_used % self.size);
                 let mut entry = [0; 8];
                 memory.read_slice(&mut entry, GuestAddress(self.used() + 4 + 8 * slot))?;
