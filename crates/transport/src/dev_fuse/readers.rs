@@ -27,7 +27,8 @@ use super::connection::{DevFuse, Received};
 
 /// A request that lasts longer may be waiting, for SOURCE or for another request.
 const STUCK: Duration = Duration::from_micros(200);
-/// Between two looks at the readers, while they have work.
+/// Between two looks at one reader while it has work; at more of them, as many times as long: each look wakes a
+/// thread on a CPU that a reader or its client then lacks, and all of many readers rarely wait at once.
 const TICK: Duration = Duration::from_micros(300);
 /// Between two looks while all threads are at a request, or nothing more has come.
 const LONG_TICK: Duration = Duration::from_millis(20);
@@ -303,9 +304,14 @@ impl Readers {
                     self.rest();
                     quiet = 0;
                 }
-                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(TICK),
+                Seen::Working(_) | Seen::Waiting(_) => std::thread::park_timeout(self.tick()),
             }
         }
+    }
+
+    /// Until the next look.
+    fn tick(&self) -> Duration {
+        TICK * self.counts.threads().clamp(1, USUAL) as u32
     }
 
     /// Waits until each request that is being served has been.
