@@ -33,8 +33,18 @@ use super::{machine, names, program, reports, server, sets};
 pub(crate) use order::Task;
 use order::{Guest, guests};
 
-/// The server of a virtiofs device, a process of the host's. Every other server is a mode of thrufs.
+/// The peer that serves a virtiofs device, a process of the host's.
 pub(crate) const VIRTIOFSD: &str = "virtiofsd";
+/// `thrufs device`, likewise; with `-qN` for N request queues. Every other server is a mode of thrufs in the guest.
+pub(crate) const THRUFS_DEVICE: &str = "thrufs-device";
+
+/// Whether the server is a process of the host's, which serves a virtiofs device.
+pub(crate) fn serves_device(server: &str) -> bool {
+    server == VIRTIOFSD
+        || server
+            .strip_prefix(THRUFS_DEVICE)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+}
 /// The backing of the guest's own files, too.
 const TMPFS: &str = "tmpfs";
 
@@ -44,11 +54,11 @@ pub(crate) struct Wanted<'a> {
     /// Their names in the report.
     pub(crate) kernels: &'a [String],
     pub(crate) servers: &'a [String],
-    /// What virtiofsd serves: tmpfs, or a directory on a disk.
+    /// What a virtiofs device has: tmpfs, or a directory on a disk.
     pub(crate) backings: &'a [String],
     pub(crate) rounds: usize,
     pub(crate) runtime_seconds: u32,
-    /// A kernel; the first one if none.
+    /// A kernel, for each server by itself, or KERNEL/SERVER for all; the first kernel if none.
     pub(crate) baseline: Option<&'a str>,
     pub(crate) out: Option<&'a Path>,
 }
@@ -57,15 +67,15 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Built {
     /// The kernels' sources, in their order.
     pub(crate) sources: Vec<String>,
-    /// Command line and version.
-    pub(crate) virtiofsd: Option<(String, String)>,
+    /// Of each server of a virtiofs device: its name, command line and version.
+    pub(crate) devices: Vec<(String, String, String)>,
 }
 
 /// One guest.
 pub(crate) struct Boot<'a> {
     /// The kernel's index in the list.
     pub(crate) kernel: usize,
-    /// What virtiofsd serves.
+    /// What a virtiofs device has.
     pub(crate) source: &'a Path,
     pub(crate) tasks: &'a [Task],
     /// Set to stop the guest.
@@ -79,8 +89,10 @@ pub(crate) struct Session {
     jobs: Vec<Job>,
     /// Their names in the report; the last one is the baseline again.
     kernels: Vec<String>,
-    /// The baseline's index in the list.
+    /// The index in the list of the baseline's kernel.
     baseline: usize,
+    /// The server that all are compared with; each with itself if none.
+    compared_with: Option<String>,
     servers: Vec<String>,
     backings: Vec<String>,
     dir: PathBuf,
@@ -97,7 +109,7 @@ impl Session {
             anyhow::bail!("{}: this fio lacks the engine {}", job.name, job.engine);
         }
         check_servers(wanted)?;
-        let (at, baseline) = baseline(wanted)?;
+        let (at, baseline, compared_with) = baseline(wanted)?;
         let started = machine::now()?;
         let dir = match wanted.out {
             Some(dir) => dir.to_owned(),
@@ -121,7 +133,10 @@ impl Session {
             rounds: wanted.rounds,
             runtime_seconds: wanted.runtime_seconds,
             cold: false,
-            baseline: format!("{baseline}/SERVER"),
+            baseline: format!(
+                "{baseline}/{}",
+                compared_with.as_deref().unwrap_or("SERVER")
+            ),
             machine: machine::describe()?,
             backings: Vec::new(),
             configs: Vec::new(),
@@ -136,6 +151,7 @@ impl Session {
             jobs,
             kernels,
             baseline: at,
+            compared_with,
             servers: wanted.servers.to_vec(),
             backings: wanted.backings.to_vec(),
             dir,
@@ -214,17 +230,14 @@ impl Session {
     fn describe(&mut self, built: &Built) -> Result<()> {
         let machine = &mut self.document.machine;
         machine.kernel = format!("{}, guests of User Mode Linux on it", machine.kernel);
-        let (baseline, _) = self
-            .document
-            .baseline
-            .split_once("/SERVER")
-            .unwrap_or_default();
+        let baseline = &self.kernels[self.baseline];
         for server in &self.servers {
-            let (command, version) = if server == VIRTIOFSD {
-                built.virtiofsd.clone().unzip()
-            } else {
-                (None, server::version(&thrufs(server)?))
+            let device = built.devices.iter().find(|(name, ..)| name == server);
+            let (command, version) = match device {
+                Some((_name, command, version)) => (Some(command.clone()), Some(version.clone())),
+                None => (None, server::version(&thrufs(server)?)),
             };
+            let compared_with = self.compared_with.as_ref().unwrap_or(server);
             for (at, kernel) in self.kernels.iter().enumerate() {
                 let source = &built.sources[self.built(at)];
                 let words = version.iter().chain([source]).map(String::as_str);
@@ -232,7 +245,7 @@ impl Session {
                     name: format!("{kernel}/{server}"),
                     command: command.clone(),
                     version: Some(words.collect::<Vec<_>>().join(" on ")),
-                    baseline: Some(format!("{baseline}/{server}")),
+                    baseline: Some(format!("{baseline}/{compared_with}")),
                 });
             }
         }
@@ -316,8 +329,8 @@ fn thrufs(name: &str) -> Result<Config> {
     let config = found.remove(0);
     ensure!(
         matches!(config.kind, Kind::Thrufs { .. }),
-        "{name} is not measured in a guest: a server is {VIRTIOFSD}, or thrufs with suffixes as in \
-         `xtests fio --list`"
+        "{name} is not measured in a guest: a server is {VIRTIOFSD}, {THRUFS_DEVICE}, or thrufs with suffixes \
+         as in `xtests fio --list`"
     );
     Ok(config)
 }
@@ -330,37 +343,44 @@ fn check_servers(wanted: &Wanted<'_>) -> Result<()> {
             ensure!(!twice, "the {what} {word} stands in the list twice");
         }
     }
-    for server in wanted.servers.iter().filter(|name| *name != VIRTIOFSD) {
+    for server in wanted.servers.iter().filter(|name| !serves_device(name)) {
         thrufs(server)?;
     }
-    let is_there = wanted.servers.iter().any(|server| server == VIRTIOFSD);
+    let is_there = wanted.servers.iter().any(|server| serves_device(server));
     let disk = wanted.backings.iter().find(|backing| *backing != TMPFS);
     match disk {
         Some(disk) if !is_there => anyhow::bail!(
-            "--backing {disk} is for {VIRTIOFSD}, which is not among the servers: thrufs has the \
-             guest's tmpfs"
+            "--backing {disk} is for {VIRTIOFSD} and {THRUFS_DEVICE}, neither of which is among the servers: thrufs \
+             has the guest's tmpfs"
         ),
         _ => Ok(()),
     }
 }
 
-/// The kernel that ratios are to, with its index.
-fn baseline(wanted: &Wanted<'_>) -> Result<(usize, String)> {
+/// The kernel that ratios are to, with its index, and the server if it is one for all.
+fn baseline(wanted: &Wanted<'_>) -> Result<(usize, String, Option<String>)> {
     let kernels = wanted.kernels.iter().map(String::as_str);
     let Some(typed) = wanted.baseline else {
-        return Ok((0, wanted.kernels[0].clone()));
+        return Ok((0, wanted.kernels[0].clone(), None));
     };
-    if let Some(at) = kernels.clone().position(|kernel| kernel == typed) {
-        return Ok((at, typed.to_owned()));
+    // A kernel of another base than the rest has a slash in its name, too.
+    let (kernel, server) = match typed.rsplit_once('/') {
+        Some((kernel, server)) if wanted.servers.iter().any(|one| one == server) => {
+            (kernel, Some(server.to_owned()))
+        }
+        _no_server => (typed, None),
+    };
+    if let Some(at) = kernels.clone().position(|one| one == kernel) {
+        return Ok((at, kernel.to_owned(), server));
     }
-    let remedy = "--baseline is one of --variant";
+    let remedy = "--baseline is one of --variant, or KERNEL/SERVER";
     Err(names::unknown("kernel", typed, kernels, remedy))
 }
 
 /// Where the job works, in a guest.
 pub(crate) enum On<'a> {
-    /// The virtiofs device, mounted here.
-    Virtiofs(&'a Path),
+    /// The virtiofs device of this server, mounted here.
+    Virtiofs(&'a str, &'a Path),
     /// A mount of this mode of thrufs over a tmpfs.
     Thrufs(&'a str),
 }
@@ -372,8 +392,8 @@ pub(crate) fn measure(job: &str, on: &On<'_>, runtime_seconds: u32) -> Result<St
     ensure!(jobs.len() == 1, "{job} is {} jobs", jobs.len());
     let config = match on {
         On::Thrufs(name) => thrufs(name)?,
-        On::Virtiofs(dir) => Config {
-            name: VIRTIOFSD.to_owned(),
+        On::Virtiofs(server, dir) => Config {
+            name: (*server).to_owned(),
             kind: Kind::Counted((*dir).to_owned()),
         },
     };
@@ -402,7 +422,7 @@ mod tests {
         servers: &[&str],
         backing: &str,
         baseline_is: Option<&str>,
-    ) -> Result<(usize, String)> {
+    ) -> Result<(usize, String, Option<String>)> {
         let (servers, kernels) = (words(servers), words(&["stock", "patched"]));
         let wanted = Wanted {
             jobs: &[],
@@ -422,9 +442,14 @@ mod tests {
     fn baseline_is_the_first_kernel_or_the_one_that_is_typed() {
         let servers = &["virtiofsd", "thrufs-one-page"];
         let first = checked(servers, "tmpfs", None).expect("good");
-        assert_eq!(first, (0, "stock".to_owned()));
+        assert_eq!(first, (0, "stock".to_owned(), None));
         let typed = checked(servers, "tmpfs", Some("patched")).expect("good");
-        assert_eq!(typed, (1, "patched".to_owned()));
+        assert_eq!(typed, (1, "patched".to_owned(), None));
+        let of_all = checked(servers, "tmpfs", Some("patched/virtiofsd")).expect("good");
+        assert_eq!(
+            of_all,
+            (1, "patched".to_owned(), Some("virtiofsd".to_owned()))
+        );
         let error = checked(servers, "tmpfs", Some("patchd")).expect_err("misspelt");
         assert!(
             error.to_string().contains("did you mean patched"),
@@ -434,7 +459,7 @@ mod tests {
 
     #[test]
     fn server_that_no_guest_has_is_refused() {
-        for name in ["native", "bindfs", "virtiofs"] {
+        for name in ["native", "bindfs", "virtiofs", "thrufs-devices"] {
             assert!(checked(&[name], "tmpfs", None).is_err(), "{name}");
         }
         assert!(checked(&["thrufs", "thrufs"], "tmpfs", None).is_err());
@@ -445,6 +470,7 @@ mod tests {
         let error = checked(&["thrufs"], "/var/tmp", None).expect_err("no server for it");
         assert!(error.to_string().contains("--backing /var/tmp"), "{error}");
         assert!(checked(&["thrufs", "virtiofsd"], "/var/tmp", None).is_ok());
+        assert!(checked(&["thrufs-device-q2"], "/var/tmp", None).is_ok());
     }
 
     #[test]

@@ -23,7 +23,7 @@ use super::plan::{self, Built, Purpose};
 use super::run::visible;
 use super::suites;
 use super::virtiofs::Server;
-use crate::fio::guests::{self, Answer, Boot, Session, Task, VIRTIOFSD};
+use crate::fio::guests::{self, Answer, Boot, Session, Task, serves_device};
 
 /// The two of the mailing list threads, and jobs whose writes begin or end inside of a page.
 const JOBS: [&str; 5] = [
@@ -47,7 +47,8 @@ pub(super) struct Args {
     job: Vec<String>,
     #[command(flatten)]
     build: BuildArgs,
-    /// `virtiofsd` on the host, or thrufs in the guest, with suffixes such as `thrufs-one-page`
+    /// `virtiofsd` or `thrufs-device` on the host (with `-qN` for N request queues), or thrufs in the guest, with
+    /// suffixes such as `thrufs-one-page`
     #[arg(
         long,
         value_name = "LIST",
@@ -55,10 +56,10 @@ pub(super) struct Args {
         default_value = "virtiofsd,thrufs"
     )]
     server: Vec<String>,
-    /// The kernel that ratios are to, server by server; the first one if left out
-    #[arg(long, value_name = "KERNEL")]
+    /// The kernel that ratios are to, server by server, or one kernel and server for all; the first kernel if left out
+    #[arg(long, value_name = "KERNEL[/SERVER]")]
     baseline: Option<String>,
-    /// What virtiofsd serves: tmpfs, or a directory on a disk (thrufs has the guest's tmpfs)
+    /// What virtiofs devices have: tmpfs, or a directory on a disk (thrufs has the guest's tmpfs)
     #[arg(long, value_name = "tmpfs|DIR", default_value = "tmpfs")]
     backing: Vec<String>,
     /// How often each kernel is booted
@@ -77,7 +78,7 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
-        "xtests kernel fio mounts a tmpfs for virtiofsd: run it as root (sudo)"
+        "xtests kernel fio mounts a tmpfs for virtiofs devices: run it as root (sudo)"
     );
     let mut session = Session::new(&guests::Wanted {
         jobs: &args.job,
@@ -92,17 +93,18 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let lab = Lab::new(&args.build.lab, args.build.jobs)?;
     visible(lab.dir())?;
     visible(&std::env::current_exe().context("finding the path of this program")?)?;
-    let is_wanted = |wanted: bool| args.server.iter().any(|name| (name == VIRTIOFSD) == wanted);
-    let thrufs = match is_wanted(false) {
-        true => install::thrufs()?,
-        false => PathBuf::new(),
+    let thrufs = match args.server.iter().all(|name| serves_device(name)) {
+        false => install::thrufs()?,
+        true => PathBuf::new(),
     };
-    let virtiofsd = is_wanted(true).then(Server::describe).transpose()?;
+    let devices = args.server.iter().filter(|name| serves_device(name));
+    let devices = devices.map(|name| Server::describe(name));
+    let devices = devices.collect::<anyhow::Result<_>>()?;
     let kernels = plan::build(&args.build, Purpose::UserMode)?;
     let sources = kernels.iter().map(|built| built.kernel.source.clone());
     let built = guests::Built {
         sources: sources.collect(),
-        virtiofsd,
+        devices,
     };
     session.run(&built, |boot| {
         ask(
@@ -132,14 +134,13 @@ fn ask(
         .map(|task| case(task, args.runtime, thrufs));
     let cases: Vec<Case> = cases.collect::<anyhow::Result<_>>()?;
     let (_list, init) = suites::first_process(&cases, &dir)?;
-    let is_wanted = boot.tasks.iter().any(|task| task.server == VIRTIOFSD);
-    let server = is_wanted
-        .then(|| Server::plain(&dir, boot.source))
-        .transpose()?;
+    let asked = args.server.iter().filter(|name| serves_device(name));
+    let servers = asked.map(|name| Server::plain(name, &dir, boot.source));
+    let servers: Vec<Server> = servers.collect::<anyhow::Result<_>>()?;
     let machine = Machine {
         memory: MEMORY,
         cpus: built.cpus,
-        devices: server.iter().map(Server::device).collect(),
+        devices: servers.iter().map(Server::device).collect(),
         init,
         kernel_arguments: vec!["lockdep.prove_locking=0".to_owned()],
         stop: Arc::clone(&boot.stop),

@@ -384,13 +384,10 @@ pub(super) fn ask(args: &AskArgs) -> anyhow::Result<ExitCode> {
 
 /// Measures one job; the result is one line.
 pub(super) fn measure(args: &MeasureArgs) -> anyhow::Result<ExitCode> {
-    let line = if args.server == guests::VIRTIOFSD {
-        let mounted = virtiofs::Mounted::new(TAG)?;
-        let line = guests::measure(
-            &args.job,
-            &guests::On::Virtiofs(mounted.dir()),
-            args.runtime,
-        );
+    let line = if guests::serves_device(&args.server) {
+        let mounted = virtiofs::Mounted::new(&args.server)?;
+        let on = guests::On::Virtiofs(&args.server, mounted.dir());
+        let line = guests::measure(&args.job, &on, args.runtime);
         // Also after a failure: the device can be mounted once at a time.
         let left = mounted.leave();
         let line = line?;

@@ -24,6 +24,8 @@ use xtests::support::mount::BIN;
 use xtests::support::scratch::{Backing, Layout, Scratch};
 use xtests::support::wait::wait_until;
 
+use crate::fio::guests;
+
 use super::both_sides;
 use super::devices::{AUTO, PLAIN, QUEUE_SIZE, REFUSED, TAG};
 
@@ -160,18 +162,52 @@ impl Server {
         Self::start(strace, TAG, dir, &shared)
     }
 
-    /// An unmodified server of `shared`.
-    pub(super) fn plain(dir: &Path, shared: &Path) -> anyhow::Result<Self> {
-        Self::start(Command::new(install::virtiofsd()?), TAG, dir, shared)
+    /// The server of this name ([`guests::serves_device`]), which is the tag of its device, with `shared`.
+    pub(super) fn plain(name: &str, dir: &Path, shared: &Path) -> anyhow::Result<Self> {
+        let (program, options) = Self::of(name)?;
+        let mut command = program.command()?;
+        command.args(options);
+        Self::start(command, name, dir, shared)
     }
 
-    /// The command of [`Server::plain`], and its version.
-    pub(super) fn describe() -> anyhow::Result<(String, String)> {
-        let mut asked = Command::new(install::virtiofsd()?);
-        let said = succeed(asked.arg("--version"))?;
-        let options = ALWAYS.join(" ");
-        let command = format!("virtiofsd --shared-dir SOURCE --tag {TAG} {options}");
-        Ok((command, said.trim().to_owned()))
+    /// Its name, the command of [`Server::plain`], and its version.
+    pub(super) fn describe(name: &str) -> anyhow::Result<(String, String, String)> {
+        let (program, options) = Self::of(name)?;
+        let mut command = program.command()?;
+        let said = succeed(command.arg("--version"))?;
+        let options = options.iter().map(String::as_str).chain(ALWAYS);
+        let options: Vec<&str> = options.collect();
+        let words = match program {
+            Program::Virtiofsd => "virtiofsd",
+            Program::Thrufs => "thrufs device",
+        };
+        let line = format!(
+            "{words} --shared-dir SOURCE --tag {name} {}",
+            options.join(" ")
+        );
+        Ok((name.to_owned(), line, said.trim().to_owned()))
+    }
+
+    /// Which program a name means, and its options.
+    fn of(name: &str) -> anyhow::Result<(Program, Vec<String>)> {
+        if name == guests::VIRTIOFSD {
+            return Ok((Program::Virtiofsd, Vec::new()));
+        }
+        let rest = name.strip_prefix(guests::THRUFS_DEVICE).unwrap_or_default();
+        let queues = match rest.strip_prefix("-q") {
+            Some(number) => number.parse::<u16>().ok(),
+            None => rest.is_empty().then_some(1),
+        };
+        let queues = queues.with_context(|| {
+            format!(
+                "{name} is no server of a device: {}-qN has N request queues",
+                guests::THRUFS_DEVICE
+            )
+        })?;
+        Ok((
+            Program::Thrufs,
+            vec![format!("--num-request-queues={queues}")],
+        ))
     }
 
     /// `command` begins with the program; `dir` takes the log.

@@ -8,7 +8,7 @@
 use xtests::support::random::Random;
 
 use super::super::plan::{Size, Step, order, steps};
-use super::VIRTIOFSD;
+use super::serves_device;
 
 /// One run in a guest.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub(super) fn guests(
         configs: kernels,
     };
     let guest = |step: Step| {
-        let here = |server: &&String| is_tmpfs[step.backing] || **server == VIRTIOFSD;
+        let here = |server: &&String| is_tmpfs[step.backing] || serves_device(server);
         let here: Vec<&String> = servers.iter().filter(here).collect();
         let mut tasks = Vec::new();
         for (at, job) in jobs.iter().enumerate() {
@@ -90,6 +90,7 @@ fn shuffle(round: &mut [Step], random: &mut Random) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::VIRTIOFSD;
     use super::*;
 
     fn words(words: &[&str]) -> Vec<String> {
@@ -137,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn guests_on_a_disk_are_asked_of_virtiofsd_alone() {
+    fn guests_on_a_disk_are_asked_of_devices_alone() {
         let servers = words(&["thrufs", VIRTIOFSD]);
         let guests = guests(1, &[true, false], 1, &["a:1"], &servers, &mut Random(1));
         let names = |guest: &Guest| guest.tasks.iter().map(Task::name).collect::<Vec<_>>();
