@@ -41,6 +41,26 @@ const OTHERS: usize = 4096;
 /// Locks of appending WRITEs.
 const APPENDING: usize = 64;
 
+/// What is noted in `from` of requests under way, to a ledger without any. Slots that are free have no more than what was
+/// there before, and are most of them.
+pub(crate) fn copy_requests(from: &Ledger, to: &Ledger) {
+    for slot in 0..REQUESTS {
+        let words = from.request(slot);
+        if words[UNIQUE].load(Ordering::Relaxed) <= TAKEN {
+            continue;
+        }
+        let given = words[COUNTED].load(Ordering::Relaxed).min(LOOKUPS as u64);
+        let lookups = &from.lookups(slot)[..given as usize];
+        let copy = |from: &[AtomicU64], to: &[AtomicU64]| {
+            for (from, to) in from.iter().zip(to) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        };
+        copy(lookups, to.lookups(slot));
+        copy(words, to.request(slot));
+    }
+}
+
 /// What was there before a request.
 pub(crate) type Before = [u64; 4];
 

@@ -70,6 +70,13 @@ impl InodeTable {
         self.journal = Some(journal);
     }
 
+    /// For so many more, which are taken in next.
+    pub(crate) fn make_room(&self, more: usize) {
+        let mut maps = self.maps.write();
+        maps.by_ino.reserve(more);
+        maps.by_key.reserve(more);
+    }
+
     /// Takes in the inode with the number `ino`, of which the kernel holds so many lookups from a server that died;
     /// none if there is one of that number or key.
     pub(crate) fn take_over(
