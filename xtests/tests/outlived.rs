@@ -22,32 +22,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use xtests::support::calls::{errno, open_append, open_rdwr, refused};
 use xtests::support::checks::{equal, holds};
 use xtests::support::load::{create_exclusively, exchange};
-use xtests::support::mount::is_default_run;
 use xtests::support::process::children;
+use xtests::support::surviving::{SURVIVE, mounted};
 use xtests::support::wait::{wait_for, wait_until};
-use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
+use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
-const SURVIVE: [&str; 4] = [
-    "--transport=device",
-    "--passthrough=never",
-    "--survive=always",
-    "--survive-deaths=1000000",
-];
 /// For a server to come, on a machine however busy.
 const SOON: Duration = Duration::from_secs(60);
-
-/// What the options below do not set makes no difference, and deaths take their time.
-fn mounted(backing: Backing, options: &[&str]) -> Result<Mount> {
-    if !is_default_run() {
-        return Err(missing(
-            "nothing: what a death leaves is tested once, with the defaults",
-        ));
-    }
-    let options: Vec<&str> = SURVIVE.iter().chain(options).copied().collect();
-    let m = Mount::of(Scratch::new(backing)?, &options)?;
-    m.require_mount()?;
-    Ok(m)
-}
 
 /// When a mount with so many deaths counts as hung.
 fn limit(deaths: u64) -> Duration {

@@ -17,17 +17,13 @@ use xtests::support::checks::{equal, holds};
 use xtests::support::command::{output, said};
 use xtests::support::load::{Load, create_exclusively, under_load};
 use xtests::support::lock_holder::{Kind, LockHolder, is_locked};
-use xtests::support::mount::{is_default_run, thrufs};
+use xtests::support::mount::thrufs;
 use xtests::support::process::{children, descriptors};
 use xtests::support::random::Random;
+use xtests::support::surviving::{self, SURVIVE};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
 
-const SURVIVE: [&str; 3] = [
-    "--transport=device",
-    "--passthrough=never",
-    "--survive=always",
-];
 /// For what comes, on a machine however busy.
 const SOON: Duration = Duration::from_secs(60);
 /// For all upgrades of a test.
@@ -37,17 +33,9 @@ const UPGRADES: u64 = 20;
 /// Workers of the load.
 const WORKERS: usize = 6;
 
-/// What the options below do not set makes no difference, and hand-overs take their time.
+/// With time for hand-overs.
 fn mounted(backing: Backing, options: &[&str]) -> Result<Mount> {
-    if !is_default_run() {
-        return Err(missing(
-            "nothing: what a hand-over leaves is tested once, with the defaults",
-        ));
-    }
-    let options: Vec<&str> = SURVIVE.iter().chain(options).copied().collect();
-    let m = Mount::of(Scratch::new(backing)?, &options)?;
-    m.require_mount()?;
-    Ok(m.allow(LONG))
+    Ok(surviving::mounted(backing, options)?.allow(LONG))
 }
 
 /// Runs a subcommand on the mount.
@@ -307,26 +295,13 @@ fn upgrade_with_many_inodes_fetches_them_while_the_former_server_serves() -> Out
         for upgrade in 1..=2 {
             let pause = succeed(&m, "upgrade", &[])?;
             eprintln!("with {} inodes: {pause} ms of pause", before.0);
-            // All but the root, which each server opens itself, and what was forgotten meanwhile.
             let log = m.log();
-            let told = log.matches("inodes are here while the former").count();
-            equal("upgrades in the log", told, upgrade).with_context(|| log.clone())?;
-            let ahead = log
-                .lines()
-                .rfind(|line| line.contains("inodes are here while the former"))
-                .and_then(|line| {
-                    line.split(" inodes")
-                        .next()?
-                        .rsplit(' ')
-                        .next()?
-                        .parse()
-                        .ok()
-                });
-            let ahead: u64 = ahead.with_context(|| log.clone())?;
-            equal("inodes that came ahead", ahead, before.0 - 1)?;
+            let ahead: Vec<u64> = log.lines().filter_map(came_ahead).collect();
+            equal("upgrades in the log", ahead.len(), upgrade)?;
+            // All but the root, which each server opens itself.
+            equal("inodes that came ahead", ahead[upgrade - 1], before.0 - 1)?;
             equal("inodes", count(&m, "inodes")?, before.0)?;
             look_at_all()?;
-            m.drop_caches()?;
         }
         open.write_all_at(b"written", 0)?;
         holds(m.path("0"), "content")?;
@@ -334,6 +309,15 @@ fn upgrade_with_many_inodes_fetches_them_while_the_former_server_serves() -> Out
         wait_for_rest(&m)?;
         m.unmount()
     })
+}
+
+/// What a line of the log says of that; other lines may quote it.
+fn came_ahead(line: &str) -> Option<u64> {
+    let mut words = line.split_whitespace().skip(2);
+    let is_of_turn = words.next()? == "thrufs::daemon::turn:";
+    let number = words.next().filter(|_| is_of_turn)?;
+    let said = line.ends_with(" inodes are here while the former server serves");
+    number.parse().ok().filter(|_| said)
 }
 
 /// A mount that the directory which it serves contains: the server sees through to what it covers.
@@ -505,8 +489,7 @@ fn upgrade_to_another_build_and_back_keeps_what_is_open() -> Outcome {
 fn server_killed_while_another_takes_over_is_noticed_by_no_caller() -> Outcome {
     case(|| {
         for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
-            let options = ["--xattr", "--survive-deaths=1000000", sandbox];
-            let m = mounted(Backing::Ext4(256), &options)?;
+            let m = mounted(Backing::Ext4(256), &["--xattr", sandbox])?;
             let (mut done, wanted) = (0, number(ROUNDS, UPGRADES)?);
             let rounds = under_load(m.dir(), WORKERS, |load| {
                 done = upgrade_with_deaths(&m, load, wanted)?;

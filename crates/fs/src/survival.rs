@@ -4,7 +4,7 @@
 //! Invariant: nothing is opened. Each descriptor that the ledger names must be open, belong to nothing else of this
 //! process, and be on the inode that the ledger says, or there is an error and the mount is given up.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -34,8 +34,9 @@ pub struct Life {
     pub crashed: bool,
     /// Descriptors that are not for files: those of the process that starts servers.
     pub own: Arc<[i32]>,
-    /// Descriptors of inodes that this process itself has found to be on what the ledger says (`Ledger::take_in`).
-    pub looked_at: Arc<HashSet<i32>>,
+    /// Descriptors of inodes that this process itself has found to be on what the ledger says (`Ledger::take_in`);
+    /// sorted.
+    pub looked_at: Arc<[i32]>,
 }
 
 #[cfg(test)]
@@ -48,7 +49,7 @@ impl Life {
             died: deaths > 0,
             crashed: false,
             own: Arc::from([]),
-            looked_at: Arc::default(),
+            looked_at: Arc::from([]),
         }
     }
 }
@@ -196,7 +197,7 @@ impl Passthrough {
             return Ok(());
         };
         let fd = adopt(number)?;
-        if !life.looked_at.contains(&number) {
+        if life.looked_at.binary_search(&number).is_err() {
             let found = identity(&fd).map_err(|_| Damaged("an inode cannot be looked at"))?;
             if found != (key, kind) {
                 return Err(Damaged("a descriptor is on another inode"));

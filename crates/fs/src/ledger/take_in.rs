@@ -11,7 +11,7 @@
 //! Why not open files as well: which open file a number means could not be told, and a second descriptor keeps a file
 //! open that its client has closed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
@@ -69,10 +69,8 @@ impl Ahead {
         let Entry::Inode { key, kind, .. } = entry else {
             return None;
         };
-        match self.by_key.get(key) {
-            Some((found, _)) if found == kind => self.by_key.remove(key).map(|(_kind, fd)| fd),
-            _none => None,
-        }
+        let (found, fd) = self.by_key.remove(key)?;
+        (found == *kind).then_some(fd)
     }
 }
 
@@ -91,7 +89,7 @@ impl Ledger {
 
     /// Takes in all that `old` says, whose servers serve no more. Descriptors that are not `ahead` here `fetch` fetches, by
     /// the numbers that they have there. A message begins at `start` in its buffer. To be called while this ledger is
-    /// empty. Returns the numbers here that were looked at, and are what this ledger says.
+    /// empty. Returns the numbers here that were looked at, and are what this ledger says, sorted.
     ///
     /// # Errors
     /// Those of `fetch`; a descriptor was not handed over, there is no room for one or for a message, or `old` is damaged
@@ -102,26 +100,25 @@ impl Ledger {
         mut ahead: Ahead,
         fetch: impl FnOnce(&[i32]) -> io::Result<HashMap<i32, OwnedFd>>,
         start: usize,
-    ) -> io::Result<HashSet<i32>> {
+    ) -> io::Result<Vec<i32>> {
         old.finish_forgets();
-        let entries = old.entries()?;
-        let mut here = HashMap::with_capacity(entries.len());
-        for (number, entry) in &entries {
-            if let Some(fd) = ahead.take(entry) {
-                here.insert(*number, fd);
-            }
-        }
+        let entries: Vec<_> = old
+            .entries()?
+            .into_iter()
+            .map(|(number, entry)| (number, entry, ahead.take(&entry)))
+            .collect();
         // Of what was forgotten since: before others come, which it would leave no room for.
         drop(ahead);
-        let looked_at = here.values().map(AsRawFd::as_raw_fd).collect();
         let lacking: Vec<i32> = entries
             .iter()
-            .map(|(number, _)| *number)
-            .filter(|number| !here.contains_key(number))
+            .filter(|(_, _, fd)| fd.is_none())
+            .map(|(number, _, _)| *number)
             .collect();
-        here.extend(fetch(&lacking)?);
-        for (number, entry) in entries {
-            let fd = here.remove(&number);
+        let mut fetched = fetch(&lacking)?;
+        let mut looked_at = Vec::with_capacity(entries.len());
+        for (number, entry, fd) in entries {
+            looked_at.extend(fd.as_ref().map(AsRawFd::as_raw_fd));
+            let fd = fd.or_else(|| fetched.remove(&number));
             let fd = fd.ok_or(Damaged("a descriptor was not handed over"))?;
             if !self.set(fd.as_raw_fd(), entry) {
                 return Err(Damaged("it has more descriptors than may be open here").into());
@@ -129,6 +126,7 @@ impl Ledger {
             // Its owner is what is said of it here.
             let _number = fd.into_raw_fd();
         }
+        looked_at.sort_unstable();
         self.take_the_rest_in(old, start)?;
         Ok(looked_at)
     }
@@ -323,7 +321,8 @@ mod tests {
                 .find(|(_, entry)| *entry == inode(&fds[name]));
             found.expect("it is there").0
         };
-        let wanted = HashSet::from([is_of(0), is_of(2)]);
+        let mut wanted = vec![is_of(0), is_of(2)];
+        wanted.sort_unstable();
         assert_eq!((new.descriptors().len(), looked_at), (4, wanted));
         for name in [0, 2, 3] {
             let here = thrufs_sys::inherited::adopt(is_of(name)).unwrap();

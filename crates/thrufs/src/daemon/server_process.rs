@@ -257,7 +257,7 @@ fn begin(
     let can_resume = turn::can_resume(plan, connection);
     let looked_at = turn::begin(&born.life, link, born.taken, can_resume)?;
     Ok(Some(Life {
-        looked_at: Arc::new(looked_at),
+        looked_at: looked_at.into(),
         ..born.life
     }))
 }

@@ -18,7 +18,6 @@
 //! return. The end of the process stops them, as its death would, and the next server has the journal for
 //! what they began.
 
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -48,7 +47,7 @@ pub(super) fn begin(
     link: &Link,
     taken: Option<Taken>,
     can_resume: impl FnOnce(&Ledger) -> io::Result<()>,
-) -> anyhow::Result<HashSet<i32>> {
+) -> anyhow::Result<Vec<i32>> {
     let ledger = &life.ledger;
     let done = match (ledger.turn(), taken) {
         (Turn::TakingOver, Some(taken)) => return take_over(ledger, link, taken, can_resume),
@@ -64,7 +63,7 @@ pub(super) fn begin(
                 match link.receive()? {
                     Some((ToServer::HandOver, sockets)) => {
                         hand_over(ledger, link, sockets)?;
-                        return Ok(HashSet::new());
+                        return Ok(Vec::new());
                     }
                     Some((_drain_or_send_ahead, _)) => {}
                     None => std::process::exit(0),
@@ -73,7 +72,7 @@ pub(super) fn begin(
             Ok(())
         }
     };
-    done.map(|()| HashSet::new())
+    done.map(|()| Vec::new())
 }
 
 fn take_over(
@@ -81,7 +80,7 @@ fn take_over(
     link: &Link,
     taken: Taken,
     can_resume: impl FnOnce(&Ledger) -> io::Result<()>,
-) -> anyhow::Result<HashSet<i32>> {
+) -> anyhow::Result<Vec<i32>> {
     let old = Ledger::of_files(taken.ledger).context("the ledger of the server before")?;
     can_resume(&old)?;
     let lacking = "the descriptors of the server before";
