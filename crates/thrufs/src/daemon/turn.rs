@@ -136,7 +136,8 @@ pub(super) fn wait_to_serve(ledger: &Ledger, link: &Link) -> anyhow::Result<()> 
 fn hand_over(ledger: &Ledger, link: &Link, mut sockets: Vec<OwnedFd>) -> anyhow::Result<()> {
     ledger.set_turn(Turn::HandingOver);
     let socket = sockets.pop().context("no socket came along")?;
-    if let Err(error) = answer_until_told(ledger, link, &socket) {
+    let begun = descriptors::begin(&socket).map_err(anyhow::Error::from);
+    if let Err(error) = begun.and_then(|()| answer_until_told(ledger, link, &socket)) {
         // The other side fails by it, and this one goes on.
         tracing::warn!("the descriptors are not handed over: {error:#}");
     }
@@ -146,7 +147,6 @@ fn hand_over(ledger: &Ledger, link: &Link, mut sockets: Vec<OwnedFd>) -> anyhow:
 
 /// Sends what is asked for, until there is a word of the supervisor's or the other side has all.
 fn answer_until_told(ledger: &Ledger, link: &Link, socket: &OwnedFd) -> anyhow::Result<()> {
-    descriptors::begin(socket)?;
     loop {
         let mut fds =
             [link.as_fd(), socket.as_fd()].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -185,7 +185,15 @@ pub(super) fn obey(link: &Link, drain: Arc<Drain>, ledger: Arc<Ledger>) -> anyho
     let obey = move || {
         while let Ok(Some((order, sockets))) = link.receive() {
             match order {
-                ToServer::SendAhead => send_ahead(&ledger, sockets),
+                ToServer::SendAhead => {
+                    // What does not come so comes later.
+                    let answered = sockets
+                        .first()
+                        .map(|socket| answer_until_told(&ledger, &link, socket));
+                    if let Some(Err(error)) = answered {
+                        tracing::debug!("descriptors are not sent ahead: {error:#}");
+                    }
+                }
                 ToServer::Drain => {
                     drain.ask();
                     // The end of the session ends the process before, as a rule.
@@ -199,18 +207,6 @@ pub(super) fn obey(link: &Link, drain: Arc<Drain>, ledger: Arc<Ledger>) -> anyho
     let thread = std::thread::Builder::new().name("orders".to_owned());
     thread.spawn(obey).context("start a thread")?;
     Ok(())
-}
-
-/// What does not come so comes later, so a failure is none of the mount's.
-fn send_ahead(ledger: &Ledger, mut sockets: Vec<OwnedFd>) {
-    let Some(socket) = sockets.pop() else { return };
-    loop {
-        match descriptors::answer_one(&socket, |number| ledger.names(number)) {
-            Ok(true) => {}
-            Ok(false) => return,
-            Err(error) => return tracing::debug!(%error, "descriptors are not sent ahead"),
-        }
-    }
 }
 
 fn has_input(link: &Link) -> anyhow::Result<bool> {
