@@ -31,6 +31,7 @@ mod shutdown_wait;
 pub mod skip;
 pub mod stdout;
 pub mod stuck_notification;
+pub mod surviving;
 pub mod syscall_trace;
 pub mod threads;
 pub mod trees;

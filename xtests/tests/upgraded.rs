@@ -2,31 +2,28 @@
 //! wrong byte; and where it does not come up, the former one goes on.
 
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use xtests::support::asked::{ROUNDS, number};
 use xtests::support::calls::{errno, open_append, open_rdwr};
 use xtests::support::checks::{equal, holds};
 use xtests::support::command::{output, said};
 use xtests::support::load::{Load, create_exclusively, under_load};
-use xtests::support::mount::{is_default_run, thrufs};
+use xtests::support::lock_holder::{Kind, LockHolder, is_locked};
+use xtests::support::mount::thrufs;
 use xtests::support::process::{children, descriptors};
 use xtests::support::random::Random;
+use xtests::support::surviving::{self, SURVIVE};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case, missing};
 
-const SURVIVE: [&str; 3] = [
-    "--transport=device",
-    "--passthrough=never",
-    "--survive=always",
-];
 /// For what comes, on a machine however busy.
 const SOON: Duration = Duration::from_secs(60);
 /// For all upgrades of a test.
@@ -36,17 +33,9 @@ const UPGRADES: u64 = 20;
 /// Workers of the load.
 const WORKERS: usize = 6;
 
-/// What the options below do not set makes no difference, and hand-overs take their time.
+/// With time for hand-overs.
 fn mounted(backing: Backing, options: &[&str]) -> Result<Mount> {
-    if !is_default_run() {
-        return Err(missing(
-            "nothing: what a hand-over leaves is tested once, with the defaults",
-        ));
-    }
-    let options: Vec<&str> = SURVIVE.iter().chain(options).copied().collect();
-    let m = Mount::of(Scratch::new(backing)?, &options)?;
-    m.require_mount()?;
-    Ok(m.allow(LONG))
+    Ok(surviving::mounted(backing, options)?.allow(LONG))
 }
 
 /// Runs a subcommand on the mount.
@@ -209,6 +198,50 @@ fn upgrade_keeps_an_unlinked_file_a_lock_its_waiter_and_a_read_that_waits() -> O
     })
 }
 
+/// In the kernel, or by a SETLKW that the server keeps waiting (`--locks=host`).
+#[test]
+fn upgrade_keeps_each_kind_of_lock_and_the_process_that_waits_for_it() -> Outcome {
+    case(|| {
+        let xtests = Path::new(env!("CARGO_BIN_EXE_xtests"));
+        for locks in ["--locks=local", "--locks=host"] {
+            let m = mounted(Backing::Here, &[locks])?;
+            let path = m.path("f");
+            std::fs::write(&path, "")?;
+            let number = path.metadata()?.ino();
+            for kind in [Kind::Posix, Kind::Ofd, Kind::Flock] {
+                let mut first = LockHolder::start(xtests, kind, &[], &path)?;
+                equal("first", first.says()?.as_str(), "locked")?;
+                let mut waiter = LockHolder::start(xtests, kind, &["--wait"], &path)?;
+                wait_until("the one who waits", SOON, || match locks {
+                    "--locks=host" => Ok(m.waiting()? > 0),
+                    _local => waits_in_the_kernel(number),
+                })?;
+                for _upgrade in 0..2 {
+                    succeed(&m, "upgrade", &[])?;
+                    ensure!(is_locked(xtests, kind, &path)?, "{locks} {kind:?}: free");
+                }
+                first.release()?;
+                equal("waiter", waiter.says()?.as_str(), "locked")?;
+                ensure!(is_locked(xtests, kind, &path)?, "{locks} {kind:?}: lost");
+                waiter.release()?;
+                wait_until("no lock", SOON, || Ok(!is_locked(xtests, kind, &path)?))?;
+            }
+            equal("deaths", count(&m, "deaths")?, 0)?;
+            wait_for_rest(&m)?;
+            m.unmount()?;
+        }
+        Ok(())
+    })
+}
+
+/// Whether a lock of the file with this number is waited for, which the kernel's list has after an arrow.
+fn waits_in_the_kernel(number: u64) -> Result<bool> {
+    let locks = std::fs::read_to_string("/proc/locks")?;
+    let file = format!(":{number} ");
+    let mut lines = locks.lines();
+    Ok(lines.any(|line| line.contains("->") && line.contains(&file)))
+}
+
 /// The ids ended with the server that had asked for them, and each later OPEN of such a file was one whose reads fail.
 #[test]
 fn upgrade_keeps_a_file_that_is_passed_through() -> Outcome {
@@ -238,6 +271,63 @@ fn upgrade_keeps_a_file_that_is_passed_through() -> Outcome {
         )?;
         m.unmount()
     })
+}
+
+/// All that there was to do for each inode was done while requests waited.
+#[test]
+fn upgrade_with_many_inodes_fetches_them_while_the_former_server_serves() -> Outcome {
+    const CHAINS: usize = 30;
+    const DEPTH: usize = 100;
+    case(|| {
+        let m = mounted(Backing::Here, &["--log-level=debug"])?;
+        let names: Vec<String> = (0..CHAINS)
+            .map(|chain| format!("{chain}{}", "/d".repeat(DEPTH - 1)))
+            .collect();
+        // The last directory of each chain keeps all above it known, whatever the machine drops.
+        let mut held = Vec::new();
+        for name in &names {
+            std::fs::create_dir_all(m.source(name))?;
+            let flags = OFlags::PATH | OFlags::CLOEXEC;
+            held.push(rustix::fs::open(m.path(name), flags, Mode::empty())?);
+        }
+        let open = create_exclusively(&m.path("open"))?;
+        for upgrade in 1..=2 {
+            wait_until("the others to be forgotten", SOON, || {
+                // And the root.
+                Ok(count(&m, "inodes")? == (CHAINS * DEPTH + 2) as u64)
+            })?;
+            let pause = succeed(&m, "upgrade", &[])?;
+            eprintln!("with {} inodes: {pause} ms of pause", CHAINS * DEPTH);
+            let log = m.log();
+            let ahead: Vec<usize> = log.lines().filter_map(came_ahead).collect();
+            equal("upgrades in the log", ahead.len(), upgrade)?;
+            // Of the chains, and the file.
+            equal(
+                "inodes that came ahead",
+                ahead[upgrade - 1],
+                CHAINS * DEPTH + 1,
+            )?;
+            for name in &names {
+                let file = m.path(name).join("f");
+                std::fs::write(&file, "content")?;
+                holds(&file, "content")?;
+                std::fs::remove_file(file)?;
+            }
+        }
+        open.write_all_at(b"written", 0)?;
+        drop((open, held));
+        wait_for_rest(&m)?;
+        m.unmount()
+    })
+}
+
+/// What a line of the log says of that; other lines may quote it.
+fn came_ahead(line: &str) -> Option<usize> {
+    let mut words = line.split_whitespace().skip(2);
+    let is_of_turn = words.next()? == "thrufs::daemon::turn:";
+    let number = words.next().filter(|_| is_of_turn)?;
+    let said = line.ends_with(" inodes are here while the former server serves");
+    number.parse().ok().filter(|_| said)
 }
 
 /// A mount that the directory which it serves contains: the server sees through to what it covers.
@@ -280,6 +370,37 @@ fn script(m: &Mount, name: &str, text: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// The binary under test with `change` made to it, as another build.
+fn another_build(m: &Mount, name: &str, change: impl FnOnce(&mut Vec<u8>)) -> Result<PathBuf> {
+    let path = m.scratch().path().join(name);
+    let mut bytes = std::fs::read(thrufs()?)?;
+    change(&mut bytes);
+    std::fs::write(&path, bytes)?;
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+    Ok(path)
+}
+
+/// One that has another form of the ledger, and says the same of itself otherwise.
+fn of_another_ledger(m: &Mount) -> Result<PathBuf> {
+    // `FORM` of crates/fs/src/ledger.rs, where the program has it.
+    let form = *b"\x03\0sfurht";
+    let mut found = 0;
+    let path = another_build(m, "another-ledger", |bytes| {
+        for at in 0..bytes.len() - form.len() {
+            if bytes[at..].starts_with(&form) {
+                bytes[at] = 0x7f;
+                found += 1;
+            }
+        }
+    })?;
+    match found {
+        0 => Err(missing(
+            "a program that has the form of the ledger in one word",
+        )),
+        _some => Ok(path),
+    }
+}
+
 /// Has it take over, which fails with these words, and checks that the mount goes on with its former server.
 fn check_refused(m: &Mount, binary: &Path, wanted: &str) -> Outcome {
     let shown = binary.display();
@@ -314,11 +435,14 @@ fn upgrade_to_what_does_not_come_up_leaves_the_former_server() -> Outcome {
             let hello = r#"printf '{"Hello":{"form":99,"version":"99.0"}}' >&0; exec cat <&0"#;
             let other = script(&m, "another-version", hello)?;
             check_refused(&m, &other, "99.0")?;
-            // Its server dies when the former one has stopped already.
+            // Not the inodes come along; and those do, and the open files do not, when the former server has stopped already.
             let thrufs = thrufs()?;
-            let few = format!("ulimit -n 64; exec {} \"$@\"", thrufs.display());
-            let few = script(&m, "few-descriptors", &few)?;
-            check_refused(&m, &few, "descriptors")?;
+            for limit in [64, 180] {
+                let few = format!("ulimit -n {limit}; exec {} \"$@\"", thrufs.display());
+                let few = script(&m, "few-descriptors", &few)?;
+                check_refused(&m, &few, "descriptors")?;
+            }
+            check_refused(&m, &of_another_ledger(&m)?, "another version")?;
             succeed(&m, "upgrade", &[])?;
             equal("upgrades", count(&m, "upgrades")?, 1)?;
             for (number, file) in open.iter().enumerate() {
@@ -336,14 +460,46 @@ fn upgrade_to_what_does_not_come_up_leaves_the_former_server() -> Outcome {
     })
 }
 
+/// Another build, from which the former one takes over again; THRUFS_TEST_OTHER names one that was made elsewhere.
+#[test]
+fn upgrade_to_another_build_and_back_keeps_what_is_open() -> Outcome {
+    case(|| {
+        let m = mounted(Backing::Here, &[])?;
+        let other = match std::env::var_os("THRUFS_TEST_OTHER") {
+            Some(path) => PathBuf::from(path),
+            None => another_build(&m, "another-build", |bytes| bytes.extend(b"another"))?,
+        };
+        let removed = create_exclusively(&m.path("removed"))?;
+        std::fs::remove_file(m.path("removed"))?;
+        std::fs::write(m.path("f"), "content")?;
+        let mut wanted = String::new();
+        for (round, binary) in [&other, &thrufs()?, &other].into_iter().enumerate() {
+            succeed(&m, "upgrade", &[&format!("--binary={}", binary.display())])?;
+            let runs = std::fs::read_link(format!("/proc/{}/exe", zygote(&m)?.as_raw_pid()))?;
+            equal("program", &runs, binary)?;
+            removed.write_all_at(format!("{round};").as_bytes(), wanted.len() as u64)?;
+            wanted += &format!("{round};");
+            holds(m.path("f"), "content")?;
+            std::fs::rename(m.path("f"), m.path("g"))?;
+            std::fs::rename(m.path("g"), m.path("f"))?;
+        }
+        let mut content = String::new();
+        (&removed).read_to_string(&mut content)?;
+        equal("content", content, wanted)?;
+        drop(removed);
+        wait_for_rest(&m)?;
+        equal("upgrades", count(&m, "upgrades")?, 3)?;
+        m.unmount()
+    })
+}
+
 /// A server that is killed at any moment of hand-overs, be it the former one or the one that takes over: some fail, and
 /// no caller notices either.
 #[test]
 fn server_killed_while_another_takes_over_is_noticed_by_no_caller() -> Outcome {
     case(|| {
         for sandbox in ["--sandbox=namespace", "--sandbox=none"] {
-            let options = ["--xattr", "--survive-deaths=1000000", sandbox];
-            let m = mounted(Backing::Ext4(256), &options)?;
+            let m = mounted(Backing::Ext4(256), &["--xattr", sandbox])?;
             let (mut done, wanted) = (0, number(ROUNDS, UPGRADES)?);
             let rounds = under_load(m.dir(), WORKERS, |load| {
                 done = upgrade_with_deaths(&m, load, wanted)?;

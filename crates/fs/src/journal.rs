@@ -15,7 +15,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -41,19 +41,46 @@ const OTHERS: usize = 4096;
 /// Locks of appending WRITEs.
 const APPENDING: usize = 64;
 
+/// What is noted in `from` of requests under way, to a ledger without any. Slots that are free have no more than what was
+/// there before, and are most of them.
+pub(crate) fn copy_requests(from: &Ledger, to: &Ledger) {
+    for slot in 0..REQUESTS {
+        let words = from.request(slot);
+        if words[UNIQUE].load(Ordering::Relaxed) <= TAKEN {
+            continue;
+        }
+        let given = words[COUNTED].load(Ordering::Relaxed).min(LOOKUPS as u64);
+        let lookups = &from.lookups(slot)[..given as usize];
+        let copy = |from: &[AtomicU64], to: &[AtomicU64]| {
+            for (from, to) in from.iter().zip(to) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        };
+        copy(lookups, to.lookups(slot));
+        copy(words, to.request(slot));
+    }
+}
+
 /// What was there before a request.
 pub(crate) type Before = [u64; 4];
 
 thread_local! {
     /// The slot of the request that this thread serves, and what an earlier server noted when it began it.
     static CURRENT: Cell<Option<(usize, Option<Before>)>> = const { Cell::new(None) };
-    /// The slot that this thread had last.
-    static LAST: Cell<usize> = const { Cell::new(0) };
+    /// The slot that this thread had last, or [`NONE`].
+    static LAST: Cell<usize> = const { Cell::new(NONE) };
 }
+
+/// No slot.
+const NONE: usize = usize::MAX;
+/// The slot that the next thread begins with: each has one of its own, as a rule, whose line no other thread writes to.
+static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// See the module.
 pub(crate) struct Journal {
     ledger: Arc<Ledger>,
+    /// False when `earlier` has none any more, as most of the time: no request takes the lock then.
+    has_earlier: AtomicBool,
     earlier: Mutex<Earlier>,
     /// Held while an appending WRITE is done, so that its bytes are where the file ended. By inode.
     appending: [Mutex<()>; APPENDING],
@@ -162,6 +189,7 @@ impl Journal {
         }
         Self {
             ledger,
+            has_earlier: AtomicBool::new(!slots.is_empty()),
             earlier: Mutex::new(Earlier { slots, others: 0 }),
             appending: std::array::from_fn(|_| Mutex::default()),
         }
@@ -177,7 +205,7 @@ impl Journal {
 
     /// This thread serves the request `unique`; none while all slots are taken, and then it is served without.
     pub(crate) fn enter(&self, unique: u64, opcode: u32) -> Option<Entered<'_>> {
-        let earlier = self.earlier.lock().take(unique, &self.ledger);
+        let earlier = self.take_earlier(unique);
         let slot = earlier.or_else(|| self.take(unique, opcode))?;
         let journal = self;
         let mut entered = Entered {
@@ -195,9 +223,25 @@ impl Journal {
         Some(entered)
     }
 
+    /// The slot of the request, if an earlier server has served it.
+    fn take_earlier(&self, unique: u64) -> Option<usize> {
+        if !self.has_earlier.load(Ordering::Acquire) {
+            return None;
+        }
+        let mut earlier = self.earlier.lock();
+        let found = earlier.take(unique, &self.ledger);
+        if earlier.slots.is_empty() {
+            self.has_earlier.store(false, Ordering::Release);
+        }
+        found
+    }
+
     /// A slot for a new request.
     fn take(&self, unique: u64, opcode: u32) -> Option<usize> {
-        let first = LAST.get();
+        let first = match LAST.get() {
+            NONE => NEXT.fetch_add(1, Ordering::Relaxed) % REQUESTS,
+            last => last,
+        };
         let slot = (first..first + REQUESTS)
             .map(|at| at % REQUESTS)
             .find(|&at| {

@@ -8,12 +8,15 @@
 //! names ([`crate::survival`]).
 //!
 //! A process that is no child of the first one, of a newer version say, gets the descriptors by other numbers, and copies
-//! what is said of them into a ledger of its own ([`Ledger::take_in`]).
+//! what is said of them into a ledger of its own (`ledger/take_in.rs`). The words of an entry: `ledger/entry.rs`; FORGETs: `ledger/forgets.rs`.
 //!
 //! Why no lock: it could be held by a thread that died. Each word is stored at once, and each entry is written by the
 //! one thread that owns its descriptor or its request; only lookups are counted by several, by addition.
 
-use std::collections::HashMap;
+mod entry;
+mod forgets;
+mod take_in;
+
 use std::io;
 use std::ops::Range;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -23,8 +26,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use thrufs_sys::shared_buffers::SharedBuffers;
 use thrufs_sys::shared_words::SharedWords;
 
-use crate::inode::ROOT_INO;
-use crate::inode::identity::{FileKind, InodeKey};
+pub(crate) use entry::Entry;
+use entry::{COUNT_OR_FH, ENTRY, FREE, INODE, MAPPED, TOLD, WHAT, values_of};
+pub use take_in::Ahead;
 
 /// "thrufs" and the version of this form, in the first word.
 const FORM: u64 = 0x7468_7275_6673_0003;
@@ -46,8 +50,6 @@ const ANSWER: Range<usize> = 96..112;
 pub(crate) const REQUESTS: usize = 1024;
 /// Words for each.
 const REQUEST: usize = 16;
-/// Words for each descriptor.
-const ENTRY: usize = 8;
 /// Lookups that one answer gives out at most: a listing of 128 KiB (READDIRPLUS) has less than 850 names.
 pub(crate) const LOOKUPS: usize = 1024;
 /// Where those stand for each request.
@@ -55,44 +57,10 @@ const GIVEN: usize = HEADER + REQUESTS * REQUEST;
 /// Where it stands for each buffer of messages how far the FORGETs in it are counted.
 const FORGETS: usize = GIVEN + REQUESTS * LOOKUPS;
 const BUFFERS: usize = 512;
-/// Words for each: `unique` of the message, how many of its FORGETs are counted, and for the one that is just being
-/// counted its descriptor, plus one, what is left of its lookups, and its number in the message.
+/// Words for each.
 const FORGET: usize = 8;
-const MESSAGE: usize = 0;
-const COUNTED: usize = 1;
-const UNDER_WAY: usize = 2;
-const LEFT: usize = 3;
-const NUMBER: usize = 4;
-/// The messages that come once (linux/fuse.h).
-const FORGET_OPCODE: u32 = 2;
-const BATCH_FORGET_OPCODE: u32 = 42;
 /// Where the descriptors begin.
 const ENTRIES: usize = FORGETS + FORGET * BUFFERS;
-
-/// Words of an entry: see [`Entry`].
-const WHAT: usize = 0;
-const INO: usize = 1;
-const DEV: usize = 2;
-const BACKING_INO: usize = 3;
-const MNT_ID: usize = 4;
-/// Where inodes have the mount.
-const BACKING_ID: usize = MNT_ID;
-const OWNER: usize = MNT_ID;
-/// Where files have their flags.
-const TOLD: usize = FLAGS;
-const COUNT_OR_FH: usize = 5;
-const FLAGS: usize = 6;
-const SUM: usize = 7;
-
-const FREE: u64 = 0;
-const INODE: u64 = 1;
-const FILE: u64 = 2;
-const DIRECTORY: u64 = 3;
-/// An inode whose file may be mapped past the daemon.
-const MAPPED: u64 = 4;
-/// The type of an inode stands above these.
-const KIND_SHIFT: u32 = 8;
-const LOCKS: u64 = 5;
 
 /// See the module.
 #[derive(Debug)]
@@ -120,43 +88,6 @@ pub enum Turn {
     HandingOver,
     /// Not yet.
     TakingOver,
-}
-
-/// What is said of a descriptor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entry {
-    /// O_PATH on an inode that the kernel holds.
-    Inode {
-        ino: u64,
-        key: InodeKey,
-        kind: FileKind,
-        nlookup: u64,
-        /// See [`crate::handle_sort`].
-        may_be_mapped: bool,
-        /// What the kernel was told of mode and owner, in a word of [`crate::inode`].
-        told: u64,
-    },
-    /// An open file, with the flags of its OPEN; `file` is its device and number. The kernel passes it through by its
-    /// backing id, if it has one.
-    File {
-        fh: u64,
-        ino: u64,
-        file: (u64, u64),
-        flags: i32,
-        backing_id: Option<i32>,
-    },
-    /// An open directory.
-    Directory { fh: u64, ino: u64, file: (u64, u64) },
-    /// A file that holds the locks of one owner, who asked for them by the handle `fh`.
-    Locks {
-        fh: u64,
-        ino: u64,
-        file: (u64, u64),
-        owner: u64,
-        /// By flock(2), or by fcntl(2).
-        is_flock: bool,
-        pid: u32,
-    },
 }
 
 /// Where a FORGET stands, which comes once: message `unique` in this buffer, counted from 1.
@@ -264,130 +195,9 @@ impl Ledger {
         self.words.words()[UPGRADES].load(Ordering::Relaxed)
     }
 
-    /// Takes in all that `old` says, whose servers serve no more and have handed their descriptors over, which have
-    /// these numbers here by those that they had there. A message begins at `start` in its buffer. To be called while this
-    /// ledger is empty.
-    ///
-    /// # Errors
-    /// A descriptor was not handed over, there is no room for one or for a message, or `old` is damaged.
-    pub fn take_in(
-        &self,
-        old: &Self,
-        moved: &HashMap<i32, i32>,
-        start: usize,
-    ) -> Result<(), Damaged> {
-        old.finish_forgets();
-        for (number, entry) in old.entries()? {
-            let here = moved.get(&number).copied();
-            let here = here.ok_or(Damaged("a descriptor was not handed over"))?;
-            if !self.set(here, entry) {
-                return Err(Damaged("it has more descriptors than may be open here"));
-            }
-        }
-        let (from, to) = (old.words.words(), self.words.words());
-        let copy = |at: usize| to[at].store(from[at].load(Ordering::Relaxed), Ordering::Relaxed);
-        (HEADER..FORGETS).for_each(copy);
-        [INIT_LEN, LIVES, DEATHS, UPGRADES]
-            .into_iter()
-            .chain(INIT)
-            .chain(ANSWER)
-            .for_each(copy);
-        (0..old.messages.count().min(BUFFERS))
-            .try_for_each(|buffer| self.take_forgets(old, buffer, start))
-    }
-
-    /// Takes in the message of this buffer, if it is one that comes once, and how far it is counted.
-    fn take_forgets(&self, old: &Self, buffer: usize, start: usize) -> Result<(), Damaged> {
-        let Some(from) = old.messages.take(buffer) else {
-            return Ok(());
-        };
-        let word = |at: usize| {
-            from.get(start + at..)?
-                .first_chunk()
-                .copied()
-                .map(u32::from_ne_bytes)
-        };
-        let len = word(0).and_then(|len| usize::try_from(len).ok());
-        let message = len.and_then(|len| from.get(start..)?.get(..len));
-        let (Some(message), Some(FORGET_OPCODE | BATCH_FORGET_OPCODE)) = (message, word(4)) else {
-            return Ok(());
-        };
-        let no_room = Damaged("a message has no room");
-        let mut to = self.messages.take(buffer).ok_or(no_room)?;
-        to.get_mut(start..start + message.len())
-            .ok_or(no_room)?
-            .copy_from_slice(message);
-        if let (Some(from), Some(to)) = (old.forgets(buffer), self.forgets(buffer)) {
-            for at in [MESSAGE, COUNTED] {
-                to[at].store(from[at].load(Ordering::Relaxed), Ordering::Relaxed);
-            }
-        }
-        Ok(())
-    }
-
     /// Where messages are read into.
     pub fn messages(&self) -> &Arc<SharedBuffers> {
         &self.messages
-    }
-
-    /// How many of the FORGETs are counted in the message `unique`, which is in this buffer.
-    pub fn forgets_counted(&self, buffer: usize, unique: u64) -> u64 {
-        match self.forgets(buffer) {
-            Some(words) if words[MESSAGE].load(Ordering::Acquire) == unique => {
-                words[COUNTED].load(Ordering::Acquire)
-            }
-            _another => 0,
-        }
-    }
-
-    /// The inode that descriptor `number` holds has `left` lookups after the FORGET at `place`. To be called while
-    /// nothing else counts: a server that dies in here leaves to the next what there is to do.
-    pub(crate) fn forget(&self, number: i32, left: u64, place: Option<ForgetPlace>) {
-        let Some((words, place)) =
-            place.and_then(|place| Some((self.forgets(place.buffer)?, place)))
-        else {
-            return self.set_left(number, left);
-        };
-        if words[MESSAGE].load(Ordering::Relaxed) != place.unique {
-            // In this order: a message without a count has none that is counted.
-            words[MESSAGE].store(0, Ordering::Release);
-            words[COUNTED].store(0, Ordering::Release);
-            words[MESSAGE].store(place.unique, Ordering::Release);
-        }
-        words[LEFT].store(left, Ordering::Release);
-        words[NUMBER].store(place.number, Ordering::Release);
-        let under_way = u64::from(number.cast_unsigned()) + 1;
-        words[UNDER_WAY].store(under_way, Ordering::Release);
-        self.set_left(number, left);
-        words[COUNTED].store(place.number, Ordering::Release);
-        words[UNDER_WAY].store(0, Ordering::Release);
-    }
-
-    /// Does what servers that died have left to do of their FORGETs.
-    pub(crate) fn finish_forgets(&self) {
-        for words in (0..BUFFERS).filter_map(|buffer| self.forgets(buffer)) {
-            let under_way = words[UNDER_WAY].load(Ordering::Acquire);
-            let number = under_way.checked_sub(1).map(i32::try_from);
-            if let Some(Ok(number)) = number {
-                self.set_left(number, words[LEFT].load(Ordering::Acquire));
-                let counted = words[NUMBER].load(Ordering::Acquire);
-                words[COUNTED].store(counted, Ordering::Release);
-            }
-            words[UNDER_WAY].store(0, Ordering::Release);
-        }
-    }
-
-    fn set_left(&self, number: i32, left: u64) {
-        match (left, self.entry(number)) {
-            (0, _) => self.clear(number),
-            (left, Some(words)) => words[COUNT_OR_FH].store(left, Ordering::Release),
-            (_, None) => {}
-        }
-    }
-
-    fn forgets(&self, buffer: usize) -> Option<&[AtomicU64]> {
-        let start = FORGETS + FORGET * buffer;
-        (buffer < BUFFERS).then(|| &self.words.words()[start..start + FORGET])
     }
 
     /// Notes the INIT that is answered next, and the answer; none that is longer than any kernel's.
@@ -451,7 +261,11 @@ impl Ledger {
             return false;
         };
         let end = u64::from(number.cast_unsigned()) + 1;
-        self.words.words()[END].fetch_max(end, Ordering::Relaxed);
+        let highest = &self.words.words()[END];
+        // Most often so: all threads read the word then, and none takes its line from another.
+        if highest.load(Ordering::Relaxed) < end {
+            highest.fetch_max(end, Ordering::Relaxed);
+        }
         let values = entry.to_words();
         for (word, value) in words.iter().zip(values).skip(1) {
             word.store(value, Ordering::Relaxed);
@@ -515,19 +329,22 @@ impl Ledger {
             if words[WHAT].load(Ordering::Acquire) == FREE {
                 continue;
             }
-            let values = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
-            all.push((number, Entry::from_words(values)?));
+            all.push((number, Entry::from_words(values_of(words))?));
         }
         Ok(all)
     }
 
+    /// Whether something is said of descriptor `number`.
+    pub fn names(&self, number: i32) -> bool {
+        let words = self.entry(number);
+        words.is_some_and(|words| words[WHAT].load(Ordering::Relaxed) != FREE)
+    }
+
     /// The numbers of descriptors of which something is said, whatever that is.
     pub fn descriptors(&self) -> Vec<i32> {
-        let is_used = |number: &i32| {
-            let words = self.entry(*number);
-            words.is_some_and(|words| words[WHAT].load(Ordering::Relaxed) != FREE)
-        };
-        self.numbers().filter(is_used).collect()
+        self.numbers()
+            .filter(|number| self.names(*number))
+            .collect()
     }
 
     #[cfg(test)]
@@ -570,161 +387,12 @@ fn bytes_of(words: &[AtomicU64]) -> Vec<u8> {
     words.iter().flat_map(bytes).collect()
 }
 
-impl Entry {
-    fn to_words(self) -> [u64; ENTRY] {
-        let mut words = match self {
-            Self::Inode {
-                ino,
-                key,
-                kind,
-                nlookup,
-                may_be_mapped,
-                told,
-            } => {
-                let what = if may_be_mapped { MAPPED } else { INODE };
-                let what = kind.to_word() << KIND_SHIFT | what;
-                [what, ino, key.dev, key.ino, key.mnt_id, nlookup, told, 0]
-            }
-            Self::File {
-                fh,
-                ino,
-                file: (dev, number),
-                flags,
-                backing_id,
-            } => {
-                let flags = u64::from(flags.cast_unsigned());
-                // The kernel's begin at 1.
-                let id = backing_id.map_or(0, |id| u64::from(id.cast_unsigned()));
-                [FILE, ino, dev, number, id, fh, flags, 0]
-            }
-            Self::Directory {
-                fh,
-                ino,
-                file: (dev, number),
-            } => [DIRECTORY, ino, dev, number, 0, fh, 0, 0],
-            Self::Locks {
-                fh,
-                ino,
-                file: (dev, number),
-                owner,
-                is_flock,
-                pid,
-            } => {
-                let by = u64::from(is_flock) << 32 | u64::from(pid);
-                [LOCKS, ino, dev, number, owner, fh, by, 0]
-            }
-        };
-        words[SUM] = sum(&words);
-        words
-    }
-
-    fn from_words(words: [u64; ENTRY]) -> Result<Self, Damaged> {
-        if words[SUM] != sum(&words) {
-            return Err(Damaged("a checksum is wrong"));
-        }
-        let (ino, file) = (words[INO], (words[DEV], words[BACKING_INO]));
-        let fh = words[COUNT_OR_FH];
-        match words[WHAT] {
-            what if is_inode(&words) => {
-                if ino <= ROOT_INO || words[COUNT_OR_FH] == 0 {
-                    return Err(Damaged("an inode has no number or no lookup"));
-                }
-                let key = InodeKey {
-                    dev: words[DEV],
-                    ino: words[BACKING_INO],
-                    mnt_id: words[MNT_ID],
-                };
-                Ok(Self::Inode {
-                    ino,
-                    key,
-                    kind: FileKind::of_word(what >> KIND_SHIFT)
-                        .ok_or(Damaged("an inode has no type"))?,
-                    nlookup: words[COUNT_OR_FH],
-                    may_be_mapped: what & 0xff == MAPPED,
-                    told: words[TOLD],
-                })
-            }
-            FILE => {
-                let flags =
-                    u32::try_from(words[FLAGS]).map_err(|_| Damaged("flags are too many"))?;
-                let flags = flags.cast_signed();
-                let backing_id = match i32::try_from(words[BACKING_ID]) {
-                    Ok(0) => None,
-                    Ok(id) => Some(id),
-                    Err(_) => return Err(Damaged("a backing id is none")),
-                };
-                Ok(Self::File {
-                    fh,
-                    ino,
-                    file,
-                    flags,
-                    backing_id,
-                })
-            }
-            DIRECTORY => Ok(Self::Directory { fh, ino, file }),
-            LOCKS => Ok(Self::Locks {
-                fh,
-                ino,
-                file,
-                owner: words[OWNER],
-                is_flock: match words[FLAGS] >> 32 {
-                    0 => false,
-                    1 => true,
-                    _other => return Err(Damaged("locks are of no kind")),
-                },
-                // The lower half.
-                pid: words[FLAGS] as u32,
-            }),
-            _other => Err(Damaged("an entry is of no kind")),
-        }
-    }
-}
-
-fn is_inode(words: &[u64; ENTRY]) -> bool {
-    matches!(words[WHAT] & 0xff, INODE | MAPPED)
-}
-
-/// Of what does not change while the entry is there.
-fn sum(words: &[u64; ENTRY]) -> u64 {
-    let mut fixed = *words;
-    fixed[SUM] = 0;
-    if is_inode(words) {
-        fixed[WHAT] = words[WHAT] & !0xff | INODE;
-        (fixed[COUNT_OR_FH], fixed[TOLD]) = (0, 0);
-    }
-    fixed.iter().fold(FORM, |sum, word| {
-        // The multiplier of SplitMix64.
-        (sum.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    })
-}
-
-impl FileKind {
-    const ALL: [Self; 7] = [
-        Self::Regular,
-        Self::Directory,
-        Self::Symlink,
-        Self::Fifo,
-        Self::Socket,
-        Self::CharDevice,
-        Self::BlockDevice,
-    ];
-
-    fn to_word(self) -> u64 {
-        let at = Self::ALL.iter().position(|kind| *kind == self);
-        // All are in the list.
-        at.unwrap_or(Self::ALL.len()) as u64
-    }
-
-    fn of_word(word: u64) -> Option<Self> {
-        Self::ALL.get(usize::try_from(word).ok()?).copied()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inode::identity::{FileKind, InodeKey};
 
-    fn entries() -> [Entry; 4] {
+    pub(super) fn entries() -> [Entry; 4] {
         let key = InodeKey {
             dev: 1 << 40,
             ino: 77,
@@ -788,88 +456,6 @@ mod tests {
         };
         assert!(may_be_mapped);
         assert_eq!(found[1..], [(98, entries()[2]), (99, entries()[3])]);
-    }
-
-    #[test]
-    fn finish_forgets_does_what_a_death_has_left() {
-        let ledger = Ledger::for_tests(8);
-        let place = |number| {
-            Some(ForgetPlace {
-                buffer: 0,
-                unique: 8,
-                number,
-            })
-        };
-        assert!(ledger.set(3, entries()[0]) && ledger.set(4, entries()[0]));
-        ledger.forget(3, 2, place(1));
-        assert_eq!(
-            (ledger.forgets_counted(0, 8), ledger.forgets_counted(0, 10)),
-            (1, 0)
-        );
-        // A death before the count, and what is noted of it.
-        let words = ledger.forgets(0).unwrap();
-        ledger.set_left(3, 5);
-        words[COUNTED].store(0, Ordering::Relaxed);
-        words[UNDER_WAY].store(4, Ordering::Relaxed);
-        ledger.finish_forgets();
-        assert_eq!(ledger.forgets_counted(0, 8), 1);
-        ledger.forget(4, 0, place(2));
-        let left = ledger.entries().unwrap();
-        let Entry::Inode { nlookup, .. } = left[0].1 else {
-            panic!("{left:?}");
-        };
-        assert_eq!((left.len(), nlookup), (1, 2));
-        ledger.finish_forgets();
-        assert_eq!(ledger.entries().unwrap(), left);
-    }
-
-    #[test]
-    fn take_in_has_all_by_the_new_numbers_and_an_error_without_one() {
-        let (old, new) = (Ledger::for_tests(110), Ledger::for_tests(50));
-        for (number, entry) in (97..).zip(entries()) {
-            assert!(old.set(number, entry));
-        }
-        old.note_init(b"init", b"answer");
-        old.request(3)[0].store(8, Ordering::Relaxed);
-        // A FORGET of inode 77 that is counted, and whose words say another number of the message.
-        let mut message = [0_u8; 48];
-        message[..4].copy_from_slice(&48_u32.to_ne_bytes());
-        message[4..8].copy_from_slice(&FORGET_OPCODE.to_ne_bytes());
-        old.messages.take(0).unwrap()[16..64].copy_from_slice(&message);
-        let place = ForgetPlace {
-            buffer: 0,
-            unique: 8,
-            number: 1,
-        };
-        old.forget(97, 2, Some(place));
-        assert_eq!((old.begin(false).lives, old.begin(true).deaths), (0, 1));
-        let files = || old.files().map(|file| file.try_clone_to_owned().unwrap());
-        let seen = Ledger::of_files(files()).unwrap();
-        let moved = HashMap::from([(97, 7), (98, 9), (99, 8), (100, 10)]);
-        let fewer = HashMap::from([(97, 7), (98, 9), (100, 10)]);
-        assert!(Ledger::for_tests(50).take_in(&seen, &fewer, 16).is_err());
-        assert!(Ledger::for_tests(9).take_in(&seen, &moved, 16).is_err());
-        new.take_in(&seen, &moved, 16).unwrap();
-        let all = new.entries().unwrap();
-        let Entry::Inode { nlookup, .. } = all[0].1 else {
-            panic!("{all:?}");
-        };
-        assert_eq!((all[0].0, nlookup), (7, 2));
-        assert_eq!(
-            all[1..],
-            [(8, entries()[2]), (9, entries()[1]), (10, entries()[3])]
-        );
-        assert_eq!(new.init().unwrap(), b"init");
-        assert_eq!(new.request(3)[0].load(Ordering::Relaxed), 8);
-        assert_eq!(new.messages.take(0).unwrap()[16..64], message);
-        assert_eq!(new.forgets_counted(0, 8), 1);
-        assert_eq!(
-            new.begin(false),
-            Begun {
-                lives: 2,
-                deaths: 1
-            }
-        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use thrufs_sys::inherited;
 use crate::error::{Errno, Result};
 use crate::handle_table::{Handle, HandleKind};
 use crate::host_locks::{Family, OwnerFile};
-use crate::inode::identity::{FileKind, InodeKey, file_of, key_of, statx};
+use crate::inode::identity::{FileKind, file_of, identity};
 use crate::inode::{Inode, InodeRef};
 use crate::journal::{Journal, Note, Noted};
 use crate::ledger::{Damaged, Entry, Ledger};
@@ -34,6 +34,9 @@ pub struct Life {
     pub crashed: bool,
     /// Descriptors that are not for files: those of the process that starts servers.
     pub own: Arc<[i32]>,
+    /// Descriptors of inodes that this process itself has found to be on what the ledger says (`Ledger::take_in`);
+    /// sorted.
+    pub looked_at: Arc<[i32]>,
 }
 
 #[cfg(test)]
@@ -46,6 +49,7 @@ impl Life {
             died: deaths > 0,
             crashed: false,
             own: Arc::from([]),
+            looked_at: Arc::from([]),
         }
     }
 }
@@ -162,8 +166,9 @@ impl Passthrough {
             return Err(Damaged("it names a descriptor that is no file's"));
         }
         let is_inode = |(_, entry): &&(i32, Entry)| matches!(entry, Entry::Inode { .. });
+        self.inodes.make_room(entries.len());
         for (number, entry) in entries.iter().filter(is_inode) {
-            self.take_inode(*number, entry)?;
+            self.take_inode(life, *number, entry)?;
         }
         for (number, entry) in &entries {
             self.take_handle(*number, entry)?;
@@ -174,7 +179,12 @@ impl Passthrough {
         Ok(())
     }
 
-    fn take_inode(&self, number: i32, entry: &Entry) -> std::result::Result<(), Damaged> {
+    fn take_inode(
+        &self,
+        life: &Life,
+        number: i32,
+        entry: &Entry,
+    ) -> std::result::Result<(), Damaged> {
         let Entry::Inode {
             ino,
             key,
@@ -187,9 +197,11 @@ impl Passthrough {
             return Ok(());
         };
         let fd = adopt(number)?;
-        let found = identity(&fd).map_err(|_| Damaged("an inode cannot be looked at"))?;
-        if found != (key, kind) {
-            return Err(Damaged("a descriptor is on another inode"));
+        if life.looked_at.binary_search(&number).is_err() {
+            let found = identity(&fd).map_err(|_| Damaged("an inode cannot be looked at"))?;
+            if found != (key, kind) {
+                return Err(Damaged("a descriptor is on another inode"));
+            }
         }
         let inode = self.inodes.take_over((ino, nlookup), key, kind, fd);
         let inode = inode.ok_or(Damaged("two inodes have one number"))?;
@@ -288,12 +300,6 @@ fn check_is(fd: &OwnedFd, file: (u64, u64), kind: FileKind) -> std::result::Resu
 
 fn adopt(number: i32) -> std::result::Result<OwnedFd, Damaged> {
     inherited::adopt(number).map_err(|_| Damaged("a descriptor is closed"))
-}
-
-/// What `fd` is on.
-fn identity(fd: &OwnedFd) -> Result<(InodeKey, FileKind)> {
-    let stat = statx(fd)?;
-    Ok((key_of(&stat), FileKind::from_mode(u32::from(stat.stx_mode))))
 }
 
 #[cfg(test)]

@@ -105,6 +105,18 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether another process holds a lock of this kind on `file`; POSIX locks and OFD locks exclude each other.
+pub fn is_locked(xtests: &Path, kind: Kind, file: &Path) -> Result<bool> {
+    let mut other = LockHolder::start(xtests, kind, &[], file)?;
+    let word = other.says()?;
+    other.release()?;
+    match word.as_str() {
+        "busy" => Ok(true),
+        "locked" => Ok(false),
+        _error => bail!("{}: {word}", file.display()),
+    }
+}
+
 /// The other process, from the test's side. Killed when dropped.
 pub struct LockHolder {
     child: Child,

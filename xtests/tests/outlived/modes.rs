@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use xtests::support::calls::{map_shared, open_rdwr};
 use xtests::support::checks::equal;
-use xtests::support::lock_holder::{Kind, LockHolder};
+use xtests::support::lock_holder::{self, Kind, LockHolder};
 use xtests::support::wait::wait_until;
 use xtests::support::{Backing, Mount, Outcome, Scratch, case};
 
@@ -99,18 +99,14 @@ fn mix_with_files_passed_through_is_right_when_servers_die() -> Outcome {
 }
 
 const KINDS: [Kind; 3] = [Kind::Posix, Kind::Ofd, Kind::Flock];
+const XTESTS: &str = env!("CARGO_BIN_EXE_xtests");
 
 fn lock(kind: Kind, extra: &[&str], file: &Path) -> Result<LockHolder> {
-    LockHolder::start(Path::new(env!("CARGO_BIN_EXE_xtests")), kind, extra, file)
+    LockHolder::start(Path::new(XTESTS), kind, extra, file)
 }
 
 fn is_locked(kind: Kind, file: &Path) -> Result<bool> {
-    // POSIX locks and OFD locks exclude each other.
-    let mut other = lock(kind, &[], file)?;
-    let word = other.says()?;
-    other.release()?;
-    ensure!(word == "busy" || word == "locked", "{word}");
-    Ok(word == "busy")
+    lock_holder::is_locked(Path::new(XTESTS), kind, file)
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What identifies an inode of the backing file system: its key, and its type.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::fs::{AtFlags, Statx, StatxFlags};
 
@@ -79,6 +79,12 @@ pub(crate) fn key_of(stat: &Statx) -> InodeKey {
         ino: stat.stx_ino,
         mnt_id: stat.stx_mnt_id,
     }
+}
+
+/// What `fd` is on.
+pub(crate) fn identity(fd: &OwnedFd) -> Result<(InodeKey, FileKind)> {
+    let stat = statx(fd)?;
+    Ok((key_of(&stat), FileKind::from_mode(u32::from(stat.stx_mode))))
 }
 
 /// The device and the number of the file behind `fd`.

@@ -10,6 +10,7 @@
 //! gets EIO (fuse_iget).
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -20,7 +21,7 @@ use rustix::fs::Statx;
 use super::identity::{FileKind, InodeKey};
 use super::{Inode, InodeRef, ROOT_INO};
 use crate::journal::Journal;
-use crate::ledger::{Entry, ForgetPlace, Ledger};
+use crate::ledger::{self, ForgetPlace, Ledger};
 
 /// Numbers that we make up have the top bit set: file systems count from below.
 const SYNTHETIC: u64 = 1 << 63;
@@ -70,6 +71,13 @@ impl InodeTable {
         self.journal = Some(journal);
     }
 
+    /// For so many more, which are taken in next.
+    pub(crate) fn make_room(&self, more: usize) {
+        let mut maps = self.maps.write();
+        maps.by_ino.reserve(more);
+        maps.by_key.reserve(more);
+    }
+
     /// Takes in the inode with the number `ino`, of which the kernel holds so many lookups from a server that died;
     /// none if there is one of that number or key.
     pub(crate) fn take_over(
@@ -80,17 +88,19 @@ impl InodeTable {
         fd: OwnedFd,
     ) -> Option<Arc<Inode>> {
         let mut maps = self.maps.write();
-        if maps.by_ino.contains_key(&ino) || maps.by_key.contains_key(&key) {
+        let Maps { by_ino, by_key } = &mut *maps;
+        let (Entry::Vacant(by_ino), Entry::Vacant(by_key)) = (by_ino.entry(ino), by_key.entry(key))
+        else {
             return None;
-        }
+        };
         let inode = Inode::new(ino, key, kind, InodeRef::Fd(fd));
         inode.nlookup.store(nlookup, Ordering::Relaxed);
         // What it may have read, the one that died knew.
         inode.is_read.store(true, Ordering::Relaxed);
         let inode = Arc::new(inode);
         self.by_fd.fetch_add(1, Ordering::Relaxed);
-        maps.by_ino.insert(ino, Arc::clone(&inode));
-        maps.by_key.insert(key, ino);
+        by_ino.insert(Arc::clone(&inode));
+        by_key.insert(ino);
         Some(inode)
     }
 
@@ -106,7 +116,7 @@ impl InodeTable {
     /// The first lookup of an inode. To be called under the lock.
     fn note_new(&self, inode: &Inode) {
         if let (Some(ledger), InodeRef::Fd(fd)) = (&self.ledger, &inode.held) {
-            let entry = Entry::Inode {
+            let entry = ledger::Entry::Inode {
                 ino: inode.ino,
                 key: inode.key,
                 kind: inode.kind,

@@ -1,5 +1,6 @@
 //! OPEN, OPENDIR, RELEASE, RELEASEDIR, FLUSH, FSYNC and FSYNCDIR.
 
+use std::cell::LazyCell;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -282,18 +283,27 @@ impl Passthrough {
             self.watches.release(handle.ino);
         }
         self.removed.released(handle.ino);
-        if handle.file().is_some_and(|file| file.is_new)
-            && let Ok(stat) = rustix::fs::fstat(&handle.fd)
-        {
-            let size = u64::try_from(stat.st_size).unwrap_or(0);
-            self.new_files.note(size);
-        }
-        if let Some(inode) = handle.file().and_then(|file| file.inode.as_ref()) {
-            let has_name = || rustix::fs::fstat(&handle.fd).is_ok_and(|stat| stat.st_nlink > 0);
-            self.backing_ids.release(inode, has_name);
+        if let Some(file) = handle.file() {
+            self.release_file(&handle, file);
         }
         drop(handle);
         self.parked.notify();
+    }
+
+    /// What is known of a file by its handle, before that is closed.
+    fn release_file(&self, handle: &Handle, file: &OpenFile) {
+        // Once, for whichever asks.
+        let stat = LazyCell::new(|| rustix::fs::fstat(&handle.fd).ok());
+        if file.is_new
+            && let Some(stat) = &*stat
+        {
+            self.new_files
+                .note(u64::try_from(stat.st_size).unwrap_or(0));
+        }
+        if let Some(inode) = &file.inode {
+            let has_name = || stat.as_ref().is_some_and(|stat| stat.st_nlink > 0);
+            self.backing_ids.release(inode, has_name);
+        }
     }
 
     /// One of the descriptors on this handle was closed: reports what the backing file system

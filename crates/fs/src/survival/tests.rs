@@ -16,6 +16,7 @@ use crate::caller::Caller;
 use crate::coherence::external::Time;
 use crate::config::{Config, InodeFileHandles};
 use crate::inode::ROOT_INO;
+use crate::inode::identity::InodeKey;
 use crate::ops::{DirEntryRef, NewNode, WriteRequest};
 
 fn serve(source: &Path, life: &Life) -> io::Result<Passthrough> {

@@ -357,6 +357,7 @@ fn resume_after_a_death_asks_for_what_was_not_answered_and_counts_it_once() {
             died: deaths > 0,
             crashed: false,
             own: Arc::from([]),
+            looked_at: Arc::from([]),
         };
         let directory = File::open(source.path()).unwrap();
         let fs = Passthrough::new(directory.into(), config).unwrap();

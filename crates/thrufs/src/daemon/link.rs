@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 /// The subcommand by which a binary is started that is to take a mount over.
 pub(crate) const TAKE_OVER: &str = "take-over";
 /// What a hand-over consists of: a binary of another form is not taken.
-pub(super) const FORM: u32 = 1;
+pub(super) const FORM: u32 = 2;
 
 /// Longest message: two paths of PATH_MAX bytes fit. A failure's reason is cut to fit.
 const MESSAGE_MAX: usize = 64 << 10;
@@ -74,9 +74,11 @@ pub(crate) enum ToServer {
     Device(ServeDevice),
     /// To a binary that said [`FromServer::Hello`].
     TakeOver(TakeOver),
+    /// Another process may take over: this server sends it descriptors by the socket that comes along, and serves on.
+    SendAhead,
     /// Another process takes over: this server ends.
     Drain,
-    /// The server after that one sends the descriptors to the socket that comes along.
+    /// The server after that one sends the other descriptors by the socket that comes along.
     HandOver,
     /// It is this server's turn to serve.
     Go,

@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::process::Signal;
-use thrufs_fs::{Covered, Life, OwnMount};
+use thrufs_fs::{Covered, Ledger, Life, OwnMount};
 use thrufs_session::Ended;
 use thrufs_sys::fork::{Side, fork};
 
@@ -191,7 +191,7 @@ pub(super) fn serve(
         let socket = socket.context("duplicate a descriptor")?;
         let registrar = registrar(&serve, socket, fs.lives())?;
         let serving = Serving::start(fs, (watch, registrar), connection, plan, serve.lets_go)?;
-        if life.is_none_or(|life| !life.is_later) {
+        if life.as_ref().is_none_or(|life| !life.is_later) {
             serving.log(&plan.source, &serve.mountpoint);
         }
         let (source, mountpoint) = (&serve.source, &serve.mountpoint);
@@ -203,14 +203,19 @@ pub(super) fn serve(
             false => Askers::OwnerAndRoot,
         };
         report(reporter, (status, askers), metrics)?;
-        serve_to_the_end(serving, link, is_death).await
+        serve_to_the_end(serving, link, life.map(|life| life.ledger)).await
     })
 }
 
 /// In a process that another one can follow a death is one of a signal, and an end is one without anything left to do.
-async fn serve_to_the_end(mut serving: Serving, link: &Link, is_death: bool) -> anyhow::Result<()> {
-    if let Some(drain) = serving.drain().filter(|_| is_death) {
-        turn::obey(link, drain)?;
+async fn serve_to_the_end(
+    mut serving: Serving,
+    link: &Link,
+    ledger: Option<Arc<Ledger>>,
+) -> anyhow::Result<()> {
+    let is_death = ledger.is_some();
+    if let Some((drain, ledger)) = serving.drain().zip(ledger) {
+        turn::obey(link, drain, ledger)?;
     }
     link.send(&FromServer::Ready, &[])?;
     match serving.ended().await {
@@ -250,8 +255,11 @@ fn begin(
         );
     }
     let can_resume = turn::can_resume(plan, connection);
-    turn::begin(&born.life, link, born.taken, can_resume)?;
-    Ok(Some(born.life))
+    let looked_at = turn::begin(&born.life, link, born.taken, can_resume)?;
+    Ok(Some(Life {
+        looked_at: looked_at.into(),
+        ..born.life
+    }))
 }
 
 /// What a panic in a session thread ends; with `--survive` also one in an operation, which the next server does then: its

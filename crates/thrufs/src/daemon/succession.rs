@@ -2,8 +2,9 @@
 //! that serves, and the supervisor stays ([`super::turn`] has the servers' side).
 //!
 //! The new binary is started as a child of the supervisor and shut in as a first server is, beside the one that serves:
-//! till then nothing stops. It reads the ledger, and says whether it can take over; only then the server that serves
-//! drains, and its descriptors go from the one zygote to the other by a socket that the supervisor only makes.
+//! till then nothing stops. It reads the ledger, fetches the descriptors of inodes, and says whether it can take over;
+//! only then the server that serves drains, and the other descriptors go from the one zygote to the other, by sockets that
+//! the supervisor only makes.
 //!
 //! Invariant: whatever fails before the new server has everything leaves the former one serving, with all that it had. The
 //! zygote before has ended, with all of its servers, when the new one is told to go. The mount itself, the status
@@ -178,8 +179,9 @@ impl Succession {
     fn start(&mut self, order: Order) -> anyhow::Result<Next> {
         let (line, binary, what) = self.asked(order)?;
         let plan = mount_plan::parse_again(&line, user::is_root())?;
+        let (ahead, receives_ahead) = descriptors::pair().context("socket pair")?;
         let (sends, receives) = descriptors::pair().context("socket pair")?;
-        let (order, with) = self.order(line, what, receives)?;
+        let (order, with) = self.order(line, what, [receives_ahead, receives])?;
         let registering = self.inside.registering.as_ref().context("no registrar")?;
         let registering = registering.try_clone()?;
         // As it is now, whatever is put in its place meanwhile.
@@ -197,6 +199,7 @@ impl Succession {
             number: self.last,
             stage: Stage::Starting,
             standing: None,
+            ahead: Some(ahead),
             sends: Some(sends),
             plan,
             binary,
@@ -212,7 +215,7 @@ impl Succession {
         &self,
         line: CommandLine,
         what: &str,
-        receives: OwnedFd,
+        receives: [OwnedFd; 2],
     ) -> anyhow::Result<(TakeOver, Vec<OwnedFd>)> {
         let Some([ledger, messages]) = &self.serving.shared else {
             bail!("the server is not ready yet");
@@ -221,8 +224,8 @@ impl Succession {
             self.mounted.source.try_clone()?,
             ledger.try_clone()?,
             messages.try_clone()?,
-            receives,
         ];
+        with.extend(receives);
         let Within {
             mounts, covered, ..
         } = &self.inside;
@@ -276,6 +279,10 @@ impl Succession {
         next.standing = Some(Standing::new(&server)?);
         next.version = version;
         next.stage = Stage::Preparing(Instant::now());
+        // Kept nowhere, as below.
+        let ahead = next.ahead.take().context("it is shut in twice")?;
+        let link = &self.serving.link;
+        link.send(&ToServer::SendAhead, &[ahead.as_fd()])?;
         let (tell, number) = (self.listening.tell.clone(), next.number);
         let lines = self.listening.lines.clone();
         let view = self.listening.view.clone();

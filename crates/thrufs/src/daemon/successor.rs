@@ -74,7 +74,9 @@ pub(super) struct Next {
     pub(super) stage: Stage,
     /// None while it is being shut in.
     pub(super) standing: Option<Standing>,
-    /// The former one sends here, when it has been told.
+    /// The former one sends here while it serves, from when the next one is there.
+    pub(super) ahead: Option<OwnedFd>,
+    /// The one after that sends here, when it has been told.
     pub(super) sends: Option<OwnedFd>,
     pub(super) plan: MountPlan,
     pub(super) binary: std::fs::File,

@@ -113,6 +113,7 @@ fn given(order: &TakeOver, descriptors: Vec<OwnedFd>) -> anyhow::Result<Given> {
         source: next()?,
         taken: Taken {
             ledger: [next()?, next()?],
+            ahead: next()?,
             descriptors: next()?,
             mounts: order.has_mounts.then(&mut next).transpose()?,
             covered: order.has_covered.then(&mut next).transpose()?,

@@ -7,7 +7,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 pub(crate) struct Taken {
     /// `Ledger::files`.
     pub(crate) ledger: [OwnedFd; 2],
-    /// Where its descriptors come from ([`super::descriptors`]).
+    /// Where descriptors of inodes come from while it serves ([`super::descriptors`]).
+    pub(crate) ahead: OwnedFd,
+    /// Where the others come from then.
     pub(crate) descriptors: OwnedFd,
     /// Its mount namespace, until this one has joined that.
     pub(crate) mounts: Option<OwnedFd>,
@@ -20,10 +22,9 @@ pub(crate) struct Taken {
 impl Taken {
     /// All of its descriptors.
     pub(super) fn all(&self) -> impl Iterator<Item = &OwnedFd> {
-        let one = std::iter::once(&self.descriptors);
         self.ledger
             .iter()
-            .chain(one)
+            .chain([&self.ahead, &self.descriptors])
             .chain(&self.mounts)
             .chain(&self.covered)
     }

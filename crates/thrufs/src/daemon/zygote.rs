@@ -88,6 +88,7 @@ pub(super) fn start_servers(
             died: false,
             crashed: false,
             own: own.iter().map(|open| open.0).collect(),
+            looked_at: Arc::from([]),
         },
         after: None,
         before: 0,
