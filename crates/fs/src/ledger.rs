@@ -13,6 +13,8 @@
 //! Why no lock: it could be held by a thread that died. Each word is stored at once, and each entry is written by the
 //! one thread that owns its descriptor or its request; only lookups are counted by several, by addition.
 
+mod session;
+
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;

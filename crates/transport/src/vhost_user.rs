@@ -14,15 +14,21 @@
 mod chain;
 mod completion;
 mod device;
+mod handler;
+mod kept;
 mod kick;
 mod memory;
+mod message;
 mod polling;
 mod queue;
+mod relay;
 mod ring;
 mod service;
+mod setup;
 mod used;
 mod vring;
 
 pub use completion::Completion;
 pub use device::{Device, REQUEST_QUEUES_MAX, Shutdown, Tag, TagError};
+pub use kept::{Damaged, Kept};
 pub use service::{Request, Service};

@@ -2,6 +2,7 @@
 //!
 //! Invariant: no lock of another queue, and no allocation for a request once the lists have grown.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use super::memory::SharedMemory;
 use super::polling::Polling;
 use super::ring::{Ring, RingError};
 use super::service::{Request, Service};
+use super::used::ChainId;
 use super::vring::{Shared, Start};
 
 const HEADER: usize = size_of::<InHeader>();
@@ -34,6 +36,8 @@ pub(super) struct Queue<'a> {
     /// A chain that made no sense was reported.
     has_complained: bool,
     polling: Polling,
+    /// Chains that an earlier server had under way.
+    left: VecDeque<u16>,
 }
 
 /// Why [`Queue::serve_in`] returns.
@@ -58,21 +62,16 @@ impl<'a> Queue<'a> {
             head: Vec::new(),
             has_complained: false,
             polling: Polling::default(),
+            left: VecDeque::new(),
         }
     }
 
     /// Serves until the queue is stopped. Returns the index of the next chain.
     pub(super) fn serve(mut self) -> u16 {
-        let mut is_first = true;
         let mut kick = None;
         loop {
             let (memory, generation) = self.memory.now();
-            let next_used = is_first.then_some(self.start.next_used);
-            is_first = false;
-            let (addresses, event_index) = (self.start.addresses, self.start.event_index);
-            self.shared
-                .used
-                .place(&memory, addresses, event_index, next_used);
+            self.place(&memory);
             // The guest's next word must not be what a bug of ours makes of its last one.
             let served = catch_unwind(AssertUnwindSafe(|| {
                 self.serve_in(&memory, generation, &mut kick)
@@ -91,6 +90,21 @@ impl<'a> Queue<'a> {
         }
     }
 
+    /// The ring is in `memory` now, where it starts or goes on.
+    fn place(&mut self, memory: &Arc<GuestMemory>) {
+        let (addresses, event_index) = (self.start.addresses, self.start.event_index);
+        let used = &self.shared.used;
+        if std::mem::take(&mut self.start.may_go_on) {
+            used.place(memory, addresses, event_index, None);
+            if let Some(stood) = used.go_on() {
+                self.start.next_available = stood.next_available();
+                self.left = stood.under_way.into();
+                return;
+            }
+        }
+        used.place(memory, addresses, event_index, self.start.next_used.take());
+    }
+
     fn serve_in(
         &mut self,
         memory: &Arc<GuestMemory>,
@@ -100,6 +114,9 @@ impl<'a> Queue<'a> {
         let (next, event_index) = (self.start.next_available, self.start.event_index);
         let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
         let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
+        while let Some(head) = self.left.pop_front() {
+            self.serve_again(memory, &ring, head, &mut readable);
+        }
         let kick = Kick::of(kick, self.shared.kick(), self.shared.wake_fd())?;
         loop {
             ring.refuse_kicks()?;
@@ -129,31 +146,52 @@ impl<'a> Queue<'a> {
     ) -> Result<(), RingError> {
         let size = self.start.addresses.size;
         let begun = self.shared.used.begin(head, size);
-        let (chain, storage) = begun.ok_or(RingError::InFlight(size))?;
+        let begun = begun.ok_or(RingError::InFlight(size))?;
+        self.serve_begun(memory, ring, (head, begun), readable);
+        Ok(())
+    }
+
+    /// One that an earlier server had taken.
+    fn serve_again(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        ring: &Ring<'_>,
+        head: u16,
+        readable: &mut GuestBuffers,
+    ) {
+        let begun = self.shared.used.resume(head);
+        self.serve_begun(memory, ring, (head, begun), readable);
+    }
+
+    fn serve_begun(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        ring: &Ring<'_>,
+        (head, (chain, storage)): (u16, (ChainId, Storage)),
+        readable: &mut GuestBuffers,
+    ) {
         let mut writable = GuestBuffers::new(Arc::clone(memory), storage);
         readable.clear();
         let walked = walk(memory, &ring.descriptors, head, readable, &mut writable);
         let completion = Completion::new(&self.shared.used, chain, writable);
         if let Err(error) = walked {
-            self.complain(&error.to_string());
-            return Ok(());
+            return self.complain(&error.to_string());
         }
         if !self.read_head(readable) {
-            self.complain(&format!(
+            return self.complain(&format!(
                 "a request of {} bytes that is no WRITE",
                 readable.len()
             ));
-            return Ok(());
         }
         self.service.serve(
             Request {
                 queue: self.index,
+                number: chain.number,
                 head: &self.head,
                 all: readable.all(),
             },
             completion,
         );
-        Ok(())
     }
 
     /// Copies what is decoded; false if it is more than any request has.
