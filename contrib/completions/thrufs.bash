@@ -115,7 +115,7 @@ _thrufs() {
             return 0
             ;;
         thrufs__subcmd__device)
-            opts="-o -d -h -V --shared-dir --socket-path --socket-group --fd --tag --num-request-queues --keep --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --locks --writeback --durability --write-joining --max-write --one-page-writes --without --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --debug --log-level --syslog --rlimit-nofile --metrics --print-capabilities --thread-pool-size --announce-submounts --no-announce-submounts --killpriv-v2 --no-killpriv-v2 --preserve-noatime --security-label --help --version"
+            opts="-o -d -h -V --shared-dir --socket-path --socket-group --fd --tag --num-request-queues --keep --cache --attr-timeout --entry-timeout --negative-timeout --dir-timeout --xattr --posix-acl --readonly --no-readdirplus --allow-direct-io --allow-mmap --inode-file-handles --locks --writeback --durability --write-joining --max-write --one-page-writes --without --translate-uid --translate-gid --xattrmap --sandbox --seccomp --modcaps --uid-map --gid-map --debug --log-level --syslog --rlimit-nofile --metrics --survive --survive-deaths --print-capabilities --thread-pool-size --announce-submounts --no-announce-submounts --killpriv-v2 --no-killpriv-v2 --preserve-noatime --security-label --help --version"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -242,6 +242,14 @@ _thrufs() {
                     return 0
                     ;;
                 --metrics)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                --survive)
+                    COMPREPLY=($(compgen -W "never always" -- "${cur}"))
+                    return 0
+                    ;;
+                --survive-deaths)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
                     ;;
@@ -759,6 +767,7 @@ _thrufs_values() {
         "device debug") echo "true false" ;;
         "device log-level") echo "off error warn info debug trace" ;;
         "device syslog") echo "true false" ;;
+        "device survive") echo "never always" ;;
         "device print-capabilities") echo "true false" ;;
         "device announce-submounts") echo "true false" ;;
         "device no-announce-submounts") echo "true false" ;;

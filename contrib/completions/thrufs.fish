@@ -172,6 +172,9 @@ debug\t''
 trace\t''"
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l rlimit-nofile -d 'Number of open files to allow, 0 to leave the limit alone [default: the hard limit, or 1000000 where the kernel allows it]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l metrics -d 'Serve counters to Prometheus at http://ADDRESS/metrics: a port of the loopback interface, or ADDRESS:PORT' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l survive -d 'What happens when the serving process dies: the device ends (never), or another process goes on where it was, without an error in the guest (always). Not with --inode-file-handles, --sandbox=chroot or a user namespace' -r -f -a "never\t''
+always\t''"
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l survive-deaths -d 'Deaths within a minute that a device with --survive outlives' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l thread-pool-size -d 'Accepted for compatibility: each request queue has one thread' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l security-label -d 'Give new files the labels of the guest\'s security module: never, auto = where guest and DIR take part, always' -r -f -a "never\t''
 auto\t''

@@ -92,6 +92,8 @@ struct Earlier {
     slots: HashMap<u64, usize>,
     /// Requests that have come since, and are none of them.
     others: usize,
+    /// They may come again at any time until it is said that they have.
+    is_told: bool,
 }
 
 impl Earlier {
@@ -103,12 +105,16 @@ impl Earlier {
         }
         let found = self.slots.remove(&unique);
         self.others += usize::from(found.is_none());
-        if self.others >= OTHERS {
-            for (_, slot) in self.slots.drain() {
-                ledger.request(slot)[UNIQUE].store(FREE, Ordering::Release);
-            }
+        if self.others >= OTHERS && !self.is_told {
+            self.free(ledger);
         }
         found
+    }
+
+    fn free(&mut self, ledger: &Ledger) {
+        for (_, slot) in self.slots.drain() {
+            ledger.request(slot)[UNIQUE].store(FREE, Ordering::Release);
+        }
     }
 }
 
@@ -190,13 +196,27 @@ impl Journal {
         Self {
             ledger,
             has_earlier: AtomicBool::new(!slots.is_empty()),
-            earlier: Mutex::new(Earlier { slots, others: 0 }),
+            earlier: Mutex::new(Earlier {
+                slots,
+                others: 0,
+                is_told: false,
+            }),
             appending: std::array::from_fn(|_| Mutex::default()),
         }
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What servers that died have left may come again at any time, until [`Self::has_resumed`].
+    pub(crate) fn is_told(&self) {
+        self.earlier.lock().is_told = true;
+    }
+
+    /// All of it has come again that ever will.
+    pub(crate) fn has_resumed(&self) {
+        self.earlier.lock().free(&self.ledger);
     }
 
     fn words(&self, slot: usize) -> &[AtomicU64] {
@@ -429,6 +449,24 @@ mod tests {
         assert_eq!(left(), 1);
         drop(next.enter(2, 10).unwrap().serve());
         assert_eq!(left(), 0);
+    }
+
+    /// The queues of a device bring what was under way when they come to it.
+    #[test]
+    fn enter_of_many_others_frees_nothing_where_it_is_told() {
+        let ledger = ledger();
+        let journal = Journal::new(Arc::clone(&ledger), false);
+        std::mem::forget(journal.enter(8, 10).unwrap().serve());
+        let next = Journal::new(Arc::clone(&ledger), false);
+        next.is_told();
+        for unique in 1..2 * OTHERS as u64 {
+            drop(next.enter(8 + 2 * unique, 10).unwrap().serve());
+        }
+        let taken = || ledger.request(LAST.get())[UNIQUE].load(Ordering::Relaxed);
+        next.has_resumed();
+        assert_eq!(taken(), FREE);
+        let slots = (0..REQUESTS).map(|slot| ledger.request(slot)[UNIQUE].load(Ordering::Relaxed));
+        assert_eq!(slots.filter(|unique| *unique != FREE).count(), 0);
     }
 
     /// READDIRPLUS: those that did not fit are given back, and the others when it comes again, each once.

@@ -15,6 +15,7 @@
 
 mod entry;
 mod forgets;
+mod session;
 mod take_in;
 
 use std::io;

@@ -82,6 +82,19 @@ impl Passthrough {
         Ok(self)
     }
 
+    /// What servers that died had under way may come again at any time, until [`Self::has_resumed`]; else it comes before
+    /// other requests.
+    pub fn resume_when_told(&self) {
+        self.journal.iter().for_each(|journal| journal.is_told());
+    }
+
+    /// All of it has come again that ever will.
+    pub fn has_resumed(&self) {
+        self.journal
+            .iter()
+            .for_each(|journal| journal.has_resumed());
+    }
+
     /// Servers before this one.
     pub fn lives(&self) -> u64 {
         self.lives

@@ -59,7 +59,7 @@ impl DevFuseSession {
                     return Err(io::Error::new(io::ErrorKind::NotConnected, text));
                 }
             };
-            let (header, arg) = init_of(&device, message)?;
+            let (header, arg) = init_of(Some(&device), message)?;
             let unique = header.unique;
             match shake_hands(fs.config(), &capabilities, &arg) {
                 // The kernel sends another INIT, of this version.
@@ -98,7 +98,7 @@ impl DevFuseSession {
         let ledger = fs.ledger().ok_or(io::ErrorKind::Unsupported)?;
         let device = Arc::new(DevFuse::new(connection));
         let capabilities = Capabilities::of_kernel(&device);
-        let (dialect, negotiated) = agreed(fs.config(), ledger, (&device, &capabilities))?;
+        let (dialect, negotiated) = agreed(fs.config(), ledger, Some(&device), &capabilities)?;
         let session = Self::new((fs, device), (capabilities, dialect, allowed), negotiated);
         session.server.forget_what_was_read(session.max_write);
         notify::resend(&session.device)?;
@@ -112,7 +112,7 @@ impl DevFuseSession {
     pub fn can_resume(config: &Config, ledger: &Ledger, connection: OwnedFd) -> io::Result<()> {
         let device = Arc::new(DevFuse::new(connection));
         let capabilities = Capabilities::of_kernel(&device);
-        agreed(config, ledger, (&device, &capabilities)).map(drop)
+        agreed(config, ledger, Some(&device), &capabilities).map(drop)
     }
 
     fn new(
@@ -180,11 +180,16 @@ impl DevFuseSession {
     }
 }
 
-/// What the INIT in `ledger` was answered with, if this version answers it so too.
-fn agreed(
+/// What the INIT in `ledger` was answered with, if this version answers it so too. Anything else there is refused by
+/// `device`, where there is one.
+///
+/// # Errors
+/// It would be answered otherwise; there is none.
+pub(crate) fn agreed(
     config: &Config,
     ledger: &Ledger,
-    (device, capabilities): (&DevFuse, &Capabilities),
+    device: Option<&DevFuse>,
+    capabilities: &Capabilities,
 ) -> io::Result<(Dialect, Negotiated)> {
     let (_header, mut arg) = init_of(device, &ledger.init()?)?;
     let before = ledger.init_answer();
@@ -221,14 +226,14 @@ fn lasting(answer: &InitOut) -> (InitFlags, [u32; 5]) {
 }
 
 /// What the first message of a connection says.
-fn init_of(device: &DevFuse, message: &[u8]) -> io::Result<(InHeader, InitIn)> {
+fn init_of(device: Option<&DevFuse>, message: &[u8]) -> io::Result<(InHeader, InitIn)> {
     let decoded = decode(Dialect::BEFORE_INIT, message, message.len());
     let decoded = decoded.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
     match decoded.request {
         Request::Init(arg) => Ok((decoded.header, arg)),
         _too_early => {
             let refusal = Reply::Error(Errno::EIO).encode(decoded.header.unique);
-            let _refused_too = device.send(&refusal);
+            let _refused_too = device.map(|device| device.send(&refusal));
             let text = "the kernel's first message is not INIT";
             Err(io::Error::new(io::ErrorKind::InvalidData, text))
         }

@@ -5,6 +5,9 @@
 //!
 //! Why not one file system for the device's life: what an earlier guest has looked up would stay known, and
 //! open, for ever.
+//!
+//! Where a device outlives its server ([`Survival`]), a session goes on in the next one, and its end is that of the server:
+//! the next one finds nothing of it, and no thread that still adds to it.
 
 mod current;
 
@@ -14,15 +17,19 @@ use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use thrufs_fs::{Errno, Passthrough, Snapshot, Stats};
-use thrufs_transport::vhost_user::{Completion, Device, Request, Service, Shutdown, Tag};
+use thrufs_fs::{Errno, Life, Passthrough, Snapshot, Stats};
+use thrufs_transport::vhost_user::{Completion, Device, Kept, Request, Service, Shutdown, Tag};
 use thrufs_wire::abi::InHeader;
 use thrufs_wire::request;
 use thrufs_wire::{Dialect, Opcode, Reply, decode};
+use zerocopy::IntoBytes;
 
 use self::current::Current;
+use crate::dev_fuse::agreed;
 use crate::init::{Handshake, shake_hands};
-use crate::requests::{Allowed, Capabilities, Incoming, Responder, Server, caught_or_logged};
+use crate::requests::{
+    Allowed, Capabilities, Chain, Incoming, Responder, Server, caught_or_logged,
+};
 
 /// See the module.
 #[derive(Debug)]
@@ -33,9 +40,22 @@ pub struct DeviceSession {
 
 type Make = Box<dyn Fn() -> io::Result<Passthrough> + Send + Sync>;
 
+/// What a device needs to outlive its server.
+pub struct Survival {
+    /// Which server this one is.
+    pub life: Life,
+    /// Those that the device has outlived.
+    pub deaths: u64,
+    /// What they leave to each other of the front end.
+    pub kept: Arc<Kept>,
+    /// Ends this process, which another one follows; does not return.
+    pub hand_over: Box<dyn Fn() + Send + Sync>,
+}
+
 /// The session of now.
 struct Sessions {
     make: Make,
+    survival: Option<Survival>,
     request_queues: usize,
     /// Of all sessions.
     stats: Arc<Stats>,
@@ -47,27 +67,36 @@ struct Sessions {
 }
 
 impl DeviceSession {
-    /// A device whose file system `make` makes for each session, with `request_queues` queues.
+    /// A device whose file system `make` makes for each session, with `request_queues` queues. With `survival` it goes on
+    /// where the server before has left it.
+    ///
+    /// # Errors
+    /// What that left is damaged.
     pub fn new(
         make: impl Fn() -> io::Result<Passthrough> + Send + Sync + 'static,
-        tag: Option<Tag>,
-        request_queues: usize,
-    ) -> Self {
+        (tag, request_queues): (Option<Tag>, usize),
+        survival: Option<Survival>,
+    ) -> io::Result<Self> {
+        let kept = survival.as_ref().map(|survival| Arc::clone(&survival.kept));
+        let front_ends = kept.as_ref().map_or(0, |kept| kept.front_ends());
         let sessions = Arc::new(Sessions {
             make: Box::new(make),
+            survival,
             request_queues,
             stats: Arc::default(),
-            front_ends: AtomicU64::new(0),
+            front_ends: AtomicU64::new(front_ends),
             is_connected: AtomicBool::new(false),
             // hiprio as well.
             current: Current::new(1 + request_queues.max(1)),
         });
+        sessions.go_on()?;
         let service = Arc::clone(&sessions) as Arc<dyn Service>;
-        let device = Device::new(service, tag, request_queues);
-        Self { device, sessions }
+        let device = Device::new(service, tag, request_queues, kept);
+        Ok(Self { device, sessions })
     }
 
-    /// Waits for a front end and serves it until it disconnects; `connected` gets what ends that.
+    /// Waits for a front end and serves it until it disconnects; `connected` gets what ends that. Of a device that outlives
+    /// its server that is the end of the process's work: another one waits for the next front end.
     ///
     /// # Errors
     /// The front end violates the protocol, or there can be no thread.
@@ -78,12 +107,22 @@ impl DeviceSession {
     ) -> io::Result<()> {
         let sessions = &self.sessions;
         let result = self.device.serve(listener, |front_end| {
-            sessions.front_ends.fetch_add(1, Ordering::Relaxed);
+            match &sessions.survival {
+                Some(survival) => {
+                    let count = survival.kept.front_ends();
+                    sessions.front_ends.store(count, Ordering::Relaxed);
+                }
+                None => {
+                    sessions.front_ends.fetch_add(1, Ordering::Relaxed);
+                }
+            }
             sessions.is_connected.store(true, Ordering::Relaxed);
             connected(front_end);
         });
         sessions.is_connected.store(false, Ordering::Relaxed);
-        sessions.replace(None);
+        if sessions.survival.is_none() {
+            sessions.replace(None);
+        }
         result
     }
 
@@ -117,10 +156,12 @@ impl DeviceView {
     /// /proc is not mounted.
     pub fn snapshot(&self) -> io::Result<Snapshot> {
         let current = self.0.current.now();
-        match current {
+        let snapshot = match current {
             Some(server) => server.fs().snapshot(),
             None => Snapshot::of_none(&self.0.stats),
-        }
+        };
+        let deaths = self.0.survival.as_ref().map(|survival| survival.deaths);
+        snapshot.map(|snapshot| Snapshot { deaths, ..snapshot })
     }
 
     /// What it serves; none where it is not mounted.
@@ -158,10 +199,14 @@ impl Sessions {
         }
         match self.current.of(request.queue) {
             Some(server) => {
-                let message = Incoming::of_guest(request.head, request.all);
+                let chain = request.number.map(|number| Chain {
+                    queue: request.queue,
+                    number,
+                });
+                let message = Incoming::of_guest(request.head, request.all).in_chain(chain);
                 server.0.serve(message, responder);
                 if opcode == Some(Opcode::Destroy) {
-                    self.replace(None);
+                    self.end_session();
                 }
             }
             None => refuse(&header, Errno::ENOTCONN, responder),
@@ -169,6 +214,10 @@ impl Sessions {
     }
 
     fn init(&self, header: &InHeader, request: Request<'_>, mut responder: Responder) {
+        if self.survival.is_some() && self.current.now().is_some() {
+            // To the next server it is the first.
+            return self.end_session();
+        }
         let unique = header.unique;
         let decoded = decode(Dialect::BEFORE_INIT, request.head, request.all.len());
         let arg = match decoded.map(|message| message.request) {
@@ -176,8 +225,8 @@ impl Sessions {
             Ok(_other) => return refuse(header, Errno::EIO, responder),
             Err(error) => return refuse(header, error.errno(), responder),
         };
-        let fs = match (self.make)() {
-            Ok(fs) => Arc::new(fs.counting_into(Arc::clone(&self.stats))),
+        let fs = match self.make() {
+            Ok(fs) => fs,
             Err(error) => {
                 tracing::error!(%error, "INIT: the shared directory cannot be served");
                 return refuse(header, Errno::EIO, responder);
@@ -195,18 +244,67 @@ impl Sessions {
                 dialect,
                 negotiated,
             } => {
+                if let Some(ledger) = fs.ledger() {
+                    ledger.note_init(request.head, answer.as_bytes());
+                }
                 fs.set_negotiated(negotiated);
-                if let Err(error) = fs.start_serving(self.request_queues) {
+                if let Err(error) = self.begin_session(fs, capabilities, dialect) {
                     tracing::error!(%error, "INIT: start the thread that closes what was looked up");
                     return refuse(header, Errno::EIO, responder);
                 }
-                let server = Server::new(fs, capabilities, dialect, Allowed::All);
-                self.replace(Some(Arc::new(server)));
                 answer
             }
         };
         if let Err(error) = responder.send(&Reply::Init(answer).encode(unique)) {
             tracing::error!("INIT: {error}");
+        }
+    }
+
+    /// A file system for a session.
+    fn make(&self) -> io::Result<Arc<Passthrough>> {
+        let fs = (self.make)()?.counting_into(Arc::clone(&self.stats));
+        let fs = match &self.survival {
+            Some(survival) => fs.surviving(&survival.life)?,
+            None => fs,
+        };
+        fs.resume_when_told();
+        Ok(Arc::new(fs))
+    }
+
+    fn begin_session(
+        &self,
+        fs: Arc<Passthrough>,
+        capabilities: Capabilities,
+        dialect: Dialect,
+    ) -> io::Result<()> {
+        fs.start_serving(self.request_queues)?;
+        let server = Server::new(fs, capabilities, dialect, Allowed::All);
+        self.replace(Some(Arc::new(server)));
+        Ok(())
+    }
+
+    /// Goes on with the session that the server before had, if there is one.
+    fn go_on(&self) -> io::Result<()> {
+        let ledger = self.survival.as_ref().map(|survival| &survival.life.ledger);
+        if !ledger.is_some_and(|ledger| ledger.has_init()) {
+            return Ok(());
+        }
+        let fs = self.make()?;
+        let ledger = fs.ledger().ok_or(io::ErrorKind::Unsupported)?;
+        let capabilities = Capabilities::of_guest();
+        let (dialect, negotiated) = agreed(fs.config(), ledger, None, &capabilities)?;
+        fs.set_negotiated(negotiated);
+        self.begin_session(fs, capabilities, dialect)
+    }
+
+    /// Nothing is left of the session of now.
+    fn end_session(&self) {
+        match &self.survival {
+            Some(survival) => {
+                survival.kept.begin_anew();
+                (survival.hand_over)();
+            }
+            None => self.replace(None),
         }
     }
 
@@ -240,6 +338,12 @@ impl Service for Sessions {
     fn interrupt_waiting(&self) {
         if let Some(server) = self.current.now() {
             server.stop();
+        }
+    }
+
+    fn has_resumed(&self) {
+        if let Some(server) = self.current.now() {
+            server.fs().has_resumed();
         }
     }
 }

@@ -29,7 +29,7 @@ mod requests;
 mod workers;
 
 pub use dev_fuse::DevFuseSession;
-pub use device::{DeviceSession, DeviceUse, DeviceView};
+pub use device::{DeviceSession, DeviceUse, DeviceView, Survival};
 pub use fuser::{FuseAdapter, send_entry, send_inval};
 pub use init::optional_capabilities;
 pub use notify::{send_epoch, send_prune};
@@ -37,4 +37,4 @@ pub use panics::{Panicked, on_session_panic};
 pub use requests::Allowed;
 pub use thrufs_transport::dev_fuse::{Drain, Ended, ReaderCounts};
 pub use thrufs_transport::dev_fuse::{SHARED_BUFFER_START, shared_buffer_size};
-pub use thrufs_transport::vhost_user::{REQUEST_QUEUES_MAX, Shutdown, Tag};
+pub use thrufs_transport::vhost_user::{Damaged, Kept, REQUEST_QUEUES_MAX, Shutdown, Tag};

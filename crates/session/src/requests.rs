@@ -25,6 +25,6 @@ mod server;
 
 pub use allowed::Allowed;
 pub(crate) use capabilities::Capabilities;
-pub(crate) use incoming::Incoming;
+pub(crate) use incoming::{Chain, Incoming};
 pub(crate) use responder::Responder;
 pub(crate) use server::{Server, caught_or_logged};

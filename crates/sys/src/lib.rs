@@ -18,6 +18,7 @@ pub mod malloc;
 pub mod mapped_io;
 pub mod mapping;
 pub mod mountinfo;
+pub mod peek;
 pub mod range_io;
 mod region;
 pub mod restart;

@@ -37,10 +37,10 @@ mod succession;
 mod successor;
 pub(crate) mod supervisor;
 pub(crate) mod take_over;
-mod taken;
+pub(crate) mod taken;
 mod turn;
 mod unconfined;
-mod zygote;
+pub(crate) mod zygote;
 
 use std::os::fd::AsFd;
 

@@ -5,12 +5,16 @@
 //!   └─ server: in its sandbox, answers the guest ([`serving`])
 //! ```
 //!
+//! With `--survive` there is one more between the two, in the same sandbox, that starts one server after the other
+//! ([`crate::daemon::zygote`], [`outlived`]).
+//!
 //! With neither sandbox nor filter there is one process. Invariant: the end by a front end that disconnects,
 //! and by SIGTERM, is exit code 0, with every request that was taken answered; whatever a guest says ends
 //! neither process.
 
 mod confined;
 mod control;
+mod outlived;
 mod serving;
 mod socket;
 

@@ -19,6 +19,7 @@ use crate::mount_plan::{config, contradictions};
 use crate::options::device::{DeviceArgs, VirtiofsdOptions};
 use crate::options::files::FileOptions;
 use crate::options::old_virtiofsd;
+use crate::options::process::Survive;
 use crate::sandbox::capabilities::Needs;
 use crate::sandbox::plan::{Sandbox, SandboxPlan};
 
@@ -41,6 +42,8 @@ pub(crate) struct DevicePlan {
     pub(crate) tag: Option<Tag>,
     pub(crate) request_queues: usize,
     pub(crate) keep: bool,
+    /// How many deaths of its server within a minute it outlives; none for none at all.
+    pub(crate) survive: Option<u32>,
     pub(crate) config: Config,
     /// For tests; empty otherwise.
     pub(crate) faults: Vec<Fault>,
@@ -121,7 +124,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
     contradictions::check(&args.files, is_root)?;
     args.mapping.check(&args.files)?;
     let config = config(&args.files, &args.mapping)?;
-    let config = Config {
+    let mut config = Config {
         takes_notifications: false,
         survive: false,
         xattr: config.xattr || args.virtiofsd.security_label != SecurityLabel::Never,
@@ -129,6 +132,16 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
         announce_submounts: !args.virtiofsd.no_announce_submounts,
         ..config
     };
+    let survive = match args.process.survive {
+        Survive::Always => Some(args.process.survive_deaths),
+        Survive::Never => None,
+    };
+    let mut sandbox = args.sandbox.clone().plan(is_root, false, false)?;
+    if survive.is_some() {
+        sandbox.restarts = true;
+        contradictions::check_surviving(&args.files, &sandbox)?;
+        config.inode_file_handles = InodeFileHandles::Never;
+    }
     let warnings = warnings(&args, is_root);
     let source = args
         .shared_dir
@@ -148,9 +161,10 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
         tag: args.tag,
         request_queues: args.num_request_queues,
         keep: args.keep,
+        survive,
         config,
         faults: args.files.fault,
-        sandbox: args.sandbox.plan(is_root, false, false)?,
+        sandbox,
         wants_file_handles: args.files.inode_file_handles.is_some(),
         log: LogOptions {
             level,

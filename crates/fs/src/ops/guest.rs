@@ -1,7 +1,8 @@
 //! READ and WRITE of a virtual machine: one preadv(2) or pwritev2(2) on its memory, without a copy here.
 //!
-//! A WRITE that may be joined with others, or is durable, is copied: the leader of the others needs bytes
-//! that the guest does not change. So is what O_DIRECT does not take where it lies.
+//! A WRITE that may be joined with others, is durable, or appends and may come again after a death, is copied: what is
+//! compared or handed to another thread must be bytes that the guest does not change. So is what O_DIRECT does not take
+//! where it lies.
 //!
 //! A READ comes in two steps where the first one would wait, so that the thread of a queue need not
 //! ([`crate::waits`]).
@@ -127,7 +128,9 @@ impl Passthrough {
     pub fn write_guest(&self, request: &WriteRequest<'_>, data: GuestRange<'_>) -> Result<usize> {
         let handle = self.handle_again(request.fh, request.ino)?;
         let file = handle.file().ok_or(Errno::EBADF)?;
-        if file.group.is_some() || self.is_durable() || request.from_cache {
+        // What is appended once, though the request may come twice, is compared with what is there.
+        let is_journalled = request.appends() && self.note().is_some();
+        if file.group.is_some() || self.is_durable() || request.from_cache || is_journalled {
             return self.write_copy(request, data);
         }
         self.check_writable()?;

@@ -7,13 +7,17 @@ use thrufs_fs::{ForgetPlace, Ledger};
 use thrufs_transport::dev_fuse::{RequestBuffer, current_shared_buffer};
 use thrufs_wire::{Message, Request, decode};
 
+use super::incoming::Chain;
 use super::server::Server;
 
 impl Server {
-    /// The FORGETs of a message that this thread has read.
-    pub(super) fn forget(&self, message: &Message<'_>) {
-        let buffer = self.fs().ledger().and(current_shared_buffer());
-        self.forget_from(buffer, message);
+    /// The FORGETs of a message that this thread has read, or that came in `chain`: a queue has one at a time.
+    pub(super) fn forget(&self, message: &Message<'_>, chain: Option<Chain>) {
+        let place = match chain {
+            Some(Chain { queue, number }) => Some((queue, number)),
+            None => current_shared_buffer().map(|buffer| (buffer, message.header.unique)),
+        };
+        self.forget_from(self.fs().ledger().and(place), message);
     }
 
     /// FORGETs that a server which died had read, and not counted: the kernel does not send them again.
@@ -32,19 +36,20 @@ impl Server {
             let message = &bytes[..bytes.len().min(len as usize)];
             // What it was besides is sent again, or answered.
             if let Ok(message) = decode(self.dialect, message, message.len()) {
-                self.forget_from(Some(at), &message);
+                self.forget_from(Some((at, message.header.unique)), &message);
             }
         }
     }
 
-    /// Those of the message in this buffer that are not counted yet.
-    fn forget_from(&self, buffer: Option<usize>, Message { header, request }: &Message<'_>) {
-        let unique = header.unique;
-        let ledger = self.fs().ledger().zip(buffer);
-        let counted = ledger.map_or(0, |(ledger, at)| ledger.forgets_counted(at, unique));
+    /// Those of the message that are not counted yet, by its buffer and its number.
+    fn forget_from(&self, place: Option<(usize, u64)>, Message { header, request }: &Message<'_>) {
+        let ledger = self.fs().ledger().zip(place);
+        let counted = ledger.map_or(0, |(ledger, (at, unique))| {
+            ledger.forgets_counted(at, unique)
+        });
         let skipped = usize::try_from(counted).unwrap_or(usize::MAX);
         let placed = |((ino, nlookup), number)| {
-            let place = buffer.map(|buffer| ForgetPlace {
+            let place = place.map(|(buffer, unique)| ForgetPlace {
                 buffer,
                 unique,
                 number,

@@ -11,6 +11,15 @@ pub(crate) struct Incoming<'m> {
     head: &'m [u8],
     /// The whole message; none if `head` is that.
     in_guest: Option<GuestRange<'m>>,
+    chain: Option<Chain>,
+}
+
+/// Where a message of a guest comes from, if another server may serve it once more.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Chain {
+    pub(crate) queue: usize,
+    /// No other request of the device has it, whatever a driver says in `unique`.
+    pub(crate) number: u64,
 }
 
 /// The data of a WRITE.
@@ -26,6 +35,7 @@ impl<'m> Incoming<'m> {
         Self {
             head: message,
             in_guest: None,
+            chain: None,
         }
     }
 
@@ -34,7 +44,17 @@ impl<'m> Incoming<'m> {
         Self {
             head,
             in_guest: Some(all),
+            chain: None,
         }
+    }
+
+    /// The same, which comes in `chain`.
+    pub(crate) fn in_chain(self, chain: Option<Chain>) -> Self {
+        Self { chain, ..self }
+    }
+
+    pub(super) fn chain(&self) -> Option<Chain> {
+        self.chain
     }
 
     /// What of it is not read, for another thread.

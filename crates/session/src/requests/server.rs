@@ -93,7 +93,7 @@ impl Server {
             let uid = decoded.header.uid;
             match needs_room(&decoded.request) {
                 Some(opcode) if self.fs().has_to_wait(opcode, uid) => {
-                    self.park((opcode, uid), message.head().to_owned(), responder);
+                    self.park((opcode, uid), message, responder);
                 }
                 _at_once if self.workers.is_some() && self.may_wait(&decoded.request) => {
                     self.leave_queue(message, responder);
@@ -122,13 +122,13 @@ impl Server {
     fn park(
         self: &Arc<Self>,
         (opcode, uid): (Opcode, u32),
-        message: Vec<u8>,
+        message: Incoming<'_>,
         responder: Responder,
     ) {
-        let this = Arc::clone(self);
+        let (this, chain, head) = (Arc::clone(self), message.chain(), message.head().to_owned());
         let serve = move || {
             caught_or_logged(|| {
-                let message = Incoming::whole(&message);
+                let message = Incoming::whole(&head).in_chain(chain);
                 match message.decode(this.dialect) {
                     Ok(decoded) => this.answer(&decoded, message, responder),
                     Err(error) => this.refuse(&error, responder),
@@ -141,13 +141,14 @@ impl Server {
     /// Serves `message` by a worker, since it may wait for SOURCE.
     fn leave_queue(self: &Arc<Self>, message: Incoming<'_>, responder: Responder) {
         let (this, head) = (Arc::clone(self), message.head().to_owned());
-        let buffers = message.to_guest_buffers();
+        let (buffers, chain) = (message.to_guest_buffers(), message.chain());
         self.hand_over(move || {
             caught_or_logged(|| {
                 let message = match &buffers {
                     Some(buffers) => Incoming::of_guest(&head, buffers.all()),
                     None => Incoming::whole(&head),
                 };
+                let message = message.in_chain(chain);
                 match message.decode(this.dialect) {
                     Ok(decoded) => this.answer(&decoded, message, responder),
                     Err(error) => this.refuse(&error, responder),
@@ -205,7 +206,9 @@ impl Server {
     ) {
         let Message { header, request } = decoded;
         match request {
-            Request::Forget(_) | Request::BatchForget(_) => return self.forget(decoded),
+            Request::Forget(_) | Request::BatchForget(_) => {
+                return self.forget(decoded, message.chain());
+            }
             Request::Interrupt(arg) => return self.interrupt(arg.unique, header.unique),
             Request::NotifyReply { .. } => {
                 return tracing::debug!("data that no notification has asked for");
@@ -235,10 +238,9 @@ impl Server {
             return call.reply.error(Errno::EACCES);
         }
         // Until it is answered.
-        let _noted = match self
-            .fs()
-            .begin_request(header.first_unique(), header.opcode)
-        {
+        let number = message.chain().map(|chain| chain.number);
+        let number = number.unwrap_or_else(|| header.first_unique());
+        let _noted = match self.fs().begin_request(number, header.opcode) {
             Ok(noted) => noted,
             Err(errno) => {
                 let (opcode, nodeid) = (opcode.name(), header.nodeid);

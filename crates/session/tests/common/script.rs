@@ -400,7 +400,9 @@ fn start(source: &Path, choice: u8) -> (Kernel, mpsc::Receiver<()>) {
     let init = message(INIT, 0, 1, &init);
     let mut line = if choice & BY_GUEST != 0 {
         let path = source.to_owned();
-        let session = DeviceSession::new(move || passthrough(&path, choice), None, QUEUES - 1);
+        let session =
+            DeviceSession::new(move || passthrough(&path, choice), (None, QUEUES - 1), None)
+                .unwrap();
         let place = tempfile::tempdir().unwrap();
         let socket = place.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();

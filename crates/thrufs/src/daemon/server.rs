@@ -94,7 +94,7 @@ impl Server {
     }
 
     /// To send to it, also while it is listened to.
-    pub(super) fn link(&self) -> Arc<Link> {
+    pub(crate) fn link(&self) -> Arc<Link> {
         Arc::clone(&self.link)
     }
 

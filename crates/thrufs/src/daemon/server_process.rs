@@ -21,7 +21,7 @@ use super::serving::{self, Serving};
 use super::source_state::SourceView;
 use super::taken::Taken;
 use super::turn;
-use super::zygote;
+use super::zygote::{self, Servers};
 use crate::logging;
 use crate::mount::paths::device_number;
 use crate::mount_plan::MountPlan;
@@ -245,15 +245,10 @@ fn begin(
         start.log.init()?;
         return Ok(None);
     };
-    let born = zygote::start_servers(plan, most, link, start.taken.take())?;
+    let born = zygote::start_servers(&Servers::of_mount(plan, most), link, start.taken.take())?;
     asking.begin(born.before);
     start.log.init()?;
-    if let Some(signal) = born.after {
-        tracing::warn!(
-            "the serving process was ended by {signal}: another one goes on, after {} deaths",
-            born.deaths
-        );
-    }
+    born.log();
     let can_resume = turn::can_resume(plan, connection);
     let looked_at = turn::begin(&born.life, link, born.taken, can_resume)?;
     Ok(Some(Life {
@@ -264,7 +259,7 @@ fn begin(
 
 /// What a panic in a session thread ends; with `--survive` also one in an operation, which the next server does then: its
 /// caller gets no EIO.
-fn end_with_a_panic(is_death: bool) {
+pub(crate) fn end_with_a_panic(is_death: bool) {
     serving::when_a_thread_is_lost(move || match is_death {
         true => std::process::abort(),
         false => std::process::exit(1),

@@ -28,6 +28,7 @@ use super::link::{FromServer, Link};
 use super::taken::Taken;
 use crate::mount_plan::MountPlan;
 use crate::sandbox;
+use crate::sandbox::plan::SandboxPlan;
 
 /// The numbers of this process's own descriptors are below this: it has less than 20.
 const OWN_END: i32 = 1024;
@@ -35,24 +36,34 @@ const OWN_END: i32 = 1024;
 const MOST_DESCRIPTORS: u64 = 1 << 26;
 /// Exit code of a server that has stopped for another process to take over, and which another one follows here. A server
 /// that was taken over can have others follow it so, as it could go on itself.
-pub(super) const HANDED_OVER: i32 = 75;
+pub(crate) const HANDED_OVER: i32 = 75;
 /// In which so many deaths are too many.
 const WHILE: Duration = Duration::from_secs(60);
 
 /// A server, as it begins.
-pub(super) struct Born {
-    pub(super) life: Life,
+pub(crate) struct Born {
+    pub(crate) life: Life,
     /// What ended the one before, if that died.
-    pub(super) after: Option<Signal>,
+    pub(crate) after: Option<Signal>,
     /// Servers of this process before.
-    pub(super) before: u64,
+    pub(crate) before: u64,
     /// Those of them that died.
-    pub(super) deaths: u64,
+    pub(crate) deaths: u64,
     /// For the first one, where it takes over.
-    pub(super) taken: Option<Taken>,
+    pub(crate) taken: Option<Taken>,
 }
 
 impl Born {
+    /// Tells of the death of the one before.
+    pub(crate) fn log(&self) {
+        if let Some(signal) = self.after {
+            tracing::warn!(
+                "the serving process was ended by {signal}: another one goes on, after {} deaths",
+                self.deaths
+            );
+        }
+    }
+
     /// The next one follows one that was ended by `signal`, or handed over.
     fn comes_after(&mut self, signal: Option<Signal>) {
         self.before += 1;
@@ -65,17 +76,46 @@ impl Born {
     }
 }
 
-/// Returns in each server, and never in this process. More than `most` deaths a minute end the mount, dead.
+type Keep<'a> = &'a dyn Fn(&Ledger) -> anyhow::Result<Vec<i32>>;
+
+/// What servers are started for.
+pub(crate) struct Servers<'a> {
+    pub(crate) sandbox: &'a SandboxPlan,
+    /// More deaths a minute end it all.
+    pub(crate) most: u32,
+    /// How many messages that come once are read at a time, and how large their buffers are.
+    pub(crate) messages: (usize, usize),
+    /// In each server that follows another, first of all: the descriptors that stay open beside those that the ledger
+    /// names.
+    pub(crate) keep: Keep<'a>,
+}
+
+impl<'a> Servers<'a> {
+    /// Those of a mount.
+    pub(crate) fn of_mount(plan: &'a MountPlan, most: u32) -> Self {
+        Self {
+            sandbox: &plan.sandbox,
+            most,
+            // Some more, for threads that end while others begin.
+            messages: (
+                plan.session.threads + 8,
+                shared_buffer_size(plan.config.max_write),
+            ),
+            keep: &|_all_is_in_the_ledger| Ok(Vec::new()),
+        }
+    }
+}
+
+/// Returns in each server, and never in this process. More than [`Servers::most`] deaths a minute end the mount, dead.
 ///
 /// # Errors
 /// In this process: there can be no server. In a server: it cannot begin.
-pub(super) fn start_servers(
-    plan: &MountPlan,
-    most: u32,
+pub(crate) fn start_servers(
+    servers: &Servers<'_>,
     link: &Link,
     taken: Option<Taken>,
 ) -> anyhow::Result<Born> {
-    let ledger = new_ledger(plan, taken.as_ref())?;
+    let ledger = new_ledger(servers.messages, taken.as_ref())?;
     link.send(&FromServer::Shared, &ledger.files())?;
     let mut own = open_descriptors(OWN_END);
     // The first server closes those when it has read them.
@@ -102,7 +142,7 @@ pub(super) fn start_servers(
         Some(&SigSet::all()),
         Some(&mut before),
     )?;
-    sandbox::seal_zygote(&plan.sandbox)?;
+    sandbox::seal_zygote(servers.sandbox)?;
     let zygote = nix::unistd::getpid();
     let mut deaths = VecDeque::new();
     loop {
@@ -112,7 +152,7 @@ pub(super) fn start_servers(
                     // Their numbers may mean other files by now.
                     std::mem::forget(born.taken.take());
                 }
-                begin(&born, &own, zygote)?;
+                begin(&born, (&own, servers.keep), zygote)?;
                 before.thread_set_mask()?;
                 return Ok(born);
             }
@@ -124,7 +164,7 @@ pub(super) fn start_servers(
                 while deaths.front().is_some_and(|death| death.elapsed() > WHILE) {
                     deaths.pop_front();
                 }
-                if deaths.len() > most as usize {
+                if deaths.len() > servers.most as usize {
                     let reason = anyhow!(
                         "the serving process was ended by {signal}, and {} died within a minute: more \
                          than --survive-deaths",
@@ -139,12 +179,12 @@ pub(super) fn start_servers(
 
 /// One with room for the descriptors that this process may have, and for messages of as many threads as there are, or
 /// were in a server that this one takes over from.
-fn new_ledger(plan: &MountPlan, taken: Option<&Taken>) -> anyhow::Result<Ledger> {
+fn new_ledger(
+    (mut buffers, size): (usize, usize),
+    taken: Option<&Taken>,
+) -> anyhow::Result<Ledger> {
     let limit = getrlimit(Resource::Nofile).current;
     let limit = limit.map_or(MOST_DESCRIPTORS, |limit| limit.min(MOST_DESCRIPTORS));
-    let size = shared_buffer_size(plan.config.max_write);
-    // Some more, for threads that end while others begin.
-    let mut buffers = plan.session.threads + 8;
     if let Some(taken) = taken {
         let len = rustix::fs::fstat(&taken.ledger[1])?.st_size;
         buffers = buffers.max(usize::try_from(len)? / size);
@@ -160,7 +200,11 @@ fn new_ledger(plan: &MountPlan, taken: Option<&Taken>) -> anyhow::Result<Ledger>
 
 /// In a server: it dies with the zygote, and closes what its predecessor had open for itself. One that was ending, upon an
 /// unmount, when it died, may have closed what all share, and has ended.
-fn begin(born: &Born, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()> {
+fn begin(
+    born: &Born,
+    (own, keep): (&[OpenDescriptor], Keep<'_>),
+    zygote: Pid,
+) -> anyhow::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
         .context("die with the zygote")?;
     if nix::unistd::getppid() != zygote {
@@ -170,9 +214,17 @@ fn begin(born: &Born, own: &[OpenDescriptor], zygote: Pid) -> anyhow::Result<()>
     if !own.iter().all(|open| now.contains(open)) {
         std::process::exit(0);
     }
-    let mut kept = born.life.ledger.descriptors();
+    let mut kept = match born.before {
+        0 => Vec::new(),
+        _later => keep(&born.life.ledger)?,
+    };
+    kept.extend(born.life.ledger.descriptors());
     kept.extend_from_slice(&born.life.own);
     kept.extend(born.taken.iter().flat_map(Taken::numbers));
+    kept.sort_unstable();
+    if kept.windows(2).any(|pair| pair[0] == pair[1]) {
+        bail!("the ledger of the server that died is damaged: a descriptor is two things");
+    }
     close_numbers_but(&kept).context("close what the serving process before had open")?;
     // Before this process opens anything: a number that is free now would be that of something else.
     if !kept.iter().all(|number| is_open(*number)) {

@@ -5,6 +5,7 @@
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -14,6 +15,7 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 
 use super::control::{self, Asked, Control};
+use super::outlived;
 use super::serving::{Running, named};
 use super::socket::Socket;
 use crate::daemon::callers::AskingOutside;
@@ -64,7 +66,7 @@ pub(super) fn serve(
         };
         let (status, metrics) = (control.status(), control.metrics());
         server.serve_device(told, socket.listener(), status, metrics)?;
-        let ending = server.ending()?;
+        let (ending, link) = (server.ending()?, server.link());
         let (tell, mut told) = mpsc::unbounded_channel();
         // A device is asked nothing about SOURCE.
         let view = SourceView::new(SourceState::default);
@@ -77,7 +79,11 @@ pub(super) fn serve(
             ended = end => return ended,
             name = signals.stop() => tracing::info!("{name}: ending"),
         }
-        ending.drain();
+        match plan.survive {
+            // The process that it knows starts others.
+            Some(_) => link.send(&ToServer::Drain, &[])?,
+            None => ending.drain(),
+        }
         match tokio::time::timeout(PATIENCE, until_the_end(&mut told, None)).await {
             Ok(ended) => ended,
             Err(_late) => {
@@ -150,10 +156,19 @@ fn serve_inside(
     if !die_with_the_supervisor(link)? {
         return Ok(());
     }
-    start.log.init()?;
     let mut sockets = sockets.into_iter();
     let listener = sockets.next().context("no socket came along")?;
     let listener = UnixListener::from(listener);
+    let survival = match plan.survive {
+        Some(most) => {
+            let begun = outlived::begin((plan, most), (link, start.log), &listener);
+            Some(begun?)
+        }
+        None => {
+            start.log.init()?;
+            None
+        }
+    };
     let mut take = |is_there: bool| is_there.then(|| sockets.next()).flatten();
     let asked = Asked {
         status: take(told.status).map(UnixListener::from),
@@ -163,8 +178,12 @@ fn serve_inside(
         let mut signals = Signals::install()?;
         // Threads that start later are behind the filter; a file system has none before its first request.
         sandbox::seal(&plan.sandbox, start.sandbox, plan.needs())?;
-        let mut running = Running::start(start.source, plan, listener)?;
+        let kept = survival.as_ref().map(|survival| Arc::clone(&survival.kept));
+        let mut running = Running::start(start.source, plan, listener, survival)?;
         control::answer(running.view(), told, asked)?;
+        if let Some(kept) = kept {
+            outlived::obey(link, kept, &running.end)?;
+        }
         link.send(&FromServer::Ready, &[])?;
         running.until_the_end(&mut signals).await
     })

@@ -10,13 +10,14 @@ use std::time::Duration;
 use anyhow::{Context, anyhow};
 use sd_notify::NotifyState;
 use thrufs_fs::{FaultyBacking, Passthrough};
-use thrufs_session::{DeviceSession, DeviceView, Shutdown};
-use tokio::sync::oneshot;
+use thrufs_session::{DeviceSession, DeviceView, Kept, Shutdown, Survival};
+use tokio::sync::{Notify, oneshot};
 
 use super::control::{self, Control};
 use super::socket::Socket;
 use crate::daemon::limits;
 use crate::daemon::readiness::notify_systemd;
+use crate::daemon::zygote::HANDED_OVER;
 use crate::device_plan::DevicePlan;
 use crate::logging;
 use crate::signals::{Signals, block_on};
@@ -38,7 +39,7 @@ pub(super) fn serve_here(
         let listener = listener.context("duplicate a descriptor")?;
         let control = Control::open(plan, socket).await?;
         let told = control.describe(plan, named(&source, plan), socket);
-        let mut running = Running::start(source, plan, listener)?;
+        let mut running = Running::start(source, plan, listener, None)?;
         control::answer(running.view(), told, control.asked()?)?;
         socket.publish()?;
         tracing::info!("{} is served", plan.source.display());
@@ -59,6 +60,8 @@ pub(super) struct Running {
     ended: oneshot::Receiver<anyhow::Result<()>>,
     view: DeviceView,
     connection: Arc<Mutex<Connection>>,
+    /// Ends it as a signal does.
+    pub(super) end: Arc<Notify>,
 }
 
 /// What the thread is at.
@@ -68,6 +71,8 @@ struct Connection {
     is_ending: bool,
     /// There is a front end.
     front_end: Option<Shutdown>,
+    /// There is one that the server before has left.
+    is_resuming: bool,
 }
 
 impl Running {
@@ -79,8 +84,15 @@ impl Running {
         source: OwnedFd,
         plan: &DevicePlan,
         listener: UnixListener,
+        survival: Option<Survival>,
     ) -> anyhow::Result<Self> {
-        let (config, faults) = (plan.config.clone(), plan.faults.clone());
+        let is_later = survival
+            .as_ref()
+            .is_some_and(|survival| survival.life.is_later);
+        let mut faults = plan.faults.clone();
+        faults.retain(|fault| !(is_later && fault.is_kill()));
+        let config = plan.config.clone();
+        let after = survival.as_ref().map(|survival| After::new(survival, plan));
         if !faults.is_empty() {
             tracing::warn!("--fault: calls on SOURCE fail on purpose");
         }
@@ -96,22 +108,34 @@ impl Running {
         };
         // So that what is wrong with it is told before a guest waits.
         drop(make().with_context(|| format!("--shared-dir {}", plan.source.display()))?);
-        let session = DeviceSession::new(make, plan.tag.clone(), plan.request_queues);
+        let queues = (plan.tag.clone(), plan.request_queues);
+        let session = DeviceSession::new(make, queues, survival)?;
         let view = session.view();
         let (tell, ended) = oneshot::channel();
-        let connection = Arc::<Mutex<Connection>>::default();
+        let connection = Connection {
+            is_resuming: after
+                .as_ref()
+                .is_some_and(|after| after.kept.has_front_end()),
+            ..Connection::default()
+        };
+        let connection = Arc::new(Mutex::new(connection));
         let (shared, keep) = (Arc::clone(&connection), plan.keep);
         std::thread::Builder::new()
             .name("device".to_owned())
             .spawn(move || {
                 // The receiver is gone only when the process ends anyway.
-                let _unheard = tell.send(serve(&session, &listener, &shared, keep));
+                let served = serve(&session, &listener, &shared, keep && after.is_none());
+                if let Some(after) = after {
+                    after.go_on(&served, &shared);
+                }
+                let _unheard = tell.send(served);
             })
             .context("start the device's thread")?;
         Ok(Self {
             ended,
             view,
             connection,
+            end: Arc::default(),
         })
     }
 
@@ -129,12 +153,15 @@ impl Running {
         tokio::select! {
             result = &mut self.ended => return told(result),
             name = signals.stop() => tracing::info!("{name}: ending"),
+            () = self.end.notified() => tracing::info!("ending"),
         }
         {
             let mut connection = lock(&self.connection);
             connection.is_ending = true;
             match &connection.front_end {
                 Some(front_end) => front_end.shutdown(),
+                // It is shut down when it is there.
+                None if connection.is_resuming => {}
                 // The thread waits for one.
                 None => return Ok(()),
             }
@@ -143,6 +170,38 @@ impl Running {
             Ok(result) => told(result),
             Err(_late) => Err(anyhow!("requests are still under way after {PATIENCE:?}")),
         }
+    }
+}
+
+/// What follows the end of a front end, where a device outlives its server.
+struct After {
+    kept: Arc<Kept>,
+    keep: bool,
+}
+
+impl After {
+    fn new(survival: &Survival, plan: &DevicePlan) -> Self {
+        Self {
+            kept: Arc::clone(&survival.kept),
+            keep: plan.keep,
+        }
+    }
+
+    /// Before anything is closed: killed in the middle of that, this process would leave a ledger that is not true. Returns
+    /// for a failure that is to be told.
+    fn go_on(&self, served: &anyhow::Result<()>, connection: &Mutex<Connection>) {
+        if let Err(error) = served {
+            if !self.keep {
+                return;
+            }
+            tracing::error!("{error}");
+        }
+        if !self.keep || lock(connection).is_ending || self.kept.is_ending() {
+            std::process::exit(0);
+        }
+        self.kept.begin_anew();
+        self.kept.disconnected();
+        std::process::exit(HANDED_OVER);
     }
 }
 

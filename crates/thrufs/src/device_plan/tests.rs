@@ -256,6 +256,38 @@ fn parse_of_what_cannot_work_says_why() {
 }
 
 #[test]
+fn parse_of_survival_says_what_excludes_it() {
+    let line = |options: &[&'static str]| {
+        [
+            &["--fd=3", "--shared-dir=/srv", "--survive=always"],
+            options,
+        ]
+        .concat()
+    };
+    let survives = plan(&line(&["--survive-deaths=7", "--keep"]));
+    assert_eq!(
+        (survives.survive, survives.sandbox.restarts),
+        (Some(7), true)
+    );
+    assert_eq!(survives.config.inode_file_handles, InodeFileHandles::Never);
+    assert_eq!(plan(&["--fd=3", "--shared-dir=/srv"]).survive, None);
+    for (options, named) in [
+        (&["--inode-file-handles=prefer"][..], "--inode-file-handles"),
+        (&["--uid-map=:0:100000:65536:"], "a user namespace"),
+        (
+            &["--sandbox=none", "--seccomp=none"],
+            "--sandbox=none with --seccomp=none",
+        ),
+    ] {
+        let error = parse_line(&line(options)).unwrap_err();
+        assert!(
+            error.contains("--survive=always") && error.contains(named),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn parse_of_tags_takes_1_to_36_bytes() {
     for tag in ["a", "012345678901234567890123456789012345"] {
         let tag = format!("--tag={tag}");

@@ -51,15 +51,21 @@ pub(super) fn check_survival(
     if process.survive == Survive::Never {
         return Ok(());
     }
+    if process.transport != Transport::Device {
+        return Err(
+            "--survive=always and --transport=fuser exclude each other: say --transport=device"
+                .to_owned(),
+        );
+    }
+    check_surviving(files, sandbox)
+}
+
+/// What no server can leave to the next one, of a mount or of a device.
+pub(crate) fn check_surviving(files: &FileOptions, sandbox: &SandboxPlan) -> Result<(), String> {
     let is_by_handle = files
         .inode_file_handles
         .is_some_and(|handles| handles != InodeFileHandles::Never);
     let refused = [
-        (
-            process.transport != Transport::Device,
-            "--transport=fuser",
-            "say --transport=device",
-        ),
         (files.watch, "--watch", "leave it out"),
         (
             is_by_handle,
@@ -69,7 +75,7 @@ pub(super) fn check_survival(
         (
             sandbox.has_user_namespace(),
             "a user namespace",
-            "mount as root, without --uid-map and --gid-map",
+            "run it as root, without --uid-map and --gid-map",
         ),
         (
             !sandbox.splits(),

@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 
 use super::files::FileOptions;
 use super::mapping::MappingOptions;
-use super::process::{LEVELS, metrics_address};
+use super::process::{LEVELS, SURVIVE, Survive, metrics_address};
 use super::sandbox::SandboxOptions;
 use super::values::{Choices, choice};
 
@@ -101,6 +101,13 @@ pub(crate) struct DeviceProcessOptions {
     /// ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS", value_parser = metrics_address)]
     pub(crate) metrics: Option<SocketAddr>,
+    /// What happens when the serving process dies: the device ends (never), or another process goes on where it was,
+    /// without an error in the guest (always). Not with --inode-file-handles, --sandbox=chroot or a user namespace
+    #[arg(long, value_name = "WHEN", default_value = "never", value_parser = choice(SURVIVE))]
+    pub(crate) survive: Survive,
+    /// Deaths within a minute that a device with --survive outlives
+    #[arg(long, value_name = "NUMBER", default_value = "30")]
+    pub(crate) survive_deaths: u32,
     /// Print what this build offers, as JSON
     #[arg(long)]
     pub(crate) print_capabilities: bool,

@@ -71,7 +71,8 @@ pub(crate) enum Survive {
     Always,
 }
 
-const SURVIVE: Choices<Survive> = &[("never", Survive::Never), ("always", Survive::Always)];
+pub(super) const SURVIVE: Choices<Survive> =
+    &[("never", Survive::Never), ("always", Survive::Always)];
 
 /// How requests come from the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

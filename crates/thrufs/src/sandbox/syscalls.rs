@@ -175,6 +175,10 @@ pub(super) const ALLOWED: &[(&str, &[c_long])] = &[
             SYS_shutdown,
         ],
     ),
+    (
+        "the reply to a front end, moved from a pipe so that it is sent once (--survive of a device)",
+        &[SYS_splice],
+    ),
 ];
 
 /// The older forms that x86-64 has of some of these.

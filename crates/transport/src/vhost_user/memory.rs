@@ -5,25 +5,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use thrufs_sys::guest_memory::GuestMemory;
-use vm_memory::{GuestAddressSpace, GuestMemoryAtomic, GuestMemoryMmap};
-
-/// As vhost-user-backend has it.
-pub(super) type Memory = GuestMemoryAtomic<GuestMemoryMmap>;
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct SharedMemory {
     /// Changes with `memory`.
     generation: AtomicU64,
-    memory: Mutex<Option<Memory>>,
+    memory: Mutex<Option<GuestMemory>>,
 }
 
 impl SharedMemory {
     /// The memory of now, and which one it is.
     pub(super) fn now(&self) -> (Arc<GuestMemory>, u64) {
         let generation = self.generation();
-        let memory = self.memory.lock();
-        let memory = memory.as_ref().map(|memory| (*memory.memory()).clone());
+        let memory = self.memory.lock().clone();
         // A copy of the list of regions for each queue: one that all count references of would be in the
         // way of every request.
         (Arc::new(memory.unwrap_or_default()), generation)
@@ -35,7 +30,7 @@ impl SharedMemory {
     }
 
     /// The front end has changed it, or is gone.
-    pub(super) fn set(&self, memory: Option<Memory>) {
+    pub(super) fn set(&self, memory: Option<GuestMemory>) {
         *self.memory.lock() = memory;
         self.generation.fetch_add(1, Ordering::Release);
     }

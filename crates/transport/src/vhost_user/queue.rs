@@ -2,6 +2,7 @@
 //!
 //! Invariant: no lock of another queue, and no allocation for a request once the lists have grown.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::memory::SharedMemory;
 use super::polling::Polling;
 use super::ring::{Ring, RingError};
 use super::service::{Request, Service};
+use super::used::ChainId;
 use super::vring::{Shared, Start};
 
 const HEADER: usize = size_of::<InHeader>();
@@ -36,6 +38,8 @@ pub(super) struct Queue<'a> {
     has_complained: bool,
     polling: Polling,
     calls: Calls,
+    /// Chains that an earlier server had under way.
+    left: VecDeque<u16>,
 }
 
 /// Why [`Queue::serve_in`] returns.
@@ -61,6 +65,7 @@ impl<'a> Queue<'a> {
             has_complained: false,
             polling: Polling::default(),
             calls: Calls::default(),
+            left: VecDeque::new(),
         }
     }
 
@@ -69,8 +74,7 @@ impl<'a> Queue<'a> {
         let mut kick = None;
         loop {
             let (memory, generation) = self.memory.now();
-            let (addresses, event_index) = (self.start.addresses, self.start.event_index);
-            self.shared.used.place(&memory, addresses, event_index);
+            self.place(&memory);
             // The guest's next word must not be what a bug of ours makes of its last one.
             let served = catch_unwind(AssertUnwindSafe(|| {
                 self.serve_in(&memory, generation, &mut kick)
@@ -90,6 +94,21 @@ impl<'a> Queue<'a> {
         }
     }
 
+    /// The ring is in `memory` now, where it starts or goes on.
+    fn place(&mut self, memory: &Arc<GuestMemory>) {
+        let (addresses, event_index) = (self.start.addresses, self.start.event_index);
+        let used = &self.shared.used;
+        if std::mem::take(&mut self.start.may_go_on) {
+            used.place(memory, addresses, event_index, None);
+            if let Some(stood) = used.go_on() {
+                self.start.next_available = stood.next_available();
+                self.left = stood.under_way.into();
+                return;
+            }
+        }
+        used.place(memory, addresses, event_index, self.start.next_used.take());
+    }
+
     fn serve_in(
         &mut self,
         memory: &Arc<GuestMemory>,
@@ -99,6 +118,9 @@ impl<'a> Queue<'a> {
         let (next, event_index) = (self.start.next_available, self.start.event_index);
         let mut ring = Ring::new(memory, self.start.addresses, next, event_index)?;
         let mut readable = GuestBuffers::new(Arc::clone(memory), Storage::default());
+        while let Some(head) = self.left.pop_front() {
+            self.serve_again(memory, &ring, head, &mut readable);
+        }
         let kick = Kick::of(kick, self.shared.kick(), self.shared.wake_fd())?;
         loop {
             ring.refuse_kicks()?;
@@ -129,35 +151,58 @@ impl<'a> Queue<'a> {
     ) -> Result<(), RingError> {
         let size = self.start.addresses.size;
         let begun = self.shared.used.begin(head, size);
-        let (chain, storage) = begun.ok_or(RingError::InFlight(size))?;
+        let begun = begun.ok_or(RingError::InFlight(size))?;
+        self.serve_begun(memory, ring, (head, begun), readable);
+        Ok(())
+    }
+
+    /// One that an earlier server had taken.
+    fn serve_again(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        ring: &Ring<'_>,
+        head: u16,
+        readable: &mut GuestBuffers,
+    ) {
+        let begun = self.shared.used.resume(head);
+        self.serve_begun(memory, ring, (head, begun), readable);
+    }
+
+    fn serve_begun(
+        &mut self,
+        memory: &Arc<GuestMemory>,
+        ring: &Ring<'_>,
+        (head, (chain, storage)): (u16, (ChainId, Storage)),
+        readable: &mut GuestBuffers,
+    ) {
         let mut writable = GuestBuffers::new(Arc::clone(memory), storage);
         readable.clear();
         let walked = walk(memory, &ring.descriptors, head, readable, &mut writable);
         let writable_len = writable.len();
         let completion = Completion::new(&self.shared.used, chain, writable);
         if let Err(error) = walked {
-            self.complain(&error.to_string());
-            return Ok(());
+            return self.complain(&error.to_string());
         }
         if !self.read_head(readable) {
-            self.complain(&format!(
+            return self.complain(&format!(
                 "a request of {} bytes that is no WRITE",
                 readable.len()
             ));
-            return Ok(());
         }
         let bytes = readable.len() + writable_len;
-        let (used, has_more) = (&self.shared.used, ring.has_more()?);
+        // A ring that cannot be read is reported by the next look.
+        let has_more = matches!(ring.has_more(), Ok(true));
+        let used = &self.shared.used;
         self.calls.before(used, &self.head, bytes, has_more);
         self.service.serve(
             Request {
                 queue: self.index,
+                number: chain.number,
                 head: &self.head,
                 all: readable.all(),
             },
             completion,
         );
-        Ok(())
     }
 
     /// Copies what is decoded; false if it is more than any request has.

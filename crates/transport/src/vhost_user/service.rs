@@ -9,6 +9,8 @@ use super::completion::Completion;
 pub struct Request<'a> {
     /// The queue that it came on, below the number that [`super::Device::new`] was told of, hiprio included.
     pub queue: usize,
+    /// Where another server may serve it once more: a number that no other request of the device has, even and not 0.
+    pub number: Option<u64>,
     /// The part that is decoded ([`thrufs_wire::head_len`]), read once.
     pub head: &'a [u8],
     /// The whole, of which a reader uses what follows `head` alone: the guest may change it.
@@ -29,4 +31,7 @@ pub trait Service: Send + Sync {
 
     /// The front end stops a queue, and waits: what waits for a lock or a descriptor is answered.
     fn interrupt_waiting(&self);
+
+    /// All that an earlier server had under way is given back.
+    fn has_resumed(&self);
 }

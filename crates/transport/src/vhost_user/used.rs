@@ -9,14 +9,16 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicUsize, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use thrufs_sys::guest_memory::{GuestMemory, Storage};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
+use super::kept::{KeptQueue, Stood};
 use super::ring::{QUIET, RingAddresses, USED_ENTRIES, USED_ENTRY, USED_INDEX};
+use super::service::Service;
 
 /// Lists that are kept for the next requests: as many as are often under way at once.
 const STORAGE_KEPT: usize = 32;
@@ -26,6 +28,8 @@ const STORAGE_KEPT: usize = 32;
 pub(super) struct Used {
     state: Mutex<State>,
     idle: Condvar,
+    /// What outlives this process, where anything does.
+    kept: Option<(KeptQueue, Arc<Resumed>)>,
 }
 
 /// A chain that is under way.
@@ -34,6 +38,42 @@ pub(super) struct ChainId {
     head: u16,
     /// Which life of the ring offered it.
     epoch: u64,
+    /// Where another server may serve it once more: what it then knows it by.
+    pub(super) number: Option<u64>,
+    /// An earlier server had it under way.
+    is_resumed: bool,
+}
+
+/// The chains that an earlier server had under way, until the last of them is given back.
+pub(super) struct Resumed {
+    left: AtomicUsize,
+    service: Arc<dyn Service>,
+}
+
+impl Resumed {
+    /// So many.
+    pub(super) fn new(left: usize, service: &Arc<dyn Service>) -> Self {
+        let service = Arc::clone(service);
+        // One for this call.
+        let resumed = Self {
+            left: AtomicUsize::new(left + 1),
+            service,
+        };
+        resumed.one_less();
+        resumed
+    }
+
+    fn one_less(&self) {
+        if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.service.has_resumed();
+        }
+    }
+}
+
+impl std::fmt::Debug for Resumed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Resumed").field(&self.left).finish()
+    }
 }
 
 #[derive(Debug, Default)]
@@ -61,30 +101,73 @@ struct At {
 }
 
 impl Used {
-    /// The ring begins at index `next`. Chains of its former life are not given back any more.
-    pub(super) fn begin_at(&self, next: u16) {
-        let mut state = self.state.lock();
-        state.next = next;
-        state.told = next;
-        state.epoch += 1;
+    pub(super) fn new(kept: Option<(KeptQueue, Arc<Resumed>)>) -> Self {
+        Self {
+            kept,
+            ..Self::default()
+        }
     }
 
-    /// The ring is there from now on, and goes on where it was.
+    /// The ring is there from now on; `next` only when it starts.
     pub(super) fn place(
         &self,
         memory: &Arc<GuestMemory>,
         addresses: RingAddresses,
         event_index: bool,
+        next: Option<u16>,
     ) {
-        self.state.lock().at = Some(At {
+        let mut state = self.state.lock();
+        if let Some(next) = next {
+            state.next = next;
+            state.told = next;
+            state.epoch += 1;
+            if let Some((kept, _)) = &self.kept {
+                kept.start(next);
+            }
+        }
+        state.at = Some(At {
             memory: Arc::clone(memory),
             addresses,
             event_index,
         });
     }
 
+    /// The ring goes on where an earlier server stood: none if it had not started.
+    pub(super) fn go_on(&self) -> Option<Stood> {
+        let (kept, resumed) = self.kept.as_ref()?;
+        let mut state = self.state.lock();
+        let before = kept.stood(None)?;
+        let stood = kept.stood(state.at.as_ref().and_then(At::used_index))?;
+        state.next = stood.next_used;
+        state.told = stood.next_used;
+        state.epoch += 1;
+        // That server may have died before it did.
+        state.call_driver();
+        drop(state);
+        (stood.under_way.len()..before.under_way.len()).for_each(|_given_back| resumed.one_less());
+        Some(stood)
+    }
+
     pub(super) fn set_call(&self, call: Option<File>) {
-        self.state.lock().call = call;
+        let mut state = self.state.lock();
+        state.call = call;
+        if self.kept.is_some() {
+            // What was to be told by the one before may not have been.
+            state.call_driver();
+        }
+    }
+
+    /// As [`Self::begin`], of a chain that an earlier server had taken.
+    pub(super) fn resume(&self, head: u16) -> (ChainId, Storage) {
+        let mut state = self.state.lock();
+        state.in_flight += 1;
+        let chain = ChainId {
+            head,
+            epoch: state.epoch,
+            number: self.kept.as_ref().map(|(kept, _)| kept.number_of(head)),
+            is_resumed: true,
+        };
+        (chain, state.storage.pop().unwrap_or_default())
     }
 
     /// The chain from `head` is under way; its list comes in this storage. None if the driver has as many
@@ -95,9 +178,13 @@ impl Used {
             return None;
         }
         state.in_flight += 1;
-        let epoch = state.epoch;
-        let storage = state.storage.pop().unwrap_or_default();
-        Some((ChainId { head, epoch }, storage))
+        let chain = ChainId {
+            head,
+            epoch: state.epoch,
+            number: self.kept.as_ref().map(|(kept, _)| kept.take(head)),
+            is_resumed: false,
+        };
+        Some((chain, state.storage.pop().unwrap_or_default()))
     }
 
     /// Gives back `chain`, with `len` bytes written. A ring that has stopped since takes nothing.
@@ -110,11 +197,15 @@ impl Used {
         if state.in_flight == 0 {
             self.idle.notify_all();
         }
-        if chain.epoch != state.epoch {
-            return;
+        if chain.epoch == state.epoch {
+            let kept = self.kept.as_ref().map(|(kept, _)| kept);
+            if let Err(error) = state.push(chain.head, len, kept) {
+                tracing::debug!(%error, "an answer that the ring does not take");
+            }
         }
-        if let Err(error) = state.push(chain.head, len) {
-            tracing::debug!(%error, "an answer that the ring does not take");
+        drop(state);
+        if let Some((_, resumed)) = self.kept.as_ref().filter(|_| chain.is_resumed) {
+            resumed.one_less();
         }
     }
 
@@ -132,8 +223,14 @@ impl Used {
         }
     }
 
-    /// Waits until nothing is under way, or `patience` is over; then the ring is gone.
-    pub(super) fn stop(&self, patience: Duration) {
+    /// Whether the ring has started, and has not stopped since.
+    pub(super) fn is_placed(&self) -> bool {
+        self.state.lock().at.is_some()
+    }
+
+    /// Waits until nothing is under way, or `patience` is over; then the ring is gone. Returns the next
+    /// entry's index.
+    pub(super) fn stop(&self, patience: Duration) -> u16 {
         let deadline = Instant::now() + patience;
         let mut state = self.state.lock();
         while state.in_flight > 0 {
@@ -144,11 +241,12 @@ impl Used {
             }
         }
         state.at = None;
+        state.next
     }
 }
 
 impl State {
-    fn push(&mut self, head: u16, len: u32) -> io::Result<()> {
+    fn push(&mut self, head: u16, len: u32, kept: Option<&KeptQueue>) -> io::Result<()> {
         let Some(at) = &self.at else {
             return Ok(());
         };
@@ -157,9 +255,16 @@ impl State {
         let entry = USED_ENTRIES + USED_ENTRY * usize::from(self.next % addresses.size);
         let bytes = (u64::from(len) << 32 | u64::from(head)).to_le_bytes();
         used.write_slice(&bytes, entry).map_err(io::Error::other)?;
-        self.next = self.next.wrapping_add(1);
+        if let Some(kept) = kept {
+            kept.gives_back(head);
+        }
+        let index = self.next;
+        self.next = index.wrapping_add(1);
         used.store(self.next.to_le(), USED_INDEX, Ordering::Release)
             .map_err(io::Error::other)?;
+        if let Some(kept) = kept {
+            kept.given_back(head.into(), index);
+        }
         match self.holds_calls {
             true => Ok(()),
             false => self.call(),
@@ -179,6 +284,13 @@ impl State {
         }
         Ok(())
     }
+
+    fn call_driver(&self) {
+        if let Some(call) = &self.call {
+            // One that cannot be called is one that does not wait.
+            let _not_called = call_driver(call);
+        }
+    }
 }
 
 impl At {
@@ -186,6 +298,15 @@ impl At {
     fn part(&self, address: u64, len: usize) -> io::Result<VolatileSlice<'_>> {
         let slice = self.memory.get_slice(GuestAddress(address), len);
         slice.map_err(io::Error::other)
+    }
+
+    /// The index that the ring has; none if that cannot be read.
+    fn used_index(&self) -> Option<u16> {
+        let used = self
+            .part(self.addresses.used, self.addresses.used_len())
+            .ok()?;
+        let index = used.load::<u16>(USED_INDEX, Ordering::Acquire).ok()?;
+        Some(u16::from_le(index))
     }
 
     /// Whether the driver asks to be called for the entries from `told` to before `next`.

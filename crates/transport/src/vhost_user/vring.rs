@@ -10,21 +10,17 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, OnceLock};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
-use vhost_user_backend::{VringMutex, VringState, VringStateGuard, VringStateMutGuard, VringT};
-use virtio_queue::{Error, QueueT};
 
-use super::memory::Memory;
-use super::ring::RingAddresses;
+use super::kept::KeptQueue;
+use super::ring::{QUEUE_SIZE_MAX, RingAddresses};
 use super::service::Service;
-use super::used::Used;
-
-type Result<T> = std::result::Result<T, Error>;
+use super::used::{Resumed, Used};
 
 /// How long the front end waits for what is under way in a queue that it stops.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,41 +28,55 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// See the module.
 #[derive(Clone)]
 pub(super) struct Vring {
-    inner: VringMutex<Memory>,
     pub(super) shared: Arc<Shared>,
+    service: Arc<dyn Service>,
 }
 
 /// What the queue's thread sees.
 pub(super) struct Shared {
     pub(super) used: Arc<Used>,
+    /// Where another server goes on when this one dies.
+    kept: Option<KeptQueue>,
     control: Mutex<Control>,
     /// The queue's thread has let go.
     ended: Condvar,
-    /// The queue is not served any more.
-    stopped: Condvar,
+    /// `control` has changed.
+    changed: Condvar,
     /// `control` says that the queue is served.
     may_run: AtomicBool,
     /// Wakes the queue's thread.
     wake: OwnedFd,
-    service: OnceLock<Arc<dyn Service>>,
 }
 
 #[derive(Default)]
 struct Control {
     is_ready: bool,
     is_enabled: bool,
+    is_closed: bool,
     kick: Option<Arc<File>>,
     error: Option<File>,
-    /// The size that the front end said, whatever the crate's queue makes of it.
-    size: Option<u32>,
+    size: Option<u16>,
+    /// Descriptors, available ring, used ring.
+    addresses: [u64; 3],
+    next_available: u16,
+    /// Where the used ring starts; none where it goes on.
+    next_used: Option<u16>,
+    event_index: bool,
     is_running: bool,
+    /// An earlier server may have served the queue: where that stood is where it goes on.
+    may_go_on: bool,
+    /// What that server had under way is served though the queue is not.
+    must_finish: bool,
 }
 
 /// Where a queue starts.
 pub(super) struct Start {
     pub(super) addresses: RingAddresses,
     pub(super) next_available: u16,
+    pub(super) next_used: Option<u16>,
     pub(super) event_index: bool,
+    /// It goes on where an earlier server stood, if one did.
+    pub(super) may_go_on: bool,
 }
 
 impl Shared {
@@ -93,7 +103,7 @@ impl Shared {
     pub(super) fn wait_for_stop(&self) {
         let mut control = self.control.lock();
         while self.may_run() {
-            self.stopped.wait(&mut control);
+            self.changed.wait(&mut control);
         }
     }
 
@@ -112,66 +122,174 @@ impl Shared {
         let may_run = control.is_ready && control.is_enabled && control.kick.is_some();
         self.may_run.store(may_run, Ordering::Release);
         self.wake();
-        self.stopped.notify_all();
-        while !may_run && control.is_running {
+        self.changed.notify_all();
+        while !may_run && (control.is_running || control.must_finish) {
             self.ended.wait(&mut control);
         }
     }
 }
 
-impl Vring {
-    /// Runs `serve` unless the queue is not to be served, or is already.
-    pub(super) fn run(
-        &self,
-        service: &Arc<dyn Service>,
-        serve: impl FnOnce(&Shared, Start) -> u16,
-    ) {
-        {
-            let mut control = self.shared.control.lock();
-            if !self.shared.may_run() || control.is_running {
-                return;
-            }
-            control.is_running = true;
-        }
-        let _ended = Ended(&self.shared);
-        let _known = self.shared.service.set(Arc::clone(service));
-        let next_available = serve(&self.shared, self.start());
-        self.inner.set_queue_next_avail(next_available);
-    }
-
-    fn start(&self) -> Start {
-        let said = self.shared.control.lock().size;
-        let state = self.inner.get_ref();
-        let queue = state.get_queue();
-        let size = match said {
-            // What is no size at all is refused with the ring.
-            Some(said) => u16::try_from(said).unwrap_or(0),
-            None => queue.size(),
-        };
+impl Control {
+    fn start(&mut self) -> Start {
+        let [descriptors, available, used] = self.addresses;
+        self.is_running = true;
+        self.must_finish = false;
         Start {
             addresses: RingAddresses {
-                size,
-                descriptors: queue.desc_table(),
-                available: queue.avail_ring(),
-                used: queue.used_ring(),
+                size: self.size.unwrap_or(QUEUE_SIZE_MAX),
+                descriptors,
+                available,
+                used,
             },
-            next_available: queue.next_avail(),
-            event_index: queue.event_idx_enabled(),
+            next_available: self.next_available,
+            next_used: self.next_used.take(),
+            event_index: self.event_index,
+            may_go_on: std::mem::take(&mut self.may_go_on),
+        }
+    }
+}
+
+impl Vring {
+    /// A queue of which nothing is said yet; `kept` is where another server goes on, with what was `resumed`.
+    pub(super) fn new(
+        service: &Arc<dyn Service>,
+        kept: Option<(KeptQueue, Arc<Resumed>)>,
+    ) -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let control = Control {
+            next_used: Some(0),
+            may_go_on: kept.is_some(),
+            ..Control::default()
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                kept: kept.as_ref().map(|(kept, _)| kept.clone()),
+                used: Arc::new(Used::new(kept)),
+                control: Mutex::new(control),
+                ended: Condvar::new(),
+                changed: Condvar::new(),
+                may_run: AtomicBool::new(false),
+                wake: eventfd(0, flags)?,
+            }),
+            service: Arc::clone(service),
+        })
+    }
+
+    /// Calls `serve` whenever the queue is to be served, until it is closed.
+    pub(super) fn serve_until_closed(&self, serve: impl Fn(&Shared, Start) -> u16) {
+        loop {
+            let start = {
+                let mut control = self.shared.control.lock();
+                while !self.shared.may_run() && !control.must_finish {
+                    if control.is_closed {
+                        return;
+                    }
+                    self.shared.changed.wait(&mut control);
+                }
+                control.start()
+            };
+            let _ended = Ended(&self.shared);
+            let next_available = serve(&self.shared, start);
+            self.shared.control.lock().next_available = next_available;
         }
     }
 
     /// Stops the queue for good.
-    pub(super) fn stop(&self) {
-        self.shared.change(|control| control.is_enabled = false);
+    pub(super) fn close(&self) {
+        self.shared.change(|control| {
+            control.is_enabled = false;
+            control.is_closed = true;
+        });
         self.finish();
     }
 
     /// Waits for what is under way.
     fn finish(&self) {
-        if let Some(service) = self.shared.service.get() {
-            service.interrupt_waiting();
-            self.shared.used.stop(PATIENCE);
+        if self.shared.used.is_placed() {
+            self.service.interrupt_waiting();
+            let next = self.shared.used.stop(PATIENCE);
+            self.shared.control.lock().next_used = Some(next);
         }
+    }
+
+    pub(super) fn set_enabled(&self, is_enabled: bool) {
+        self.shared
+            .change(|control| control.is_enabled = is_enabled);
+    }
+
+    pub(super) fn set_event_index(&self, event_index: bool) {
+        self.shared.control.lock().event_index = event_index;
+    }
+
+    pub(super) fn set_size(&self, size: u16) {
+        self.shared.change(|control| control.size = Some(size));
+    }
+
+    /// The used ring is at `next_used`, unless it is in use.
+    pub(super) fn set_addresses(&self, addresses: [u64; 3], next_used: u16) {
+        let mut control = self.shared.control.lock();
+        control.addresses = addresses;
+        if !control.is_ready {
+            control.next_used = Some(next_used);
+        }
+    }
+
+    /// The available ring starts there. Unless it `is_again`, that is so whatever an earlier server did.
+    pub(super) fn set_base(&self, base: u16, is_again: bool) {
+        let mut control = self.shared.control.lock();
+        control.next_available = base;
+        if !is_again && !control.is_ready {
+            control.may_go_on = false;
+            if let Some(kept) = &self.shared.kept {
+                kept.forget();
+            }
+        }
+    }
+
+    /// Returns the index of the next chain.
+    pub(super) fn stop_and_get_base(&self) -> u16 {
+        let has_left = |kept: &KeptQueue| {
+            let stood = kept.stood(None);
+            stood.is_some_and(|stood| !stood.under_way.is_empty())
+        };
+        self.shared.change(|control| {
+            control.is_ready = false;
+            control.must_finish =
+                control.may_go_on && self.shared.kept.as_ref().is_some_and(has_left);
+        });
+        self.finish();
+        let mut control = self.shared.control.lock();
+        if control.may_go_on
+            && let Some(stood) = self.shared.kept.as_ref().and_then(|kept| kept.stood(None))
+        {
+            control.next_available = stood.next_available();
+        }
+        let base = control.next_available;
+        drop(control);
+        self.set_kick(None);
+        self.set_call(None);
+        base
+    }
+
+    /// A queue is started by its kick.
+    pub(super) fn start_if_kicked(&self) {
+        let has_kick = self.shared.control.lock().kick.is_some();
+        if has_kick {
+            self.shared.change(|control| control.is_ready = true);
+        }
+    }
+
+    pub(super) fn set_kick(&self, file: Option<File>) {
+        self.shared
+            .change(|control| control.kick = file.map(Arc::new));
+    }
+
+    pub(super) fn set_call(&self, file: Option<File>) {
+        self.shared.used.set_call(file);
+    }
+
+    pub(super) fn set_error(&self, file: Option<File>) {
+        self.shared.control.lock().error = file;
     }
 }
 
@@ -182,132 +300,5 @@ impl Drop for Ended<'_> {
     fn drop(&mut self) {
         self.0.control.lock().is_running = false;
         self.0.ended.notify_all();
-    }
-}
-
-impl<'a> VringStateGuard<'a, Memory> for Vring {
-    type G = MutexGuard<'a, VringState<Memory>>;
-}
-
-impl<'a> VringStateMutGuard<'a, Memory> for Vring {
-    type G = MutexGuard<'a, VringState<Memory>>;
-}
-
-impl VringT<Memory> for Vring {
-    fn new(memory: Memory, max_size: u16) -> Result<Self> {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = eventfd(0, flags).map_err(|_no_descriptor| Error::QueueNotReady)?;
-        Ok(Self {
-            inner: VringMutex::new(memory, max_size)?,
-            shared: Arc::new(Shared {
-                used: Arc::default(),
-                control: Mutex::default(),
-                ended: Condvar::new(),
-                stopped: Condvar::new(),
-                may_run: AtomicBool::new(false),
-                wake,
-                service: OnceLock::new(),
-            }),
-        })
-    }
-
-    fn get_ref(&self) -> MutexGuard<'_, VringState<Memory>> {
-        self.inner.get_ref()
-    }
-
-    fn get_mut(&self) -> MutexGuard<'_, VringState<Memory>> {
-        self.inner.get_mut()
-    }
-
-    fn add_used(&self, head: u16, len: u32) -> Result<()> {
-        self.inner.add_used(head, len)
-    }
-
-    fn signal_used_queue(&self) -> io::Result<()> {
-        self.inner.signal_used_queue()
-    }
-
-    fn enable_notification(&self) -> Result<bool> {
-        self.inner.enable_notification()
-    }
-
-    fn disable_notification(&self) -> Result<()> {
-        self.inner.disable_notification()
-    }
-
-    fn needs_notification(&self) -> Result<bool> {
-        self.inner.needs_notification()
-    }
-
-    fn set_enabled(&self, enabled: bool) {
-        self.inner.set_enabled(enabled);
-        self.shared.change(|control| control.is_enabled = enabled);
-    }
-
-    fn set_queue_info(&self, descriptors: u64, available: u64, used: u64) -> Result<()> {
-        self.inner.set_queue_info(descriptors, available, used)
-    }
-
-    fn queue_next_avail(&self) -> u16 {
-        self.inner.queue_next_avail()
-    }
-
-    fn set_queue_next_avail(&self, base: u16) {
-        self.inner.set_queue_next_avail(base);
-    }
-
-    fn set_queue_next_used(&self, next: u16) {
-        // Of a ring in use this process knows better than the front end, and a disabled one goes on where it was.
-        if !self.shared.control.lock().is_ready {
-            self.shared.used.begin_at(next);
-        }
-        self.inner.set_queue_next_used(next);
-    }
-
-    fn queue_used_idx(&self) -> Result<u16> {
-        self.inner.queue_used_idx()
-    }
-
-    fn set_queue_size(&self, size: u16) {
-        self.shared
-            .change(|control| control.size = Some(size.into()));
-        self.inner.set_queue_size(size);
-    }
-
-    fn set_queue_event_idx(&self, enabled: bool) {
-        self.inner.set_queue_event_idx(enabled);
-    }
-
-    fn set_queue_ready(&self, ready: bool) {
-        self.inner.set_queue_ready(ready);
-        self.shared.change(|control| control.is_ready = ready);
-        if !ready {
-            self.finish();
-        }
-    }
-
-    fn set_kick(&self, file: Option<File>) {
-        // One that cannot be duplicated is one that the queue never hears.
-        let ours = file.as_ref().and_then(|file| file.try_clone().ok());
-        self.shared
-            .change(|control| control.kick = ours.map(Arc::new));
-        self.inner.set_kick(file);
-    }
-
-    /// The queue's thread reads it.
-    fn read_kick(&self) -> io::Result<bool> {
-        Ok(self.shared.may_run())
-    }
-
-    fn set_call(&self, file: Option<File>) {
-        let ours = file.as_ref().and_then(|file| file.try_clone().ok());
-        self.shared.used.set_call(ours);
-        self.inner.set_call(file);
-    }
-
-    fn set_err(&self, file: Option<File>) {
-        let ours = file.as_ref().and_then(|file| file.try_clone().ok());
-        self.shared.control.lock().error = ours;
-        self.inner.set_err(file);
     }
 }

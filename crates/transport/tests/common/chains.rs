@@ -136,6 +136,8 @@ impl Service for Echo {
         served.send(header.unique).unwrap();
     }
 
+    fn has_resumed(&self) {}
+
     fn interrupt_waiting(&self) {}
 }
 
@@ -208,7 +210,7 @@ impl Player {
             count: AtomicU64::new(0),
         });
         let service = Arc::clone(&echo) as Arc<dyn Service>;
-        let device = Device::new(service, None, QUEUES - 1);
+        let device = Device::new(service, None, QUEUES - 1, None);
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("socket");
         let listener = UnixListener::bind(&socket).unwrap();
