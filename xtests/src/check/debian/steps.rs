@@ -115,6 +115,8 @@ END
             cd /root/guest
             mkdir -p image/bin image/mnt
             cp /bin/busybox image/bin
+            # Debian 13's kernel has them built in.
+            touch image/modules
             kernel=$(ls lib/modules)
             depmod -b . $kernel
             modprobe -d . -S $kernel -a --show-depends virtio_pci virtiofs | sed -n 's/^insmod //p' >modules
