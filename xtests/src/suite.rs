@@ -9,6 +9,7 @@ mod dbench;
 mod expect;
 pub mod fio_verify;
 pub mod fsx;
+mod ltp;
 mod options;
 pub mod pjdfstest;
 mod sandbox;
@@ -54,11 +55,13 @@ pub enum Name {
     Trinity,
     /// What a file server's clients do.
     Dbench,
+    /// LTP's tests of calls on files, from an installed tree (--dir).
+    Ltp,
     /// Every suite.
     All,
 }
 
-const SUITES: [Name; 7] = [
+const SUITES: [Name; 8] = [
     Name::Pjdfstest,
     Name::Fsx,
     Name::FioVerify,
@@ -66,6 +69,7 @@ const SUITES: [Name; 7] = [
     Name::Trinity,
     Name::Dbench,
     Name::Xfstests,
+    Name::Ltp,
 ];
 
 impl Name {
@@ -78,7 +82,10 @@ impl Name {
     /// Whether some of its tests fail on good file systems too. For the other suites a native
     /// failure is a fault of the set-up, which must not count against thrufs.
     fn may_fail_natively(self) -> bool {
-        matches!(self, Self::Pjdfstest | Self::Xfstests | Self::StressNg)
+        matches!(
+            self,
+            Self::Pjdfstest | Self::Xfstests | Self::StressNg | Self::Ltp
+        )
     }
 
     /// Makes sure of the suite's programs.
@@ -91,6 +98,7 @@ impl Name {
             Self::StressNg => stress_ng::provide(),
             Self::Trinity => trinity::provide(),
             Self::Dbench => dbench::provide(),
+            Self::Ltp => ltp::provide(options),
             Self::All => Ok(()),
         }
     }
@@ -101,6 +109,7 @@ impl Name {
             Self::Pjdfstest => place.visit(Backing::Here, limit, options, pjdfstest::run),
             Self::Fsx => fsx::run(place, options),
             Self::Xfstests => xfstests::run(place, options),
+            Self::Ltp => ltp::run(place, options),
             Self::FioVerify => {
                 let options = options.and_with(ALLOW_MMAP);
                 place.visit(Backing::Here, limit, &options, |dir| {

@@ -10,6 +10,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::{Signal, kill};
 use xtests::support::calls::open_rdwr;
 use xtests::support::lock_holder::{Kind, LockHolder, range};
+use xtests::support::process::is_in_call;
 use xtests::support::wait::wait_until;
 use xtests::support::{Outcome, on_daemon, on_mount};
 
@@ -39,12 +40,11 @@ fn attempt(kind: Kind, extra: &[&str], file: &Path) -> Result<String> {
 
 /// Waits until the process is inside fcntl(2) or flock(2).
 fn wait_for_blocked(waiter: &LockHolder) -> Outcome {
-    let file = format!("/proc/{}/syscall", waiter.pid());
-    let locking = [libc::SYS_fcntl, libc::SYS_flock].map(|number| number.to_string());
     wait_until("the lock holder to wait in the kernel", SOON, || {
-        let text = std::fs::read_to_string(&file)?;
-        let number = text.split(' ').next().unwrap_or_default();
-        Ok(locking.iter().any(|locking| locking == number))
+        Ok(is_in_call(
+            waiter.pid(),
+            &[libc::SYS_fcntl, libc::SYS_flock],
+        ))
     })
 }
 

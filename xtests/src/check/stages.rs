@@ -295,7 +295,7 @@ pub(super) const STAGES: &[Stage] = &[
     },
     Stage {
         name: "debian",
-        about: "a stranger on fresh Debian 12 and 13: clone, demo, tests, package, fstab, unit, purge",
+        about: "a stranger on fresh Debian 12 and 13: clone, demo, package, fstab, unit, a guest, purge, tests",
         needs: DEBIAN,
         run: debian::debian,
     },

@@ -9,7 +9,7 @@ pub struct Options {
     /// An option for `thrufs mount` (may be given several times): `--with=--cache=never`.
     #[arg(long, value_name = "OPTION", allow_hyphen_values = true)]
     pub(super) with: Vec<String>,
-    /// A built checkout of xfstests.
+    /// A built checkout of xfstests, or an installed LTP.
     #[arg(long, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
     /// How long trinity and dbench run, and all stressors of stress-ng together (default: 60, or 5 with --quick).
@@ -21,8 +21,8 @@ pub struct Options {
     /// The shortest run that is worth having, for `suite all --peers`.
     #[arg(long)]
     pub(super) quick: bool,
-    /// Only these tests of xfstests, instead of the selection.
-    #[arg(long, value_name = "generic/NNN", value_delimiter = ',')]
+    /// Only these tests of xfstests or LTP, instead of the selection.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(super) test: Vec<String>,
 }
 

@@ -26,6 +26,17 @@ pub enum Kind {
     Flock,
 }
 
+impl Kind {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Posix => "posix",
+            Self::Ofd => "ofd",
+            Self::Flock => "flock",
+        }
+    }
+}
+
 /// Arguments of the hidden subcommand.
 #[derive(clap::Args, Debug)]
 pub struct Args {
@@ -126,14 +137,9 @@ pub struct LockHolder {
 impl LockHolder {
     /// Starts it; returns once it has the file open and is about to lock.
     pub fn start(xtests: &Path, kind: Kind, extra: &[&str], file: &Path) -> Result<Self> {
-        let kind = match kind {
-            Kind::Posix => "posix",
-            Kind::Ofd => "ofd",
-            Kind::Flock => "flock",
-        };
         let mut command = Command::new(xtests);
         command
-            .args(["hold-lock", "--kind", kind])
+            .args(["hold-lock", "--kind", kind.name()])
             .args(extra)
             .arg(file);
         command.stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -41,6 +41,15 @@ pub fn state(pid: Pid) -> Option<char> {
     stat.rsplit_once(") ")?.1.chars().next()
 }
 
+/// Whether the process waits in one of these system calls, by their numbers (`libc::SYS_...`). One that has ended
+/// does not.
+pub fn is_in_call(pid: Pid, calls: &[libc::c_long]) -> bool {
+    // `running` where it does not wait.
+    let text = std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+    let number = text.split(' ').next().and_then(|word| word.parse().ok());
+    number.is_some_and(|number| calls.contains(&number))
+}
+
 /// Runs `body` while no thread of the process can run.
 ///
 /// # Errors

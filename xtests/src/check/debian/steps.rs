@@ -40,6 +40,17 @@ pub(super) const STEPS: &[Step] = &[
             lintian --fail-on=error,warning /root/thrufs.deb",
     ),
     Step::on_all(
+        "qemu",
+        "
+            apt-get install -y -qq --no-install-recommends qemu-system-x86 busybox-static cpio kmod xz-utils
+            mkdir /root/guest
+            cd /root/guest
+            # The package itself, unpacked: its installation would build an initramfs of Debian's.
+            apt-get download $(apt-cache depends linux-image-cloud-amd64 | sed -n 's/.*Depends: \\(linux-image-6\\)/\\1/p')
+            dpkg -x linux-image-*.deb .
+            test -d lib || ln -s usr/lib lib",
+    ),
+    Step::on_all(
         "install",
         "
             touch /etc/fstab
@@ -97,6 +108,45 @@ END
             said=$(systemd-analyze verify thrufs@data.service /root/units/mnt-data.mount 2>&1)
             test -z \"$said\"",
     ),
+    // By QEMU's translator, with the release's kernel for the cloud and a busybox for its first process.
+    Step::on_all(
+        "guest",
+        "
+            cd /root/guest
+            mkdir -p image/bin image/mnt
+            cp /bin/busybox image/bin
+            # Debian 13's kernel has them built in.
+            touch image/modules
+            kernel=$(ls lib/modules)
+            depmod -b . $kernel
+            modprobe -d . -S $kernel -a --show-depends virtio_pci virtiofs | sed -n 's/^insmod //p' >modules
+            while read -r module; do
+                name=$(basename $module .xz)
+                case $module in
+                    *.xz) xz -dc $module >image/$name ;;
+                    *) cp $module image/$name ;;
+                esac
+                echo busybox insmod /$name >>image/modules
+            done <modules
+            cat >image/init <<'END'
+#!/bin/busybox sh
+. /modules
+busybox mount -t virtiofs data /mnt
+busybox grep -x content /mnt/f && echo of the guest >/mnt/g
+busybox umount /mnt
+busybox reboot -f
+END
+            chmod +x image/init
+            (cd image; find . | cpio -o -H newc) >initrd
+            thrufs device --socket-path /run/fs.sock --shared-dir /srv/data &
+            timeout 60 sh -c 'until test -S /run/fs.sock; do sleep 0.1; done'
+            timeout 300 qemu-system-x86_64 -m 2G -object memory-backend-memfd,id=mem,size=2G,share=on \\
+                -machine memory-backend=mem -chardev socket,id=fs,path=/run/fs.sock \\
+                -device vhost-user-fs-pci,chardev=fs,tag=data,queue-size=1024 -accel tcg -nographic -no-reboot \\
+                -kernel boot/vmlinuz-$kernel -initrd initrd -append 'console=ttyS0 panic=-1'
+            grep -x 'of the guest' /srv/data/g
+            wait $!",
+    ),
     Step::on_all(
         "purge",
         "
@@ -128,6 +178,9 @@ mod tests {
             "cache=auto,nofail 0 0",
             "thrufs doctor",
             "thrufs umount /mnt",
+            "thrufs device --socket-path /run/fs.sock --shared-dir /srv/data",
+            "qemu-system-x86_64 -m 2G -object memory-backend-memfd,id=mem,size=2G,share=on",
+            "-device vhost-user-fs-pci,chardev=fs,tag=data,queue-size=1024",
         ] {
             assert!(readme.contains(command), "README.md: {command}");
             let is_done = STEPS.iter().any(|step| step.script.contains(command));
