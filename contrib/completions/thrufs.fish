@@ -124,7 +124,7 @@ complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-path -d 
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l socket-group -d 'Group that may connect to SOCKET' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l fd -d 'Descriptor of a socket that listens, in place of SOCKET [default: the one that systemd passes]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l tag -d 'Name of the device in the guest, for a virtual machine monitor that asks for it, 1 to 36 bytes' -r
-complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l num-request-queues -d 'Request queues, each with a thread of its own; the virtual machine monitor must be told as well' -r
+complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l num-request-queues -d 'Request queues, each with a thread of its own; the virtual machine monitor is told how many of them it uses [default: this machine\'s CPUs, at most 16]' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -s o -d 'Options as the C virtiofsd had them' -r
 complete -c thrufs -n "__fish_thrufs_using_subcommand device" -l cache -d 'What the client kernel may cache: never = nothing (direct I/O), auto = data of open files until it is changed under SOURCE and metadata for 1 s, always = everything, metadata = metadata only' -r -f -a "never\t''
 auto\t''

@@ -130,7 +130,7 @@ fn metrics_of_a_device_count_its_requests() -> Outcome {
         // Free a moment ago: taken again only by chance.
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let metrics = format!("--metrics={address}");
-        let device = Device::new(&[&metrics, "--tag=t\"x"])?;
+        let device = Device::new(&[&metrics, "--tag=t\"x", "--num-request-queues=3"])?;
         std::fs::write(device.shared("f"), "")?;
         let scrape = || -> Result<String> {
             let mut stream = TcpStream::connect(address)?;
@@ -155,7 +155,7 @@ fn metrics_of_a_device_count_its_requests() -> Outcome {
         for line in [
             "thrufs_front_end_connected 1.0",
             "thrufs_guest_mounted 1.0",
-            "thrufs_request_queues 1.0",
+            "thrufs_request_queues 3.0",
             "thrufs_front_ends_total 1",
             "thrufs_requests_total{opcode=\"LOOKUP\"} 1",
         ] {

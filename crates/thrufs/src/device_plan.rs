@@ -16,7 +16,7 @@ use tracing::level_filters::LevelFilter;
 
 use crate::logging::LogOptions;
 use crate::mount_plan::{config, contradictions};
-use crate::options::device::{DeviceArgs, VirtiofsdOptions};
+use crate::options::device::{DeviceArgs, VirtiofsdOptions, default_queues};
 use crate::options::files::FileOptions;
 use crate::options::old_virtiofsd;
 use crate::options::process::Survive;
@@ -159,7 +159,7 @@ fn build(args: DeviceArgs, is_root: bool) -> Result<DevicePlan, String> {
         source,
         socket,
         tag: args.tag,
-        request_queues: args.num_request_queues,
+        request_queues: args.num_request_queues.unwrap_or_else(default_queues),
         keep: args.keep,
         survive,
         config,

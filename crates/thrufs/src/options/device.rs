@@ -17,8 +17,8 @@ use super::process::{LEVELS, SURVIVE, Survive, metrics_address};
 use super::sandbox::SandboxOptions;
 use super::values::{Choices, choice};
 
-/// Request queues when `--num-request-queues` is not given: as virtiofsd, and QEMU's default.
-const DEFAULT_QUEUES: usize = 1;
+/// Request queues at most when `--num-request-queues` is not given.
+const DEFAULT_QUEUES_MAX: usize = 16;
 
 /// What `thrufs device` takes.
 #[derive(Clone, Debug, clap::Parser)]
@@ -56,9 +56,10 @@ pub(crate) struct DeviceArgs {
     /// Name of the device in the guest, for a virtual machine monitor that asks for it, 1 to 36 bytes
     #[arg(long, value_name = "TAG")]
     pub(crate) tag: Option<Tag>,
-    /// Request queues, each with a thread of its own; the virtual machine monitor must be told as well
-    #[arg(long, value_name = "NUMBER", default_value_t = DEFAULT_QUEUES, value_parser = queues)]
-    pub(crate) num_request_queues: usize,
+    /// Request queues, each with a thread of its own; the virtual machine monitor is told how many of them it uses
+    /// [default: this machine's CPUs, at most 16]
+    #[arg(long, value_name = "NUMBER", value_parser = queues)]
+    pub(crate) num_request_queues: Option<usize>,
     /// Wait for the next front end when one has disconnected, rather than end
     #[arg(long)]
     pub(crate) keep: bool,
@@ -155,6 +156,13 @@ const LABEL: Choices<SecurityLabel> = &[
     ("auto", SecurityLabel::Auto),
     ("always", SecurityLabel::Always),
 ];
+
+/// Request queues when `--num-request-queues` is not given: more than the machine has CPUs gain a guest nothing. A front end
+/// that uses fewer leaves the rest asleep.
+pub(crate) fn default_queues() -> usize {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    cpus.min(DEFAULT_QUEUES_MAX)
+}
 
 fn queues(text: &str) -> Result<usize, String> {
     match text.parse() {
