@@ -33,7 +33,7 @@ use vhost::vhost_user::BackendReqHandler;
 use super::handler::{Again, Serial, told};
 use super::kept::Kept;
 use super::message::{BODY_MAX, HEADER, Message};
-use super::setup::{FILES_MAX, Setup};
+use super::setup::{FILES_MAX, Setup, files_of};
 
 /// See the module.
 pub(super) struct Relay {
@@ -142,6 +142,8 @@ impl Relay {
         let mut bytes = vec![0; HEADER + len];
         let is_there = self.look_at(&mut bytes, &mut files)?;
         message.body = bytes.split_off(HEADER);
+        // A look gives those of the next message as well, where this one has none (unix_stream_read_generic).
+        files.truncate(files_of(&message));
         Ok(is_there.then_some((message, files)))
     }
 
@@ -453,6 +455,35 @@ mod tests {
             }
             assert_eq!(kept.setup().unwrap().files().len(), 1);
         }
+    }
+
+    /// QEMU waits for few replies: the next messages are in the socket by then, with their descriptors.
+    #[test]
+    fn run_of_messages_that_were_sent_at_once_gives_each_its_own_descriptors() {
+        let (front, theirs) = UnixStream::pair().unwrap();
+        let kept = Arc::new(Kept::new().unwrap());
+        kept.connected(front.as_raw_fd());
+        let number = |value: u64| value.to_ne_bytes().to_vec();
+        let file = || vec![OwnedFd::from(theirs.try_clone().unwrap())];
+        let all = [
+            (Message::new(3, Vec::new()), Vec::new()),
+            (Message::new(14, number(0)), file()),
+            (
+                Message::new(8, [1_u32, 64].map(u32::to_ne_bytes).concat()),
+                Vec::new(),
+            ),
+            (Message::new(14, number(0x101)), Vec::new()),
+            (Message::new(14, number(2)), file()),
+            (Message::new(14, number(0)), file()),
+        ];
+        for (message, files) in &all {
+            send(&theirs, &message.bytes(), files).unwrap();
+        }
+        let mut relay = relay(&front, &kept);
+        for _message in &all {
+            assert!(relay.hand_on().unwrap());
+        }
+        assert_eq!(kept.setup().unwrap().files().len(), 2);
     }
 
     #[test]

@@ -43,6 +43,18 @@ const GET_PROTOCOL_FEATURES: u32 = 15;
 /// Of a SET_VRING_KICK, _CALL or _ERR: no descriptor comes along.
 const NO_FILE: u64 = 0x100;
 
+/// How many descriptors come with `message`.
+pub(super) fn files_of(message: &Message) -> usize {
+    match message.request {
+        SET_MEM_TABLE => message.u32(0).map_or(0, |count| count as usize),
+        SET_VRING_KICK | SET_VRING_CALL | SET_VRING_ERR => {
+            usize::from(message.u64(0).is_some_and(|value| value & NO_FILE == 0))
+        }
+        ADD_MEM_REG => 1,
+        _none => 0,
+    }
+}
+
 /// What came with a SET_VRING_KICK, _CALL or _ERR.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Event {
