@@ -15,8 +15,9 @@
 
 mod entry;
 mod forgets;
+mod form;
 mod session;
-mod take_in;
+pub(crate) mod take_in;
 
 use std::io;
 use std::ops::Range;
@@ -29,10 +30,9 @@ use thrufs_sys::shared_words::SharedWords;
 
 pub(crate) use entry::Entry;
 use entry::{COUNT_OR_FH, ENTRY, FREE, INODE, MAPPED, TOLD, WHAT, values_of};
-pub use take_in::Ahead;
+pub use form::Damaged;
+use form::FORM;
 
-/// "thrufs" and the version of this form, in the first word.
-const FORM: u64 = 0x7468_7275_6673_0003;
 /// Words before the requests: the form, the length of INIT in bytes, the numbers that descriptors have had, servers so
 /// far, those of them that died, times that another version took over, bytes of a message's buffer, and who serves;
 /// INIT and its answer.
@@ -100,17 +100,6 @@ pub struct ForgetPlace {
     pub unique: u64,
     /// In the message.
     pub number: u64,
-}
-
-/// The ledger is not one that a server wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the ledger of the server that died is damaged: {0}")]
-pub struct Damaged(pub(crate) &'static str);
-
-impl From<Damaged> for io::Error {
-    fn from(damaged: Damaged) -> Self {
-        Self::new(io::ErrorKind::InvalidData, damaged)
-    }
 }
 
 impl Ledger {

@@ -95,7 +95,8 @@ pub use host_locks::{LockKind, LockRange, LockRequest, LockWait};
 pub use inode::ROOT_INO;
 pub use inode::identity::FileKind;
 pub use journal::Noted;
-pub use ledger::{Ahead, Damaged, ForgetPlace, Ledger, Turn};
+pub use ledger::take_in::Ahead;
+pub use ledger::{Damaged, ForgetPlace, Ledger, Turn};
 pub use negotiated::Negotiated;
 pub use notifier::{SendEntry, SendEpoch, SendInval, SendPrune};
 pub use ops::{

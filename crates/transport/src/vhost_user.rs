@@ -20,6 +20,7 @@ mod kept;
 mod kick;
 mod memory;
 mod message;
+mod offer;
 mod polling;
 mod queue;
 mod relay;
@@ -30,6 +31,8 @@ mod used;
 mod vring;
 
 pub use completion::Completion;
-pub use device::{Device, REQUEST_QUEUES_MAX, Shutdown, Tag, TagError};
-pub use kept::{Damaged, Kept};
+pub use device::{Device, Shutdown};
+pub use kept::Kept;
+pub use offer::{REQUEST_QUEUES_MAX, Tag, TagError};
 pub use service::{Request, Service};
+pub use setup::Damaged;

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Damaged, FORM};
+use super::form::{Damaged, FORM};
 use crate::inode::ROOT_INO;
 use crate::inode::identity::{FileKind, InodeKey};
 

@@ -1,4 +1,4 @@
-//! The device as the front end sees it: features, configuration, memory, and the life of a connection.
+//! The device: its queues, and the life of a connection to a front end.
 
 use std::io;
 use std::net::Shutdown as Half;
@@ -7,57 +7,18 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
-use thrufs_sys::guest_memory::GuestMemory;
 use thrufs_sys::inherited;
-use vhost::vhost_user::message::{VhostUserProtocolFeatures, VhostUserVirtioFeatures};
 use vhost::vhost_user::{BackendReqHandler, Error};
-use virtio_bindings::bindings::virtio_config::VIRTIO_F_VERSION_1;
-use virtio_bindings::bindings::virtio_ring::{
-    VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC,
-};
 
 use super::handler::{Handler, Serial, told};
 use super::kept::{Kept, KeptQueue};
 use super::memory::SharedMemory;
+use super::offer::{Offer, Tag};
 use super::queue::Queue;
 use super::relay::Relay;
 use super::service::Service;
 use super::used::Resumed;
 use super::vring::Vring;
-
-/// Request queues at most: with hiprio, bits of a word.
-pub const REQUEST_QUEUES_MAX: usize = 62;
-/// Bytes of `tag` in the configuration.
-const TAG_LEN: usize = 36;
-/// Bytes of the configuration that a front end may ask for (VHOST_USER_CONFIG_SIZE).
-const CONFIG_MAX: usize = 256;
-
-/// A name for mount(8) in the guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tag(String);
-
-impl std::fmt::Display for Tag {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// Why a tag is none.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a tag has 1 to {TAG_LEN} bytes, none of them 0")]
-pub struct TagError;
-
-impl std::str::FromStr for Tag {
-    type Err = TagError;
-
-    fn from_str(tag: &str) -> Result<Self, TagError> {
-        match (1..=TAG_LEN).contains(&tag.len()) && !tag.contains('\0') {
-            true => Ok(Self(tag.to_owned())),
-            false => Err(TagError),
-        }
-    }
-}
 
 /// Ends the connection to the front end.
 #[derive(Clone, Debug)]
@@ -82,28 +43,24 @@ impl Shutdown {
 #[derive(Clone)]
 pub struct Device(Arc<Inner>);
 
-pub(super) struct Inner {
+struct Inner {
     service: Arc<dyn Service>,
-    tag: Option<Tag>,
-    request_queues: usize,
+    offer: Offer,
     /// Where another server goes on when this one dies.
     kept: Option<Arc<Kept>>,
-    memory: SharedMemory,
-    /// None without a front end.
-    vrings: Mutex<Vec<Vring>>,
+    memory: Arc<SharedMemory>,
 }
 
 impl std::fmt::Debug for Device {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Device")
-            .field("tag", &self.0.tag)
-            .field("request_queues", &self.0.request_queues)
+            .field("offer", &self.0.offer)
             .finish_non_exhaustive()
     }
 }
 
 impl Device {
-    /// One with `request_queues` queues beside hiprio, 1 to [`REQUEST_QUEUES_MAX`]. The front end is told
+    /// One with `request_queues` queues beside hiprio, 1 to [`super::REQUEST_QUEUES_MAX`]. The front end is told
     /// of `tag` and their number only if there is a tag: some take their own. With `kept`, another one goes on with the
     /// front end when this process dies.
     pub fn new(
@@ -114,11 +71,9 @@ impl Device {
     ) -> Self {
         Self(Arc::new(Inner {
             service,
-            tag,
-            request_queues: request_queues.clamp(1, REQUEST_QUEUES_MAX),
+            offer: Offer::new(tag, request_queues),
             kept,
-            memory: SharedMemory::default(),
-            vrings: Mutex::default(),
+            memory: Arc::default(),
         }))
     }
 
@@ -140,15 +95,13 @@ impl Device {
         });
         let vrings = device.vrings()?;
         device.memory.set(None);
-        *device.vrings.lock() = vrings.clone();
         let served = std::thread::scope(|scope| {
             let _closed = Closed(device, &vrings);
             for (index, vring) in vrings.iter().enumerate() {
                 let thread = std::thread::Builder::new().name("vring_worker".to_owned());
                 thread.spawn_scoped(scope, move || device.serve_queue(index, vring))?;
             }
-            let handler = Handler::new(Arc::clone(device), vrings.clone());
-            let handler = Arc::new(Serial::new(handler));
+            let handler = device.handler(vrings.clone());
             match &device.kept {
                 Some(kept) => {
                     let relay = Relay::new(front, &handler, Arc::clone(kept))?;
@@ -172,9 +125,7 @@ impl Device {
 impl Device {
     /// What handles the messages, of queues without threads.
     pub(super) fn handler(&self) -> io::Result<Arc<Serial>> {
-        let vrings = self.0.vrings()?;
-        let handler = Handler::new(Arc::clone(&self.0), vrings);
-        Ok(Arc::new(Serial::new(handler)))
+        Ok(self.0.handler(self.0.vrings()?))
     }
 }
 
@@ -196,7 +147,6 @@ struct Closed<'a>(&'a Inner, &'a [Vring]);
 impl Drop for Closed<'_> {
     fn drop(&mut self) {
         self.1.iter().for_each(Vring::close);
-        self.0.vrings.lock().clear();
         self.0.memory.set(None);
     }
 }
@@ -217,7 +167,8 @@ impl Inner {
 
     fn vrings(&self) -> io::Result<Vec<Vring>> {
         let kept = self.kept.as_ref().map(|kept| {
-            let resumed = Resumed::new(kept.under_way(), &self.service);
+            let service = Arc::clone(&self.service);
+            let resumed = Resumed::new(kept.under_way(), move || service.has_resumed());
             (kept, Arc::new(resumed))
         });
         let of = |queue| {
@@ -226,7 +177,13 @@ impl Inner {
                 .map(|(kept, resumed)| (KeptQueue::new(kept, queue), Arc::clone(resumed)));
             Vring::new(&self.service, kept)
         };
-        (0..self.num_queues()).map(of).collect()
+        (0..=self.offer.request_queues()).map(of).collect()
+    }
+
+    /// What handles the messages of a front end to these queues.
+    fn handler(&self, vrings: Vec<Vring>) -> Arc<Serial> {
+        let handler = Handler::new(self.offer.clone(), Arc::clone(&self.memory), vrings);
+        Arc::new(Serial::new(handler))
     }
 
     /// The life of a queue's thread.
@@ -234,52 +191,5 @@ impl Inner {
         vring.serve_until_closed(|shared, start| {
             Queue::new(index, (&self.service, &self.memory), shared, start).serve()
         });
-    }
-
-    fn num_queues(&self) -> usize {
-        1 + self.request_queues
-    }
-
-    fn config(&self) -> Vec<u8> {
-        let tag = self.tag.as_ref().map_or("", |tag| &tag.0);
-        let mut config = tag.as_bytes().to_vec();
-        config.resize(TAG_LEN, 0);
-        // At most REQUEST_QUEUES_MAX.
-        config.extend((self.request_queues as u32).to_le_bytes());
-        config
-    }
-
-    pub(super) fn features(&self) -> u64 {
-        1 << VIRTIO_F_VERSION_1
-            | 1 << VIRTIO_RING_F_INDIRECT_DESC
-            | 1 << VIRTIO_RING_F_EVENT_IDX
-            | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits()
-    }
-
-    pub(super) fn protocol_features(&self) -> VhostUserProtocolFeatures {
-        let always = VhostUserProtocolFeatures::MQ
-            | VhostUserProtocolFeatures::REPLY_ACK
-            | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS;
-        match self.tag {
-            Some(_) => always | VhostUserProtocolFeatures::CONFIG,
-            None => always,
-        }
-    }
-
-    /// Part of the configuration. The front end takes an answer of another length for a refusal.
-    pub(super) fn config_part(&self, offset: u32, size: u32) -> Vec<u8> {
-        let mut config = self.config();
-        config.resize(CONFIG_MAX, 0);
-        let part = (offset as usize)
-            .checked_add(size as usize)
-            .and_then(|end| config.get(offset as usize..end));
-        part.unwrap_or_default().to_vec()
-    }
-
-    /// The front end shares this from now on.
-    pub(super) fn change_memory(&self, memory: Option<GuestMemory>) {
-        self.memory.set(memory);
-        let vrings = self.vrings.lock();
-        vrings.iter().for_each(|vring| vring.shared.wake());
     }
 }

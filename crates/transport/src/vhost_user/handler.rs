@@ -21,7 +21,8 @@ use vhost::vhost_user::{Error, GpuBackend, Result, VhostUserBackendReqHandlerMut
 use virtio_bindings::bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vm_memory::{Bytes, GuestAddress, GuestRegionMmap};
 
-use super::device::Inner;
+use super::memory::SharedMemory;
+use super::offer::Offer;
 use super::ring::{QUEUE_SIZE_MAX, USED_INDEX};
 use super::setup::REGIONS_MAX;
 use super::vring::Vring;
@@ -44,7 +45,9 @@ struct Mapping {
 
 /// See the module.
 pub(super) struct Handler {
-    device: Arc<Inner>,
+    offer: Offer,
+    /// What the queues see.
+    shared: Arc<SharedMemory>,
     vrings: Vec<Vring>,
     features: u64,
     memory: GuestMemory,
@@ -75,9 +78,10 @@ fn lock(handler: &Serial) -> MutexGuard<'_, Handler> {
 }
 
 impl Handler {
-    pub(super) fn new(device: Arc<Inner>, vrings: Vec<Vring>) -> Self {
+    pub(super) fn new(offer: Offer, shared: Arc<SharedMemory>, vrings: Vec<Vring>) -> Self {
         Self {
-            device,
+            offer,
+            shared,
             vrings,
             features: 0,
             memory: GuestMemory::new(),
@@ -106,7 +110,8 @@ impl Handler {
 
     fn change_memory(&mut self, memory: GuestMemory) {
         self.memory = memory.clone();
-        self.device.change_memory(Some(memory));
+        self.shared.set(Some(memory));
+        self.vrings.iter().for_each(|vring| vring.shared.wake());
     }
 
     fn start_if_kicked(&self, index: u32) -> Result<()> {
@@ -179,11 +184,11 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_features(&mut self) -> Result<u64> {
-        Ok(self.device.features())
+        Ok(self.offer.features())
     }
 
     fn set_features(&mut self, features: u64) -> Result<()> {
-        if features & !self.device.features() != 0 {
+        if features & !self.offer.features() != 0 {
             return Err(Error::InvalidParam);
         }
         self.features = features;
@@ -277,7 +282,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
     }
 
     fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(self.device.protocol_features())
+        Ok(self.offer.protocol_features())
     }
 
     fn set_protocol_features(&mut self, _features: u64) -> Result<()> {
@@ -303,7 +308,7 @@ impl VhostUserBackendReqHandlerMut for Handler {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        Ok(self.device.config_part(offset, size))
+        Ok(self.offer.config_part(offset, size))
     }
 
     fn set_config(

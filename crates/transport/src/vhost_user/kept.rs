@@ -22,7 +22,7 @@ use thrufs_sys::inherited;
 use thrufs_sys::shared_words::SharedWords;
 
 use super::ring::QUEUE_SIZE_MAX;
-use super::setup::{QUEUES_MAX, Setup, WORDS};
+use super::setup::{Damaged, QUEUES_MAX, Setup, WORDS};
 
 /// Words before the rest.
 const HEADER: usize = 8;
@@ -54,17 +54,6 @@ const QUEUES: usize = HEADER + 2 * WORDS;
 
 /// A front end is accepted before there is a session, so its number is one of the first.
 const NUMBERS_LOOKED_AT: i32 = 1024;
-
-/// What was left is not what a server wrote.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("what the server that died has left of its front end is damaged: {0}")]
-pub struct Damaged(pub(super) &'static str);
-
-impl From<Damaged> for io::Error {
-    fn from(damaged: Damaged) -> Self {
-        Self::new(io::ErrorKind::InvalidData, damaged)
-    }
-}
 
 /// See the module.
 #[derive(Debug)]

@@ -3,15 +3,27 @@
 //! Invariant: it follows the messages that were handled with success, and nothing else. Said again in the order of
 //! [`Setup::messages`] they lead to the same state, whatever order they came in.
 
-use super::kept::Damaged;
+use std::io;
+
 use super::message::Message;
+
+/// What was left is not what a server wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("what the server that died has left of its front end is damaged: {0}")]
+pub struct Damaged(pub(super) &'static str);
+
+impl From<Damaged> for io::Error {
+    fn from(damaged: Damaged) -> Self {
+        Self::new(io::ErrorKind::InvalidData, damaged)
+    }
+}
 
 /// Memory regions at most: what the device says to GET_MAX_MEM_SLOTS.
 pub(super) const REGIONS_MAX: usize = 509;
 /// Descriptors of one message at most, and so regions of a SET_MEM_TABLE.
 pub(super) const FILES_MAX: usize = 32;
 /// Queues at most.
-pub(super) const QUEUES_MAX: usize = super::device::REQUEST_QUEUES_MAX + 1;
+pub(super) const QUEUES_MAX: usize = super::offer::REQUEST_QUEUES_MAX + 1;
 
 const REGION: usize = 5;
 const QUEUE: usize = 12;

@@ -18,7 +18,6 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, VolatileSlice};
 
 use super::kept::{KeptQueue, Stood};
 use super::ring::{QUIET, RingAddresses, USED_ENTRIES, USED_ENTRY, USED_INDEX};
-use super::service::Service;
 
 /// Lists that are kept for the next requests: as many as are often under way at once.
 const STORAGE_KEPT: usize = 32;
@@ -47,17 +46,16 @@ pub(super) struct ChainId {
 /// The chains that an earlier server had under way, until the last of them is given back.
 pub(super) struct Resumed {
     left: AtomicUsize,
-    service: Arc<dyn Service>,
+    has_resumed: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Resumed {
-    /// So many.
-    pub(super) fn new(left: usize, service: &Arc<dyn Service>) -> Self {
-        let service = Arc::clone(service);
+    /// So many; `has_resumed` is called after the last of them.
+    pub(super) fn new(left: usize, has_resumed: impl Fn() + Send + Sync + 'static) -> Self {
         // One for this call.
         let resumed = Self {
             left: AtomicUsize::new(left + 1),
-            service,
+            has_resumed: Box::new(has_resumed),
         };
         resumed.one_less();
         resumed
@@ -65,7 +63,7 @@ impl Resumed {
 
     fn one_less(&self) {
         if self.left.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.service.has_resumed();
+            (self.has_resumed)();
         }
     }
 }
