@@ -8,7 +8,8 @@
 //! names ([`crate::survival`]).
 //!
 //! A process that is no child of the first one, of a newer version say, gets the descriptors by other numbers, and copies
-//! what is said of them into a ledger of its own (`ledger/take_in.rs`). The words of an entry: `ledger/entry.rs`; FORGETs: `ledger/forgets.rs`.
+//! what is said of them into a ledger of its own (`ledger/take_in.rs`). The words of an entry: `ledger/entry.rs`; FORGETs:
+//! `ledger/forgets.rs`.
 //!
 //! Why no lock: it could be held by a thread that died. Each word is stored at once, and each entry is written by the
 //! one thread that owns its descriptor or its request; only lookups are counted by several, by addition.

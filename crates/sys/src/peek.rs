@@ -1,4 +1,4 @@
-//! How far a socket was peeked into (SO_PEEK_OFF), which the kernel keeps for whoever has the socket next.
+//! The peek offset of a socket (SO_PEEK_OFF). The kernel keeps it with the socket, so it outlives the process.
 //!
 //! Invariant: a recv(2) with MSG_PEEK begins there and moves it on; one that takes bytes away moves it back by as
 //! many, in the same step. So when a process dies between the two, what it had looked at and not taken is known.

@@ -67,8 +67,15 @@ pub(crate) struct Wanted<'a> {
 pub(crate) struct Built {
     /// The kernels' sources, in their order.
     pub(crate) sources: Vec<String>,
-    /// Of each server of a virtiofs device: its name, command line and version.
-    pub(crate) devices: Vec<(String, String, String)>,
+    pub(crate) devices: Vec<DeviceServer>,
+}
+
+/// The server of a virtiofs device.
+pub(crate) struct DeviceServer {
+    /// As in the list of servers.
+    pub(crate) name: String,
+    pub(crate) command: String,
+    pub(crate) version: String,
 }
 
 /// One guest.
@@ -232,9 +239,9 @@ impl Session {
         machine.kernel = format!("{}, guests of User Mode Linux on it", machine.kernel);
         let baseline = &self.kernels[self.baseline];
         for server in &self.servers {
-            let device = built.devices.iter().find(|(name, ..)| name == server);
+            let device = built.devices.iter().find(|device| device.name == *server);
             let (command, version) = match device {
-                Some((_name, command, version)) => (Some(command.clone()), Some(version.clone())),
+                Some(device) => (Some(device.command.clone()), Some(device.version.clone())),
                 None => (None, server::version(&thrufs(server)?)),
             };
             let compared_with = self.compared_with.as_ref().unwrap_or(server);

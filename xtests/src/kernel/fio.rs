@@ -75,6 +75,13 @@ pub(super) struct Args {
     out: Option<PathBuf>,
 }
 
+impl Args {
+    /// The servers that are processes of the host's.
+    fn devices(&self) -> impl Iterator<Item = &String> {
+        self.server.iter().filter(|name| serves_device(name))
+    }
+}
+
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     ensure!(
         nix::unistd::geteuid().is_root(),
@@ -97,8 +104,7 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         false => install::thrufs()?,
         true => PathBuf::new(),
     };
-    let devices = args.server.iter().filter(|name| serves_device(name));
-    let devices = devices.map(|name| Server::describe(name));
+    let devices = args.devices().map(|name| Server::describe(name));
     let devices = devices.collect::<anyhow::Result<_>>()?;
     let kernels = plan::build(&args.build, Purpose::UserMode)?;
     let sources = kernels.iter().map(|built| built.kernel.source.clone());
@@ -134,8 +140,9 @@ fn ask(
         .map(|task| case(task, args.runtime, thrufs));
     let cases: Vec<Case> = cases.collect::<anyhow::Result<_>>()?;
     let (_list, init) = suites::first_process(&cases, &dir)?;
-    let asked = args.server.iter().filter(|name| serves_device(name));
-    let servers = asked.map(|name| Server::plain(name, &dir, boot.source));
+    let servers = args
+        .devices()
+        .map(|name| Server::plain(name, &dir, boot.source));
     let servers: Vec<Server> = servers.collect::<anyhow::Result<_>>()?;
     let machine = Machine {
         memory: MEMORY,

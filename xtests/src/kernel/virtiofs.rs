@@ -24,7 +24,7 @@ use xtests::support::mount::BIN;
 use xtests::support::scratch::{Backing, Layout, Scratch};
 use xtests::support::wait::wait_until;
 
-use crate::fio::guests;
+use crate::fio::guests::{self, DeviceServer};
 
 use super::both_sides;
 use super::devices::{AUTO, PLAIN, QUEUE_SIZE, REFUSED, TAG};
@@ -170,8 +170,8 @@ impl Server {
         Self::start(command, name, dir, shared)
     }
 
-    /// Its name, the command of [`Server::plain`], and its version.
-    pub(super) fn describe(name: &str) -> anyhow::Result<(String, String, String)> {
+    /// The command of [`Server::plain`], and its version.
+    pub(super) fn describe(name: &str) -> anyhow::Result<DeviceServer> {
         let (program, options) = Self::of(name)?;
         let mut command = program.command()?;
         let said = succeed(command.arg("--version"))?;
@@ -185,7 +185,11 @@ impl Server {
             "{words} --shared-dir SOURCE --tag {name} {}",
             options.join(" ")
         );
-        Ok((name.to_owned(), line, said.trim().to_owned()))
+        Ok(DeviceServer {
+            name: name.to_owned(),
+            command: line,
+            version: said.trim().to_owned(),
+        })
     }
 
     /// Which program a name means, and its options.

@@ -188,7 +188,7 @@ impl After {
     }
 
     /// Before anything is closed: killed in the middle of that, this process would leave a ledger that is not true. Returns
-    /// for a failure that is to be told.
+    /// only after a failure, which the caller reports.
     fn go_on(&self, served: &anyhow::Result<()>, connection: &Mutex<Connection>) {
         if let Err(error) = served {
             if !self.keep {

@@ -140,7 +140,7 @@ impl Used {
         state.told = stood.next_used;
         state.epoch += 1;
         // That server may have died before it did.
-        state.call_driver();
+        state.call_anyway();
         drop(state);
         (stood.under_way.len()..before.under_way.len()).for_each(|_given_back| resumed.one_less());
         Some(stood)
@@ -151,7 +151,7 @@ impl Used {
         state.call = call;
         if self.kept.is_some() {
             // What was to be told by the one before may not have been.
-            state.call_driver();
+            state.call_anyway();
         }
     }
 
@@ -216,7 +216,7 @@ impl Used {
     pub(super) fn release_calls(&self) {
         let mut state = self.state.lock();
         state.holds_calls = false;
-        if let Err(error) = state.call() {
+        if let Err(error) = state.call_if_asked() {
             tracing::debug!(%error, "a driver that cannot be called");
         }
     }
@@ -265,12 +265,12 @@ impl State {
         }
         match self.holds_calls {
             true => Ok(()),
-            false => self.call(),
+            false => self.call_if_asked(),
         }
     }
 
     /// Calls the driver, if it asks for that, for the entries since this was last asked.
-    fn call(&mut self) -> io::Result<()> {
+    fn call_if_asked(&mut self) -> io::Result<()> {
         let told = std::mem::replace(&mut self.told, self.next);
         let Some(at) = self.at.as_ref().filter(|_at| told != self.next) else {
             return Ok(());
@@ -283,7 +283,8 @@ impl State {
         Ok(())
     }
 
-    fn call_driver(&self) {
+    /// Calls the driver for what an earlier server may not have called it for.
+    fn call_anyway(&self) {
         if let Some(call) = &self.call {
             // One that cannot be called is one that does not wait.
             let _not_called = call_driver(call);

@@ -175,7 +175,7 @@ impl Vring {
         })
     }
 
-    /// Calls `serve` whenever the queue is to be served, until it is closed.
+    /// Calls `serve` each time that the front end starts or enables the queue, until the queue is closed.
     pub(super) fn serve_until_closed(&self, serve: impl Fn(&Shared, Start) -> u16) {
         loop {
             let start = {

@@ -142,7 +142,7 @@ fn run_after_a_death_at_any_step_replies_once_to_each_message() {
             };
             send(&theirs, &bytes, &files.unwrap_or_default()).unwrap();
             die(&mut relay(&front, &kept), dies);
-            // The next one does what is left, and nothing else is to be done then.
+            // The next server does the rest, and leaves nothing.
             let mut next = relay(&front, &kept);
             match next.kept.is_handled() {
                 true => next.finish().unwrap(),
